@@ -1,0 +1,287 @@
+"""Every setting of the project, its default, its check, and the sizes derived from it.
+
+Frozen dataclasses over the standard library only, so that code without JAX can share them. This is the one home of each default:
+`configs/*.py` start from these values and change some, nobody downstream guesses one.
+"""
+
+import dataclasses
+import math
+import typing
+
+STREAMS = ("full", "local", "memory")
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line: the value, the rule, what to do. Commands print it and exit with code 2."""
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    _check(value in choices, f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+
+
+def _check_divides(small: str, small_value: int, large: str, large_value: int) -> None:
+    if large_value % small_value:
+        near = [d for d in range(1, large_value + 1) if large_value % d == 0]
+        near = sorted(near, key=lambda d: abs(d - small_value))[:2]
+        raise UserError(
+            f"{small}={small_value} must divide {large}={large_value}; try {small}={' or '.join(map(str, sorted(near)))}"
+        )
+
+
+def _check_positive(owner: object, *names: str) -> None:
+    for name in names:
+        _check(getattr(owner, name) > 0, f"{name}={getattr(owner, name)} must be positive")
+
+
+def _check_fraction(owner: object, *names: str) -> None:
+    for name in names:
+        _check(0 <= getattr(owner, name) < 1, f"{name}={getattr(owner, name)} must lie in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class RMATConfig:
+    """The model. Letters in brackets are the dimension key of `types.py`; docs/architecture.md has the equations."""
+
+    vocab_size: int = 257  # [V]; 257 = bytes and the end-of-document token
+    width: int = 256  # [D]
+    num_layers: int = 4  # [L]
+    num_heads: int = 8  # [H]
+    mlp_width: int = 0  # [F]; 0: four times the width
+    chunk_len: int = 256  # [C] tokens
+    window_len: int = 64  # [W] tokens; divides chunk_len
+    memory_slots: int = 64  # [M] vectors a layer
+    memory_writes: int = 8  # [K] slots written a chunk; divides chunk_len
+    streams: tuple[str, ...] = STREAMS
+    window: str = "block"  # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's border
+    gate: str = "evicted"  # "evicted" | "newest" | "none": what a new memory entry is gated against
+    gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
+    memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
+    memory_age: str = "none"  # "rotary": memory keys are rotated by their age in chunks
+    rope: str = "per_head"  # "per_head" | "global" | "none"
+    rope_base: float = 10_000.0
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    bptt_chunks: int = 0  # chunks that back-propagation through memory spans; 0: all of a call
+    remat: str = "none"  # "block" | "chunk" | "chunk+block": what the backward pass computes again
+    dtype: str = "float32"  # of the activations: "float32" | "bfloat16" | "float64"
+
+    def __post_init__(self):
+        _check_positive(self, "vocab_size", "width", "num_layers", "num_heads", "chunk_len", "window_len")
+        _check_positive(self, "memory_slots", "memory_writes", "rope_base")
+        _check(self.mlp_width >= 0, f"mlp_width={self.mlp_width} must not be negative; 0 stands for four times the width")
+        _check(self.bptt_chunks >= 0, f"bptt_chunks={self.bptt_chunks} must not be negative; 0 stands for all chunks")
+        if self.width % self.num_heads:
+            low = self.width // self.num_heads * self.num_heads
+            near = " or ".join(str(n) for n in (low, low + self.num_heads) if n)
+            raise UserError(f"width={self.width} must be a multiple of num_heads={self.num_heads}; try width={near}")
+        _check(bool(self.streams), "streams is empty; name at least one of 'full', 'local', 'memory'")
+        for stream in self.streams:
+            _check_choice("streams", stream, STREAMS)
+        ordered = tuple(s for s in STREAMS if s in self.streams)
+        _check(self.streams == ordered, f"streams={self.streams} must be in this order, each once: {ordered}")
+        _check(self.streams != ("memory",), "streams=('memory',) never reads the chunk itself; add 'full' or 'local'")
+        _check_divides("window_len", self.window_len, "chunk_len", self.chunk_len)
+        if self.has_memory:
+            _check_divides("memory_writes", self.memory_writes, "chunk_len", self.chunk_len)
+            _check(
+                self.memory_writes <= self.memory_slots,
+                f"memory_writes={self.memory_writes} must not exceed memory_slots={self.memory_slots}",
+            )
+        _check_choice("window", self.window, ("block", "sliding"))
+        _check_choice("gate", self.gate, ("evicted", "newest", "none"))
+        _check_choice("memory_pool", self.memory_pool, ("mean", "attention"))
+        _check_choice("memory_age", self.memory_age, ("none", "rotary"))
+        _check_choice("rope", self.rope, ("per_head", "global", "none"))
+        _check_choice("remat", self.remat, ("none", "block", "chunk", "chunk+block"))
+        _check_choice("dtype", self.dtype, ("float32", "bfloat16", "float64"))
+        _check_fraction(self, "dropout")
+        rotates_heads = self.rope == "per_head" or self.memory_age == "rotary"
+        _check(
+            not (rotates_heads and self.head_dim % 2),
+            f"width/num_heads={self.head_dim} must be even to be rotated; change width or num_heads",
+        )
+        _check(not (self.rope == "global" and self.width % 2), f"width={self.width} must be even to be rotated")
+
+    @property
+    def head_dim(self) -> int:
+        """[E] = D / H."""
+        return self.width // self.num_heads
+
+    @property
+    def hidden(self) -> int:
+        """[F], the MLP's width."""
+        return self.mlp_width or 4 * self.width
+
+    @property
+    def run_len(self) -> int:
+        """Tokens that one memory entry stands for, C / K."""
+        return self.chunk_len // self.memory_writes
+
+    @property
+    def has_memory(self) -> bool:
+        return "memory" in self.streams
+
+    @property
+    def has_window_carry(self) -> bool:
+        """Whether the last W keys and values cross the chunk's border."""
+        return "local" in self.streams and self.window == "sliding"
+
+    @property
+    def param_dtype(self) -> str:
+        """Of parameters, memory, gates, softmax and logits: float32, or float64 where everything is."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    def flops_per_token(self) -> int:
+        """Forward matrix-multiply FLOPs a token (2 a multiply-add), whole chunks; a training step costs three times as much.
+
+        The masked half of a causal product is counted: this is what the code computes.
+        """
+        c = self
+        per_layer = 2 * (4 * c.width**2 + 2 * c.width * c.hidden)
+        keys = c.chunk_len + (c.window_len if c.has_window_carry else 0)
+        per_layer += 2 * 2 * keys * c.width
+        if c.has_memory:
+            per_layer += 2 * 2 * c.memory_slots * c.width  # read
+            per_layer += 2 * 2 * c.memory_slots * c.width**2 // c.chunk_len  # keys and values of the slots
+            gate_products = 0 if c.gate == "none" else 6
+            per_layer += 2 * gate_products * c.memory_writes * c.width**2 // c.chunk_len
+            pool_products = 1 if c.memory_pool == "mean" else 2
+            per_layer += 2 * pool_products * c.memory_writes * c.width
+        return c.num_layers * per_layer + 2 * c.width * c.vocab_size
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read. With neither `path`, `tfds` nor `synthetic`: the Python standard library's own sources."""
+
+    path: str = ""  # a text file, or a folder read file by file
+    heldout_path: str = ""  # its held-out counterpart; without it `heldout_fraction` of `path` is held out
+    pattern: str = "*"  # which files of a folder
+    tfds: str = ""  # a TFDS name, such as pg19 or lm1b/subwords8k
+    tfds_train: str = "train"  # split names, TFDS slicing included
+    tfds_heldout: str = "validation"
+    tfds_feature: str = ""  # the feature that holds the text; empty: the only text feature there is
+    tfds_dir: str = ""  # where the set lies or is downloaded to; empty: TFDS's default
+    synthetic: str = ""  # "recall": key-value pairs in a document's first chunk, asked for in its last
+    recall_pairs: int = 2  # pairs a document
+    recall_gap: int = 4  # whole chunks of noise between the pairs and the questions
+    recall_symbols: int = 8  # distinct keys, and distinct values: chance is 1 / recall_symbols
+    heldout_fraction: float = 0.05
+    tokenizer: str = "bytes"  # "bytes" | "bpe" (trained on the corpus, model.vocab_size entries, kept in the workdir)
+    seed: int = 0  # of the documents' order
+
+    def __post_init__(self):
+        named = [name for name in ("path", "tfds", "synthetic") if getattr(self, name)]
+        _check(len(named) <= 1, f"data.{' and data.'.join(named)} are both set; give one source")
+        _check(bool(self.path) or not self.heldout_path, "data.heldout_path is set without data.path; give both")
+        _check_choice("data.synthetic", self.synthetic, ("", "recall"))
+        _check_choice("data.tokenizer", self.tokenizer, ("bytes", "bpe"))
+        _check_fraction(self, "heldout_fraction")
+        _check_positive(self, "recall_pairs", "recall_symbols")
+        _check(self.recall_gap >= 0, f"recall_gap={self.recall_gap} must not be negative")
+        _check(
+            self.recall_pairs <= self.recall_symbols,
+            f"recall_pairs={self.recall_pairs} must not exceed recall_symbols={self.recall_symbols}: keys are distinct",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW (arXiv 1711.05101), linear warm-up, cosine decay, clipping by global norm."""
+
+    learning_rate: float = 1e-3  # the peak
+    final_fraction: float = 0.1  # of the peak, reached at the last step
+    warmup_steps: int = 100
+    weight_decay: float = 0.1  # decoupled; off for norms, biases, gates and fusion weights
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        _check_positive(self, "learning_rate", "clip_norm")
+        _check_fraction(self, "beta1", "beta2")
+        _check(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must not be negative")
+        _check(0 <= self.final_fraction <= 1, f"final_fraction={self.final_fraction} must lie in [0, 1]")
+        _check(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """What is shown and kept. The only group that may change when a run resumes: nothing here touches the training."""
+
+    every: int = 20  # steps between lines of metrics.jsonl and TensorBoard
+    seconds: float = 5.0  # between progress lines
+    eval_every: int = 500  # steps; 0: only at the end
+    save_every: int = 500  # steps; 0: only at the end
+    keep: int = 2  # checkpoints
+    sample_tokens: int = 256  # of sample text after each evaluation; 0: none
+    sample_prompt: str = ""  # empty: the start of a document
+
+    def __post_init__(self):
+        _check_positive(self, "every", "keep")
+        for name in ("seconds", "eval_every", "save_every", "sample_tokens"):
+            _check(getattr(self, name) >= 0, f"log.{name}={getattr(self, name)} must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    model: RMATConfig = RMATConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    log: LogConfig = LogConfig()
+    steps: int = 1000
+    batch_size: int = 8  # [B] lanes
+    chunks_per_step: int = 4  # [N] chunks of each lane that one optimiser step reads
+    accumulation: int = 1  # the batch is computed in this many parts
+    eval_tokens: int = 65_536  # of held-out text
+    seed: int = 0  # of parameters and dropout
+
+    def __post_init__(self):
+        _check_positive(self, "steps", "batch_size", "chunks_per_step", "accumulation", "eval_tokens")
+        _check_divides("accumulation", self.accumulation, "batch_size", self.batch_size)
+        _check(
+            self.optim.warmup_steps < self.steps,
+            f"optim.warmup_steps={self.optim.warmup_steps} must be below steps={self.steps}; try {self.steps // 10}",
+        )
+
+    @property
+    def segment_len(self) -> int:
+        """[T] = N C, the tokens of each lane that one step reads."""
+        return self.chunks_per_step * self.model.chunk_len
+
+
+def to_dict(config: typing.Any) -> dict[str, typing.Any]:
+    """A config as nested plain values, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: typing.Mapping[str, typing.Any]) -> typing.Any:
+    """The frozen config `cls` from nested plain values; a missing key keeps its default.
+
+    Raises:
+        UserError: a key that `cls` does not have, or a value that breaks a rule.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    kwargs = {}
+    for key, value in values.items():
+        if key not in fields:
+            import difflib
+
+            near = difflib.get_close_matches(key, fields, n=1)
+            raise UserError(f"{cls.__name__} has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        default = getattr(cls, key)
+        if dataclasses.is_dataclass(default):
+            value = from_dict(type(default), value)
+        elif isinstance(default, tuple):
+            value = tuple(part for item in value for part in item.split(","))
+        elif isinstance(default, float):
+            _check(math.isfinite(value), f"{key}={value} must be a finite number")
+        kwargs[key] = value
+    return cls(**kwargs)

@@ -1,0 +1,147 @@
+"""One layer: hybrid attention, MLP, and its part of the memory's write."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.modules.carry import NOBODY, LayerState, OpenChunk, Piece, put, where_rows
+from rmat_jax.modules.memory import Memory
+from rmat_jax.modules.mlp import MLP, projection
+from rmat_jax.modules.norms import layer_norm
+from rmat_jax.ops.attention import Keys, hybrid_attention
+from rmat_jax.ops.pool import Pool, empty_pool
+from rmat_jax.ops.rope import rotate
+from rmat_jax.types import Array
+
+
+class Block(nn.Module):
+    """x' = x + A(LN1(x)) Wo,  y = x' + MLP(LN2(x')),  M' = write(M, y)."""
+
+    config: RMATConfig
+
+    def setup(self):
+        c = self.config
+        self.attention_norm = layer_norm(c)
+        self.query = projection(c, c.width)
+        self.key = projection(c, c.width)
+        self.value = projection(c, c.width)
+        self.output = projection(c, c.width, residual=True)
+        self.fusion = self.param("fusion", nn.initializers.zeros, (len(c.streams),), jnp.dtype(c.param_dtype))
+        self.mlp_norm = layer_norm(c)
+        self.mlp = MLP(c)
+        self.dropout = nn.Dropout(c.dropout)
+        if c.has_memory:
+            self.memory = Memory(c)
+
+    def __call__(self, x_BSD: Array, state: LayerState, piece: Piece) -> tuple[Array, LayerState]:
+        """Reads a piece of a chunk. A closed state's piece is a whole chunk, which is written at once.
+
+        Args:
+            x_BSD: the piece's vectors from the layer below.
+            state: this layer's.
+            piece: positions, documents and ages, the same for all layers.
+
+        Returns:
+            [B, S, D], and the state, whose memory an open chunk leaves as it is: see `close`.
+        """
+        normed_BSD = self.attention_norm(x_BSD)
+        heads = (*x_BSD.shape[:2], self.config.num_heads, self.config.head_dim)
+        q_BSHE, k_BSHE, v_BSHE = (f(normed_BSD).reshape(heads) for f in (self.query, self.key, self.value))
+        rotated_q_BSHE, rotated_k_BSHE = self._rotate(q_BSHE, piece.positions_BS), self._rotate(k_BSHE, piece.positions_BS)
+        if state.open is None:
+            keys_BCHE, values_BCHE = rotated_k_BSHE, v_BSHE
+        else:
+            keys_BCHE = put(state.open.keys_BCHE, piece.positions_BS, piece.documents_BS, rotated_k_BSHE)
+            values_BCHE = put(state.open.values_BCHE, piece.positions_BS, piece.documents_BS, v_BSHE)
+        attended_BSHE = hybrid_attention(
+            q_BSHE,
+            rotated_q_BSHE,
+            piece.positions_BS,
+            piece.documents_BS,
+            self._chunk_keys(keys_BCHE, values_BCHE, state, piece),
+            self._memory_keys(state, piece),
+            dict(zip(self.config.streams, jax.nn.softmax(self.fusion), strict=True)),
+            window_len=self.config.window_len,
+            window=self.config.window,
+        )
+        x_BSD = x_BSD + self._drop(self.output(attended_BSHE.reshape(x_BSD.shape)))
+        y_BSD = x_BSD + self._drop(self.mlp(self.mlp_norm(x_BSD)))
+
+        pool = self._pool(state, piece, y_BSD)
+        if state.open is None:
+            return y_BSD, self._write(state, piece, keys_BCHE, values_BCHE, pool)
+        return y_BSD, state.replace(
+            open=state.open.replace(keys_BCHE=keys_BCHE, values_BCHE=values_BCHE, pool=pool)
+        )
+
+    def close(self, _, state: LayerState, piece: Piece) -> tuple[None, LayerState]:
+        """Writes the open chunk of the rows where it is full, after all layers have read the piece."""
+        chunk = state.open
+        written = self._write(state, piece, chunk.keys_BCHE, chunk.values_BCHE, chunk.pool)
+        if self.config.has_memory:
+            batch, writes, width = chunk.pool.sum_BKD.shape
+            memory_keys, memory_values = self.memory.keys_values(written.slots_BMD, piece.next_ages_BM)
+            chunk = OpenChunk(
+                keys_BCHE=chunk.keys_BCHE,
+                values_BCHE=chunk.values_BCHE,
+                pool=empty_pool(batch, writes, width, chunk.pool.sum_BKD.dtype),
+                memory_keys_BMHE=memory_keys,
+                memory_values_BMHE=memory_values,
+            )
+        written = written.replace(open=chunk)
+        return None, jax.tree.map(lambda new, old: where_rows(piece.closes_B, new, old), written, state)
+
+    def _rotate(self, x_BSHE: Array, positions_BS: Array) -> Array:
+        return rotate(x_BSHE, positions_BS, self.config.rope_base, self.config.rope)
+
+    def _drop(self, x_BSD: Array) -> Array:
+        return self.dropout(x_BSD, deterministic=not self.has_rng("dropout"))
+
+    def _chunk_keys(self, keys_BCHE: Array, values_BCHE: Array, state: LayerState, piece: Piece) -> Keys:
+        documents = piece.chunk_documents_BC
+        positions = jnp.arange(keys_BCHE.shape[1])[None]
+        if self.config.has_window_carry:
+            keys_BCHE = jnp.concatenate([state.window_keys_BWHE, keys_BCHE], axis=1)
+            values_BCHE = jnp.concatenate([state.window_values_BWHE, values_BCHE], axis=1)
+            documents = jnp.concatenate([piece.window_documents_BW, documents], axis=1)
+            positions = jnp.arange(-self.config.window_len, self.config.chunk_len)[None]
+        return Keys(keys_BCHE, values_BCHE, documents, positions)
+
+    def _memory_keys(self, state: LayerState, piece: Piece) -> Keys | None:
+        if not self.config.has_memory:
+            return None
+        if state.open is None:
+            keys, values = self.memory.keys_values(state.slots_BMD, piece.read_ages_BM)
+        else:
+            keys, values = state.open.memory_keys_BMHE, state.open.memory_values_BMHE
+        return Keys(keys, values, piece.memory_documents_BM)
+
+    def _pool(self, state: LayerState, piece: Piece, y_BSD: Array) -> Pool | None:
+        """The running means of the chunk's last document: a new document starts them again."""
+        if not self.config.has_memory:
+            return None
+        pool = None
+        if state.open is not None:
+            pool = state.open.pool
+            batch, writes, width = pool.sum_BKD.shape
+            empty = empty_pool(batch, writes, width, pool.sum_BKD.dtype)
+            pool = jax.tree.map(lambda new, old: where_rows(piece.restart_B, new, old), empty, pool)
+        counts_BS = (piece.documents_BS == piece.last_B[:, None]) & (piece.documents_BS != NOBODY)
+        return self.memory.pool(pool, y_BSD, piece.positions_BS, counts_BS)
+
+    def _write(
+        self, state: LayerState, piece: Piece, keys_BCHE: Array, values_BCHE: Array, pool: Pool | None
+    ) -> LayerState:
+        """The layer's state at the chunk's end: the memory written, the last W keys kept for a sliding window."""
+        if self.config.has_memory:
+            slots = self.memory.write(state.slots_BMD, pool, piece.ages_BM, piece.next_ages_BM)
+            state = state.replace(slots_BMD=slots)
+        if self.config.has_window_carry:
+            window = self.config.window_len
+            # Rotations add up: turned back by C, position C-W..C-1 becomes -W..-1 of the next chunk.
+            back = jnp.full((1, window), -self.config.chunk_len)
+            state = state.replace(
+                window_keys_BWHE=self._rotate(keys_BCHE[:, -window:], back), window_values_BWHE=values_BCHE[:, -window:]
+            )
+        return state

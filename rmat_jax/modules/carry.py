@@ -1,0 +1,218 @@
+"""What crosses from chunk to chunk and from call to call: the state, and the rules of what a token may see."""
+
+from typing import NamedTuple
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.ops.pool import Pool, empty_pool
+from rmat_jax.types import Array
+
+NOBODY = -1  # document id of a place where no token stands; real ids are >= 0
+
+
+@struct.dataclass
+class OpenChunk:
+    """One layer's part of a chunk that is not full yet."""
+
+    keys_BCHE: Array  # rotated
+    values_BCHE: Array
+    pool: Pool | None  # running means for the write at the chunk's end
+    memory_keys_BMHE: Array | None  # of the slots, which stay the same until then
+    memory_values_BMHE: Array | None
+
+
+@struct.dataclass
+class LayerState:
+    """What one layer carries. In `State.layers` every leaf has a leading axis L."""
+
+    slots_BMD: Array | None  # the memory, float32, oldest first
+    window_keys_BWHE: Array | None  # of the W tokens before the chunk, rotated to positions -W..-1
+    window_values_BWHE: Array | None
+    open: OpenChunk | None
+
+
+@struct.dataclass
+class State:
+    """All that the model remembers of a batch of streams. Its size does not depend on what was read.
+
+    Whether a row's memory counts is decided by `ages_BM` alone, so that zero ages forget it.
+    A closed state (`open_documents_BC is None`) stands at the border of a chunk in every row; training carries these.
+    """
+
+    layers: LayerState
+    document_B: Array  # id of the document that was read last
+    ages_BM: Array | None  # chunks since each slot was written, the same in all layers; 0: unwritten
+    window_documents_BW: Array | None
+    open_documents_BC: Array | None  # of the open chunk's tokens
+    position_B: Array | None  # tokens in the open chunk, 0..C-1
+
+    @property
+    def is_closed(self) -> bool:
+        return self.open_documents_BC is None
+
+    def forget(self) -> "State":
+        """The same state with an empty memory; a sliding window and the open chunk stay."""
+        return self if self.ages_BM is None else self.replace(ages_BM=jnp.zeros_like(self.ages_BM))
+
+    def memory_LBMD(self) -> Array:
+        """The written slots; zeros elsewhere."""
+        return jnp.where(self.ages_BM[None, :, :, None] > 0, self.layers.slots_BMD, 0)
+
+    def num_bytes(self) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
+
+
+def initial_state(config: RMATConfig, batch: int, *, closed: bool = False) -> State:
+    """The state before the first token of `batch` streams: nothing remembered.
+
+    Args:
+        config: the model's.
+        batch: rows.
+        closed: without the open chunk's buffers. Calls must then read whole chunks.
+    """
+    c, dtype = config, jnp.dtype(config.dtype)
+
+    def heads(length):
+        return jnp.zeros((batch, length, c.num_heads, c.head_dim), dtype)
+
+    def nobody(length):
+        return jnp.full((batch, length), NOBODY, jnp.int32)
+
+    memory, window = c.has_memory, c.has_window_carry
+    open_chunk = OpenChunk(
+        keys_BCHE=heads(c.chunk_len),
+        values_BCHE=heads(c.chunk_len),
+        pool=empty_pool(batch, c.memory_writes, c.width, c.param_dtype) if memory else None,
+        memory_keys_BMHE=heads(c.memory_slots) if memory else None,
+        memory_values_BMHE=heads(c.memory_slots) if memory else None,
+    )
+    layer = LayerState(
+        slots_BMD=jnp.zeros((batch, c.memory_slots, c.width), jnp.dtype(c.param_dtype)) if memory else None,
+        window_keys_BWHE=heads(c.window_len) if window else None,
+        window_values_BWHE=heads(c.window_len) if window else None,
+        open=None if closed else open_chunk,
+    )
+    return State(
+        layers=jax.tree.map(lambda x: jnp.broadcast_to(x, (c.num_layers, *x.shape)), layer),
+        document_B=jnp.zeros(batch, jnp.int32),
+        ages_BM=jnp.zeros((batch, c.memory_slots), jnp.int32) if memory else None,
+        window_documents_BW=nobody(c.window_len) if window else None,
+        open_documents_BC=None if closed else nobody(c.chunk_len),
+        position_B=None if closed else jnp.zeros(batch, jnp.int32),
+    )
+
+
+class Piece(NamedTuple):
+    """S tokens of each row that fall into one chunk, and what every layer needs to know of them."""
+
+    positions_BS: Array  # in the chunk
+    documents_BS: Array  # NOBODY for padding, which stands after a row's tokens
+    chunk_documents_BC: Array  # of all tokens of the chunk read so far, these included
+    window_documents_BW: Array | None
+    memory_documents_BM: Array | None  # the document each slot belongs to, for the reads of this piece
+    read_ages_BM: Array | None  # ages for the reads of this piece
+    ages_BM: Array | None  # ages when the write begins: zero if the piece began another document
+    next_ages_BM: Array | None  # ages after the write
+    last_B: Array  # the document of the last token
+    restart_B: Array  # whether that is another document than before the piece
+    closes_B: Array  # whether the chunk is full after the piece
+
+
+def enter(config: RMATConfig, state: State, positions_BS: Array, documents_BS: Array) -> Piece:
+    """The rules of the memory and of documents, for one piece.
+
+    A piece's first tokens may go on with the document that the memory is of; where a new document begins, the queue and
+    the running pools are emptied, and at the chunk's end only the last document's tokens are written.
+    """
+    c = config
+    count_B = (documents_BS != NOBODY).sum(1, dtype=jnp.int32)
+    final = jnp.maximum(count_B - 1, 0)[:, None]
+    last_B = jnp.where(count_B > 0, jnp.take_along_axis(documents_BS, final, axis=1)[:, 0], state.document_B)
+    restart_B = last_B != state.document_B
+    end_B = jnp.take_along_axis(positions_BS, final, axis=1)[:, 0] + 1
+    closes_B = (count_B > 0) & (end_B == c.chunk_len)
+    if state.is_closed:
+        chunk_documents_BC = documents_BS
+    else:
+        chunk_documents_BC = put(state.open_documents_BC, positions_BS, documents_BS, documents_BS)
+    memory_documents = ages = next_ages = None
+    if c.has_memory:
+        memory_documents = jnp.where(state.ages_BM > 0, state.document_B[:, None], NOBODY)
+        ages = jnp.where(restart_B[:, None], 0, state.ages_BM)
+        written_BC = chunk_documents_BC == last_B[:, None]
+        if c.memory_pool == "attention":
+            written_BK = jnp.broadcast_to(written_BC.any(1, keepdims=True), (len(last_B), c.memory_writes))
+        else:
+            written_BK = written_BC.reshape(-1, c.memory_writes, c.run_len).any(2)
+        older = jnp.where(ages > 0, ages + 1, 0)[:, c.memory_writes :]
+        next_ages = jnp.concatenate([older, written_BK.astype(jnp.int32)], axis=1)
+    return Piece(
+        positions_BS=positions_BS,
+        documents_BS=documents_BS,
+        chunk_documents_BC=chunk_documents_BC,
+        window_documents_BW=state.window_documents_BW,
+        memory_documents_BM=memory_documents,
+        read_ages_BM=state.ages_BM,
+        ages_BM=ages,
+        next_ages_BM=next_ages,
+        last_B=last_B,
+        restart_B=restart_B,
+        closes_B=closes_B,
+    )
+
+
+def leave(config: RMATConfig, state: State, piece: Piece, layers: LayerState) -> State:
+    """The state after a piece, given what its layers carry on."""
+    closes_B1 = piece.closes_B[:, None]
+    window = piece.window_documents_BW
+    if config.has_window_carry:
+        window = jnp.where(closes_B1, piece.chunk_documents_BC[:, -config.window_len :], window)
+    state = state.replace(layers=layers, document_B=piece.last_B, window_documents_BW=window)
+    if config.has_memory:
+        state = state.replace(ages_BM=jnp.where(closes_B1, piece.next_ages_BM, piece.ages_BM))
+    if not state.is_closed:
+        count_B = (piece.documents_BS != NOBODY).sum(1, dtype=jnp.int32)
+        state = state.replace(
+            open_documents_BC=jnp.where(closes_B1, NOBODY, piece.chunk_documents_BC),
+            position_B=jnp.where(piece.closes_B, 0, state.position_B + count_B),
+        )
+    return state
+
+
+def put(buffer_BC: Array, positions_BS: Array, documents_BS: Array, new_BS: Array) -> Array:
+    """The buffer [B, C, ...] with `new` [B, S, ...] at its positions; padding is dropped."""
+    row_B1 = jnp.arange(buffer_BC.shape[0])[:, None]
+    place_BS = jnp.where(documents_BS == NOBODY, buffer_BC.shape[1], positions_BS)
+    return buffer_BC.at[row_B1, place_BS].set(new_BS, mode="drop")
+
+
+def where_rows(mask_B: Array, new: Array, old: Array) -> Array:
+    """`new` for the rows where the mask holds, `old` for the others."""
+    return jnp.where(mask_B.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+
+def split_rows(state: State, parts: int) -> State:
+    """The rows in `parts` equal groups along a new leading axis; the leaves of the layers keep L behind it."""
+
+    def split(axis):
+        return lambda x: jnp.moveaxis(x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :]), axis, 0)
+
+    rest = jax.tree.map(split(0), state.replace(layers=None))
+    return rest.replace(layers=jax.tree.map(split(1), state.layers))
+
+
+def merge_rows(state: State) -> State:
+    """The inverse of `split_rows`."""
+
+    def merge(axis):
+        def one(x):
+            x = jnp.moveaxis(x, 0, axis)
+            return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+        return one
+
+    rest = jax.tree.map(merge(0), state.replace(layers=None))
+    return rest.replace(layers=jax.tree.map(merge(1), state.layers))

@@ -1,0 +1,114 @@
+"""The memory of one layer: a gated first-in-first-out queue of M vectors."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.modules.mlp import projection
+from rmat_jax.modules.norms import layer_norm
+from rmat_jax.ops.pool import Pool, accumulate, empty_pool
+from rmat_jax.ops.rope import rotate
+from rmat_jax.types import Array
+
+
+class Memory(nn.Module):
+    """Reads, pools and writes the queue `slots_BMD`, whose oldest entries come first. All of it is float32.
+
+    A slot's age is the number of chunks since it was written; 0 stands for an unwritten slot, whose content means nothing.
+    """
+
+    config: RMATConfig
+
+    def setup(self):
+        c = self.config
+        self.read_norm = layer_norm(c)
+        self.write_norm = layer_norm(c)
+        self.key = projection(c, c.width)
+        self.value = projection(c, c.width)
+        if c.memory_pool == "attention":
+            self.pool_queries = self.param(
+                "pool_queries", nn.initializers.normal(1.0), (c.memory_writes, c.width), jnp.dtype(c.param_dtype)
+            )
+        if c.gate != "none":
+            self.gate = Gate(c)
+
+    def keys_values(self, slots_BMD: Array, ages_BM: Array) -> tuple[Array, Array]:
+        """LNm(M) Wmk and LNm(M) Wmv, split into heads: two of [B, M, H, E].
+
+        With `memory_age="rotary"` a key is rotated by minus its age: it stands that many chunks before the query.
+        """
+        c = self.config
+        normed_BMD = self.read_norm(slots_BMD)
+        shape = (*slots_BMD.shape[:2], c.num_heads, c.head_dim)
+        keys, values = self.key(normed_BMD).reshape(shape), self.value(normed_BMD).reshape(shape)
+        if c.memory_age == "rotary":
+            keys = rotate(keys, -ages_BM, c.rope_base, "per_head")
+        return keys, values
+
+    def pool(self, pool: Pool | None, y_BSD: Array, positions_BS: Array, mask_BS: Array) -> Pool:
+        """The K means s after S more tokens of the chunk; `pool=None` starts empty.
+
+        Entry k is the mean of LNw(y) over the tokens of run k (C/K tokens), or with `memory_pool="attention"` over the whole
+        chunk, weighted by softmax(u_k LNw(y)^T / sqrt(D)) with a learned query u_k. Where `mask` is false a token does not count.
+        """
+        c = self.config
+        normed_BSD = self.write_norm(y_BSD)
+        if pool is None:
+            pool = empty_pool(y_BSD.shape[0], c.memory_writes, c.width, c.param_dtype)
+        if c.memory_pool == "attention":
+            scores_BSK = jnp.einsum("bsd,kd->bsk", normed_BSD, self.pool_queries) * c.width**-0.5
+            mask_BSK = mask_BS[..., None]
+        else:
+            runs_BS = positions_BS // c.run_len
+            scores_BSK = jnp.zeros((*mask_BS.shape, c.memory_writes), normed_BSD.dtype)
+            mask_BSK = mask_BS[..., None] & (runs_BS[..., None] == jnp.arange(c.memory_writes))
+        return accumulate(pool, scores_BSK, mask_BSK, normed_BSD)
+
+    def write(self, slots_BMD: Array, pool: Pool, ages_BM: Array, next_ages_BM: Array) -> Array:
+        """M' = concat(M[K:], gate(s, e)).
+
+        Args:
+            slots_BMD: the queue before.
+            pool: the K means s of the chunk.
+            ages_BM: ages before the write.
+            next_ages_BM: ages after it; slots that are unwritten then are returned as zeros.
+        """
+        writes = self.config.memory_writes
+        queue_BMD = jnp.where(ages_BM[..., None] > 0, slots_BMD, 0)
+        new_BKD = pool.mean_BKD()
+        if self.config.gate == "evicted":
+            new_BKD = self.gate(new_BKD, queue_BMD[:, :writes])
+        elif self.config.gate == "newest":
+            new_BKD = self.gate(new_BKD, queue_BMD[:, -writes:])
+        queue_BMD = jnp.concatenate([queue_BMD[:, writes:], new_BKD], axis=1)
+        return jnp.where(next_ages_BM[..., None] > 0, queue_BMD, 0)
+
+
+class Gate(nn.Module):
+    """A GRU cell (arXiv 1406.1078) whose state is the slot `e` that the new entry `s` replaces.
+
+        z = sigmoid(s Wz + e Uz + bz)
+        r = sigmoid(s Wr + e Ur + br)
+        c = tanh(s Wc + (r * e) Uc)
+        new = (1 - z) * e + z * c
+    """
+
+    config: RMATConfig
+
+    @nn.compact
+    def __call__(self, s_BKD: Array, e_BKD: Array) -> Array:
+        dtype = jnp.dtype(self.config.param_dtype)
+        width = self.config.width
+
+        def matrix(name):
+            return self.param(name, nn.initializers.lecun_normal(), (width, width), dtype)
+
+        def bias(name, start):
+            return self.param(name, nn.initializers.constant(start), (width,), dtype)
+
+        z = jax.nn.sigmoid(s_BKD @ matrix("Wz") + e_BKD @ matrix("Uz") + bias("bz", self.config.gate_bias))
+        r = jax.nn.sigmoid(s_BKD @ matrix("Wr") + e_BKD @ matrix("Ur") + bias("br", 0.0))
+        c = jnp.tanh(s_BKD @ matrix("Wc") + (r * e_BKD) @ matrix("Uc"))
+        self.sow("gauges", "openness", z)
+        return (1 - z) * e_BKD + z * c

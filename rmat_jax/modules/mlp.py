@@ -1,0 +1,32 @@
+"""The block's feed-forward half, and the projections all modules share."""
+
+from flax import linen as nn
+import jax
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.types import Array
+
+
+def projection(config: RMATConfig, features: int, *, residual: bool = False, use_bias: bool = False) -> nn.Dense:
+    """A matrix that keeps the scale of its input; one that ends a residual branch starts smaller by sqrt(2 L)."""
+    scale = 1 / (2 * config.num_layers) if residual else 1.0
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        kernel_init=nn.initializers.variance_scaling(scale, "fan_in", "normal"),
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+    )
+
+
+class MLP(nn.Module):
+    """gelu(x W1 + b1) W2 + b2, with the tanh form of gelu."""
+
+    config: RMATConfig
+
+    def setup(self):
+        self.inner = projection(self.config, self.config.hidden, use_bias=True)
+        self.outer = projection(self.config, self.config.width, residual=True, use_bias=True)
+
+    def __call__(self, x_BSD: Array) -> Array:
+        return self.outer(jax.nn.gelu(self.inner(x_BSD), approximate=True))

@@ -1,0 +1,92 @@
+"""The attention of the block: full, local and memory, fused. The obvious code, which faster versions must equal."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rmat_jax.types import Array
+
+
+class Keys(NamedTuple):
+    """What queries may look at, with what is needed to decide whether they may."""
+
+    keys_BJHE: Array
+    values_BJHE: Array
+    documents_BJ: Array  # id of the document each key belongs to; -1: of none, seen by nobody
+    positions_BJ: Array | None = None  # in the chunk; negative: before it. None: seen at every position
+
+
+def masked_softmax(scores: Array, mask: Array) -> Array:
+    """Softmax over the last axis where `mask` holds. A row with nothing to attend to returns zeros, not NaN."""
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    weights = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))), 0)
+    total = weights.sum(-1, keepdims=True)
+    return weights / jnp.where(total > 0, total, 1)
+
+
+def visible(stream: str, positions_BS: Array, documents_BS: Array, keys: Keys, window_len: int, window: str) -> Array:
+    """The mask [B, S, J] of one stream: which keys each query may see. Tokens see their own document only."""
+    mask_BSJ = documents_BS[:, :, None] == keys.documents_BJ[:, None, :]
+    if stream == "memory":
+        return mask_BSJ
+    query, key = positions_BS[:, :, None], keys.positions_BJ[:, None, :]
+    mask_BSJ &= key <= query
+    if stream == "full":
+        return mask_BSJ & (key >= 0)
+    if window == "sliding":
+        return mask_BSJ & (key > query - window_len)
+    return mask_BSJ & (key // window_len == query // window_len)
+
+
+def hybrid_attention(
+    q_BSHE: Array,
+    rotated_q_BSHE: Array,
+    positions_BS: Array,
+    documents_BS: Array,
+    chunk: Keys,
+    memory: Keys | None,
+    fusion: dict[str, Array],
+    *,
+    window_len: int,
+    window: str,
+) -> Array:
+    """Sum over the streams s of `fusion[s] * softmax(q k_s^T / sqrt(E)) v_s`.
+
+    Full and local attention share queries, keys and values, so their scores are computed once, and their weights are
+    added before the one product with the values.
+
+    Args:
+        q_BSHE: queries for the memory, which has no position in the chunk.
+        rotated_q_BSHE: the same queries, rotated by their position, for the chunk.
+        positions_BS: position of each query in its chunk.
+        documents_BS: document id of each query; -1 for padding, whose result means nothing.
+        chunk: the chunk's keys; a sliding window's carried keys stand before them, at negative positions.
+        memory: the memory's keys, or None.
+        fusion: the weight of each stream that takes part, by name; they sum to 1.
+        window_len: W.
+        window: "block" or "sliding".
+
+    Returns:
+        [B, S, H, E] in the values' dtype. Scores, softmax and sums are float32 (float64 if the inputs are).
+    """
+    dtype = chunk.values_BJHE.dtype
+    wide = jnp.promote_types(dtype, jnp.float32)
+    scale = q_BSHE.shape[-1] ** -0.5
+
+    def scores(q_BSHE, keys_BJHE):
+        return jnp.einsum("bshe,bjhe->bhsj", q_BSHE, keys_BJHE, preferred_element_type=wide) * scale
+
+    def read(weights_BHSJ, values_BJHE):
+        return jnp.einsum("bhsj,bjhe->bshe", weights_BHSJ.astype(dtype), values_BJHE, preferred_element_type=wide)
+
+    def mask(stream, keys):
+        return visible(stream, positions_BS, documents_BS, keys, window_len, window)[:, None]
+
+    chunk_scores = scores(rotated_q_BSHE, chunk.keys_BJHE)
+    weights = sum(fusion[s] * masked_softmax(chunk_scores, mask(s, chunk)) for s in fusion if s != "memory")
+    out_BSHE = read(weights, chunk.values_BJHE)
+    if memory is not None:
+        weights = masked_softmax(scores(q_BSHE, memory.keys_BJHE), mask("memory", memory))
+        out_BSHE += fusion["memory"] * read(weights, memory.values_BJHE)
+    return out_BSHE.astype(dtype)

@@ -1,0 +1,27 @@
+"""Scores of predictions against targets."""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from rmat_jax.types import Array
+
+IGNORE = -1  # a target that is not scored
+
+
+@struct.dataclass
+class Scores:
+    """What was scored for each token; zero where the target is IGNORE."""
+
+    loss_BT: Array  # nats, float32
+    correct_BT: Array  # whether the most likely token is the target, int8
+
+
+def score(logits_BTV: Array, targets_BT: Array) -> Scores:
+    """Cross-entropy in nats, and whether the arg max is right."""
+    scored = targets_BT != IGNORE
+    labels = jnp.where(scored, targets_BT, 0)
+    log_z = jax.nn.logsumexp(logits_BTV, axis=-1)
+    loss = log_z - jnp.take_along_axis(logits_BTV, labels[..., None], axis=-1)[..., 0]
+    correct = logits_BTV.argmax(-1) == labels
+    return Scores(jnp.where(scored, loss, 0), jnp.where(scored, correct, False).astype(jnp.int8))

@@ -1,0 +1,36 @@
+"""All that a training run is: what a checkpoint holds and a resumed run starts from."""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rmat_jax.config import Config
+from rmat_jax.model import RMAT
+from rmat_jax.modules.carry import State
+from rmat_jax.types import Array, PyTree
+
+
+@struct.dataclass
+class TrainState:
+    """A value: the train step maps one to the next."""
+
+    step: Array  # optimiser steps done; also the position in the data
+    params: PyTree
+    opt_state: PyTree
+    key: Array  # typed PRNG key; folded by the step, never replaced
+    memory: State  # of every lane, at a chunk's border
+
+
+def init_state(config: Config, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, from `config.seed` alone."""
+    model = RMAT(config.model)
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    params = model.init(init_key, jnp.zeros((1, config.model.chunk_len), jnp.int32))["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        key=key,
+        memory=model.initial_state(config.batch_size, closed=True),
+    )

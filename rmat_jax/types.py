@@ -1,0 +1,20 @@
+"""The dimension key of the project, and names for arrays.
+
+A suffix on a variable's name gives its shape, one letter an axis: `q_BSHE` is [batch, piece, heads, head size].
+
+    B  batch rows (lanes, sessions)      M  memory slots a layer         D  model width
+    T  tokens of a call                  K  slots written a chunk        H  attention heads
+    N  chunks of a call                  W  tokens of a local window     E  head size, D / H
+    C  tokens of a chunk                 V  vocabulary                   F  hidden width of the MLP
+    S  tokens of a piece: those of one   L  layers                       J  keys of any kind
+       call that fall into one chunk
+
+Public functions spell shapes out in their docstrings; inside, the suffix is the documentation.
+"""
+
+from typing import Any
+
+import jax
+
+Array = jax.Array
+PyTree = Any
