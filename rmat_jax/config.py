@@ -9,6 +9,7 @@ import math
 import typing
 
 STREAMS = ("full", "local", "memory")
+IGNORE = -1  # a target that is not scored
 
 
 class UserError(ValueError):
@@ -57,14 +58,16 @@ class RMATConfig:
     memory_slots: int = 64  # [M] vectors a layer
     memory_writes: int = 8  # [K] slots written a chunk; divides chunk_len
     streams: tuple[str, ...] = STREAMS
-    window: str = "block"  # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's border
+    window: str = (
+        "block"  # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's border
+    )
     gate: str = "evicted"  # "evicted" | "newest" | "none": what a new memory entry is gated against
     gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
     memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
     memory_age: str = "none"  # "rotary": memory keys are rotated by their age in chunks
     rope: str = "per_head"  # "per_head" | "global" | "none"
     rope_base: float = 10_000.0
-    tie_embeddings: bool = True
+    tie_embeddings: bool = False  # the output table is the embedding's
     dropout: float = 0.0
     bptt_chunks: int = 0  # chunks that back-propagation through memory spans; 0: all of a call
     remat: str = "none"  # "block" | "chunk" | "chunk+block": what the backward pass computes again
@@ -73,7 +76,9 @@ class RMATConfig:
     def __post_init__(self):
         _check_positive(self, "vocab_size", "width", "num_layers", "num_heads", "chunk_len", "window_len")
         _check_positive(self, "memory_slots", "memory_writes", "rope_base")
-        _check(self.mlp_width >= 0, f"mlp_width={self.mlp_width} must not be negative; 0 stands for four times the width")
+        _check(
+            self.mlp_width >= 0, f"mlp_width={self.mlp_width} must not be negative; 0 stands for four times the width"
+        )
         _check(self.bptt_chunks >= 0, f"bptt_chunks={self.bptt_chunks} must not be negative; 0 stands for all chunks")
         if self.width % self.num_heads:
             low = self.width // self.num_heads * self.num_heads
@@ -162,13 +167,13 @@ class DataConfig:
     path: str = ""  # a text file, or a folder read file by file
     heldout_path: str = ""  # its held-out counterpart; without it `heldout_fraction` of `path` is held out
     pattern: str = "*"  # which files of a folder
-    tfds: str = ""  # a TFDS name, such as pg19 or lm1b/subwords8k
+    tfds: str = ""  # a TFDS name, such as pg19 or lm1b
     tfds_train: str = "train"  # split names, TFDS slicing included
     tfds_heldout: str = "validation"
     tfds_feature: str = ""  # the feature that holds the text; empty: the only text feature there is
     tfds_dir: str = ""  # where the set lies or is downloaded to; empty: TFDS's default
     synthetic: str = ""  # "recall": key-value pairs in a document's first chunk, asked for in its last
-    recall_pairs: int = 2  # pairs a document
+    recall_pairs: int = 4  # pairs a document
     recall_gap: int = 4  # whole chunks of noise between the pairs and the questions
     recall_symbols: int = 8  # distinct keys, and distinct values: chance is 1 / recall_symbols
     heldout_fraction: float = 0.05
@@ -183,6 +188,7 @@ class DataConfig:
         _check_choice("data.tokenizer", self.tokenizer, ("bytes", "bpe"))
         _check_fraction(self, "heldout_fraction")
         _check_positive(self, "recall_pairs", "recall_symbols")
+        _check(self.seed >= 0, f"data.seed={self.seed} must not be negative")
         _check(self.recall_gap >= 0, f"recall_gap={self.recall_gap} must not be negative")
         _check(
             self.recall_pairs <= self.recall_symbols,
@@ -244,6 +250,7 @@ class Config:
     seed: int = 0  # of parameters and dropout
 
     def __post_init__(self):
+        _check(self.seed >= 0, f"seed={self.seed} must not be negative")
         _check_positive(self, "steps", "batch_size", "chunks_per_step", "accumulation", "eval_tokens")
         _check_divides("accumulation", self.accumulation, "batch_size", self.batch_size)
         _check(

@@ -1,8 +1,8 @@
 """The language model: embed, scan over layers inside a scan over chunks, project."""
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from rmat_jax.config import RMATConfig, UserError
 from rmat_jax.modules import carry
@@ -141,7 +141,7 @@ class RMAT(nn.Module):
         if self.config.bptt_chunks:
             state = jax.tree.map(lambda x: jnp.where(inputs["detach"], jax.lax.stop_gradient(x), x), state)
         piece = carry.enter(self.config, state, inputs["positions"], inputs["documents"])
-        x_BSD = self.embed(inputs["tokens"]) * jnp.sqrt(self.config.width).astype(self.config.dtype)
+        x_BSD = self.embed(inputs["tokens"]) * self.config.width**0.5  # unit scale, as that of the layers' outputs
         x_BSD = self.dropout(x_BSD, deterministic=not self.has_rng("dropout"))
         x_BSD, layers = self.layers(x_BSD, state.layers, piece)
         if not state.is_closed:
@@ -206,7 +206,7 @@ def _join(x_NBS: Array, index_NBS: Array, positions_NBS: Array, length: int) -> 
     if count == 1 or size * count == length:
         return x_BNS[:, :length]
     start_B = positions_NBS[0, :, 0]
-    flat_BT = start_B[:, None] + jnp.arange(length)
+    flat_BT = start_B[:, None] + jnp.arange(length)[None]
     chunk_len = index_NBS[1, 0, 0] + start_B[0]
     piece_BT = flat_BT // chunk_len
     column_BT = jnp.where(piece_BT == 0, flat_BT - start_B[:, None], flat_BT % chunk_len)

@@ -1,9 +1,9 @@
 """All that a training run is: what a checkpoint holds and a resumed run starts from."""
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from rmat_jax.config import Config
 from rmat_jax.model import RMAT

@@ -1,15 +1,15 @@
 """One step of training and one of evaluation: pure functions, to be jitted by the caller."""
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
-from rmat_jax.config import Config
+from rmat_jax.config import IGNORE, Config
 from rmat_jax.model import RMAT
 from rmat_jax.modules import carry
 from rmat_jax.modules.carry import State
-from rmat_jax.ops.losses import IGNORE, Scores
+from rmat_jax.ops.losses import Scores
 from rmat_jax.state import TrainState
 from rmat_jax.types import Array, PyTree
 
@@ -70,7 +70,9 @@ def train_step(
     return state, Sums(loss, correct, scored, optax.tree.norm(grads))
 
 
-def eval_step(config: Config, params: PyTree, memory: State, batch: Batch, *, cut: bool = False) -> tuple[State, Scores]:
+def eval_step(
+    config: Config, params: PyTree, memory: State, batch: Batch, *, cut: bool = False
+) -> tuple[State, Scores]:
     """Scores every token of a batch, with the memory of the lanes, or with the memory emptied before each chunk.
 
     Args:

@@ -1,8 +1,8 @@
 """One layer: hybrid attention, MLP, and its part of the memory's write."""
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
 from rmat_jax.modules.carry import NOBODY, LayerState, OpenChunk, Piece, put, where_rows
@@ -48,7 +48,10 @@ class Block(nn.Module):
         normed_BSD = self.attention_norm(x_BSD)
         heads = (*x_BSD.shape[:2], self.config.num_heads, self.config.head_dim)
         q_BSHE, k_BSHE, v_BSHE = (f(normed_BSD).reshape(heads) for f in (self.query, self.key, self.value))
-        rotated_q_BSHE, rotated_k_BSHE = self._rotate(q_BSHE, piece.positions_BS), self._rotate(k_BSHE, piece.positions_BS)
+        rotated_q_BSHE, rotated_k_BSHE = (
+            self._rotate(q_BSHE, piece.positions_BS),
+            self._rotate(k_BSHE, piece.positions_BS),
+        )
         if state.open is None:
             keys_BCHE, values_BCHE = rotated_k_BSHE, v_BSHE
         else:
@@ -71,9 +74,7 @@ class Block(nn.Module):
         pool = self._pool(state, piece, y_BSD)
         if state.open is None:
             return y_BSD, self._write(state, piece, keys_BCHE, values_BCHE, pool)
-        return y_BSD, state.replace(
-            open=state.open.replace(keys_BCHE=keys_BCHE, values_BCHE=values_BCHE, pool=pool)
-        )
+        return y_BSD, state.replace(open=state.open.replace(keys_BCHE=keys_BCHE, values_BCHE=values_BCHE, pool=pool))
 
     def close(self, _, state: LayerState, piece: Piece) -> tuple[None, LayerState]:
         """Writes the open chunk of the rows where it is full, after all layers have read the piece."""

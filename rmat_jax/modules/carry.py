@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from flax import struct
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from rmat_jax.config import RMATConfig
 from rmat_jax.ops.pool import Pool, empty_pool

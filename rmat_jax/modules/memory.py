@@ -1,8 +1,8 @@
 """The memory of one layer: a gated first-in-first-out queue of M vectors."""
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
 from rmat_jax.modules.mlp import projection
@@ -60,9 +60,8 @@ class Memory(nn.Module):
             scores_BSK = jnp.einsum("bsd,kd->bsk", normed_BSD, self.pool_queries) * c.width**-0.5
             mask_BSK = mask_BS[..., None]
         else:
-            runs_BS = positions_BS // c.run_len
             scores_BSK = jnp.zeros((*mask_BS.shape, c.memory_writes), normed_BSD.dtype)
-            mask_BSK = mask_BS[..., None] & (runs_BS[..., None] == jnp.arange(c.memory_writes))
+            mask_BSK = mask_BS[..., None] & jax.nn.one_hot(positions_BS // c.run_len, c.memory_writes, dtype=bool)
         return accumulate(pool, scores_BSK, mask_BSK, normed_BSD)
 
     def write(self, slots_BMD: Array, pool: Pool, ages_BM: Array, next_ages_BM: Array) -> Array:
@@ -88,10 +87,10 @@ class Memory(nn.Module):
 class Gate(nn.Module):
     """A GRU cell (arXiv 1406.1078) whose state is the slot `e` that the new entry `s` replaces.
 
-        z = sigmoid(s Wz + e Uz + bz)
-        r = sigmoid(s Wr + e Ur + br)
-        c = tanh(s Wc + (r * e) Uc)
-        new = (1 - z) * e + z * c
+    z = sigmoid(s Wz + e Uz + bz)
+    r = sigmoid(s Wr + e Ur + br)
+    c = tanh(s Wc + (r * e) Uc)
+    new = (1 - z) * e + z * c
     """
 
     config: RMATConfig
@@ -105,7 +104,7 @@ class Gate(nn.Module):
             return self.param(name, nn.initializers.lecun_normal(), (width, width), dtype)
 
         def bias(name, start):
-            return self.param(name, nn.initializers.constant(start), (width,), dtype)
+            return self.param(name, nn.initializers.constant(start), (width,), dtype)[None, None]
 
         z = jax.nn.sigmoid(s_BKD @ matrix("Wz") + e_BKD @ matrix("Uz") + bias("bz", self.config.gate_bias))
         r = jax.nn.sigmoid(s_BKD @ matrix("Wr") + e_BKD @ matrix("Ur") + bias("br", 0.0))

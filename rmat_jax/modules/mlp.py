@@ -1,7 +1,7 @@
 """The block's feed-forward half, and the projections all modules share."""
 
-from flax import linen as nn
 import jax
+from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
 from rmat_jax.types import Array

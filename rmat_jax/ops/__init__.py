@@ -1,1 +1,1 @@
-"""Pure functions from arrays to arrays. Nothing here knows a parameter or a config."""
+"""Pure functions from arrays to arrays. Nothing here knows a parameter."""

@@ -1,12 +1,11 @@
 """Scores of predictions against targets."""
 
-from flax import struct
 import jax
 import jax.numpy as jnp
+from flax import struct
 
+from rmat_jax.config import IGNORE
 from rmat_jax.types import Array
-
-IGNORE = -1  # a target that is not scored
 
 
 @struct.dataclass

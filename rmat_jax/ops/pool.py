@@ -1,8 +1,8 @@
 """Weighted means that are read in pieces: an online softmax (arXiv 1805.02867)."""
 
-from flax import struct
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from rmat_jax.types import Array
 

@@ -27,7 +27,7 @@ def rotate(x_BSHE: Array, positions_BS: Array, base: float, mode: str) -> Array:
     wide = jnp.promote_types(x.dtype, jnp.float32)
     half = x.shape[-1] // 2
     frequencies = base ** (-jnp.arange(half, dtype=wide) / half)
-    angles = positions_BS[:, :, None, None].astype(wide) * frequencies
+    angles = positions_BS[:, :, None, None].astype(wide) * frequencies[None, None, None]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x.astype(wide), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

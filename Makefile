@@ -1,0 +1,29 @@
+# make quickstart   set up, train on the built-in corpus, print samples, write runs/quickstart/report.md with plots
+# make test         set up, run the tests
+# make lint         set up, check the style
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup quickstart test lint
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+quickstart: setup
+	$(BIN)/python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/python -m rmat_jax evaluate --workdir=runs/quickstart --suite=position --out=runs/quickstart
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

@@ -1,0 +1,35 @@
+"""enwik8 (the first 100 million bytes of an English Wikipedia dump) as bytes, from a local file.
+
+    python train.py --config=configs/enwik8.py --workdir=runs/enwik8 --config.data.path=enwik8
+
+Hardware: one accelerator with 40 GB. The last 10 % are held out: the usual validation and test sets, 5 million bytes each, as one.
+Expect: bits per byte on the first `eval_tokens` of that. It has not been trained to the end yet, so no score is claimed.
+"""
+
+from rmat_jax import flags
+
+
+def get_config():
+    config = flags.defaults()
+    config.data.path = "enwik8"
+    config.data.heldout_fraction = 0.1
+    config.model.width = 512
+    config.model.num_layers = 12
+    config.model.num_heads = 8
+    config.model.chunk_len = 512
+    config.model.window_len = 128
+    config.model.window = "sliding"
+    config.model.memory_slots = 256
+    config.model.memory_writes = 32
+    config.model.dropout = 0.1
+    config.model.dtype = "bfloat16"
+    config.model.remat = "block"
+    config.batch_size = 32
+    config.chunks_per_step = 8
+    config.steps = 100_000
+    config.optim.learning_rate = 6e-4
+    config.optim.warmup_steps = 2000
+    config.log.eval_every = 5000
+    config.log.save_every = 1000
+    config.eval_tokens = 1_000_000
+    return config

@@ -1,0 +1,78 @@
+"""The data room: sources, tokenizers, and lanes of documents as batches. NumPy only; imports no other room.
+
+`make_data` is the door. `lanes.py` says what a batch is.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from rmat_jax.config import Config, UserError
+from rmat_jax.data.corpus import build_corpus
+from rmat_jax.data.heldout import HeldoutLanes
+from rmat_jax.data.lanes import Batch, Lanes
+from rmat_jax.data.recall import RecallLanes
+from rmat_jax.data.sources import Source, make_source
+from rmat_jax.data.tokenizer import Tokenizer, make_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Training batches, read ahead by threads."""
+
+    lanes: Lanes | RecallLanes
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """The batches from `start_step` on, without end. The step is all there is to remember of the iterator."""
+        import grain  # half a second, which those who only need a tokenizer save
+
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+        return iter(grain.MapDataset.source(self.lanes)[start_step:].to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What an experiment reads. `source` and `tokenizer` are None where the data is synthetic."""
+
+    describe: str  # one line: source, documents, tokens, bytes
+    train: Train
+    heldout: HeldoutLanes | RecallLanes
+    tokenizer: Tokenizer | None
+    source: Source | None
+
+
+def make_data(config: Config, workdir: Path, process_index: int = 0, process_count: int = 1) -> Data:
+    """All data of an experiment; corpus and tokenizer are kept in `workdir` and found there again.
+
+    Process p of n reads rows p * B / n to (p + 1) * B / n of the same global batch.
+
+    Raises:
+        UserError: bad settings, or nothing to read.
+    """
+    batch_size, length = config.batch_size, config.segment_len
+    if batch_size % process_count:
+        raise UserError(f"batch_size={batch_size} must be a multiple of the {process_count} processes that share it")
+    share = batch_size // process_count
+    rows = range(process_index * share, (process_index + 1) * share)
+
+    if config.data.synthetic:
+        train = RecallLanes(config, rows, "train")
+        # At least one whole document: the questions stand at its end.
+        tokens = max(config.eval_tokens // batch_size, train.document_len)
+        heldout = RecallLanes(config, rows, "heldout", steps=-(-tokens // length))
+        describe = f"synthetic recall: documents of {train.document_len} tokens, {config.data.recall_pairs} pairs each"
+        return Data(describe, Train(train), heldout, tokenizer=None, source=None)
+
+    source = make_source(config.data)
+    tokenizer = make_tokenizer(config, Path(workdir, "tokenizer"), source.train)
+    train, heldout = (
+        build_corpus(documents, tokenizer, Path(workdir, "corpus"), name, source.key)
+        for name, documents in (("train", source.train), ("heldout", source.heldout))
+    )
+    return Data(
+        f"{source.describe}: {train.describe}; held out: {heldout.describe}",
+        Train(Lanes(train, batch_size, length, config.data.seed, rows)),
+        HeldoutLanes(heldout, batch_size, length, config.eval_tokens, tokenizer, rows),
+        tokenizer,
+        source,
+    )

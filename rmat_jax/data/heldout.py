@@ -1,0 +1,84 @@
+"""Held-out batches: one pass, in order, the same for every evaluation of a run."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from rmat_jax.config import IGNORE, UserError
+from rmat_jax.data.corpus import Corpus
+from rmat_jax.data.lanes import FIELDS, Batch, Parts, cut
+from rmat_jax.data.tokenizer import Tokenizer
+
+
+class HeldoutLanes:
+    """`len()` batches like those of `lanes.py` that read at most `eval_tokens` tokens, each once.
+
+    A row reads at most its share, eval_tokens / B. Longer documents are cut into parts of that size, and the parts are
+    dealt to the rows in turn: first the beginning of every document, then what follows it, so that many short documents
+    and a single long one both fill all rows. A row that ends early is padded with unscored `end` tokens, which make a
+    document of their own.
+
+    bits per byte = total nats / ln 2 / num_bytes. The target `end` costs nats and stands for no byte.
+
+    Args:
+        corpus, batch_size, length, rows: as for `Lanes`.
+        eval_tokens: the budget, for all rows.
+        tokenizer: the corpus' own.
+
+    Raises:
+        UserError: the budget has no token for each row.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        length: int,
+        eval_tokens: int,
+        tokenizer: Tokenizer,
+        rows: Sequence[int] | None = None,
+    ):
+        share = eval_tokens // batch_size
+        if share == 0:
+            raise UserError(f"eval_tokens={eval_tokens} must be at least batch_size={batch_size}: a token for each row")
+        self.rows = range(batch_size) if rows is None else rows
+        self.length = length
+        self._tokens = corpus.tokens
+        self._tokenizer = tokenizer
+        parts, ordinal = cut(corpus, share)
+        parts = parts[np.argsort(ordinal, kind="stable")]
+        self._lanes = [_shorten(parts[row::batch_size], share) for row in range(batch_size)]
+        self.num_bytes = sum(map(len, self.texts()))
+
+    def texts(self) -> Iterator[bytes]:
+        """The bytes that the scored targets of all rows stand for, one text for each part that is read."""
+        for lane in self._lanes:
+            for start, length in zip(lane.starts, lane.lengths, strict=True):
+                yield self._tokenizer.decode(self._tokens[start + 1 : start + 1 + length])
+
+    def __len__(self) -> int:
+        return -(-max(int(lane.lengths.sum()) for lane in self._lanes) // self.length)
+
+    def __getitem__(self, step: int) -> Batch:
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of {len(self)}")
+        position = step * self.length
+        batch = {name: np.empty((len(self.rows), self.length), np.int32) for name in FIELDS}
+        for index, row in enumerate(self.rows):
+            lane = self._lanes[row]
+            total = int(lane.lengths.sum())
+            count = min(max(total - position, 0), self.length)
+            padding = np.arange(position, position + self.length) - total
+            for name, fill in zip(FIELDS, (self._tokenizer.end, IGNORE, len(lane), padding), strict=True):
+                batch[name][index] = fill
+            if count:
+                for name, values in lane.read(self._tokens, position, count).items():
+                    batch[name][index, :count] = values
+        return batch
+
+
+def _shorten(parts: Parts, limit: int) -> Parts:
+    """The first `limit` tokens of the stream."""
+    begins = parts.ends - parts.lengths
+    kept = begins < limit
+    return Parts(parts.starts[kept], np.minimum(parts.lengths, limit - begins)[kept])

@@ -1,0 +1,146 @@
+"""Documents to batches. A lane is one row of the batch: an endless stream of documents.
+
+A batch is a dict of int32 arrays [rows, T]:
+
+    tokens     what the model reads
+    targets    the token to predict at each place; IGNORE where none is asked for
+    documents  which document of its lane a token belongs to, counted from 0 modulo 2^31; neighbours always differ
+    offsets    the token's place in its document, counted from 0
+
+Every kind of lanes is a sequence `lanes[step] -> batch`: nothing but the step says where it stands, so a run resumes
+anywhere at once. `rows` picks the rows that this process reads; the global batch does not depend on who reads what.
+"""
+
+import dataclasses
+import functools
+import heapq
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from rmat_jax.config import UserError
+from rmat_jax.data.corpus import Corpus
+
+LAST_ID = 2**31 - 1
+FIELDS = ("tokens", "targets", "documents", "offsets")
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Parts of a corpus laid end to end: tokens[starts[0] : starts[0] + lengths[0]], then the next."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """Where each part ends in the stream they make."""
+        return np.cumsum(self.lengths)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: np.ndarray | slice) -> "Parts":
+        return Parts(self.starts[index], self.lengths[index])
+
+    def read(self, tokens: np.ndarray, position: int, count: int) -> Batch:
+        """A row of a batch, [count] each, from the stream's place `position` on. The stream must hold that much.
+
+        The target of a part's last token is what follows it in the corpus, not in the stream: right also where a
+        document was cut.
+        """
+        first, last = np.searchsorted(self.ends, (position, position + count - 1), side="right")
+        spanned = self[first : last + 1]
+        ends = self.ends[first : last + 1]
+        begins = ends - spanned.lengths
+        counts = np.minimum(ends, position + count) - np.maximum(begins, position)
+        offsets = np.arange(position, position + count) - np.repeat(begins, counts)
+        places = np.repeat(spanned.starts, counts) + offsets
+        documents = np.repeat(np.arange(first, last + 1), counts)
+        return dict(zip(FIELDS, (tokens[places], tokens[places + 1], documents, offsets), strict=True))
+
+
+class Lanes:
+    """Training batches: each lane reads its documents in a new order every pass, for ever.
+
+    A document longer than a lane's fair share of the corpus is cut into parts of at most that size, so that a corpus
+    of one document feeds every lane with another part of it; a part counts as a document of its own. Parts are dealt
+    to the lanes so that these are about equally long, once and for all: each lane sees all of its parts in each pass.
+
+    Args:
+        corpus: what to read.
+        batch_size: B, lanes of the global batch.
+        length: T, tokens of each lane in a batch.
+        seed: of the dealing and of the order in every lane and pass.
+        rows: which lanes this process reads; all by default.
+
+    Raises:
+        UserError: a lane would hold T tokens or fewer.
+    """
+
+    def __init__(self, corpus: Corpus, batch_size: int, length: int, seed: int, rows: Sequence[int] | None = None):
+        self.rows = range(batch_size) if rows is None else rows
+        self.length = length
+        self._tokens = corpus.tokens
+        self._seed = seed
+        parts, _ = cut(corpus, -(-corpus.num_tokens // batch_size))
+        lanes = deal(parts.lengths, batch_size, seed)
+        shortest = min(parts.lengths[mine].sum() for mine in lanes)
+        if shortest <= length:
+            raise UserError(
+                f"the corpus has {corpus.num_tokens} tokens, its shortest lane {shortest}: too few for "
+                f"batch_size={batch_size} lanes that read {length} tokens a step; lower batch_size or chunks_per_step"
+            )
+        self._lanes = {row: parts[lanes[row]] for row in self.rows}
+        # Two passes of each lane: a batch may lie across their border.
+        self._shuffled = functools.lru_cache(2 * len(self.rows))(self._shuffle)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, step: int) -> Batch:
+        batch = {name: np.empty((len(self.rows), self.length), np.int32) for name in FIELDS}
+        for index, row in enumerate(self.rows):
+            filled = 0
+            while filled < self.length:
+                epoch, position = divmod(step * self.length + filled, int(self._lanes[row].ends[-1]))
+                parts = self._shuffled(row, epoch)
+                count = min(self.length - filled, int(parts.ends[-1]) - position)
+                piece = parts.read(self._tokens, position, count)
+                piece["documents"] = (piece["documents"] + epoch * len(parts)) & LAST_ID
+                for name, values in piece.items():
+                    batch[name][index, filled : filled + count] = values
+                filled += count
+        return batch
+
+    def _shuffle(self, row: int, epoch: int) -> Parts:
+        parts = self._lanes[row]
+        return parts[np.random.default_rng((self._seed, row, epoch)).permutation(len(parts))]
+
+
+def cut(corpus: Corpus, limit: int) -> tuple[Parts, np.ndarray]:
+    """The corpus' documents, each in as few parts of `limit` tokens and a rest as hold it; and which of its document's
+    parts each one is, counted from 0."""
+    lengths = np.diff(corpus.starts)
+    counts = -(-lengths // limit)
+    document = np.repeat(np.arange(len(lengths)), counts)
+    ordinal = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+    begins = ordinal * limit
+    return Parts(corpus.starts[document] + begins, np.minimum(lengths[document] - begins, limit)), ordinal
+
+
+def deal(lengths: np.ndarray, num_lanes: int, seed: int) -> list[np.ndarray]:
+    """For each lane the indices of its parts: longest first, each to the lane that has least; `seed` breaks ties."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    owners, loads = [], [(0, lane) for lane in range(num_lanes)]  # a heap
+    for length in lengths[order].tolist():
+        load, lane = loads[0]
+        owners.append(lane)
+        heapq.heapreplace(loads, (load + length, lane))
+    owners = np.array(owners)
+    by_lane = np.argsort(owners, kind="stable")
+    return np.split(order[by_lane], np.searchsorted(owners[by_lane], np.arange(1, num_lanes)))

@@ -1,0 +1,168 @@
+"""Text to token ids and back, without loss for any bytes.
+
+One id, `end`, stands for no text: it opens each document and, as a target, ends the one before.
+"""
+
+import hashlib
+import itertools
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from rmat_jax.config import Config, UserError
+from rmat_jax.data.sources import Documents, blocks
+
+# Of the text a byte-pair vocabulary is trained on: enough for its statistics, 10 s or so.
+TRAINING_BYTES = 32 << 20
+
+# What merges stay inside of: a word with the space before it, a number, signs, white space. Bytes from 128 count as
+# letters, so that a word of any alphabet is one piece. Everything matches something, so no byte is lost.
+_SPACE = r" \t\n\r\f\v"
+PIECES = (
+    r" ?[A-Za-z_\x{80}-\x{ff}]+| ?[0-9]+"
+    rf"| ?[^{_SPACE}0-9A-Za-z_\x{{80}}-\x{{ff}}]+"
+    rf"|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
+)
+
+
+class Tokenizer(Protocol):
+    """`decode(encode(data)) == data`; `decode` drops `end`. Equal `describe` means equal ids for every text."""
+
+    vocab_size: int
+    end: int
+    describe: str
+
+    def encode(self, data: bytes) -> np.ndarray:
+        """Token ids, int32, `end` not among them."""
+
+    def decode(self, ids: Sequence[int]) -> bytes:
+        """The bytes that `ids` stand for. Raises UserError for an id outside the vocabulary."""
+
+
+class ByteTokenizer:
+    """Ids 0..255 are the bytes, 256 ends a document."""
+
+    vocab_size = 257
+    end = 256
+    describe = "bytes"
+
+    def encode(self, data: bytes) -> np.ndarray:
+        return np.frombuffer(data, np.uint8).astype(np.int32)
+
+    def decode(self, ids: Sequence[int]) -> bytes:
+        ids = _checked(ids, self.vocab_size)
+        return ids[ids != self.end].astype(np.uint8).tobytes()
+
+
+class BPETokenizer:
+    """Byte pairs (arXiv 1508.07909) merged by the Hugging Face library, over the bytes as Latin-1 characters.
+
+    Each of the 256 characters is a token of its own, so any bytes can be encoded. `end` is the last id and unknown to
+    the library: no text can spell it.
+    """
+
+    def __init__(self, model: str):
+        """Args: model: the library's own JSON."""
+        self._model = _library().Tokenizer.from_str(model)
+        pieces = sorted((index, piece) for piece, index in self._model.get_vocab().items())
+        self._bytes = [piece.encode("latin-1") for _, piece in pieces] + [b""]
+        self.end = len(pieces)
+        self.vocab_size = len(pieces) + 1
+        self.describe = f"bpe of {self.vocab_size} ({hashlib.sha256(model.encode()).hexdigest()[:12]})"
+
+    @classmethod
+    def train(cls, documents: Iterator[bytes], vocab_size: int) -> "BPETokenizer":
+        """The most frequent pairs of the first TRAINING_BYTES; fewer than `vocab_size` entries if there are no more."""
+        library = _library()
+        model = library.Tokenizer(library.models.BPE())
+        model.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(PIECES), "isolated")
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=vocab_size - 1, initial_alphabet=[chr(byte) for byte in range(256)], show_progress=False
+        )
+        text = itertools.chain.from_iterable(map(blocks, documents))
+        model.train_from_iterator((block.decode("latin-1") for block in _first(text, TRAINING_BYTES)), trainer)
+        return cls(model.to_str())
+
+    def save(self, file: Path) -> None:
+        """Whole or not at all: a reader never sees half a file."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch = file.with_name(f".{uuid.uuid4().hex}")
+        scratch.write_text(self._model.to_str(), encoding="utf-8")
+        scratch.replace(file)
+
+    def encode(self, data: bytes) -> np.ndarray:
+        (encoding,) = self._model.encode_batch_fast([data.decode("latin-1")])
+        return np.array(encoding.ids, np.int32)
+
+    def decode(self, ids: Sequence[int]) -> bytes:
+        return b"".join(self._bytes[index] for index in _checked(ids, self.vocab_size).tolist())
+
+
+def make_tokenizer(config: Config, folder: Path, documents: Documents) -> Tokenizer:
+    """The tokenizer kept in `folder`, or a new one, trained on `documents` and kept there."""
+    file = folder / "tokenizer.json"
+    if config.data.tokenizer == "bpe" and not file.exists():
+        # Before training: a vocabulary that is too large for this model must not be kept for the next.
+        check_vocabulary(config, ByteTokenizer.vocab_size, "data.tokenizer='bpe'")
+        BPETokenizer.train(documents(), config.model.vocab_size).save(file)
+    return load_tokenizer(config, folder)
+
+
+def load_tokenizer(config: Config, folder: Path) -> Tokenizer:
+    """The tokenizer of a run, from its `folder`; needs no corpus.
+
+    Raises:
+        UserError: none there, an unreadable one, or one with more entries than the model has.
+    """
+    if config.data.synthetic:
+        raise UserError(f"data.synthetic={config.data.synthetic!r} has no text and no tokenizer; use a model of text")
+    tokenizer = ByteTokenizer() if config.data.tokenizer == "bytes" else _load_bpe(folder / "tokenizer.json")
+    check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
+    return tokenizer
+
+
+def check_vocabulary(config: Config, size: int, maker: str) -> None:
+    """Raises UserError where the `size` token ids that `maker` makes are more than the model knows."""
+    if size > config.model.vocab_size:
+        raise UserError(
+            f"token ids outside the vocabulary: {maker} makes ids up to {size - 1}, model.vocab_size="
+            f"{config.model.vocab_size} knows fewer; set model.vocab_size={size}"
+        )
+
+
+def _load_bpe(file: Path) -> BPETokenizer:
+    if not file.exists():
+        raise UserError(f"{file} does not exist; train a model in this workdir first, or set data.tokenizer='bytes'")
+    try:
+        return BPETokenizer(file.read_text(encoding="utf-8"))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f"{file} is not a tokenizer ({error}); restore it, or delete it to train a new one") from error
+
+
+def _library():
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError("data.tokenizer='bpe' needs a package; run: pip install tokenizers") from None
+    return tokenizers
+
+
+def _checked(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+    ids = np.asarray(ids, np.int64)
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if outside.size:
+        raise UserError(f"token id {outside[0]} is outside the vocabulary; ids lie in 0..{vocab_size - 1}")
+    return ids
+
+
+def _first(texts: Iterator[bytes], budget: int) -> Iterator[bytes]:
+    for text in texts:
+        yield text
+        budget -= len(text)
+        if budget <= 0:
+            return

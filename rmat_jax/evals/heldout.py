@@ -1,0 +1,165 @@
+"""Held-out loss: what every scored token costs, with its place in the chunk and in its document."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rmat_jax.config import Config, UserError
+from rmat_jax.modules.carry import NOBODY, initial_state
+from rmat_jax.ops.losses import IGNORE
+from rmat_jax.step import eval_step
+from rmat_jax.types import PyTree
+
+MIN_DOCUMENTS = 10  # fewer are too few to take a standard error over
+
+_step = jax.jit(eval_step, static_argnames=("config", "cut"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Heldout:
+    """The scored tokens of a held-out text, one entry a token, in the order they were read."""
+
+    bits: np.ndarray  # [n] float64, -log2 of the probability that the token got
+    correct: np.ndarray  # [n] bool, whether it was the most likely one
+    positions: np.ndarray  # [n] in the chunk, of the token that predicts it
+    offsets: np.ndarray  # [n] in the document, of the token that predicts it
+    documents: np.ndarray  # [n] number of the document, distinct over all lanes
+    segments: np.ndarray  # [n] number of the lane and batch
+    chunk_len: int
+    num_bytes: int | None  # raw bytes that the tokens stand for
+
+    @property
+    def scored(self) -> int:
+        """Tokens."""
+        return len(self.bits)
+
+    @property
+    def bits_per_token(self) -> float:
+        return float(self.bits.mean())
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """None where the tokens stand for no bytes."""
+        return None if self.num_bytes is None else float(self.bits.sum() / self.num_bytes)
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+    def by_position(self, group: int = 1) -> np.ndarray:
+        """Mean bits by position in the chunk, `group` neighbours together, [ceil(C / group)]; NaN: none scored."""
+        return _means(self.positions // group, self.bits, -(-self.chunk_len // group))[0]
+
+    def by_offset(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean bits by position in the document, in power-of-two bins.
+
+        Returns:
+            Edges [n + 1], 0, 1, 2, 4, 8, ...: bin i holds edges[i] <= offset < edges[i + 1]; mean bits [n], NaN in an
+            empty bin; scored tokens [n].
+        """
+        bins = offset_bins(self.offsets)
+        means, counts = _means(bins, self.bits, bins.max() + 1)
+        return np.concatenate([[0], 2 ** np.arange(len(counts))]), means, counts
+
+    def units(self) -> tuple[str, np.ndarray]:
+        """What may be taken as independent for a standard error: documents, or segments of them where there are few.
+
+        Returns:
+            "documents" or "segments", and the number of its unit for each token.
+        """
+        if len(np.unique(self.documents)) >= MIN_DOCUMENTS:
+            return "documents", self.documents
+        return "segments", self.segments
+
+
+class Mean(NamedTuple):
+    value: float
+    error: float  # standard error; NaN with fewer than two units
+    units: int
+
+
+def evaluate_heldout(
+    config: Config,
+    params: PyTree,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    num_bytes: int | None,
+    *,
+    cut: bool = False,
+) -> Heldout:
+    """Reads held-out text as training does: lane by lane, the memory carried from batch to batch.
+
+    Compiles once for a config, `cut` and a shape, however often it is called.
+
+    Args:
+        config: the experiment.
+        params: the model's.
+        batches: of tokens, targets (-1: not scored), documents, offsets (place of a token in its document): [B, T]
+            int32 each, all of one shape, T a multiple of the chunk. A lane goes on from batch to batch.
+        num_bytes: raw bytes that all scored targets stand for; None: they stand for none.
+        cut: empty the memory before each chunk, see `eval_step`.
+
+    Raises:
+        UserError: nothing is scored.
+    """
+    memory, parts = None, []
+    for index, batch in enumerate(batches):
+        rows, length = batch["tokens"].shape
+        if memory is None:
+            memory = initial_state(config.model, rows, closed=True)
+            last_B, count_B = np.full(rows, NOBODY), np.zeros(rows, np.int64)
+        read = {name: batch[name] for name in ("tokens", "targets", "documents")}
+        memory, scores = _step(config=config, params=params, memory=memory, batch=read, cut=cut)
+        scores = jax.device_get(scores)
+
+        begins_BT = np.diff(batch["documents"], axis=1, prepend=last_B[:, None]) != 0
+        count_BT = count_B[:, None] + begins_BT.cumsum(1)
+        last_B, count_B = batch["documents"][:, -1], count_BT[:, -1]
+        lane_BT = np.broadcast_to(np.arange(rows)[:, None], (rows, length))
+        columns = {
+            "bits": scores.loss_BT / np.log(2, dtype=np.float64),
+            "correct": scores.correct_BT.astype(bool),
+            "positions": np.broadcast_to(np.arange(length) % config.model.chunk_len, (rows, length)),
+            "offsets": batch["offsets"],
+            "documents": count_BT * rows + lane_BT,
+            "segments": index * rows + lane_BT,
+        }
+        scored_BT = batch["targets"] != IGNORE
+        parts.append({name: column[scored_BT] for name, column in columns.items()})
+    if not any(len(part["bits"]) for part in parts):
+        raise UserError("the held-out batches hold no token to score; hold more text out, or raise eval_tokens")
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Heldout(**joined, chunk_len=config.model.chunk_len, num_bytes=num_bytes)
+
+
+def offset_bins(offsets: np.ndarray) -> np.ndarray:
+    """The power-of-two bin of each offset: 0 for 0, 1 for 1, 2 for 2..3, 3 for 4..7."""
+    return np.frexp(offsets)[1]
+
+
+def clustered_mean(values: np.ndarray, units: np.ndarray) -> Mean:
+    """The mean over tokens, with a standard error that lets the tokens of one unit depend on each other.
+
+    With u units and s_i the sum of (value - mean) over the tokens of unit i,
+
+        error = sqrt(u / (u - 1) sum_i s_i^2) / tokens
+
+    the linearised error of a ratio of sums (Cochran, Sampling Techniques, 1977, section 6.3).
+    """
+    if not len(values):
+        return Mean(np.nan, np.nan, 0)
+    mean = float(values.mean())
+    _, index = np.unique(units, return_inverse=True)
+    sums = np.bincount(index, values - mean)
+    count = len(sums)
+    error = np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values) if count > 1 else np.nan
+    return Mean(mean, float(error), count)
+
+
+def _means(bins: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the values in each of `count` bins, NaN in an empty one, and how many there are."""
+    counts = np.bincount(bins, minlength=count)
+    sums = np.bincount(bins, values, minlength=count)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), counts

@@ -1,0 +1,137 @@
+"""The report's figures: one idea each, colours that colour-blind readers can tell apart (Okabe and Ito 2008)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # not pyplot, which keeps every figure in a global
+
+from rmat_jax.evals.gauges import Openness
+from rmat_jax.evals.heldout import Mean
+
+BLUE, LIGHT_BLUE, VERMILLION, ORANGE, GREY, INK = "#0072B2", "#A9CFE5", "#D55E00", "#E69F00", "#A0A0A0", "#333333"
+STREAM_COLOURS = {"full": GREY, "local": ORANGE, "memory": BLUE}  # memory is blue in all figures
+WITH, WITHOUT = "with memory", "memory emptied before each chunk"
+
+
+def training(
+    file: Path, train: Sequence[tuple[float, float]], heldout: Sequence[tuple[float, float]], quantity: str
+) -> None:
+    """A curve of training and points of held-out values, (step, value) each."""
+    figure, axes = _figure("Training")
+    axes.plot(*np.transpose(train), color=GREY, linewidth=1.2, label="training batches")
+    if heldout:
+        axes.plot(*np.transpose(heldout), "o-", color=BLUE, markersize=5, label="held out")
+    values = np.array([value for _, value in train])
+    if values[0] > values[-1]:
+        # The first steps fall so far that they would flatten all the rest.
+        late = [*values[len(values) // 20 :], *(value for _, value in heldout)]
+        margin = 0.08 * (max(late) - min(late)) + 1e-3
+        axes.set_ylim(min(late) - margin, max(late) + margin)
+    axes.set(xlabel="optimiser step", ylabel=quantity, xlim=(0, None))
+    _legend(axes)
+    _save(figure, file)
+
+
+def loss_by_place(
+    file: Path,
+    title: str,
+    xlabel: str,
+    places: np.ndarray,
+    kept: np.ndarray,
+    cut: np.ndarray | None,
+    gains: Sequence[Mean],
+    *,
+    marks: Mapping[str, float],
+    log: bool,
+) -> None:
+    """Bits per token by place, with memory (`kept`) and without (`cut`), and what memory saves.
+
+    `marks` are labelled vertical lines, error bars two standard errors. `cut=None` is a model without memory: one line,
+    no second panel.
+    """
+    figure, axes = _figure(title, panels=1 if cut is None else 2)
+    upper = axes if cut is None else axes[0]
+    if cut is not None:
+        upper.plot(places, cut, "s--", color=VERMILLION, markersize=3.5, linewidth=1.4, label=WITHOUT)
+    upper.plot(places, kept, "o-", color=BLUE, markersize=4, linewidth=1.4, label="held out" if cut is None else WITH)
+    upper.set_ylabel("bits per token")
+    _legend(upper)
+    lower = upper
+    if cut is not None:
+        lower = axes[1]
+        lower.axhline(0, color=INK, linewidth=0.8)
+        values, errors = (np.array([getattr(gain, name) for gain in gains]) for name in ("value", "error"))
+        lower.errorbar(places, values, 2 * np.nan_to_num(errors), fmt="o", color=BLUE, markersize=4, elinewidth=1.2)
+        lower.set_ylabel("memory saves\nbits per token")
+    if log:
+        lower.set_xscale("log", base=2)
+        ticks = 2.0 ** np.arange(np.floor(np.log2(places[0])), np.ceil(np.log2(places[-1])) + 1)
+        lower.set_xticks(ticks, [f"{tick:.0f}" if tick < 1024 else f"{tick / 1024:.0f}k" for tick in ticks])
+        lower.minorticks_off()
+    for label, place in marks.items():
+        if lower.get_xlim()[0] < place < lower.get_xlim()[1]:
+            for panel in {upper, lower}:
+                panel.axvline(place, color=INK, linewidth=0.9, linestyle=":")
+            upper.text(place, 0.98, f" {label}", transform=upper.get_xaxis_transform(), va="top", color=INK, fontsize=8)
+    lower.set_xlabel(xlabel)
+    _save(figure, file)
+
+
+def fusion(file: Path, streams: Sequence[str], weights_LS: np.ndarray) -> None:
+    """Each layer's mixture of the attention streams, as a stacked bar."""
+    layers = np.arange(1, len(weights_LS) + 1)
+    figure, axes = _figure("Fusion weights by layer", height=_bars_height(len(layers)))
+    left = np.zeros(len(layers))
+    for stream, weights in zip(streams, weights_LS.T, strict=True):
+        bars = axes.barh(layers, weights, left=left, color=STREAM_COLOURS[stream], height=0.72, label=stream)
+        labels = [f"{weight:.0%}" if weight > 0.05 else "" for weight in weights]
+        axes.bar_label(bars, labels, label_type="center", fontsize=9, color="white" if stream == "memory" else INK)
+        left += weights
+    axes.set(xlabel="share of the attention's output", ylabel="layer", xlim=(0, 1))
+    axes.set_yticks(layers)
+    axes.set_ylim(len(layers) + 0.6, 0.4)
+    axes.grid(False)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(streams), frameon=False, borderaxespad=0.2)
+    _save(figure, file)
+
+
+def gates(file: Path, openness: Openness, start: float) -> None:
+    """Each layer's mean update gate, the middle 80 % of its values, and where it started."""
+    layers = np.arange(1, len(openness.mean_L) + 1)
+    figure, axes = _figure("Update gate by layer", height=_bars_height(len(layers)))
+    spread_L = openness.high_L - openness.low_L
+    axes.barh(layers, spread_L, left=openness.low_L, height=0.4, color=LIGHT_BLUE, label="middle 80 %")
+    axes.plot(openness.mean_L, layers, "o", color=BLUE, markersize=8, label="mean")
+    axes.axvline(start, color=INK, linestyle=":", linewidth=1.2, label="start of training")
+    axes.set(xlabel="openness z (0: keep the slot, 1: replace it)", ylabel="layer", xlim=(0, 1))
+    axes.set_yticks(layers)
+    axes.set_ylim(len(layers) + 0.6, 0.4)
+    axes.grid(False, axis="y")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0.2)
+    _save(figure, file)
+
+
+def _bars_height(count: int) -> float:
+    return min(1.3 + 0.42 * count, 9)
+
+
+def _figure(title: str, panels: int = 1, height: float | None = None) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, height or (3.2 if panels == 1 else 4.6)), dpi=120, layout="constrained")
+    axes = figure.subplots(panels, sharex=True, height_ratios=[3, 2][:panels])
+    for panel in np.ravel(axes):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="#E5E5E5", linewidth=0.8)
+        panel.set_axisbelow(True)
+    np.ravel(axes)[0].set_title(title, loc="left", fontweight="bold", fontsize=11)
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    figure.savefig(file)

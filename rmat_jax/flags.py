@@ -1,0 +1,96 @@
+"""From the command line to a frozen Config; and one clear line, exit code 2, for bad input."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags as absl_flags
+from ml_collections import config_dict, config_flags
+
+from rmat_jax.config import Config, UserError, from_dict, to_dict
+
+
+def defaults() -> config_dict.ConfigDict:
+    """Every key of Config with its default: what a file in configs/ starts from. Unknown keys are errors."""
+    return config_dict.ConfigDict(to_dict(Config()))
+
+
+def _dotted(values: dict, prefix: str = "") -> list[str]:
+    names = []
+    for key, value in values.items():
+        names += _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return names
+
+
+def _check_override(override: str, known: list[str]) -> None:
+    name, equals, value = override.partition("=")
+    if not name.startswith("-") and name.removeprefix("config.") in known:
+        name = name.removeprefix("config.")
+        raise UserError(f"{override!r} lacks its dashes; write --config.{name}={value or 'VALUE'}")
+    if not name.startswith("--config."):
+        near = difflib.get_close_matches(name.lstrip("-"), ["config", "workdir", "until", "help"], n=1)
+        raise UserError(
+            f"unknown argument {override!r}" + (f"; did you mean --{near[0]}?" if near else "; --help lists them")
+        )
+    name = name.removeprefix("--config.")
+    if name not in known:
+        by_last = [k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
+        near = by_last or difflib.get_close_matches(name, known, n=1)
+        raise UserError(f"no config has the key {name!r}" + (f"; did you mean --config.{near[0]}?" if near else ""))
+    if not equals:
+        raise UserError(f"{override!r} has no value; write {override}=VALUE, without a space")
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Runs `get_config()` of a Python file, applies `--config.section.key=value` overrides, checks the result.
+
+    Raises:
+        UserError: a file that is missing or fails, a key that no config has, a value of the wrong type or against a rule.
+    """
+    if not Path(path).is_file():
+        files = sorted(str(p) for p in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
+        near = difflib.get_close_matches(path, files, n=1) or files
+        raise UserError(f"config file {path!r} is not there" + (f"; there is {', '.join(near)}" if near else ""))
+    known = _dotted(to_dict(Config()))
+    for override in overrides:
+        _check_override(override, known)
+    values = absl_flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    try:
+        values(["", f"--config={path}", *overrides])
+        result = values.config.to_dict()
+    except UserError:
+        raise
+    except absl_flags.Error as error:
+        raise UserError(str(error).replace("\n", " ")) from error
+    except Exception as error:  # whatever the file's code raises
+        raise UserError(
+            f"config file {path!r} failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+    return from_dict(Config, result)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are UserErrors, and whose help shows the docstring as it stands."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str):
+        raise UserError(f"{message}; --help shows an example")
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """Calls a command and returns its exit code: 0, what it returns, or 2 with one line on bad input."""
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,268 @@
+"""The training run: resume, step, log, evaluate, sample, save."""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rmat_jax import infer
+from rmat_jax.checkpoint import Checkpoints, check_same_config
+from rmat_jax.config import Config, UserError, to_dict
+from rmat_jax.data import Data, make_data
+from rmat_jax.evals.heldout import evaluate_heldout
+from rmat_jax.metrics import MetricWriter
+from rmat_jax.model import RMAT
+from rmat_jax.optim import make_optimizer, make_schedule
+from rmat_jax.state import TrainState, init_state
+from rmat_jax.step import Sums, train_step
+
+
+def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
+    """Trains to `config.steps`, from the newest good checkpoint of `workdir` if there is one.
+
+    Args:
+        config: the experiment; but for its `log` group it must be the one that `workdir` was begun with.
+        workdir: gets checkpoints/, config.json, metrics.jsonl, samples.txt, tensorboard/, corpus/, tokenizer/.
+        until: save and stop after this step, as if interrupted there.
+
+    Returns:
+        The exit code: 0, or 128 + the signal that stopped the run after it had saved.
+
+    Raises:
+        UserError: bad input, or a loss that is no longer a number.
+    """
+    started = time.monotonic()
+    workdir = Path(workdir).absolute()
+    last_step = config.steps if until is None else min(until, config.steps)
+    if last_step < 1:
+        raise UserError(f"until={until} must be at least 1")
+    _cache_compiled_programs()
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(workdir / "checkpoints", keep=config.log.keep) as checkpoints, _Signals() as signals:
+        saved_config = checkpoints.saved_config()
+        if saved_config is not None:
+            check_same_config(saved_config, to_dict(config))
+        (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=1))
+        data = make_data(config, workdir)
+
+        optimizer = make_optimizer(config)
+        init = functools.partial(init_state, config, optimizer)
+        restored = checkpoints.restore(jax.eval_shape(init))
+        if restored is None:
+            state, step, seconds = jax.jit(init)(), 0, 0.0
+        else:
+            step, state, meta = restored
+            seconds = meta["seconds"]
+        print(_summary(config, data, state), flush=True)
+        print(f"resuming from step {step} of {workdir}" if restored else f"starting in {workdir}", flush=True)
+
+        train = jax.jit(functools.partial(train_step, config, optimizer), donate_argnums=0)
+        batches = data.train.batches(step)
+        with MetricWriter(workdir, step) as writer:
+            log = _Log(config, writer, seconds, started)
+            while step < last_step and not signals.caught:
+                batch = next(batches)
+                state, sums = train(state, {name: batch[name] for name in ("tokens", "targets", "documents")})
+                step += 1
+                log.step(step, sums)
+                stopping = step == last_step or signals.caught
+                if _due(config.log.eval_every, step) or step == config.steps:
+                    log.flush()
+                    with log.paused():
+                        _evaluate(config, state, data, step, writer, log.seconds())
+                if _due(config.log.save_every, step) or stopping:
+                    log.flush()
+                    checkpoints.save(step, state, config, {"seconds": log.seconds()})
+        checkpoints.wait()
+    if step < config.steps:
+        print(f"saved at step {step} of {config.steps}; the same command goes on from there", flush=True)
+    else:
+        print(f"done: {step} steps in {_clock(log.seconds())}; {workdir}", flush=True)
+    return 128 + signals.caught if signals.caught else 0
+
+
+def _due(every: int, step: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _cache_compiled_programs() -> None:
+    """Compiled programs are kept between runs, so that a restart is quick."""
+    if not jax.config.jax_compilation_cache_dir:
+        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(root / "rmat_jax"))
+
+
+def _summary(config: Config, data: Data, state: TrainState) -> str:
+    c = config.model
+    count = sum(x.size for x in jax.tree.leaves(state.params))
+    memory = f"{c.memory_slots} slots, {c.memory_writes} written a chunk, gate {c.gate}" if c.has_memory else "off"
+    span = min(c.bptt_chunks or config.chunks_per_step, config.chunks_per_step)
+    streaming = jax.eval_shape(lambda: RMAT(c).initial_state(1))
+    device = jax.devices()[0]
+    rows = {
+        "data": data.describe,
+        "parameters": f"{count:,}",
+        "FLOPs a token": f"{c.flops_per_token() / 1e6:.2f}M forward, {3 * c.flops_per_token() / 1e6:.2f}M training",
+        "chunk, window": f"{c.chunk_len} tokens, {c.window_len} ({c.window})",
+        "memory": memory,
+        "BPTT span": f"{span} chunks = {span * c.chunk_len} tokens",
+        "a step reads": f"{config.batch_size} lanes x {config.segment_len} tokens",
+        "state": f"{streaming.num_bytes():,} bytes a stream, whatever its length",
+        "device": f"{jax.device_count()} x {device.device_kind}, {c.dtype}",
+    }
+    return "\n".join(f"{name:14s} {value}" for name, value in rows.items())
+
+
+def _evaluate(config: Config, state: TrainState, data: Data, step: int, writer: MetricWriter, seconds: float) -> None:
+    """Held-out text with and without memory, and a sample."""
+    held = evaluate_heldout(config, state.params, data.heldout, data.heldout.num_bytes)
+    values = {"accuracy": held.accuracy, "bits_per_token": held.bits_per_token}
+    line = f"step {step}: held-out accuracy {held.accuracy:.3f}"
+    if held.bits_per_byte is not None:
+        values["bits_per_byte"] = held.bits_per_byte
+        line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte"
+    if config.model.has_memory:
+        cut = evaluate_heldout(config, state.params, data.heldout, data.heldout.num_bytes, cut=True)
+        if cut.bits_per_byte is None:
+            values["accuracy_without_memory"] = cut.accuracy
+            line += f", {cut.accuracy:.3f} without memory"
+        else:
+            values["bits_per_byte_without_memory"] = cut.bits_per_byte
+            line += f", {cut.bits_per_byte:.4f} without memory"
+    print(line, flush=True)
+    writer.write("heldout", step, **values, seconds=seconds)
+    if config.log.sample_tokens and data.tokenizer is not None:
+        tokenizer = data.tokenizer
+        prompt = np.concatenate([[tokenizer.end], tokenizer.encode(config.log.sample_prompt.encode())])
+        new = infer.generate(
+            RMAT(config.model),
+            state.params,
+            prompt,
+            max_new_tokens=config.log.sample_tokens,
+            seed=step,
+            end=tokenizer.end,
+        )
+        text = config.log.sample_prompt + tokenizer.decode(new).decode(errors="replace")
+        print("\n".join("    | " + row for row in text.splitlines()), flush=True)
+        writer.write_sample(step, text)
+
+
+class _Log:
+    """Progress lines and records. Sums are fetched one step late, so that the device never waits for the host."""
+
+    def __init__(self, config: Config, writer: MetricWriter, seconds: float, started: float):
+        self._config, self._writer = config, writer
+        self._schedule = make_schedule(config)
+        self._offset = seconds - started
+        self._pending: tuple[int, Sums] | None = None
+        self._totals: list[Sums] = []
+        self._paused_for = 0.0
+        self._printed = -math.inf
+        self._began = self._recorded = (
+            None  # (time, step) where the first step, which compiles, and the last record ended
+        )
+
+    def seconds(self) -> float:
+        """Since the run began, resumes included, pauses between them not."""
+        return time.monotonic() + self._offset
+
+    def step(self, step: int, sums: Sums) -> None:
+        self.flush()
+        self._pending = step, sums
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What happens inside does not count as training time."""
+        start = time.monotonic()
+        yield
+        self._paused_for += time.monotonic() - start
+
+    def flush(self) -> None:
+        """Fetches the last step's sums; records and prints when due."""
+        if self._pending is None:
+            return
+        (step, sums), self._pending = self._pending, None
+        sums = jax.device_get(sums)
+        if not (math.isfinite(sums.loss) and math.isfinite(sums.grad_norm)):
+            raise UserError(
+                f"step {step}: the loss is {sums.loss:.4g}, the gradient norm {sums.grad_norm:.4g}; the last checkpoint is from "
+                "before. Lower --config.optim.learning_rate or raise --config.optim.warmup_steps, in a new --workdir"
+            )
+        self._totals.append(sums)
+        now = time.monotonic() - self._paused_for
+        if self._began is None:
+            self._began = self._recorded = now, step
+        last = step == self._config.steps
+        if last or step % self._config.log.every == 0:
+            self._record(step, now)
+        if last or now - self._printed >= self._config.log.seconds:
+            self._print(step, sums, now)
+
+    def _tokens(self, steps: int) -> int:
+        return steps * self._config.batch_size * self._config.segment_len
+
+    def _rate(self, now: float, step: int, since: tuple[float, int]) -> float:
+        return self._tokens(step - since[1]) / (now - since[0]) if step > since[1] else 0.0
+
+    def _record(self, step: int, now: float) -> None:
+        scored = max(sum(int(s.scored) for s in self._totals), 1)
+        self._writer.write(
+            "train",
+            step,
+            tokens=self._tokens(step),
+            loss=sum(float(s.loss) for s in self._totals) / scored,
+            accuracy=sum(int(s.correct) for s in self._totals) / scored,
+            grad_norm=float(self._totals[-1].grad_norm),
+            learning_rate=float(self._schedule(step - 1)),
+            tokens_per_second=self._rate(now, step, self._recorded),
+            seconds=self.seconds(),
+        )
+        self._totals, self._recorded = [], (now, step)
+
+    def _print(self, step: int, sums: Sums, now: float) -> None:
+        rate = self._rate(now, step, self._began)
+        loss = sums.loss / max(sums.scored, 1)
+        line = f"step {step}/{self._config.steps}  loss {loss:.4f} nats ({loss / math.log(2):.3f} bits) a token"
+        if rate:
+            line += f"  {rate:,.0f} tokens/s  {_clock(self._tokens(self._config.steps - step) / rate)} left"
+        print(line, flush=True)
+        self._printed = now
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM end the run after the step it is in; a second one ends it at once."""
+
+    def __enter__(self) -> "_Signals":
+        self.caught = 0
+        self._before = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._catch)
+        except ValueError:  # not the main thread: the caller's signals are the caller's
+            pass
+        return self
+
+    def _catch(self, number, frame) -> None:
+        if self.caught:
+            signal.signal(number, self._before[number])
+            raise KeyboardInterrupt
+        self.caught = number
+        print(f"\n{signal.Signals(number).name}: saving after this step", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

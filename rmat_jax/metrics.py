@@ -1,0 +1,49 @@
+"""What a run records: metrics.jsonl, TensorBoard, samples.txt. A resumed run takes back what it is about to repeat."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
+    path = Path(workdir) / "metrics.jsonl"
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class MetricWriter:
+    """Appends to the records of a workdir; use as a context."""
+
+    def __init__(self, workdir: Path, step: int):
+        """Drops lines of steps after `step`, where the run goes on."""
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._samples = workdir / "samples.txt"
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._board.close()
+
+    def write(self, split: str, step: int, **values: float) -> None:
+        """One line: {"split": ..., "step": ..., name: number, ...}."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def write_sample(self, step: int, text: str) -> None:
+        with self._samples.open("a") as file:
+            file.write(f"--- step {step}\n{text}\n")
+        self._board.add_text("sample", text, step)

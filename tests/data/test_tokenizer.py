@@ -1,0 +1,101 @@
+"""Tokenizers lose nothing, whatever the bytes; ids outside the vocabulary are refused."""
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmat_jax.config import Config, DataConfig, RMATConfig, UserError
+from rmat_jax.data.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer, make_tokenizer
+
+TEXT = b"".join(b"def function_%d(self, value):\n    return self.value + value * %d\n\n" % (i, i) for i in range(300))
+
+
+def config(tokenizer="bpe", vocab_size=400, **data):
+    return Config(model=RMATConfig(vocab_size=vocab_size), data=DataConfig(tokenizer=tokenizer, **data))
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return BPETokenizer.train(iter([TEXT, "ünïcödé 中文 text".encode() * 50]), vocab_size=400)
+
+
+@pytest.fixture(params=["bytes", "bpe"], scope="module")
+def tokenizer(request, bpe):
+    return ByteTokenizer() if request.param == "bytes" else bpe
+
+
+@given(st.one_of(st.binary(), st.text().map(str.encode), st.text("def  self\n\t\r\v\f\xa0\x85é中").map(str.encode)))
+def test_any_bytes_come_back(tokenizer, data):
+    ids = tokenizer.encode(data)
+    assert ids.dtype == np.int32 and ids.ndim == 1
+    assert tokenizer.end not in ids
+    assert tokenizer.decode(ids) == data
+    assert tokenizer.decode([tokenizer.end, *ids, tokenizer.end]) == data
+
+
+@pytest.mark.parametrize("wrong", [-1, "vocab_size"])
+def test_ids_outside_the_vocabulary_are_refused(tokenizer, wrong):
+    wrong = tokenizer.vocab_size if wrong == "vocab_size" else wrong
+    tokenizer.decode(range(tokenizer.vocab_size))
+    with pytest.raises(UserError, match=f"token id {wrong} is outside the vocabulary; ids lie in 0..{tokenizer.end}"):
+        tokenizer.decode([1, wrong, 2])
+
+
+def test_byte_pairs_shorten_text_like_their_corpus_and_no_other(bpe):
+    noise = np.random.default_rng(0).integers(256, size=2000, dtype=np.uint8).tobytes()
+    assert len(bpe.encode(TEXT)) < len(TEXT) / 2.5
+    assert len(bpe.encode(noise)) > len(noise) / 1.2
+
+
+def test_training_is_deterministic_and_the_kept_vocabulary_is_the_trained_one(tmp_path, bpe):
+    made = make_tokenizer(config(), tmp_path, lambda: iter([TEXT]))
+    assert made.vocab_size == 400
+    assert made.describe == BPETokenizer.train(iter([TEXT]), 400).describe != bpe.describe
+
+    def unread():
+        raise AssertionError("the kept tokenizer is not trained again")
+
+    for kept in (make_tokenizer(config(), tmp_path, unread), load_tokenizer(config(), tmp_path)):
+        assert kept.describe == made.describe
+        np.testing.assert_array_equal(kept.encode(TEXT), made.encode(TEXT))
+    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_text_with_few_pairs_makes_a_smaller_vocabulary_that_fits(tmp_path):
+    made = make_tokenizer(config(vocab_size=5000), tmp_path, lambda: iter([b"abcabc"]))
+    assert 257 <= made.vocab_size < 300
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokenizer": "bytes", "vocab_size": 256}, "token ids outside the vocabulary: .* set model.vocab_size=257"),
+        ({"vocab_size": 399}, "token ids outside the vocabulary: .* set model.vocab_size=400"),
+        ({"synthetic": "recall"}, "data.synthetic='recall' has no text"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(tmp_path, bpe, settings, message):
+    bpe.save(tmp_path / "tokenizer.json")
+    assert load_tokenizer(config(), tmp_path).describe == bpe.describe
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(config(**settings), tmp_path)
+
+
+def test_vocabulary_below_the_bytes_is_refused_and_not_kept(tmp_path):
+    with pytest.raises(UserError, match="data.tokenizer='bpe' .* set model.vocab_size=257"):
+        make_tokenizer(config(vocab_size=256), tmp_path, lambda: iter([TEXT]))
+    assert make_tokenizer(config(vocab_size=400), tmp_path, lambda: iter([TEXT])).vocab_size == 400
+
+
+def test_missing_and_damaged_tokenizers_are_named(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="tokenizer.json does not exist; train a model"):
+        load_tokenizer(config(), tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="tokenizer.json is not a tokenizer"):
+        load_tokenizer(config(), tmp_path)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UserError, match="run: pip install tokenizers"):
+        load_tokenizer(config(), tmp_path)

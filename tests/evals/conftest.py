@@ -1,0 +1,50 @@
+"""What the tests of the evaluations share: a tiny model, and lanes of random documents."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmat_jax.config import Config, RMATConfig
+from rmat_jax.model import RMAT
+
+LANES, BATCHES = 3, 4
+
+
+@pytest.fixture(scope="session")
+def config():
+    model = RMATConfig(
+        vocab_size=11, width=16, num_layers=2, num_heads=2, chunk_len=8, window_len=4, memory_slots=6, memory_writes=2
+    )
+    return Config(model=model, batch_size=LANES, chunks_per_step=2)
+
+
+@pytest.fixture(scope="session")
+def params(config):
+    params = jax.jit(RMAT(config.model).init)(jax.random.key(1), jnp.zeros((1, 8), jnp.int32))["params"]
+    # Larger than they start, so that what a token costs depends on what was read.
+    return jax.tree.map(lambda x: 3 * x, params)
+
+
+@pytest.fixture(scope="session")
+def lanes(config):
+    """One long batch. Documents begin in mid-chunk, and go on across the borders of `batches`."""
+    rng = np.random.default_rng(0)
+    shape = (LANES, BATCHES * config.segment_len)
+    tokens, targets = rng.integers(config.model.vocab_size, size=(2, *shape))
+    targets[rng.random(shape) < 0.2] = -1
+    documents, offsets = np.zeros(shape, int), np.zeros(shape, int)
+    for lane, ends in enumerate([(21, 40, 64), (13, 64), (64,)]):
+        start = 0
+        for number, end in enumerate(ends):
+            documents[lane, start:end], offsets[lane, start:end] = number, np.arange(end - start)
+            start = end
+    lanes = {"tokens": tokens, "targets": targets, "documents": documents, "offsets": offsets}
+    return {name: column.astype(np.int32) for name, column in lanes.items()}
+
+
+@pytest.fixture(scope="session")
+def batches(lanes):
+    """The same lanes in several batches."""
+    pieces = {name: np.split(column, BATCHES, axis=1) for name, column in lanes.items()}
+    return [dict(zip(pieces, values, strict=True)) for values in zip(*pieces.values(), strict=True)]

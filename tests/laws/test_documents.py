@@ -1,0 +1,95 @@
+"""Law 3, packed documents never see each other: what stands before or after a document in its lane changes nothing for it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmat_jax.modules.carry import NOBODY, initial_state
+from rmat_jax.ops import attention
+from tests.models import assert_same, facts, influence, make_documents, make_params, make_tokens, name, reader, tiny
+
+pytestmark = pytest.mark.usefixtures("float64")
+T, C = 24, 8
+t, u = np.indices((T, T))
+# Several documents in a chunk, a border inside the first chunk's run, one that ends at a chunk's border, one over two chunks.
+DOCUMENTS = make_documents([3, 2, 2, 9, 1], T)
+OPTIONS = [
+    {"window": "block", "gate": "evicted", "memory_pool": "mean", "memory_age": "rotary"},
+    {"window": "sliding", "gate": "newest", "memory_pool": "attention", "rope": "global"},
+    {"window": "sliding", "gate": "none", "memory_pool": "mean"},
+    {"streams": ("full", "local"), "window": "sliding"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS[:3], ids=name)
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_a_logit_depends_on_the_earlier_inputs_of_its_document_and_on_nothing_else(options, closed):
+    table = influence(tiny(**options), T, DOCUMENTS, closed=closed)
+    np.testing.assert_array_equal(table > 0, (u <= t) & (DOCUMENTS[u] == DOCUMENTS[t]))
+
+
+def test_control_as_one_document_they_see_each_other():
+    table = influence(tiny(**OPTIONS[0]), T)
+    assert (table[(u <= t) & (DOCUMENTS[u] != DOCUMENTS[t])] > 0).all()
+
+
+@pytest.mark.parametrize("stream", ["full", "local", "memory"])
+def test_control_each_stream_needs_its_mask(monkeypatch, stream):
+    visible = attention.visible
+
+    def sees_all(which, positions_BS, documents_BS, keys, window_len, window):
+        if which == stream:  # each place that some document fills belongs to the reader's
+            filled_BJ = keys.documents_BJ != NOBODY
+            documents_BS = jnp.zeros_like(documents_BS)
+            keys = keys._replace(documents_BJ=jnp.where(filled_BJ, 0, NOBODY))
+        return visible(which, positions_BS, documents_BS, keys, window_len, window)
+
+    monkeypatch.setattr(attention, "visible", sees_all)
+    assert influence(tiny(window="sliding"), T, DOCUMENTS)[(u <= t) & (DOCUMENTS[u] != DOCUMENTS[t])].max() > 0
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=name)
+@settings(max_examples=15, derandomize=True, deadline=None)
+@given(cuts=st.sets(st.integers(1, T), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_a_document_in_its_lane_is_the_document_alone(options, cuts, seed):
+    """Read alone, from a fresh state at its offset in the chunk, a document has the same logits and leaves the same state.
+
+    Row i of one batch holds the lane up to the end of document i, row i of the other holds document i only.
+    """
+    config, rows = tiny(**options), 8
+    params, lane = make_params(config), make_tokens(config, 1, T, seed)[0]
+    starts = [0, *sorted(cuts - {T})]
+    ends = [*starts[1:], T]
+    starts, ends = (
+        np.array(x + [0] * (rows - len(x)), np.int32) for x in (starts, ends)
+    )  # rows left over read nothing
+    documents = make_documents(list(np.diff(np.unique([0, *starts, T]))), T)
+
+    index = np.arange(T)[None]
+    packed, after = reader(config)(
+        params, np.tile(lane, (rows, 1)), initial_state(config, rows), np.tile(documents, (rows, 1)), ends
+    )
+    here = np.minimum(starts[:, None] + index, T - 1)
+    fresh = initial_state(config, rows).replace(position_B=starts % C)
+    alone, after_alone = reader(config)(params, lane[here], fresh, documents[here], ends - starts)
+
+    for row in range(len(cuts - {T}) + 1):
+        length = ends[row] - starts[row]
+        np.testing.assert_allclose(packed[row, starts[row] : ends[row]], alone[row, :length], rtol=0, atol=1e-12)
+    assert_same(facts(config, after), facts(config, after_alone), 1e-12)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=name)
+def test_other_documents_may_hold_anything(options):
+    """New tokens in all other documents leave a document's logits as they are, to the last bit."""
+    config = tiny(**options)
+    params, tokens = make_params(config), make_tokens(config, 1, T)
+    before, _ = reader(config)(params, tokens, None, DOCUMENTS[None])
+    for document in np.unique(DOCUMENTS):
+        mine = document == DOCUMENTS
+        others = np.where(mine, tokens, (tokens + 1) % config.vocab_size)
+        after, _ = reader(config)(params, others, None, DOCUMENTS[None])
+        np.testing.assert_array_equal(after[0, mine], before[0, mine])
+        assert (np.abs(after - before)[0, ~mine].max(-1) > 0).all()

@@ -1,0 +1,94 @@
+"""Laws 8 and 10: the memory matters to every chunk but the first, works as a gated queue, and never grows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmat_jax.modules.carry import State, initial_state
+from tests.models import covering, make_documents, make_params, make_tokens, name, reader, stream, tiny
+
+pytestmark = pytest.mark.usefixtures("float64")
+B, C, T = 2, 8, 32
+GATES = covering(gate=("evicted", "newest", "none"), memory_pool=("mean", "attention"), memory_age=("none", "rotary"))
+
+
+def by_chunk(config, between):
+    calls = [(C, None)] * (T // C)
+    tokens = make_tokens(config, B, T)
+    return stream(config, make_params(config), tokens, None, calls, initial_state(config, B, closed=True), between)[0]
+
+
+@pytest.mark.parametrize("options", GATES, ids=name)
+def test_cutting_the_memory_changes_every_chunk_but_the_first(options):
+    config = tiny(**options)
+    change = np.abs(by_chunk(config, State.forget) - by_chunk(config, lambda state: state)).max(-1)
+    assert (change[:, :C] == 0).all()
+    assert (change[:, C:] > 1e-6).all()
+
+
+def test_control_without_a_memory_there_is_nothing_to_cut():
+    config = tiny(streams=("full", "local"), window="sliding")
+    np.testing.assert_array_equal(by_chunk(config, State.forget), by_chunk(config, lambda state: state))
+
+
+def written_over(config, chunks):
+    """[chunks + 1, M]: for each border, the slots' first components in the first layer; the ages beside them."""
+    tokens, params = make_tokens(config, 1, chunks * C), make_params(config)
+    states = [initial_state(config, 1, closed=True)]
+    for part in np.split(tokens, chunks, axis=1):
+        states.append(reader(config)(params, part, states[-1])[1])
+    return np.stack([s.memory_LBMD()[0, 0, :, 0] for s in states]), np.stack([s.ages_BM[0] for s in states])
+
+
+def test_first_in_first_out():
+    """Five slots, two written a chunk: the oldest leave at the front, the newest stand last, unwritten ones are zero."""
+    slots, ages = written_over(tiny(gate="none"), 4)
+    np.testing.assert_array_equal(
+        ages, [[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 2, 2, 1, 1][:1] + [2, 2, 1, 1], [3, 2, 2, 1, 1], [3, 2, 2, 1, 1]]
+    )
+    np.testing.assert_array_equal(slots[1:, :3], slots[:-1, 2:])
+    np.testing.assert_array_equal(slots == 0, ages == 0)
+    assert len(np.unique(slots[1:, 3:])) == 8  # every write is another
+
+
+@pytest.mark.parametrize("gate", ["evicted", "newest", "none"])
+def test_what_a_fact_can_outlive(gate):
+    """The first chunk is felt after the queue has turned over exactly if the gate carries it on.
+
+    One layer, and queries that see the memory only through it: what left a plain queue is gone.
+    """
+    config = tiny(gate=gate, num_layers=1, memory_slots=4)
+    params, tokens = make_params(config), make_tokens(config, 1, 4 * C)
+    other = np.concatenate([(tokens[:, :C] + 1) % config.vocab_size, tokens[:, C:]], axis=1)
+    change = np.abs(reader(config)(params, tokens)[0] - reader(config)(params, other)[0])[0].max(-1)
+    first, second, third, fourth = change.reshape(4, C).max(-1)
+    assert min(first, second, third) > 1e-6
+    assert fourth > 1e-9 if gate != "none" else fourth == 0
+
+
+def test_unwritten_slots_are_invisible():
+    """Whatever lies in a slot of age zero is neither read nor gated against."""
+    config = tiny()
+    params, tokens = make_params(config), make_tokens(config, B, 2 * C)
+    documents = np.tile(make_documents([3], 2 * C), (B, 1))
+    empty = initial_state(config, B, closed=True)
+    rubbish = empty.replace(layers=empty.layers.replace(slots_BMD=jnp.full_like(empty.layers.slots_BMD, 7.0)))
+    for owners in (None, documents):
+        clean, after = reader(config)(params, tokens, empty, owners)
+        dirty, after_dirty = reader(config)(params, tokens, rubbish, owners)
+        np.testing.assert_array_equal(dirty, clean)
+        np.testing.assert_array_equal(after_dirty.memory_LBMD(), after.memory_LBMD())
+    marked = rubbish.replace(ages_BM=jnp.ones_like(rubbish.ages_BM))
+    assert np.abs(reader(config)(params, tokens, marked)[0] - reader(config)(params, tokens, empty)[0]).max() > 1e-6
+
+
+def test_the_state_is_as_large_after_10_tokens_as_after_10_000():
+    config = tiny(window="sliding")
+    params, fresh = make_params(config), initial_state(config, 1)
+    sizes = []
+    for length in (10, 10_000):
+        _, state = reader(config)(params, make_tokens(config, 1, length), fresh)
+        sizes.append(state.num_bytes())
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), fresh)
+    assert sizes[0] == sizes[1] == fresh.num_bytes()

@@ -1,0 +1,30 @@
+"""The model = the equations: every option against an independent forward pass in plain numpy."""
+
+import numpy as np
+import pytest
+
+from tests import reference
+from tests.models import COVERING, make_documents, make_params, make_tokens, name, reader, tiny
+
+pytestmark = pytest.mark.usefixtures("float64")
+T = 29  # three chunks and a rest
+
+
+def rows():
+    """Documents of three lanes: changes in mid-chunk, several in a chunk, at a chunk's border, and none at all."""
+    return np.stack([make_documents(lengths, T) for lengths in ([5, 2, 6, 3, 9], [16, 3], [])])
+
+
+@pytest.mark.parametrize("options", COVERING, ids=name)
+def test_model_is_its_equations(options):
+    config = tiny(**options)
+    params, tokens = make_params(config), make_tokens(config, 3, T)
+    logits, state = reader(config)(params, tokens, None, rows())
+    lanes = reference.read(config, params, tokens, rows())
+    np.testing.assert_allclose(logits, [lane.logits_TV for lane in lanes], rtol=0, atol=1e-10)
+    if config.has_memory:
+        np.testing.assert_array_equal(state.ages_BM, [lane.ages_M for lane in lanes])
+        np.testing.assert_allclose(
+            state.memory_LBMD(), np.stack([lane.memory_LMD for lane in lanes], 1), rtol=0, atol=1e-10
+        )
+        assert (state.ages_BM > 0).sum() > 5  # something was there to compare

@@ -1,0 +1,177 @@
+"""The model's forward pass written down once more, from the equations alone: numpy, float64, one row, one token at a time.
+
+No cleverness, no masks, no batching: a token's keys are a list of earlier tokens, the memory is a list of slots. Where the
+model and this text differ, one of them misreads `docs/architecture.md`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from rmat_jax.config import RMATConfig
+
+
+class Slot(NamedTuple):
+    vector: np.ndarray
+    chunk: int  # in which it was written
+
+
+class Lane(NamedTuple):
+    """What one row gives."""
+
+    logits_TV: np.ndarray
+    memory_LMD: np.ndarray  # zeros where nothing is written
+    ages_M: np.ndarray  # chunks since, 0 where nothing is written
+
+
+def read(config: RMATConfig, params: dict, tokens: np.ndarray, documents: np.ndarray | None = None) -> list[Lane]:
+    """Reads each row of [B, T] from a chunk's border on. Documents need ids of their own within a row."""
+    documents = np.zeros_like(tokens) if documents is None else documents
+    return [_lane(config, params, row, owners) for row, owners in zip(tokens, documents, strict=True)]
+
+
+def _lane(config, params, tokens, documents) -> Lane:
+    x = params["embed"]["embedding"][tokens]
+    queues = []
+    for layer in range(config.num_layers):
+        x, queue = _layer(config, _pick(params["layers"], layer), x, documents)
+        queues.append(queue)
+    table = params["embed"]["embedding"] if config.tie_embeddings else params["output"]
+    chunk = len(tokens) // config.chunk_len  # the one that the next token is in
+    zeros = np.zeros(config.width)
+    return Lane(
+        logits_TV=_norm(params["final_norm"], x) @ table.T,
+        memory_LMD=np.array([[slot.vector if slot else zeros for slot in queue] for queue in queues]),
+        ages_M=np.array([chunk - slot.chunk if slot else 0 for slot in queues[0]]),
+    )
+
+
+def _layer(config, p, x, documents):
+    """All tokens of the row through one layer, and the queue that is left."""
+    h = _norm(p["attention_norm"], x)
+    q, k, v = (_heads(config, h @ p[name]["kernel"]) for name in ("query", "key", "value"))
+    fusion = dict(zip(config.streams, _softmax(p["fusion"]), strict=True))
+    y = np.zeros_like(x)
+    queue, owner = [None] * config.memory_slots, None  # the owner is the document that the queue remembers
+    for t, document in enumerate(documents):
+        first = t - t % config.chunk_len  # of this token's chunk
+        if document != owner:
+            queue, owner = [None] * config.memory_slots, document
+        attended = 0
+        for stream, share in fusion.items():
+            if stream == "memory":
+                slots = [slot for slot in queue if slot]
+                keys, values = _memory_keys(config, p["memory"], slots, first // config.chunk_len)
+                attended = attended + share * _attend(q[t], keys, values)
+            else:
+                seen = [u for u in _sees(config, stream, t) if documents[u] == document]
+                keys = [_rotate(config, k[u], u - first) for u in seen]
+                attended = attended + share * _attend(_rotate(config, q[t], t - first), keys, v[seen])
+        after = x[t] + attended.reshape(-1) @ p["output"]["kernel"]
+        y[t] = after + _mlp(p["mlp"], _norm(p["mlp_norm"], after))
+        if (t + 1) % config.chunk_len == 0 and "memory" in config.streams:
+            mine = documents[first : t + 1] == document
+            queue = _write(config, p["memory"], queue, y[first : t + 1], mine, first // config.chunk_len)
+    return y, queue
+
+
+def _sees(config, stream, t):
+    """The tokens, up to and with t, that its stream shows it."""
+    first = t - t % config.chunk_len
+    if stream == "full":
+        return range(first, t + 1)
+    if config.window == "sliding":
+        return range(max(0, t - config.window_len + 1), t + 1)
+    return range(t - t % config.window_len, t + 1)
+
+
+def _attend(q, keys, values):
+    """One query [H, E] over J keys [J, H, E]; nothing to attend to gives nothing."""
+    if not len(keys):
+        return np.zeros_like(q)
+    out = np.zeros_like(q)
+    for head in range(len(q)):
+        scores = [q[head] @ key[head] / np.sqrt(q.shape[-1]) for key in keys]
+        for weight, value in zip(_softmax(scores), values, strict=True):
+            out[head] += weight * value[head]
+    return out
+
+
+def _memory_keys(config, p, slots, chunk):
+    normed = [_norm(p["read_norm"], slot.vector) for slot in slots]
+    keys = [_heads(config, m @ p["key"]["kernel"]) for m in normed]
+    if config.memory_age == "rotary":
+        keys = [_turn(key, slot.chunk - chunk, config.rope_base) for key, slot in zip(keys, slots, strict=True)]
+    return keys, [_heads(config, m @ p["value"]["kernel"]) for m in normed]
+
+
+def _write(config, p, queue, y, mine, chunk):
+    """The queue after the chunk's vectors y [C, D], of which `mine` belong to the chunk's last document."""
+    writes, run = config.memory_writes, config.chunk_len // config.memory_writes
+    normed = _norm(p["write_norm"], y)
+    new = []
+    for k in range(writes):
+        if config.memory_pool == "attention":
+            members = np.flatnonzero(mine)
+            weights = _softmax(normed[members] @ p["pool_queries"][k] / np.sqrt(config.width))
+        else:
+            members = [c for c in range(k * run, (k + 1) * run) if mine[c]]
+            weights = np.full(len(members), 1 / max(1, len(members)))
+        if not len(members):
+            new.append(None)
+            continue
+        s = weights @ normed[members]
+        gated = {"evicted": queue[k], "newest": queue[len(queue) - writes + k], "none": None}[config.gate]
+        e = gated.vector if gated else np.zeros_like(s)
+        new.append(Slot(s if config.gate == "none" else _gate(p["gate"], s, e), chunk))
+    return queue[writes:] + new
+
+
+def _gate(p, s, e):
+    z = _sigmoid(s @ p["Wz"] + e @ p["Uz"] + p["bz"])
+    r = _sigmoid(s @ p["Wr"] + e @ p["Ur"] + p["br"])
+    c = np.tanh(s @ p["Wc"] + (r * e) @ p["Uc"])
+    return (1 - z) * e + z * c
+
+
+def _mlp(p, x):
+    x = x @ p["inner"]["kernel"] + p["inner"]["bias"]
+    x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return x @ p["outer"]["kernel"] + p["outer"]["bias"]
+
+
+def _norm(p, x):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * p["scale"] + p["bias"]
+
+
+def _rotate(config, x, position):
+    if config.rope == "none":
+        return x
+    if config.rope == "global":
+        return _turn(x.reshape(1, -1), position, config.rope_base).reshape(x.shape)
+    return _turn(x, position, config.rope_base)
+
+
+def _turn(x, position, base):
+    """Each vector [.., n] as n/2 complex numbers, component i and i + n/2, turned by position * base^(-2i/n)."""
+    half = x.shape[-1] // 2
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * position * base ** (-2 * np.arange(half) / (2 * half)))
+    return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def _heads(config, x):
+    return x.reshape(*x.shape[:-1], config.num_heads, config.width // config.num_heads)
+
+
+def _softmax(x):
+    x = np.exp(np.asarray(x) - np.max(x))
+    return x / x.sum()
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def _pick(tree, layer):
+    return {k: _pick(v, layer) if isinstance(v, dict) else np.asarray(v[layer]) for k, v in tree.items()}
