@@ -28,9 +28,9 @@ def get_config():
     config.model.memory_writes = 8
     config.batch_size = 32
     config.chunks_per_step = 6
-    config.steps = 1500
+    config.steps = 600
     config.optim.learning_rate = 2e-3
     config.optim.beta2 = 0.98
     config.optim.weight_decay = 0.01
-    config.log.eval_every = 250
+    config.log.eval_every = 200
     return config

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rmat_jax.config import Config, UserError, from_dict, to_dict
 
 def defaults() -> config_dict.ConfigDict:
     """Every key of Config with its default: what a file in configs/ starts from. Unknown keys are errors."""
-    return config_dict.ConfigDict(to_dict(Config()))
+    return config_dict.ConfigDict(to_dict(Config())).lock()
 
 
 def _dotted(values: dict, prefix: str = "") -> list[str]:
@@ -58,9 +59,12 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _check_override(override, known)
     values = absl_flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    argv = ["", f"--config={path}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
-        values(["", f"--config={path}", *overrides])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the load_module", category=DeprecationWarning)  # its way to load
+            values(argv)
         result = values.config.to_dict()
     except UserError:
         raise

@@ -66,8 +66,8 @@ class RMAT(nn.Module):
             tokens_BT: token ids, any T >= 1. Ids outside the vocabulary are not noticed here.
             state: what an earlier call returned; None: nothing was read before. Rows may stand anywhere in their chunks.
                 With a closed state (see `initial_state`) T must be a multiple of the chunk.
-            documents: [B, T] id of the document each token belongs to, >= 0; neighbouring documents of a row need
-                different ids. None: each row goes on with the document it is in.
+            documents: [B, T] id of the document each token belongs to, >= 0; documents that one chunk, or the window before
+                it, can hold need different ids: number them. None: each row goes on with the document it is in.
             lengths: [B] how many of a row's tokens count, the first ones; logits of the others mean nothing. None: all.
                 A closed state does not take it.
 

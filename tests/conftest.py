@@ -1,4 +1,4 @@
-"""Strict mode, set before JAX starts: mixed ranks raise (warnings do too, see pyproject.toml), eight virtual devices, fast compiling."""
+"""Strict mode, set before JAX starts: mixed ranks raise (so do warnings, see pyproject.toml); eight virtual devices."""
 
 import importlib.util
 import mmap

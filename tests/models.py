@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -192,3 +193,11 @@ def influence(config: RMATConfig, length: int, documents=None, *, closed: bool =
 
     gradient = jax.jit(jax.grad(asked))(params["embed"])["embedding"]
     return np.linalg.norm(np.reshape(gradient, (length, length, config.width)), axis=-1)
+
+
+def equations(jaxpr):
+    """All equations of a program, those inside loops and branches too, once each."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)

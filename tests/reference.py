@@ -31,7 +31,7 @@ def read(config: RMATConfig, params: dict, tokens: np.ndarray, documents: np.nda
 
 
 def _lane(config, params, tokens, documents) -> Lane:
-    x = params["embed"]["embedding"][tokens]
+    x = params["embed"]["embedding"][tokens] * np.sqrt(config.width)
     queues = []
     for layer in range(config.num_layers):
         x, queue = _layer(config, _pick(params["layers"], layer), x, documents)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmat_jax.config import Config, RMATConfig, UserError
+from rmat_jax.config import IGNORE, Config, RMATConfig, UserError
 from rmat_jax.model import RMAT
 from rmat_jax.modules import carry
 from rmat_jax.modules.carry import State
@@ -36,7 +36,8 @@ def fusion_weights(config: Config, params: PyTree) -> np.ndarray:
 def gate_openness(config: Config, params: PyTree, batches: Iterable[Mapping[str, np.ndarray]]) -> Openness:
     """How far the update gates open while the batches are read, lanes as in `evaluate_heldout`.
 
-    Only writes over a slot that holds something of the same document count: elsewhere there is nothing to keep.
+    Only writes over a slot that holds something of the same document count: elsewhere there is nothing to keep. Nor do
+    those after the last scored token of a lane, where it is padded.
 
     Raises:
         UserError: the model has no gate.
@@ -44,11 +45,14 @@ def gate_openness(config: Config, params: PyTree, batches: Iterable[Mapping[str,
     c = config.model
     if not c.has_memory or c.gate == "none":
         raise UserError(f"a model with streams={c.streams} and gate={c.gate!r} has no gate to look at")
-    memory, totals_L, counts_LX = None, 0.0, 0
-    for batch in batches:
-        if memory is None:
-            memory = carry.initial_state(c, len(batch["tokens"]), closed=True)
-        memory, totals, counts = _read(c, params, memory, batch["tokens"], batch["documents"])
+    batches = list(batches)
+    rows = len(batches[0]["tokens"])
+    scored_BT = np.concatenate([batch["targets"] != IGNORE for batch in batches], axis=1)
+    scored_BN = scored_BT.reshape(rows, -1, c.chunk_len).any(2)
+    counts_BN = np.logical_or.accumulate(scored_BN[:, ::-1], axis=1)[:, ::-1]  # a scored token comes, now or later
+    memory, totals_L, counts_LX = carry.initial_state(c, rows, closed=True), 0.0, 0
+    for batch, counts_Bn in zip(batches, np.split(counts_BN, len(batches), axis=1), strict=True):
+        memory, totals, counts = _read(c, params, memory, batch["tokens"], batch["documents"], counts_Bn)
         totals_L = totals_L + np.asarray(totals, np.float64)
         counts_LX = counts_LX + np.asarray(counts, np.int64)
     values = int(counts_LX[0].sum())
@@ -62,19 +66,18 @@ def gate_openness(config: Config, params: PyTree, batches: Iterable[Mapping[str,
 
 @functools.partial(jax.jit, static_argnums=0)
 def _read(
-    config: RMATConfig, params: PyTree, memory: State, tokens_BT: Array, documents_BT: Array
+    config: RMATConfig, params: PyTree, memory: State, tokens_BT: Array, documents_BT: Array, counts_BN: Array
 ) -> tuple[State, Array, Array]:
     """The memory after the batch, the sum of all z that count [L], and how many fall into each bin [L, BINS]."""
-    model = RMAT(config)
+    model, writes = RMAT(config), config.memory_writes
     chunks = [x.reshape(len(x), -1, config.chunk_len).swapaxes(0, 1) for x in (tokens_BT, documents_BT)]
     positions_BC = jnp.broadcast_to(jnp.arange(config.chunk_len), chunks[0].shape[1:])
 
     def read(memory, chunk):
-        tokens_BC, documents_BC = chunk
-        ages = carry.enter(config, memory, positions_BC, documents_BC)
-        oldest, newest = slice(None, config.memory_writes), slice(-config.memory_writes, None)
-        holds_BK = ages.ages_BM[:, oldest if config.gate == "evicted" else newest] > 0
-        counts_BK = holds_BK & (ages.next_ages_BM[:, newest] > 0)
+        tokens_BC, documents_BC, counts_B = chunk
+        ages_BM = carry.enter(config, memory, positions_BC, documents_BC).ages_BM  # zero if another document began
+        holds_BK = (ages_BM[:, :writes] if config.gate == "evicted" else ages_BM[:, -writes:]) > 0
+        counts_BK = holds_BK & counts_B[:, None]
         (_, memory), sown = model.apply({"params": params}, tokens_BC, memory, documents_BC, mutable=["gauges"])
         z_LBKD = sown["gauges"]["layers"]["memory"]["gate"]["openness"][0][0]  # of the call's only chunk
         bins_LBKD = jnp.minimum(z_LBKD * BINS, BINS - 1).astype(jnp.int32)
@@ -82,5 +85,5 @@ def _read(
         add = jax.vmap(lambda bins, counts: jnp.zeros(BINS, jnp.int32).at[bins].add(counts))
         return memory, (z_LBKD.sum((1, 2, 3), where=counts_LBKD), add(bins_LBKD, counts_LBKD))
 
-    memory, (totals_NL, counts_NLX) = jax.lax.scan(read, memory, tuple(chunks))
+    memory, (totals_NL, counts_NLX) = jax.lax.scan(read, memory, (*chunks, counts_BN.T))
     return memory, totals_NL.sum(0), counts_NLX.sum(0)

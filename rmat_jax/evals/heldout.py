@@ -7,9 +7,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rmat_jax.config import Config, UserError
+from rmat_jax.config import IGNORE, Config, UserError
 from rmat_jax.modules.carry import NOBODY, initial_state
-from rmat_jax.ops.losses import IGNORE
 from rmat_jax.step import eval_step
 from rmat_jax.types import PyTree
 

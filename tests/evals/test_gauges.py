@@ -67,6 +67,17 @@ def test_short_documents_have_no_slot_to_keep(config, params, one_document, batc
     assert gate_openness(config, params, batches).writes == 0 + (1 + 3 * 2) + 5 * 2
 
 
+def test_padding_does_not_count(config, params, one_document):
+    openness = gate_openness(config, params, one_document)
+    padding = one_document[-1] | {"targets": np.full((3, 16), -1, np.int32)}
+    padded = gate_openness(config, params, [*one_document, padding])
+    assert padded.writes == openness.writes
+    np.testing.assert_allclose(padded.mean_L, openness.mean_L, rtol=1e-6)
+    # The control: questions asked later make the same chunks count.
+    again = gate_openness(config, params, [*one_document, padding, one_document[-1]])
+    assert again.writes == openness.writes + 2 * 3 * 4
+
+
 def test_newest_gate_has_something_to_keep_from_the_second_chunk_on(config, params, one_document):
     newest = dataclasses.replace(config, model=dataclasses.replace(config.model, gate="newest"))
     assert gate_openness(newest, params, one_document).writes == 2 * 3 * 7

@@ -1,10 +1,12 @@
 """The model = the equations: every option against an independent forward pass in plain numpy."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from tests import reference
-from tests.models import COVERING, make_documents, make_params, make_tokens, name, reader, tiny
+from tests.models import COVERING, OPTIONS, make_documents, make_params, make_tokens, name, reader, stream, tiny
 
 pytestmark = pytest.mark.usefixtures("float64")
 T = 29  # three chunks and a rest
@@ -15,16 +17,39 @@ def rows():
     return np.stack([make_documents(lengths, T) for lengths in ([5, 2, 6, 3, 9], [16, 3], [])])
 
 
+def agrees(config, logits, state):
+    lanes = reference.read(config, make_params(config), make_tokens(config, 3, T), rows())
+    np.testing.assert_allclose(logits, [lane.logits_TV for lane in lanes], rtol=0, atol=1e-10)
+    if config.has_memory:
+        memory = np.stack([lane.memory_LMD for lane in lanes], axis=1)
+        np.testing.assert_array_equal(state.ages_BM, [lane.ages_M for lane in lanes])
+        np.testing.assert_allclose(state.memory_LBMD(), memory, rtol=0, atol=1e-10)
+        assert (state.ages_BM > 0).sum() > 5  # something was there to compare
+
+
 @pytest.mark.parametrize("options", COVERING, ids=name)
 def test_model_is_its_equations(options):
     config = tiny(**options)
+    agrees(config, *reader(config)(make_params(config), make_tokens(config, 3, T), None, rows()))
+
+
+def everything():
+    """Every combination of the options that makes another model."""
+    without_local = OPTIONS | {"streams": [("full", "memory")], "window": ["block"]}
+    no_memory = OPTIONS | {"gate": ["none"], "memory_pool": ["mean"], "memory_age": ["none"]}
+    without_memory = no_memory | {"streams": [("full", "local"), ("local",)]}
+    without_both = no_memory | {"streams": [("full",)], "window": ["block"]}
+    for options in (OPTIONS, without_local, without_memory, without_both):
+        yield from (dict(zip(options, values, strict=True)) for values in itertools.product(*options.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", list(everything()), ids=name)
+def test_model_is_its_equations_in_every_combination(options):
+    """In one call, and in calls of three tokens."""
+    config = tiny(**options)
     params, tokens = make_params(config), make_tokens(config, 3, T)
-    logits, state = reader(config)(params, tokens, None, rows())
-    lanes = reference.read(config, params, tokens, rows())
-    np.testing.assert_allclose(logits, [lane.logits_TV for lane in lanes], rtol=0, atol=1e-10)
-    if config.has_memory:
-        np.testing.assert_array_equal(state.ages_BM, [lane.ages_M for lane in lanes])
-        np.testing.assert_allclose(
-            state.memory_LBMD(), np.stack([lane.memory_LMD for lane in lanes], 1), rtol=0, atol=1e-10
-        )
-        assert (state.ages_BM > 0).sum() > 5  # something was there to compare
+    agrees(config, *reader(config)(params, tokens, None, rows()))
+    calls = [(3, None)] * 9 + [(3, np.full(3, 2))]
+    agrees(config, *stream(config, params, tokens, rows(), calls))
+    reader.cache_clear()

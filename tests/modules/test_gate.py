@@ -1,0 +1,54 @@
+"""The gate = its equations; closed it keeps the slot, open it forgets it."""
+
+import jax
+import numpy as np
+import pytest
+
+from rmat_jax.model import RMAT
+from rmat_jax.modules.memory import Gate
+from tests.models import make_tokens, tiny
+
+pytestmark = pytest.mark.usefixtures("float64")
+D = 8
+rng = np.random.default_rng(0)
+PARAMS = {name: rng.normal(size=(D, D)) for name in ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc")}
+PARAMS |= {name: rng.normal(size=D) for name in ("bz", "br")}
+s, e = rng.normal(size=(2, 3, 2, D))
+
+
+def gate(**changes):
+    return np.asarray(Gate(tiny()).apply({"params": PARAMS | changes}, s, e))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def candidate(p):
+    r = sigmoid(s @ p["Wr"] + e @ p["Ur"] + p["br"])
+    return np.tanh(s @ p["Wc"] + (r * e) @ p["Uc"])
+
+
+def test_equations():
+    z = sigmoid(s @ PARAMS["Wz"] + e @ PARAMS["Uz"] + PARAMS["bz"])
+    np.testing.assert_allclose(gate(), (1 - z) * e + z * candidate(PARAMS), rtol=0, atol=1e-12)
+
+
+def test_closed_it_keeps_open_it_overwrites():
+    np.testing.assert_array_equal(gate(bz=np.full(D, -1e9)), e)
+    np.testing.assert_allclose(gate(bz=np.full(D, 1e9)), candidate(PARAMS), rtol=0, atol=1e-12)
+
+
+def test_reset_hides_the_slot_from_the_candidate():
+    hidden = gate(bz=np.full(D, 1e9), br=np.full(D, -1e9))
+    np.testing.assert_allclose(hidden, np.tanh(s @ PARAMS["Wc"]), rtol=0, atol=1e-12)
+
+
+def test_it_starts_as_the_config_says():
+    """The update gate's bias starts at `gate_bias`, the reset gate's at zero, fusion at equal shares."""
+    config = tiny(gate_bias=-3.0)
+    layers = jax.jit(RMAT(config).init)(jax.random.key(0), make_tokens(config, 1, 1))["params"]["layers"]
+    np.testing.assert_array_equal(layers["memory"]["gate"]["bz"], -3.0)
+    np.testing.assert_array_equal(layers["memory"]["gate"]["br"], 0.0)
+    np.testing.assert_array_equal(layers["fusion"], 0.0)
+    assert np.abs(layers["query"]["kernel"][0] - layers["query"]["kernel"][1]).min() > 0  # each layer draws its own

@@ -1,0 +1,54 @@
+"""A pool = the plain weighted mean, whatever pieces it was read in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmat_jax.ops.pool import accumulate, empty_pool
+
+pytestmark = pytest.mark.usefixtures("float64")
+B, S, K, D = 2, 7, 3, 4
+rng = np.random.default_rng(0)
+x_BSD, scores_BSK = rng.normal(size=(B, S, D)), rng.normal(scale=20, size=(B, S, K))
+mask_BSK = rng.random((B, S, K)) < 0.6
+mask_BSK[0, :, 0] = False  # a mean of nothing
+
+
+def pooled(cuts, scores_BSK=scores_BSK, x_BSD=x_BSD):
+    pool = empty_pool(B, K, D, "float64")
+    for part in np.split(np.arange(S), cuts):
+        pool = accumulate(pool, scores_BSK[:, part], jnp.asarray(mask_BSK[:, part]), x_BSD[:, part])
+    return pool.mean_BKD()
+
+
+def plain(scores_BSK):
+    weights = np.exp(scores_BSK) * mask_BSK
+    total = weights.sum(1, keepdims=True)
+    return np.einsum("bsk,bsd->bkd", weights / np.where(total > 0, total, 1), x_BSD)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [3, 5], list(range(1, S))], ids=str)
+@pytest.mark.parametrize("scores", [scores_BSK, 0 * scores_BSK], ids=["weighted", "mean"])
+def test_any_pieces_give_the_plain_mean(cuts, scores):
+    np.testing.assert_allclose(pooled(cuts, scores), plain(scores), rtol=0, atol=1e-12)
+    assert (np.asarray(pooled(cuts, scores))[0, 0] == 0).all()
+
+
+def test_scores_beyond_the_range_of_exp():
+    """Only differences count, also where exp of a score would overflow."""
+    np.testing.assert_allclose(pooled([2], scores_BSK + 5000), plain(scores_BSK), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(pooled([2], scores_BSK - 5000), plain(scores_BSK), rtol=0, atol=1e-10)
+
+
+def test_gradients_do_not_depend_on_the_pieces():
+    def loss(cuts):
+        return jax.grad(lambda s, x: jnp.sin(pooled(cuts, s, x)).sum(), argnums=(0, 1))(
+            jnp.asarray(scores_BSK), jnp.asarray(x_BSD)
+        )
+
+    whole, pieces = loss([]), loss([2, 3])
+    for a, b in zip(whole, pieces, strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-12)
+        assert np.isfinite(a).all() and np.abs(a).max() > 0
+        assert not np.abs(a)[0][~mask_BSK[0].any(-1)].any()

@@ -1,0 +1,54 @@
+"""Rotary embedding: dot products depend on differences of positions only, and rotations add up."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmat_jax.ops.rope import rotate
+
+pytestmark = pytest.mark.usefixtures("float64")
+H, E, BASE = 2, 4, 10_000.0
+q, k = np.random.default_rng(0).normal(size=(2, 1, 1, H, E))
+
+
+def at(x, position, mode="per_head"):
+    return np.asarray(rotate(jnp.asarray(x), jnp.full((1, 1), position), BASE, mode))
+
+
+def test_per_head_each_head_sees_only_the_difference():
+    def score(i, j):
+        return np.einsum("bshe,bshe->h", at(q, i), at(k, j))
+
+    np.testing.assert_allclose(score(9, 4), score(5, 0), atol=1e-12)
+    np.testing.assert_allclose(score(-3, -8), score(5, 0), atol=1e-12)
+    assert (np.abs(score(9, 4) - score(9, 3)) > 1e-3).all()
+    assert (np.abs(score(9, 4) - score(4, 9)) > 1e-3).all()
+
+
+def test_global_is_the_rotation_of_the_whole_vector_before_the_split():
+    whole = at(q.reshape(1, 1, 1, H * E), 7).reshape(q.shape)
+    np.testing.assert_allclose(at(q, 7, "global"), whole, atol=1e-12)
+    assert np.abs(at(q, 7) - whole).max() > 1e-2
+    total = [np.sum(at(q, i, "global") * at(k, j, "global")) for i, j in ((9, 4), (5, 0), (9, 3))]
+    assert np.isclose(total[0], total[1], atol=1e-12) and abs(total[0] - total[2]) > 1e-3
+
+
+def test_it_is_a_turn_in_the_complex_plane():
+    z = (q[..., :2] + 1j * q[..., 2:]) * np.exp(1j * 5 * np.array([1.0, BASE ** (-2 / E)]))
+    np.testing.assert_allclose(at(q, 5), np.concatenate([z.real, z.imag], -1), atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["per_head", "global", "none"])
+def test_turns_add_up_and_keep_length(mode):
+    np.testing.assert_allclose(at(at(q, 11, mode), -8, mode), at(q, 3, mode), atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(at(q, 11, mode)), np.linalg.norm(q), rtol=1e-12)
+    np.testing.assert_array_equal(at(q, 0, mode), q)
+
+
+def test_bfloat16_vectors_are_turned_by_float32_angles():
+    """Position 1000 and 1001 are the same number in bfloat16."""
+    x = jnp.asarray(q, jnp.bfloat16)
+    near, far = (rotate(x, jnp.full((1, 1), p), BASE, "per_head") for p in (1000, 1001))
+    assert near.dtype == jnp.bfloat16
+    np.testing.assert_allclose(near.astype(np.float64), at(np.asarray(x, np.float64), 1000), rtol=0, atol=2**-6)
+    assert np.abs((near - far).astype(np.float64)).max() > 0.1

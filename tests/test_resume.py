@@ -1,0 +1,126 @@
+"""Law 7: a resumed run is the uninterrupted run, bit for bit, on the real trainer in processes of its own."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from rmat_jax import flags
+from rmat_jax.checkpoint import Checkpoints, digests
+from rmat_jax.data import make_data
+from rmat_jax.metrics import read_metrics
+from rmat_jax.optim import make_optimizer
+from rmat_jax.state import init_state
+from rmat_jax.step import train_step
+
+ROOT = Path(__file__).parent.parent
+CONFIG = str(ROOT / "configs/quickstart.py")
+SMALL = {
+    "model.width": 16,
+    "model.num_layers": 2,
+    "model.num_heads": 2,
+    "model.chunk_len": 16,
+    "model.window_len": 8,
+    "model.window": "sliding",
+    "model.memory_slots": 8,
+    "model.memory_writes": 4,
+    "model.dropout": 0.1,
+    "batch_size": 4,
+    "chunks_per_step": 2,
+    "accumulation": 2,
+    "steps": 10,
+    "optim.warmup_steps": 2,
+    "eval_tokens": 256,
+    "log.every": 1,
+    "log.sample_tokens": 8,
+}
+
+
+def small_flags(text: Path) -> list[str]:
+    return [f"--config.{key}={value}" for key, value in (SMALL | {"data.path": text}).items()]
+
+
+def train(text: Path, workdir: Path, *more: str) -> str:
+    """What the real command printed, run in a process of its own."""
+    command = [sys.executable, "train.py", f"--config={CONFIG}", f"--workdir={workdir}", *small_flags(text), *more]
+    environment = os.environ | {"XDG_CACHE_HOME": str(workdir.parent / "cache"), "XLA_FLAGS": ""}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def abstract_state(config):
+    return jax.eval_shape(functools.partial(init_state, config, make_optimizer(config)))
+
+
+def saved(config, workdir: Path):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.restore(abstract_state(config))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of 10 steps, and one of 5 that another process went on with; what that process printed."""
+    folder = tmp_path_factory.mktemp("resume")
+    text = folder / "text"
+    text.mkdir()
+    for i in range(30):
+        (text / f"{i}.txt").write_text("".join(f"{i} says {j * i % 17}.\n" for j in range(40 + i)))
+    train(text, folder / "whole")
+    train(text, folder / "parts", "--until=5")
+    printed = train(text, folder / "parts")
+    return flags.load_config(CONFIG, small_flags(text)), folder, printed
+
+
+def test_ten_steps_are_five_and_five(runs):
+    config, folder, printed = runs
+    assert "resuming from step 5" in printed
+    (step, whole, _), (other_step, parts, _) = saved(config, folder / "whole"), saved(config, folder / "parts")
+    assert step == other_step == 10
+    names = digests(whole)
+    assert names == digests(parts)
+    for part in ("params/", "opt_state/", "key", "memory/", "step"):
+        assert any(name.startswith(part) for name in names)  # the digests are of everything
+
+
+def test_metrics_are_those_of_one_run(runs):
+    _, folder, _ = runs
+    timings = ("seconds", "tokens_per_second")
+    whole, parts = (
+        [{k: v for k, v in line.items() if k not in timings} for line in read_metrics(folder / name)]
+        for name in ("whole", "parts")
+    )
+    assert whole == parts
+    assert [line["step"] for line in whole if line["split"] == "train"] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("lost", ["nothing", "memory", "key", "data position"])
+def test_control_each_part_of_the_state_counts(runs, lost, tmp_path):
+    """From the fifth step on in this process: equal if nothing is lost, else not."""
+    config, folder, _ = runs
+    train_text = folder / "steps5"
+    if not train_text.exists():
+        train(Path(config.data.path), train_text, "--until=5")
+    _, state, _ = saved(config, train_text)
+    if lost == "memory":
+        state = state.replace(memory=state.memory.forget())
+    elif lost == "key":
+        state = state.replace(key=jax.random.key(99))
+    step = jax.jit(functools.partial(train_step, config, make_optimizer(config)))
+    losses = []
+    for batch in (make_data(config, tmp_path).train.lanes[i + (lost == "data position")] for i in range(5, 10)):
+        state, sums = step(state, {name: batch[name] for name in ("tokens", "targets", "documents")})
+        losses.append(float(sums.loss) / int(sums.scored))
+    expected = [
+        json.loads(line)["loss"]
+        for line in (folder / "whole" / "metrics.jsonl").read_text().splitlines()
+        if '"train"' in line
+    ][5:]
+    # Not compiled with the flags of the run: rounding differs, nothing else.
+    close = losses == pytest.approx(expected, rel=1e-5)
+    assert close == (lost == "nothing"), (losses, expected)

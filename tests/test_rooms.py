@@ -1,0 +1,61 @@
+"""Imports go only downward through the rooms."""
+
+import ast
+from pathlib import Path
+
+# From the lowest room up; those on one line do not know each other.
+ROOMS = [
+    ["config"],
+    ["types"],
+    ["ops"],
+    ["modules"],
+    ["model"],
+    ["optim", "data"],
+    ["state"],
+    ["step"],
+    ["checkpoint", "metrics"],
+    ["infer"],
+    ["evals"],
+    ["loop"],
+    ["flags"],
+    ["cli"],
+    ["__main__"],
+]
+RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
+FORBIDDEN = {("infer", "step")}  # beyond the order: decoding does not need training
+PACKAGE = Path(__file__).parent.parent / "rmat_jax"
+
+
+def imported(source: str):
+    """The rooms that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name.split(".")[1] for name in names if name.startswith("rmat_jax."))
+
+
+def violations(here: str, source: str) -> list[str]:
+    return [
+        f"{here} imports {there}"
+        for there in imported(source)
+        if there != here and (RANK[there] >= RANK[here] or (here, there) in FORBIDDEN)
+    ]
+
+
+def test_imports_go_downward():
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room != "__init__":
+            found += violations(room, path.read_text())
+    assert not found
+
+
+def test_control_an_upward_import_is_found():
+    assert violations("model", "from rmat_jax.state import TrainState") == ["model imports state"]
+    assert violations("infer", "def f():\n    from rmat_jax import step") == ["infer imports step"]
+    assert not violations("model", "from rmat_jax.modules.block import Block")
