@@ -247,11 +247,16 @@ class Config:
     chunks_per_step: int = 4  # [N] chunks of each lane that one optimiser step reads
     accumulation: int = 1  # the batch is computed in this many parts
     eval_tokens: int = 65_536  # of held-out text
+    eval_batch_size: int = (
+        8  # lanes that read it; its own setting, so that runs of any batch_size are scored on the same text
+    )
     seed: int = 0  # of parameters and dropout
 
     def __post_init__(self):
         _check(self.seed >= 0, f"seed={self.seed} must not be negative")
-        _check_positive(self, "steps", "batch_size", "chunks_per_step", "accumulation", "eval_tokens")
+        _check_positive(
+            self, "steps", "batch_size", "chunks_per_step", "accumulation", "eval_tokens", "eval_batch_size"
+        )
         _check_divides("accumulation", self.accumulation, "batch_size", self.batch_size)
         _check(
             self.optim.warmup_steps < self.steps,

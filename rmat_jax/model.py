@@ -45,6 +45,7 @@ class RMAT(nn.Module):
             in_axes=(0, nn.broadcast),
             out_axes=0,
             length=c.num_layers,
+            check_constancy_invariants=False,  # with it every call is traced five times as long
             methods=["__call__", "close"],
         )(c)
         self.final_norm = layer_norm(c)
@@ -127,6 +128,7 @@ class RMAT(nn.Module):
                 variable_broadcast="params",
                 variable_axes={"gauges": 0},
                 split_rngs={"params": False, "dropout": True},
+                check_constancy_invariants=False,
             )(self, state, pieces)
         return jax.tree.map(lambda x: _join(x, index_NBS, positions_NBS, length), out_NBS), state
 

@@ -44,22 +44,26 @@ class Data:
 def make_data(config: Config, workdir: Path, process_index: int = 0, process_count: int = 1) -> Data:
     """All data of an experiment; corpus and tokenizer are kept in `workdir` and found there again.
 
-    Process p of n reads rows p * B / n to (p + 1) * B / n of the same global batch.
+    Process p of n reads rows p * B / n to (p + 1) * B / n of the same global batch, of training and of held-out text.
 
     Raises:
         UserError: bad settings, or nothing to read.
     """
-    batch_size, length = config.batch_size, config.segment_len
-    if batch_size % process_count:
-        raise UserError(f"batch_size={batch_size} must be a multiple of the {process_count} processes that share it")
-    share = batch_size // process_count
-    rows = range(process_index * share, (process_index + 1) * share)
+    batch_size, eval_batch_size, length = config.batch_size, config.eval_batch_size, config.segment_len
+
+    def rows(name: str, size: int) -> range:
+        if size % process_count:
+            raise UserError(f"{name}={size} must be a multiple of the {process_count} processes that share it")
+        share = size // process_count
+        return range(process_index * share, (process_index + 1) * share)
+
+    train_rows, eval_rows = rows("batch_size", batch_size), rows("eval_batch_size", eval_batch_size)
 
     if config.data.synthetic:
-        train = RecallLanes(config, rows, "train")
+        train = RecallLanes(config, train_rows, "train")
         # At least one whole document: the questions stand at its end.
-        tokens = max(config.eval_tokens // batch_size, train.document_len)
-        heldout = RecallLanes(config, rows, "heldout", steps=-(-tokens // length))
+        tokens = max(config.eval_tokens // eval_batch_size, train.document_len)
+        heldout = RecallLanes(config, eval_rows, "heldout", steps=-(-tokens // length))
         describe = f"synthetic recall: documents of {train.document_len} tokens, {config.data.recall_pairs} pairs each"
         return Data(describe, Train(train), heldout, tokenizer=None, source=None)
 
@@ -71,8 +75,8 @@ def make_data(config: Config, workdir: Path, process_index: int = 0, process_cou
     )
     return Data(
         f"{source.describe}: {train.describe}; held out: {heldout.describe}",
-        Train(Lanes(train, batch_size, length, config.data.seed, rows)),
-        HeldoutLanes(heldout, batch_size, length, config.eval_tokens, tokenizer, rows),
+        Train(Lanes(train, batch_size, length, config.data.seed, train_rows)),
+        HeldoutLanes(heldout, eval_batch_size, length, config.eval_tokens, tokenizer, eval_rows),
         tokenizer,
         source,
     )

@@ -40,7 +40,9 @@ class HeldoutLanes:
     ):
         share = eval_tokens // batch_size
         if share == 0:
-            raise UserError(f"eval_tokens={eval_tokens} must be at least batch_size={batch_size}: a token for each row")
+            raise UserError(
+                f"eval_tokens={eval_tokens} must be at least eval_batch_size={batch_size}: a token for each row"
+            )
         self.rows = range(batch_size) if rows is None else rows
         self.length = length
         self._tokens = corpus.tokens

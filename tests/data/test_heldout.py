@@ -111,5 +111,5 @@ def test_processes_together_read_the_global_batch(corpus_of, random_documents):
 def test_budget_below_a_token_a_row_is_refused(corpus_of, random_documents):
     corpus = corpus_of(random_documents(LENGTHS))
     assert len(make(corpus, batch_size=8, eval_tokens=8)) == 1
-    with pytest.raises(UserError, match="eval_tokens=7 must be at least batch_size=8"):
+    with pytest.raises(UserError, match="eval_tokens=7 must be at least eval_batch_size=8"):
         make(corpus, batch_size=8, eval_tokens=7)

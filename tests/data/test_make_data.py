@@ -22,7 +22,7 @@ def config(tmp_path, random_documents):
         (tmp_path / "text" / f"{i}.txt").write_bytes(document)
     model = RMATConfig(chunk_len=16, window_len=16)
     data = DataConfig(path=str(tmp_path / "text"), heldout_fraction=0.2)
-    return Config(model=model, data=data, batch_size=4, chunks_per_step=2, eval_tokens=400)
+    return Config(model=model, data=data, batch_size=4, chunks_per_step=2, eval_tokens=400, eval_batch_size=4)
 
 
 def assert_equal(left, right):

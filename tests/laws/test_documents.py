@@ -13,8 +13,8 @@ from tests.models import assert_same, facts, influence, make_documents, make_par
 pytestmark = pytest.mark.usefixtures("float64")
 T, C = 24, 8
 t, u = np.indices((T, T))
-# Several documents in a chunk, a border inside the first chunk's run, one that ends at a chunk's border, one over two chunks.
-DOCUMENTS = make_documents([3, 2, 2, 9, 1], T)
+# Three begin in the first chunk; the last of these ends in the second, when the queue is its own; the fourth reads on.
+DOCUMENTS = make_documents([3, 2, 6], T)
 OPTIONS = [
     {"window": "block", "gate": "evicted", "memory_pool": "mean", "memory_age": "rotary"},
     {"window": "sliding", "gate": "newest", "memory_pool": "attention", "rope": "global"},
@@ -23,8 +23,8 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS[:3], ids=name)
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+@pytest.mark.parametrize("options", OPTIONS[:2], ids=name)
 def test_a_logit_depends_on_the_earlier_inputs_of_its_document_and_on_nothing_else(options, closed):
     table = influence(tiny(**options), T, DOCUMENTS, closed=closed)
     np.testing.assert_array_equal(table > 0, (u <= t) & (DOCUMENTS[u] == DOCUMENTS[t]))

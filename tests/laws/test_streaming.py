@@ -42,7 +42,7 @@ def odd_calls(width, seed=0):
 
 PREFILL = np.array([16, 3, 11])
 MIXTURES = {
-    "token by token": [(1, None)] * T,
+    "token by token": [(1, np.ones(B, int))] * T,
     "ragged prefill, then decode": [(16, PREFILL)]
     + [(1, (PREFILL + step < T).astype(int)) for step in range(T - PREFILL.min())],
     "odd lengths": odd_calls(5),
@@ -67,12 +67,12 @@ def test_any_mixture_of_calls_is_one_pass(options):
 
 @pytest.mark.parametrize("options", COVERING, ids=name)
 def test_closed_states_are_one_pass(options):
-    """Whole chunks with a closed state, in one call and in calls of a chunk."""
+    """Whole chunks, a chunk a call or all in one call, without the buffers of an open chunk."""
     config, whole = tiny(**options), T // C * C
     params, tokens, documents = make_params(config), make_tokens(config, B, T)[:, :whole], rows()[:, :whole]
     closed = initial_state(config, B, closed=True)
     lanes = reference.read(config, params, tokens, documents)
-    for calls in ([(whole, None)], [(C, None)] * (whole // C)):
+    for calls in ([(C, None)] * 3, [(whole, None)])[: 2 if options == COVERING[0] else 1]:
         streamed, last = stream(config, params, tokens, documents, calls, closed)
         np.testing.assert_allclose(streamed, [lane.logits_TV for lane in lanes], rtol=0, atol=TOLERANCE)
         if config.has_memory:
@@ -80,16 +80,18 @@ def test_closed_states_are_one_pass(options):
             np.testing.assert_allclose(last.memory_LBMD(), memory, rtol=0, atol=TOLERANCE)
 
 
-def test_open_calls_that_leave_out_documents_and_lengths():
-    """Without documents each row goes on with its own; widths below, at and above a chunk cross its borders."""
+def test_calls_may_leave_out_documents_and_lengths():
+    """Each row then goes on with its own document, and reads the whole width, which may cross the chunk's border."""
     params, tokens = make_params(EXAMPLE), make_tokens(EXAMPLE, B, T)
     logits, state = one_pass(EXAMPLE, None)
-    streamed, last = stream(EXAMPLE, params, tokens, None, [(width, None) for width in (6, 6, 8, 9)])
+    streamed, last = stream(EXAMPLE, params, tokens, None, [(width, None) for width in (6, 1, 6, 1, 1, 8, 6)])
     np.testing.assert_allclose(streamed, logits, rtol=0, atol=TOLERANCE)
     assert_same(facts(EXAMPLE, last), facts(EXAMPLE, state), TOLERANCE)
-    start = initial_state(EXAMPLE, B).replace(document_B=np.arange(B, dtype=np.int32) + 5)
-    goes_on, _ = stream(EXAMPLE, params, tokens, None, [(T, None)], start)
-    np.testing.assert_allclose(goes_on, logits, rtol=0, atol=TOLERANCE)
+    named = np.tile(np.array([[5], [6], [7]]), (1, 6))
+    _, state = reader(EXAMPLE)(params, tokens[:, :6], None, named)
+    goes_on, state = reader(EXAMPLE)(params, tokens[:, 6:12], state)
+    np.testing.assert_allclose(goes_on, logits[:, 6:12], rtol=0, atol=TOLERANCE)
+    np.testing.assert_array_equal(state.document_B, named[:, 0])
 
 
 def cold(state):
