@@ -2,11 +2,13 @@
 
     python benchmarks/backprop_memory.py
 
-For each `remat`, the gradient of one lane's loss over N chunks is compiled, and `memory_analysis()` asked for the bytes of temporaries. The
-slope is what one more chunk adds; beside it stands what must be kept of a chunk: the carried state, and its tokens, targets, documents and losses.
+For each `remat`, the gradient of one lane's loss over N chunks is compiled, and `memory_analysis()` asked for the bytes of
+temporaries. The slope is what one more chunk adds; beside it stands what must be kept of a chunk: the carried state, and its
+tokens, targets, documents and losses.
 """
 
 import argparse
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +46,6 @@ def bytes_kept_a_chunk(config: RMATConfig, batch: int = 1) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    import dataclasses
-
     base = RMATConfig(
         width=256, num_layers=4, num_heads=8, chunk_len=256, window_len=64, memory_slots=64, memory_writes=8
     )

@@ -2,13 +2,14 @@
 
     python benchmarks/recall.py --out=runs/recall --seeds=0,1,2
 
-Trains every variant with every seed (a finished one is not trained again), asks each model also at distances that it was not trained on,
-and prints the table of docs/recall.md. About two minutes a run on one free CPU core.
+Trains every variant with every seed (a finished one is not trained again), asks each model also at distances that it was
+not trained on, and prints the table of docs/recall.md.
 """
 
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,8 @@ def main() -> None:
             config = flags.load_config(
                 "configs/recall.py", [*overrides, f"--config.seed={seed}", f"--config.data.seed={seed}"]
             )
-            loop.run(config, workdir)
+            if code := loop.run(config, workdir):
+                sys.exit(code)  # stopped by a signal, and saved
             params, _, _ = restore_params(workdir / "checkpoints")
             seconds = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
             results[name, seed] = [accuracy(config, params, gap) for gap in GAPS] + [seconds]

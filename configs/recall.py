@@ -4,9 +4,9 @@
     python train.py --config=configs/recall.py --workdir=runs/recall-queue --config.model.gate=none
     python train.py --config=configs/recall.py --workdir=runs/recall-local --config.model.streams=full,local
 
-Four pairs stand in the first chunk of a document, four chunks of noise follow, the last chunk asks for the values. The queue holds two
-chunks' worth of entries, so a fact must be kept through two writes over it. Chance is 1/8.
-Hardware: two CPU cores. Expect: see docs/recall.md.
+Four pairs stand in the first chunk of a document, four chunks of noise follow, the last chunk asks for the values. The queue
+holds two chunks' worth of entries, so a fact must be kept through two writes over it. Chance is 1/8.
+Hardware: one CPU core, a few minutes. Expect: accuracy 1.0 with the gate, 1/8 without it: docs/recall.md has the table.
 """
 
 from rmat_jax import flags

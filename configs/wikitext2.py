@@ -4,7 +4,7 @@
         --config.data.path=wiki.train.tokens --config.data.heldout_path=wiki.valid.tokens
 
 Hardware: one accelerator with 16 GB. 11 million bytes are little for 10 million parameters, hence the dropout.
-Expect: held-out bits per byte, which do not depend on the vocabulary. It has not been trained to the end yet, so no score is claimed.
+Expect: held-out bits per byte, which do not depend on the vocabulary. It has not been trained yet, so no score is claimed.
 """
 
 from rmat_jax import flags

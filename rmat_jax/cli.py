@@ -86,5 +86,7 @@ def _generate(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from rmat_jax.evals.evaluate import evaluate
 
-    print(evaluate(args.workdir, tuple(args.suite.split(",")), args.out))
+    report = evaluate(args.workdir, tuple(args.suite.split(",")), args.out)
+    print(report.read_text().partition("\n## ")[0].strip())
+    print(f"\nwritten: {report}")
     return 0
