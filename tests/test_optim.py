@@ -49,7 +49,7 @@ def test_without_a_gradient_only_decayed_parameters_move():
     optimizer, zeros = make_optimizer(CONFIG), jax.tree.map(np.zeros_like, PARAMS)
     state = optimizer.init(PARAMS)
     for _ in range(2):  # the first step's rate is zero
-        updates, state = optimizer.update(zeros, state, PARAMS)
+        updates, state = jax.jit(optimizer.update)(zeros, state, PARAMS)
     for path, update in by_path(updates).items():
         expected = -make_schedule(CONFIG)(1) * 0.1 * by_path(PARAMS)[path] if path in DECAYED else 0
         np.testing.assert_allclose(update, expected, rtol=1e-6, err_msg=path)

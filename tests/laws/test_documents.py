@@ -62,9 +62,8 @@ def test_a_document_in_its_lane_is_the_document_alone(options, cuts, seed):
     params, lane = make_params(config), make_tokens(config, 1, T, seed)[0]
     starts = [0, *sorted(cuts - {T})]
     ends = [*starts[1:], T]
-    starts, ends = (
-        np.array(x + [0] * (rows - len(x)), np.int32) for x in (starts, ends)
-    )  # rows left over read nothing
+    unused = [0] * (rows - len(starts))  # rows that read nothing
+    starts, ends = np.array(starts + unused, np.int32), np.array(ends + unused, np.int32)
     documents = make_documents(list(np.diff(np.unique([0, *starts, T]))), T)
 
     index = np.arange(T)[None]

@@ -93,3 +93,18 @@ def test_open_and_closed_states_have_the_same_gradients():
     closed, opened = (jax.jit(jax.grad(loss_of(config, closed=c)))(params) for c in (True, False))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), opened, closed)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(closed))
+
+
+def test_padding_has_no_gradient_and_spoils_none():
+    """Inputs behind a row's length: zero gradient; and no NaN from queries with nothing to attend to."""
+    config = tiny(window="sliding", vocab_size=B * 19, tie_embeddings=False)
+    lengths, tokens = np.array([4, 13]), np.arange(B * 19).reshape(B, 19)
+    counts = np.arange(19)[None] < lengths[:, None]
+
+    def read(params):
+        logits, state = RMAT(config).apply({"params": params}, tokens, None, None, lengths)
+        return jnp.where(counts[..., None], jnp.sin(logits), 0).sum() + jnp.sin(state.memory_LBMD()).sum()
+
+    gradient = jax.jit(jax.grad(read))(make_params(config))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_array_equal(np.abs(gradient["embed"]["embedding"]).max(-1) > 0, counts.reshape(-1))
