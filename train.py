@@ -7,7 +7,6 @@ Any key of the config can be set: --config.model.chunk_len=256. `rmat_jax/config
 """
 
 import sys
-from pathlib import Path
 
 from rmat_jax import flags
 
@@ -15,7 +14,9 @@ from rmat_jax import flags
 def main() -> int:
     parser = flags.Parser(prog="train.py", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/, or your own")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="checkpoints, metrics and samples")
+    parser.add_argument(
+        "--workdir", required=True, type=flags.folder, metavar="DIR", help="checkpoints, metrics and samples"
+    )
     parser.add_argument("--until", type=int, metavar="STEP", help="save and stop after this step; resumed later")
     args, overrides = parser.parse_known_args()
     config = flags.load_config(args.config, overrides)

@@ -6,7 +6,6 @@ Heavy imports stand inside the commands: help and typos answer at once.
 import argparse
 import sys
 import time
-from pathlib import Path
 
 from rmat_jax import flags
 from rmat_jax.config import Config, UserError, from_dict
@@ -28,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
     generate = commands.add_parser("generate", help="go on with a text", description=GENERATE)
     generate.set_defaults(function=_generate)
-    generate.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of a training run")
+    generate.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="of a training run")
     generate.add_argument("--prompt", required=True, metavar="TEXT", help="- reads standard input")
     generate.add_argument("--max_new_tokens", type=int, default=256, metavar="N", help="default %(default)s")
     generate.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: greedy; default %(default)s")
@@ -40,9 +39,9 @@ def main(argv: list[str] | None = None) -> int:
 
     evaluate = commands.add_parser("evaluate", help="measure and report", description=EVALUATE)
     evaluate.set_defaults(function=_evaluate)
-    evaluate.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of a training run")
+    evaluate.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="of a training run")
     evaluate.add_argument("--suite", default="position", metavar="NAME[,NAME]", help="default %(default)s")
-    evaluate.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets report.md and its plots")
+    evaluate.add_argument("--out", required=True, type=flags.folder, metavar="DIR", help="gets report.md and its plots")
 
     args = parser.parse_args(argv)
     return args.function(args)

@@ -77,6 +77,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     return from_dict(Config, result)
 
 
+def folder(text: str) -> Path:
+    """A folder as the shell's user meant it: the ~ of --workdir=~/runs is not always expanded before it gets here."""
+    return Path(text).expanduser()
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are UserErrors, and whose help shows the docstring as it stands."""
 
@@ -89,12 +94,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Calls a command and returns its exit code: 0, what it returns, or 2 with one line on bad input."""
+    """Calls a command and returns its exit code: 0, what it returns, or 2 with one line on bad input.
+
+    Programs that it compiles are kept between runs, so that a restart is quick; JAX reads where when it is first imported.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmat_jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     try:
         return main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -45,7 +45,10 @@ def prefill(
     lengths_B = np.full(batch, length) if lengths is None else np.asarray(lengths)
     if length == 0 or lengths_B.min() < 1:
         raise UserError("the prompt is empty; give at least one token")
+    if lengths_B.max() > length:
+        raise UserError(f"a row's length is {lengths_B.max()}, but there are only {length} tokens")
     vocab_size = model.config.vocab_size
+    tokens_BT = np.where(np.arange(length) < lengths_B[:, None], tokens_BT, 0)
     if tokens_BT.min() < 0 or tokens_BT.max() >= vocab_size:
         worst = tokens_BT.max() if tokens_BT.max() >= vocab_size else tokens_BT.min()
         raise UserError(f"token id {worst} is outside the vocabulary 0..{vocab_size - 1}")

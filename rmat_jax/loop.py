@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -44,8 +43,12 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     last_step = config.steps if until is None else min(until, config.steps)
     if last_step < 1:
         raise UserError(f"until={until} must be at least 1")
-    _cache_compiled_programs()
-    workdir.mkdir(parents=True, exist_ok=True)
+    if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise UserError("dtype='float64' needs 64-bit types; set JAX_ENABLE_X64=1, or use dtype='float32'")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}; choose another") from error
     with Checkpoints(workdir / "checkpoints", keep=config.log.keep) as checkpoints, _Signals() as signals:
         saved_config = checkpoints.saved_config()
         if saved_config is not None:
@@ -61,28 +64,42 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         else:
             step, state, meta = restored
             seconds = meta["seconds"]
+            if meta["data"] != data.identity:
+                raise UserError(
+                    f"the data of {workdir} has changed: it was {meta['data']}, is {data.identity}; bring it back, or choose "
+                    "another --workdir"
+                )
         print(_summary(config, data, state), flush=True)
         print(f"resuming from step {step} of {workdir}" if restored else f"starting in {workdir}", flush=True)
+        if step < last_step:
+            print("compiling the train step", flush=True)
 
         train = jax.jit(functools.partial(train_step, config, optimizer), donate_argnums=0)
         batches = data.train.batches(step)
         with MetricWriter(workdir, step) as writer:
             log = _Log(config, writer, seconds, started)
+
+            def save():
+                log.flush()
+                checkpoints.save(step, state, config, {"seconds": log.seconds(), "data": data.identity})
+
             while step < last_step and not signals.caught:
                 batch = next(batches)
                 state, sums = train(state, {name: batch[name] for name in ("tokens", "targets", "documents")})
                 step += 1
                 log.step(step, sums)
-                stopping = step == last_step or signals.caught
                 if _due(config.log.eval_every, step) or step == config.steps:
                     log.flush()
                     with log.paused():
                         _evaluate(config, state, data, step, writer, log.seconds())
-                if _due(config.log.save_every, step) or stopping:
-                    log.flush()
-                    checkpoints.save(step, state, config, {"seconds": log.seconds()})
+                if _due(config.log.save_every, step):
+                    save()
+            if step:
+                save()  # does nothing for a step that is saved already
         checkpoints.wait()
-    if step < config.steps:
+    if not step:
+        print("stopped before the first step; nothing to save", flush=True)
+    elif step < config.steps:
         print(f"saved at step {step} of {config.steps}; the same command goes on from there", flush=True)
     else:
         print(f"done: {step} steps in {_clock(log.seconds())}; {workdir}", flush=True)
@@ -91,13 +108,6 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
 
 def _due(every: int, step: int) -> bool:
     return bool(every) and step % every == 0
-
-
-def _cache_compiled_programs() -> None:
-    """Compiled programs are kept between runs, so that a restart is quick."""
-    if not jax.config.jax_compilation_cache_dir:
-        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(root / "rmat_jax"))
 
 
 def _summary(config: Config, data: Data, state: TrainState) -> str:
@@ -110,7 +120,8 @@ def _summary(config: Config, data: Data, state: TrainState) -> str:
     rows = {
         "data": data.describe,
         "parameters": f"{count:,}",
-        "FLOPs a token": f"{c.flops_per_token() / 1e6:.2f}M forward, {3 * c.flops_per_token() / 1e6:.2f}M training",
+        "FLOPs a token": f"{c.flops_per_token() / 1e6:.2f}M forward, {3 * c.flops_per_token() / 1e6:.2f}M training "
+        "(without recomputation)",
         "chunk, window": f"{c.chunk_len} tokens, {c.window_len} ({c.window})",
         "memory": memory,
         "BPTT span": f"{span} chunks = {span * c.chunk_len} tokens",
@@ -151,7 +162,8 @@ def _evaluate(config: Config, state: TrainState, data: Data, step: int, writer: 
             end=tokenizer.end,
         )
         text = config.log.sample_prompt + tokenizer.decode(new).decode(errors="replace")
-        print("\n".join("    | " + row for row in text.splitlines()), flush=True)
+        shown = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+        print("\n".join("    | " + row for row in shown.splitlines()), flush=True)
         writer.write_sample(step, text)
 
 
@@ -193,8 +205,8 @@ class _Log:
         sums = jax.device_get(sums)
         if not (math.isfinite(sums.loss) and math.isfinite(sums.grad_norm)):
             raise UserError(
-                f"step {step}: the loss is {sums.loss:.4g}, the gradient norm {sums.grad_norm:.4g}; the last checkpoint is from "
-                "before. Lower --config.optim.learning_rate or raise --config.optim.warmup_steps, in a new --workdir"
+                f"step {step}: the loss is {sums.loss:.4g}, the gradient norm {sums.grad_norm:.4g}; nothing from here "
+                "on is saved. Lower --config.optim.learning_rate or raise --config.optim.warmup_steps, in a new --workdir"
             )
         self._totals.append(sums)
         now = time.monotonic() - self._paused_for

@@ -44,6 +44,6 @@ class MetricWriter:
             self._board.add_scalar(f"{split}/{name}", value, step)
 
     def write_sample(self, step: int, text: str) -> None:
-        with self._samples.open("a") as file:
+        with self._samples.open("a", encoding="utf-8") as file:
             file.write(f"--- step {step}\n{text}\n")
         self._board.add_text("sample", text, step)

@@ -60,6 +60,8 @@ BAD = {
     "a corpus too small": (["--config.batch_size=4096"], ["4096", "batch_size"]),
     "token ids outside the vocabulary": (["--config.model.vocab_size=200"], ["257", "vocab_size=200"]),
     "a step before the first": (["--until=0"], ["until=0"]),
+    "64 bits that JAX does not have": (["--config.model.dtype=float64"], ["JAX_ENABLE_X64=1"]),
+    "a workdir that is a file": ([f"--workdir={__file__}"], ["cannot be made"]),
 }
 
 

@@ -35,6 +35,7 @@ class Data:
     """What an experiment reads. `source` and `tokenizer` are None where the data is synthetic."""
 
     describe: str  # one line: source, documents, tokens, bytes
+    identity: str  # the same for the same tokens in the same order of documents: what a resumed run must find again
     train: Train
     heldout: HeldoutLanes | RecallLanes
     tokenizer: Tokenizer | None
@@ -65,7 +66,7 @@ def make_data(config: Config, workdir: Path, process_index: int = 0, process_cou
         tokens = max(config.eval_tokens // eval_batch_size, train.document_len)
         heldout = RecallLanes(config, eval_rows, "heldout", steps=-(-tokens // length))
         describe = f"synthetic recall: documents of {train.document_len} tokens, {config.data.recall_pairs} pairs each"
-        return Data(describe, Train(train), heldout, tokenizer=None, source=None)
+        return Data(describe, "synthetic", Train(train), heldout, tokenizer=None, source=None)
 
     source = make_source(config.data)
     tokenizer = make_tokenizer(config, Path(workdir, "tokenizer"), source.train)
@@ -75,6 +76,7 @@ def make_data(config: Config, workdir: Path, process_index: int = 0, process_cou
     )
     return Data(
         f"{source.describe}: {train.describe}; held out: {heldout.describe}",
+        f"text {train.digest}, held-out text {heldout.digest}, {tokenizer.describe}",
         Train(Lanes(train, batch_size, length, config.data.seed, train_rows)),
         HeldoutLanes(heldout, eval_batch_size, length, config.eval_tokens, tokenizer, eval_rows),
         tokenizer,

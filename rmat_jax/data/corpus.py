@@ -7,6 +7,7 @@ follows any token of a document is its target: at the document's last token that
 import array
 import contextlib
 import dataclasses
+import hashlib
 import json
 import sys
 import tempfile
@@ -31,6 +32,7 @@ class Corpus:
     tokens: np.ndarray  # [num_tokens + 1], uint16 or uint32, not in memory
     starts: np.ndarray  # [num_documents + 1] int64
     num_bytes: int  # of the text
+    digest: str  # of the text and its cuts into documents
 
     @property
     def num_documents(self) -> int:
@@ -80,22 +82,24 @@ def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
         manifest = json.loads((folder / "manifest.json").read_text())
         tokens, starts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts"))
         sizes = {"tokens": len(tokens) - 1, "documents": len(starts) - 1}
-        if manifest != key | sizes | {"bytes": manifest["bytes"]}:
+        if manifest != key | sizes | {name: manifest[name] for name in ("bytes", "digest")}:
             return None
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     # Plain arrays over the same map: indexing a np.memmap is slow.
-    return Corpus(tokens.view(np.ndarray), starts.view(np.ndarray), manifest["bytes"])
+    return Corpus(tokens.view(np.ndarray), starts.view(np.ndarray), manifest["bytes"], manifest["digest"])
 
 
 def _write(documents: Iterator[bytes], tokenizer: Tokenizer, folder: Path, name: str, key: dict[str, str]) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = np.array([tokenizer.end], dtype)
     starts, position, num_bytes, shown = array.array("q"), 0, 0, time.monotonic()
+    digest = hashlib.sha256()
     with open(folder / "tokens.npy", "wb") as file:
         _write_header(file, dtype, 0)
         for document in filter(None, documents):
             starts.append(position)
+            digest.update(len(document).to_bytes(8, "little") + document)
             file.write(end)
             position += 1
             for block in blocks(document):
@@ -114,6 +118,7 @@ def _write(documents: Iterator[bytes], tokenizer: Tokenizer, folder: Path, name:
     starts.append(position)
     np.save(folder / "starts.npy", np.frombuffer(starts, np.int64))
     manifest = {**key, "documents": len(starts) - 1, "tokens": position, "bytes": num_bytes}
+    manifest["digest"] = digest.hexdigest()[:16]
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 

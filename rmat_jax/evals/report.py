@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rmat_jax.config import Config, to_dict
+from rmat_jax.config import Config, UserError, to_dict
 from rmat_jax.data import Data
 from rmat_jax.evals import plots
 from rmat_jax.evals.baselines import TRAINING_BYTES
@@ -49,7 +49,10 @@ def write_report(
         The path of report.md.
     """
     workdir, out = Path(workdir), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be made: {error.strerror}; choose another") from error
     measured = measure(config, params, data)
     metrics = {split: [r for r in read_metrics(workdir) if r["split"] == split] for split in ("train", "heldout")}
     again = "python -m rmat_jax evaluate " + shlex.join([f"--workdir={workdir}", "--suite=position", f"--out={out}"])

@@ -13,7 +13,7 @@ from rmat_jax.types import Array
 
 
 class Memory(nn.Module):
-    """Reads, pools and writes the queue `slots_BMD`, whose oldest entries come first. All of it is float32.
+    """Reads, pools and writes the queue `slots_BMD`, whose oldest entries come first. Slots, pools and gates are float32.
 
     A slot's age is the number of chunks since it was written; 0 stands for an unwritten slot, whose content means nothing.
     """
@@ -57,7 +57,7 @@ class Memory(nn.Module):
         if pool is None:
             pool = empty_pool(y_BSD.shape[0], c.memory_writes, c.width, c.param_dtype)
         if c.memory_pool == "attention":
-            scores_BSK = jnp.einsum("bsd,kd->bsk", normed_BSD, self.pool_queries) * c.width**-0.5
+            scores_BSK = jnp.einsum("bsd,kd->bsk", normed_BSD, self.pool_queries, precision="highest") * c.width**-0.5
             mask_BSK = mask_BS[..., None]
         else:
             scores_BSK = jnp.zeros((*mask_BS.shape, c.memory_writes), normed_BSD.dtype)
@@ -106,8 +106,11 @@ class Gate(nn.Module):
         def bias(name, start):
             return self.param(name, nn.initializers.constant(start), (width,), dtype)[None, None]
 
-        z = jax.nn.sigmoid(s_BKD @ matrix("Wz") + e_BKD @ matrix("Uz") + bias("bz", self.config.gate_bias))
-        r = jax.nn.sigmoid(s_BKD @ matrix("Wr") + e_BKD @ matrix("Ur") + bias("br", 0.0))
-        c = jnp.tanh(s_BKD @ matrix("Wc") + (r * e_BKD) @ matrix("Uc"))
+        def times(x_BKD, name):  # float32 in fact: accelerators would multiply in fewer bits
+            return jnp.matmul(x_BKD, matrix(name), precision="highest")
+
+        z = jax.nn.sigmoid(times(s_BKD, "Wz") + times(e_BKD, "Uz") + bias("bz", self.config.gate_bias))
+        r = jax.nn.sigmoid(times(s_BKD, "Wr") + times(e_BKD, "Ur") + bias("br", 0.0))
+        c = jnp.tanh(times(s_BKD, "Wc") + times(r * e_BKD, "Uc"))
         self.sow("gauges", "openness", z)
         return (1 - z) * e_BKD + z * c

@@ -38,5 +38,5 @@ def accumulate(pool: Pool, scores_BSK: Array, mask_BSK: Array, x_BSD: Array) -> 
     return Pool(
         peak_BK,
         pool.weight_BK * shrink_BK + weights_BSK.sum(1),
-        pool.sum_BKD * shrink_BK[..., None] + jnp.einsum("bsk,bsd->bkd", weights_BSK, x_BSD),
+        pool.sum_BKD * shrink_BK[..., None] + jnp.einsum("bsk,bsd->bkd", weights_BSK, x_BSD, precision="highest"),
     )

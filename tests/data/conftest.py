@@ -15,7 +15,7 @@ def corpus_of():
     def make(documents: list[bytes]) -> Corpus:
         tokens = np.concatenate([[END, *document] for document in documents] + [[END]]).astype(np.uint16)
         starts = np.cumsum([0] + [len(document) + 1 for document in documents])
-        return Corpus(tokens, starts, sum(map(len, documents)))
+        return Corpus(tokens, starts, sum(map(len, documents)), digest="")
 
     return make
 

@@ -1,0 +1,64 @@
+"""The training loop: signals save, a broken loss stops, changed data is refused."""
+
+import json
+import signal
+
+import pytest
+
+from rmat_jax import flags, loop
+from rmat_jax.config import UserError
+from rmat_jax.metrics import read_metrics
+from tests.test_resume import CONFIG, saved, small_flags
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("A line of text, and another.\n" * 400)
+    return path
+
+
+def load(text, *more):
+    return flags.load_config(CONFIG, [*small_flags(text), *more])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_an_evaluation_saves_the_step(number, text, tmp_path, monkeypatch, capsys):
+    """No save is due there: what is on disk is what the signal saved."""
+    config = load(text, "--config.log.eval_every=3", "--config.log.save_every=0")
+    evaluate = loop.evaluate_heldout
+
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(number)
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "evaluate_heldout", lambda *a, **k: interrupted(*a, **k) if not k else evaluate(*a, **k))
+    assert loop.run(config, tmp_path / "run") == 128 + number
+    assert "saved at step 3 of 10" in capsys.readouterr().out
+    assert saved(config, tmp_path / "run")[0] == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # as it was before
+
+    monkeypatch.undo()
+    assert loop.run(config, tmp_path / "run") == 0
+    assert "resuming from step 3" in capsys.readouterr().out
+    steps = [line["step"] for line in read_metrics(tmp_path / "run") if line["split"] == "train"]
+    assert steps == list(range(1, 11))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
+    config = load(
+        text, "--config.optim.learning_rate=1e30", "--config.optim.clip_norm=1e30", "--config.log.eval_every=0"
+    )
+    with pytest.raises(UserError, match="Lower --config.optim.learning_rate"):
+        loop.run(config, tmp_path / "run")
+    with pytest.raises(TypeError):
+        saved(config, tmp_path / "run")[0]  # nothing was saved
+
+
+def test_text_that_changed_is_refused(text, tmp_path):
+    config = load(text)
+    loop.run(config, tmp_path / "run", until=1)
+    before = json.loads((tmp_path / "run" / "corpus" / "train" / "manifest.json").read_text())["digest"]
+    text.write_text("Another line of text.\n" * 400)
+    with pytest.raises(UserError, match=f"has changed: it was text {before}.* another --workdir"):
+        loop.run(config, tmp_path / "run")
