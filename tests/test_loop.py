@@ -26,7 +26,7 @@ def load(text, *more):
 def test_a_signal_during_an_evaluation_saves_the_step(number, text, tmp_path, monkeypatch, capsys):
     """No save is due there: what is on disk is what the signal saved."""
     config = load(text, "--config.log.eval_every=3", "--config.log.save_every=0")
-    evaluate = loop.evaluate_heldout
+    evaluate, handler = loop.evaluate_heldout, signal.getsignal(number)
 
     def interrupted(*args, **kwargs):
         signal.raise_signal(number)
@@ -36,7 +36,7 @@ def test_a_signal_during_an_evaluation_saves_the_step(number, text, tmp_path, mo
     assert loop.run(config, tmp_path / "run") == 128 + number
     assert "saved at step 3 of 10" in capsys.readouterr().out
     assert saved(config, tmp_path / "run")[0] == 3
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # as it was before
+    assert signal.getsignal(number) is handler  # as it was before
 
     monkeypatch.undo()
     assert loop.run(config, tmp_path / "run") == 0
