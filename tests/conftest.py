@@ -21,3 +21,10 @@ def float64():
     """The test runs with 64-bit types, which make equalities sharp."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """A process cannot hold the compiled programs of the whole suite: each takes some of the memory maps it may have."""
+    yield
+    jax.clear_caches()

@@ -1,0 +1,128 @@
+"""Names, shapes and layouts of the weights outside JAX. The one place that knows how they differ from the Linen tree's.
+
+A name is that of PyTorch's state dict, such as `layers.0.query.weight`. Three things differ from the tree of `RMAT`:
+
+- the tree stacks the layers' parameters along a leading axis L; here each layer has its own tensors;
+- a `kernel` [in, out] of the tree is a `weight` [out, in] here, as `torch.nn.Linear` keeps it;
+- a LayerNorm's `scale` and the `embedding` are called `weight`.
+
+Fusion weights, pool queries and the gate's matrices keep name and layout: they stand in the equations as they stand here (`s @ Wz`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rmat_jax.config import RMATConfig
+
+GATE_MATRICES = ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc")
+GATE_BIASES = ("bz", "br")
+
+
+class Spec(NamedTuple):
+    """One tensor."""
+
+    shape: tuple[int, ...]
+    path: tuple[str, ...]  # in the Linen tree
+    layer: int | None  # index along the leaf's leading axis; None: the leaf has no such axis
+    transposed: bool  # whether the leaf's last two axes are swapped
+
+
+def layout(config: RMATConfig) -> dict[str, Spec]:
+    """Every tensor of the model by name, in the order in which the model uses them."""
+    c = config
+    tensors = {"embed.weight": Spec((c.vocab_size, c.width), ("embed", "embedding"), None, False)}
+    for index in range(c.num_layers):
+        for name, (shape, path, transposed) in _layer(c).items():
+            tensors[f"layers.{index}.{name}"] = Spec(shape, ("layers", *path), index, transposed)
+    for name, (shape, path, transposed) in _norm("final_norm", c.width).items():
+        tensors[name] = Spec(shape, path, None, transposed)
+    if not c.tie_embeddings:
+        tensors["output.weight"] = Spec((c.vocab_size, c.width), ("output",), None, False)
+    return tensors
+
+
+def _layer(c: RMATConfig) -> dict[str, tuple]:
+    tensors = {
+        **_norm("attention_norm", c.width),
+        **_linear("query", c.width, c.width),
+        **_linear("key", c.width, c.width),
+        **_linear("value", c.width, c.width),
+        **_plain("fusion", len(c.streams)),
+        **_linear("output", c.width, c.width),
+        **_norm("mlp_norm", c.width),
+        **_linear("mlp.inner", c.width, c.hidden),
+        **_plain("mlp.inner.bias", c.hidden),
+        **_linear("mlp.outer", c.hidden, c.width),
+        **_plain("mlp.outer.bias", c.width),
+    }
+    if c.has_memory:
+        tensors |= _norm("memory.read_norm", c.width)
+        tensors |= _linear("memory.key", c.width, c.width) | _linear("memory.value", c.width, c.width)
+        tensors |= _norm("memory.write_norm", c.width)
+        if c.memory_pool == "attention":
+            tensors |= _plain("memory.pool_queries", c.memory_writes, c.width)
+        if c.gate != "none":
+            for name in GATE_MATRICES:
+                tensors |= _plain(f"memory.gate.{name}", c.width, c.width)
+            for name in GATE_BIASES:
+                tensors |= _plain(f"memory.gate.{name}", c.width)
+    return tensors
+
+
+def _plain(name: str, *shape: int) -> dict[str, tuple]:
+    return {name: (shape, tuple(name.split(".")), False)}
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple]:
+    return {f"{name}.weight": ((outputs, inputs), (*name.split("."), "kernel"), True)}
+
+
+def _norm(name: str, width: int) -> dict[str, tuple]:
+    path = tuple(name.split("."))
+    return {f"{name}.weight": ((width,), (*path, "scale"), False), f"{name}.bias": ((width,), (*path, "bias"), False)}
+
+
+def from_jax(config: RMATConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The Linen tree `params` as tensors by name. Takes any tree of its structure: gradients, for example."""
+    tensors = {}
+    for name, spec in layout(config).items():
+        leaf: Any = params
+        for key in spec.path:
+            leaf = leaf[key]
+        tensor = np.asarray(leaf)[... if spec.layer is None else spec.layer]
+        tensors[name] = np.ascontiguousarray(tensor.T if spec.transposed else tensor)
+    return tensors
+
+
+def to_jax(config: RMATConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The inverse of `from_jax`: nested dicts of numpy arrays, which `RMAT(config).apply` takes as they are."""
+    parts: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for name, spec in layout(config).items():
+        parts.setdefault(spec.path, []).append(tensors[name].T if spec.transposed else tensors[name])
+    params: dict[str, Any] = {}
+    for path, arrays in parts.items():
+        *parents, last = path
+        node = params
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = np.stack(arrays) if path[0] == "layers" else arrays[0]
+    return params
+
+
+def random_weights(config: RMATConfig, seed: int) -> dict[str, np.ndarray]:
+    """Float64 weights in which nothing is zero, one or equal, so that a term that is left out shows.
+
+    Matrices keep the scale of what they multiply; scales lie around 1, biases around their start, the rest around 0.
+    """
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, spec in layout(config).items():
+        last = name.rsplit(".", 1)[-1]
+        if len(spec.shape) == 2:
+            scale, center = spec.shape[-1] ** -0.5, 0.0
+        else:
+            scale, center = 0.3, {"weight": 1.0, "bz": config.gate_bias}.get(last, 0.0)
+        tensors[name] = center + scale * rng.normal(size=spec.shape)
+    return tensors
