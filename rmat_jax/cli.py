@@ -19,6 +19,24 @@ EVALUATE = """Measures a trained model on its held-out text and writes a report 
 
     python -m rmat_jax evaluate --workdir=runs/quickstart --suite=position --out=runs/quickstart
 """
+EXPORT = """Writes the weights of the newest checkpoint to a safetensors file, with config and tokenizer.
+
+    python -m rmat_jax export --workdir=runs/quickstart --file=quickstart.safetensors --dtype=bfloat16
+"""
+IMPORT = """Begins a run with the weights of a safetensors file; generate works at once, train.py goes on with the same config.
+
+    python -m rmat_jax import --workdir=runs/mine --file=quickstart.safetensors
+    python -m rmat_jax import --workdir=runs/mine --file=from_pytorch.safetensors --config=configs/quickstart.py
+"""
+CROSSCHECK = """Does JAX compute what PyTorch computes? The exit code is 1 if something is beyond its tolerance.
+
+    python -m rmat_jax crosscheck --out=crosscheck.json                       a small model with random weights
+    python -m rmat_jax crosscheck --workdir=runs/quickstart --dtype=float64   a trained one
+    python -m rmat_jax crosscheck --torch=my_package.my_port:factory          your own port: see docs/crosscheck.md
+    python -m rmat_jax crosscheck --dump=golden.safetensors                   all results of JAX, in one file
+    python -m rmat_jax crosscheck --against=golden.safetensors                the same on another machine or version
+    python -m rmat_jax crosscheck --against=golden.safetensors --framework=torch
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +60,40 @@ def main(argv: list[str] | None = None) -> int:
     evaluate.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="of a training run")
     evaluate.add_argument("--suite", default="position", metavar="NAME[,NAME]", help="default %(default)s")
     evaluate.add_argument("--out", required=True, type=flags.folder, metavar="DIR", help="gets report.md and its plots")
+
+    export = commands.add_parser("export", help="write the weights to a file", description=EXPORT)
+    export.set_defaults(function=_export)
+    export.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="of a training run")
+    export.add_argument("--file", required=True, type=flags.folder, metavar="FILE", help="is replaced if it is there")
+    export.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: that of the parameters")
+
+    load = commands.add_parser("import", help="begin a run with the weights of a file", description=IMPORT)
+    load.set_defaults(function=_import)
+    load.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="without a checkpoint")
+    load.add_argument("--file", required=True, type=flags.folder, metavar="FILE", help="safetensors")
+    load.add_argument(
+        "--config", metavar="FILE", help="of configs/, where the file has no config or training shall differ"
+    )
+
+    crosscheck = commands.add_parser("crosscheck", help="JAX against PyTorch, or a dump", description=CROSSCHECK)
+    crosscheck.set_defaults(function=_crosscheck)
+    crosscheck.add_argument("--out", type=flags.folder, metavar="FILE", help="gets every comparison, as JSON")
+    crosscheck.add_argument("--workdir", type=flags.folder, metavar="DIR", help="of a training run: its newest weights")
+    crosscheck.add_argument("--config", metavar="FILE", help="of configs/: its model with random weights")
+    crosscheck.add_argument("--seed", type=int, metavar="N", help="of weights and inputs; default 0")
+    crosscheck.add_argument("--steps", type=int, metavar="N", help="of the optimiser; default 10")
+    crosscheck.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default %(default)s")
+    crosscheck.add_argument(
+        "--precision",
+        choices=("highest", "default"),
+        default="highest",
+        help="of JAX's matrix products; default %(default)s",
+    )
+    crosscheck.add_argument("--torch", metavar="MODULE:FUNCTION", help="a port to check instead of the reference")
+    modes = crosscheck.add_mutually_exclusive_group()
+    modes.add_argument("--dump", type=flags.folder, metavar="FILE", help="write JAX's float64 results there")
+    modes.add_argument("--against", type=flags.folder, metavar="FILE", help="replay a dump")
+    crosscheck.add_argument("--framework", choices=("jax", "torch"), help="that replays the dump; default jax")
 
     args = parser.parse_args(argv)
     return args.function(args)
@@ -89,3 +141,51 @@ def _evaluate(args: argparse.Namespace) -> int:
     print(report.read_text().partition("\n## ")[0].strip())
     print(f"\nwritten: {report}")
     return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from rmat_jax.interop.convert import export_weights
+
+    print(f"written: {export_weights(args.workdir, args.file, args.dtype)}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    config = flags.load_config(args.config) if args.config else None
+    from rmat_jax.interop.convert import import_weights
+
+    print(f"made: {import_weights(args.workdir, args.file, config)}")
+    return 0
+
+
+def _crosscheck(args: argparse.Namespace) -> int:
+    from rmat_jax.interop import crosscheck
+
+    made = {name: getattr(args, name) for name in ("workdir", "config", "seed", "steps")}
+    given = [f"--{name}" for name, value in made.items() if value is not None]
+    if args.against and given:
+        raise UserError(f"{' and '.join(given)} cannot go with --against: the dump holds the model and its inputs")
+    if args.framework and not args.against:
+        raise UserError("--framework goes with --against=FILE; a comparison of both needs no such flag")
+    if args.torch and (args.dump or args.framework == "jax"):
+        raise UserError("--torch names a port to be checked; it cannot go with --dump or --framework=jax")
+    for file in (args.out, args.dump):
+        if file and not file.absolute().parent.is_dir():
+            raise UserError(f"{file} cannot be written: there is no folder {file.parent}; make it first")
+    if args.against:
+        framework = args.framework or ("torch" if args.torch else "jax")
+        report = crosscheck.replay(args.against, args.dtype, framework, args.torch, args.precision)
+    else:
+        if args.config:
+            made["config"] = flags.load_config(args.config)
+        case = crosscheck.load_case(**{name: value for name, value in made.items() if value is not None})
+        if args.dump:
+            crosscheck.dump(case, args.dump)
+            print(f"written: {args.dump}, {args.dump.stat().st_size:,} bytes")
+            return 0
+        report = crosscheck.crosscheck(case, args.dtype, args.torch, args.precision)
+    print(report.text())
+    if args.out:
+        args.out.write_text(report.json())
+        print(f"written: {args.out}")
+    return 0 if report.passed else 1

@@ -64,7 +64,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         else:
             step, state, meta = restored
             seconds = meta["seconds"]
-            if meta["data"] != data.identity:
+            if meta["data"] not in (None, data.identity):  # None: weights that were imported, before any data
                 raise UserError(
                     f"the data of {workdir} has changed: it was {meta['data']}, is {data.identity}; bring it back, or choose "
                     "another --workdir"

@@ -22,7 +22,8 @@ class RMAT(nn.Module):
         logits_BTV, state = model.apply({"params": params}, more_tokens_BT, state)
 
     Dropout is on when a "dropout" key is among `rngs`. Parameters are a plain tree; those of the layers are stacked along
-    a leading axis L.
+    a leading axis L. With `mutable=["activations"]` each layer's output y, and with a closed state its memory after the
+    chunk, are returned too, stacked [N, L, ...].
     """
 
     config: RMATConfig
@@ -40,7 +41,7 @@ class RMAT(nn.Module):
         block = nn.remat(Block, prevent_cse=False) if "block" in c.remat else Block
         self.layers = nn.scan(
             block,
-            variable_axes={"params": 0, "gauges": 0},
+            variable_axes={"params": 0, "gauges": 0, "activations": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             out_axes=0,
@@ -126,7 +127,7 @@ class RMAT(nn.Module):
             state, out_NBS = nn.scan(
                 body,
                 variable_broadcast="params",
-                variable_axes={"gauges": 0},
+                variable_axes={"gauges": 0, "activations": 0},
                 split_rngs={"params": False, "dropout": True},
                 check_constancy_invariants=False,
             )(self, state, pieces)

@@ -18,6 +18,7 @@ ROOMS = [
     ["evals"],
     ["loop"],
     ["flags"],
+    ["interop"],
     ["cli"],
     ["__main__"],
 ]

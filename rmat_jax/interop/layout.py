@@ -6,7 +6,8 @@ A name is that of PyTorch's state dict, such as `layers.0.query.weight`. Three t
 - a `kernel` [in, out] of the tree is a `weight` [out, in] here, as `torch.nn.Linear` keeps it;
 - a LayerNorm's `scale` and the `embedding` are called `weight`.
 
-Fusion weights, pool queries and the gate's matrices keep name and layout: they stand in the equations as they stand here (`s @ Wz`).
+Fusion weights, pool queries and the gate's matrices keep name and layout: they stand in the equations as they stand here
+(`s @ Wz`).
 """
 
 from collections.abc import Mapping

@@ -70,10 +70,14 @@ class Block(nn.Module):
         )
         x_BSD = x_BSD + self._drop(self.output(attended_BSHE.reshape(x_BSD.shape)))
         y_BSD = x_BSD + self._drop(self.mlp(self.mlp_norm(x_BSD)))
+        self.sow("activations", "y", y_BSD)
 
         pool = self._pool(state, piece, y_BSD)
         if state.open is None:
-            return y_BSD, self._write(state, piece, keys_BCHE, values_BCHE, pool)
+            state = self._write(state, piece, keys_BCHE, values_BCHE, pool)
+            if self.config.has_memory:
+                self.sow("activations", "slots", state.slots_BMD)
+            return y_BSD, state
         return y_BSD, state.replace(open=state.open.replace(keys_BCHE=keys_BCHE, values_BCHE=values_BCHE, pool=pool))
 
     def close(self, _, state: LayerState, piece: Piece) -> tuple[None, LayerState]:

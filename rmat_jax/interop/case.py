@@ -1,0 +1,134 @@
+"""What is compared: weights, and inputs that reach every rule of the model. Numpy only."""
+
+import dataclasses
+
+import numpy as np
+
+from rmat_jax.config import IGNORE, Config, RMATConfig, UserError
+
+BATCH = 3  # rows: one long document; short ones, cut where rules change; documents of random lengths
+CHUNKS_PER_STEP = 2  # that an optimiser step reads; the lanes' memory goes on from step to step
+IGNORED = 0.05  # share of targets that are not scored
+
+Results = dict[tuple[str, str], np.ndarray]  # by (quantity, place), in the order in which a model computes them
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Everything that a result depends on. Streams go on behind the tokens of the call."""
+
+    config: Config
+    weights: dict[str, np.ndarray]  # by the names of `layout`
+    tokens: np.ndarray  # [B, T] of one call
+    targets: np.ndarray  # [B, T]
+    documents: np.ndarray  # [B, T]
+    step_tokens: np.ndarray  # [steps, B, T']
+    step_targets: np.ndarray
+    step_documents: np.ndarray
+    stream_tokens: np.ndarray  # [B, T + S]
+    stream_documents: np.ndarray
+    prompt_lengths: np.ndarray  # [B] tokens that a stream reads at once; then it reads S more, one by one
+    nudges: dict[str, np.ndarray] | None = None  # added to the gradients of each step: see compare.measure_spread
+
+    @property
+    def num_chunks(self) -> int:
+        return self.tokens.shape[1] // self.config.model.chunk_len
+
+    @property
+    def decoded(self) -> int:
+        """Tokens that each stream reads one by one, S."""
+        return self.stream_tokens.shape[1] - self.tokens.shape[1]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The inputs by name, without config and weights."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: x for name, x in values.items() if isinstance(x, np.ndarray)}
+
+
+def make_case(
+    config: Config, weights: dict[str, np.ndarray], *, steps: int, seed: int = 0, text: np.ndarray | None = None
+) -> Case:
+    """A case for a model: long enough that slots are written again, with documents that end wherever a rule changes.
+
+    Args:
+        config: the experiment; dropout is switched off, and the schedule is shortened so that `steps` steps see its
+            warm-up, its peak and its end.
+        weights: by the names of `layout`.
+        steps: of the optimiser, at least 1.
+        seed: of tokens, targets and documents.
+        text: token ids to read, the same passage for no two rows; None: random ids.
+    """
+    if steps < 1:
+        raise UserError(f"steps={steps} must be at least 1")
+    if seed < 0:
+        raise UserError(f"seed={seed} must not be negative")
+    model = dataclasses.replace(config.model, dropout=0.0)
+    config = dataclasses.replace(
+        config,
+        model=model,
+        optim=dataclasses.replace(config.optim, warmup_steps=steps // 3),
+        steps=steps,
+        batch_size=BATCH,
+        chunks_per_step=CHUNKS_PER_STEP,
+        accumulation=1,
+        seed=seed,
+    )
+    rng = np.random.default_rng(seed)
+    chunk_len = model.chunk_len
+    length = _chunks(model) * chunk_len
+    decoded = chunk_len + 2  # every stream crosses a border
+
+    def tokens(*shape):
+        if text is None:
+            return rng.integers(model.vocab_size, size=shape)
+        starts = rng.integers(len(text), size=shape[:-1])[..., None]
+        return np.take(text, starts + np.arange(shape[-1]), mode="wrap").astype(np.int64)
+
+    def targets(inputs):
+        following = np.concatenate([inputs[..., 1:], tokens(*inputs.shape[:-1], 1)], axis=-1)
+        return np.where(rng.random(inputs.shape) < IGNORED, IGNORE, following)
+
+    stream_tokens = tokens(BATCH, length + decoded)
+    stream_documents = _documents(rng, model, length + decoded)
+    step_tokens = tokens(steps, BATCH, CHUNKS_PER_STEP * chunk_len)
+    step_documents = _documents(rng, model, steps * CHUNKS_PER_STEP * chunk_len)
+    return Case(
+        config=config,
+        weights=weights,
+        tokens=stream_tokens[:, :length],
+        targets=targets(stream_tokens[:, :length]),
+        documents=stream_documents[:, :length],
+        step_tokens=step_tokens,
+        step_targets=targets(step_tokens),
+        step_documents=step_documents.reshape(BATCH, steps, -1).swapaxes(0, 1),
+        stream_tokens=stream_tokens,
+        stream_documents=stream_documents,
+        prompt_lengths=np.array([length, length - chunk_len // 2 - 1, 1]),
+    )
+
+
+def _chunks(model: RMATConfig) -> int:
+    """So many that slots which were written are written again; at least three."""
+    return max(3, -(-model.memory_slots // model.memory_writes) + 2) if model.has_memory else 3
+
+
+def _documents(rng: np.random.Generator, model: RMATConfig, length: int) -> np.ndarray:
+    """[B, T] ids: one document; ends at a border, in mid-run, a document of one token; random lengths."""
+    chunk_len = model.chunk_len
+    run_len = model.run_len if model.has_memory else model.window_len
+    cuts = [chunk_len, chunk_len + run_len // 2 + 1, chunk_len + run_len // 2 + 2, 3 * chunk_len - 1, 3 * chunk_len + 1]
+    random = np.cumsum(1 + rng.exponential(1.5 * chunk_len, size=length).astype(int))
+    ids_BT = np.zeros((BATCH, length), np.int64)
+    for row, ends in enumerate([[], cuts, random]):
+        for end in ends:
+            ids_BT[row, end:] += 1
+    return ids_BT * 7 + np.arange(BATCH)[:, None]  # ids need not follow one another
+
+
+def by_layer(quantity: str, x_NLB: np.ndarray) -> Results:
+    """[N, L, ...] as one result for each chunk and layer."""
+    return {
+        (quantity, f"chunk {chunk}, layer {layer}"): x_NLB[chunk, layer]
+        for chunk in range(len(x_NLB))
+        for layer in range(x_NLB.shape[1])
+    }

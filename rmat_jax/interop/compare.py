@@ -1,0 +1,147 @@
+"""When two results are the same: tolerances that follow from rounding, the comparison, and its table. Numpy only.
+
+docs/crosscheck.md explains where the tolerances come from.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.interop.case import Case, Results
+
+FLOAT64_TOLERANCE = 1e-9  # relative to the largest entry of a tensor
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+CONFIDENCE = (
+    6.0  # lambda of Higham and Mary (2019): a sum breaks its bound with probability 2 exp(-lambda^2 / 2) = 3e-8
+)
+SAMPLES = 2  # perturbed runs
+FORWARD = ("layer output", "memory", "logits")  # in these the first difference is looked for
+QUANTITIES = (
+    *FORWARD, "loss", "gradient", "training loss", "gradient norm", "update", "streamed logits", "streamed memory"
+)  # fmt: skip
+
+Spread = dict[tuple[str, str], float]  # absolute, by (quantity, place)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Two results beside each other."""
+
+    quantity: str
+    place: str
+    index: tuple[int, ...]  # of the entry that differs most
+    absolute: float  # the largest difference
+    relative: float  # the same over the largest entry expected
+    tolerance: float  # absolute
+
+    @property
+    def passed(self) -> bool:
+        return self.absolute <= self.tolerance
+
+    @property
+    def share(self) -> float:
+        """The difference over its tolerance: above 1 it fails."""
+        return self.absolute / self.tolerance if self.tolerance else math.inf * bool(self.absolute)
+
+    @property
+    def where(self) -> str:
+        return self.place + (f" [{', '.join(map(str, self.index))}]" if self.index else "")
+
+
+def rounding(model: RMATConfig, tokens: int, dtype: str) -> float:
+    """The relative perturbation of the weights to which rounding amounts, gamma = u (lambda sqrt(n) + 4 C).
+
+    n is the longest sum of the model, over `tokens` in its gradients; the second term is that of RoPE's angles, which
+    reach C radians and are off by up to four roundings.
+    """
+    longest = max(model.width, model.hidden, model.vocab_size, model.memory_slots, tokens)
+    return UNIT_ROUNDOFF[dtype] * (CONFIDENCE * math.sqrt(longest) + 4 * model.chunk_len)
+
+
+def measure_spread(case: Case, run: Callable[[Case], Iterator[Results]], exact: Results, dtype: str) -> Spread:
+    """How far each result moves when every weight moves by the rounding of `dtype`: the largest of a few random draws.
+
+    Before an optimiser's step every gradient moves by the rounding of its tensor's largest entry, too: Adam divides small
+    gradients by their own size, so that what is lost in their sums is not lost in its steps.
+
+    Args:
+        case: what is computed.
+        run: computes it in float64.
+        exact: what `run` returns for the case as it is.
+        dtype: whose rounding is asked about.
+    """
+    gamma = rounding(case.config.model, case.tokens.size, dtype)
+    spread = dict.fromkeys(exact, 0.0)
+    largest = {key[1]: np.abs(x).max() for key, x in exact.items() if key[0] == "gradient"}
+    for seed in range(SAMPLES):
+        rng = np.random.default_rng(seed)
+
+        def signs(x, rng=rng):
+            return gamma * rng.choice([-1.0, 1.0], size=x.shape)
+
+        weights = {name: x * (1 + signs(x)) for name, x in case.weights.items()}
+        nudges = {name: largest[name] * signs(x) for name, x in case.weights.items() if name in largest}
+        for part in run(dataclasses.replace(case, weights=weights, nudges=nudges)):
+            for key, moved in part.items():
+                spread[key] = max(spread[key], float(np.abs(moved - exact[key]).max()))
+    return spread
+
+
+def compare(case: Case, actual: Results, expected: Results, spread: Spread | None, dtype: str) -> list[Difference]:
+    """Each result that both have. `spread`: needed below float64, where the tolerance is the fixed relative one.
+
+    A result of nothing but cancelling terms has no scale of its own: no tolerance is below the rounding of the largest
+    entry of its quantity.
+    """
+    gamma = rounding(case.config.model, case.tokens.size, dtype)
+    largest = {key: float(np.abs(x).max()) for key, x in expected.items()}
+    scale = {
+        quantity: max((x for key, x in largest.items() if key[0] == quantity), default=0) for quantity in QUANTITIES
+    }
+    found = []
+    for key in (key for key in expected if key in actual):
+        if actual[key].shape != expected[key].shape:
+            found.append(Difference(*key, (), math.inf, math.inf, 0.0))
+            continue
+        gap = np.abs(actual[key] - expected[key])
+        gap = np.where(np.isnan(gap), np.inf, gap)
+        index = np.unravel_index(int(gap.argmax()), gap.shape)
+        absolute = float(gap[index])
+        # Each of the two may be off by the spread.
+        own = FLOAT64_TOLERANCE * largest[key] if dtype == "float64" else 2 * spread[key]
+        tolerance = max(own, gamma * scale[key[0]])
+        relative = absolute / largest[key] if largest[key] else math.inf * bool(absolute)
+        found.append(Difference(*key, tuple(map(int, index)), absolute, relative, tolerance))
+    return found
+
+
+def first_difference(differences: list[Difference]) -> Difference | None:
+    """Where, in the order of the computation, the forward pass first goes apart; else the first failure of any kind."""
+    failed = [d for d in differences if not d.passed]
+    return next((d for d in failed if d.quantity in FORWARD), failed[0] if failed else None)
+
+
+def table(differences: list[Difference]) -> str:
+    """One line for each quantity, at its worst place, as Markdown that also reads well in a terminal."""
+    header = ("quantity", "compared", "absolute", "relative", "tolerance", "share", "worst at", "verdict")
+    rows = [header]
+    for quantity in QUANTITIES:
+        of_it = [d for d in differences if d.quantity == quantity]
+        if not of_it:
+            continue
+        worst = max(of_it, key=lambda d: d.share)
+        failed = sum(not d.passed for d in of_it)
+        numbers = [f"{x:.1e}" for x in (worst.absolute, worst.relative, worst.tolerance)]
+        verdict = f"{failed} of {len(of_it)} DIFFER" if failed else "equal"
+        rows.append((quantity, str(len(of_it)), *numbers, f"{worst.share:.0%}", worst.where, verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    rows.insert(1, tuple("-" * width for width in widths))
+    return "\n".join("| " + " | ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)) + " |" for row in rows)
+
+
+def to_json(differences: list[Difference]) -> list[dict]:
+    """Every comparison, as plain values."""
+    return [dataclasses.asdict(d) | {"share": d.share, "passed": d.passed} for d in differences]

@@ -1,0 +1,123 @@
+"""From a checkpoint to a file of weights, and back to a run."""
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rmat_jax.checkpoint import Checkpoints, restore_params
+from rmat_jax.config import Config, UserError, from_dict, to_dict
+from rmat_jax.data.tokenizer import BPETokenizer, check_vocabulary, load_tokenizer
+from rmat_jax.interop.layout import from_jax, to_jax
+from rmat_jax.interop.weights import read_weights, write_weights
+from rmat_jax.optim import make_optimizer
+from rmat_jax.state import TrainState, init_state
+from rmat_jax.types import PyTree
+
+
+def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
+    """Writes the parameters of the newest good checkpoint to `file`, with config, step and byte-pair tokenizer.
+
+    Args:
+        workdir: of a run.
+        file: is replaced if it is there; whole or not at all.
+        dtype: as `write_weights` takes it; None: the parameters' own.
+
+    Returns:
+        What was written, in one line.
+
+    Raises:
+        UserError: no checkpoint, no tokenizer where the config needs one, or a file that cannot be written.
+    """
+    with jax.enable_x64(True):  # a checkpoint may hold float64
+        params, values, step = restore_params(workdir / "checkpoints")
+    config = from_dict(Config, values)
+    tensors = from_jax(config.model, params)
+    metadata = {"step": str(step)}
+    if _is_bpe(config):
+        load_tokenizer(config, workdir / "tokenizer")  # says what is wrong with it
+        metadata["tokenizer"] = _tokenizer_file(workdir).read_text(encoding="utf-8")
+    write_weights(file, config, tensors, dtype, **metadata)
+    return (
+        f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, {dtype or config.model.param_dtype}, step {step}"
+    )
+
+
+def import_weights(workdir: Path, file: Path, config: Config | None = None) -> str:
+    """Begins a run in `workdir` with the weights of `file`: step 0, a fresh optimiser, empty memory.
+
+    Args:
+        workdir: without a checkpoint.
+        file: a safetensors file.
+        config: the experiment's; None: that of the file. `read_weights` says more.
+
+    Returns:
+        What was made, in one line.
+
+    Raises:
+        UserError: a file that `read_weights` refuses, a tokenizer that is missing or wrong, or a workdir in use.
+    """
+    config, tensors, metadata = read_weights(file, config)
+    tokenizer = _tokenizer(file, config, metadata)
+    folder = workdir / "checkpoints"
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"--workdir={workdir} has checkpoints of a run; choose another, where a new one can begin")
+    float64 = config.model.param_dtype == "float64"
+    with jax.enable_x64(float64 or jax.config.jax_enable_x64), np.errstate(over="ignore"):
+        params = jax.tree.map(lambda x: x.astype(config.model.param_dtype), to_jax(config.model, tensors))
+        state = _begin(config, params)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=1))
+            if tokenizer is not None:
+                _tokenizer_file(workdir).parent.mkdir(exist_ok=True)
+                _tokenizer_file(workdir).write_text(tokenizer, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}; choose another") from error
+        # Last, since it is what makes a workdir one of a run. The file does not know what data the run will read.
+        with Checkpoints(folder, keep=config.log.keep) as checkpoints:
+            checkpoints.save(0, state, config, {"seconds": 0.0, "data": None})
+    origin = f"step {metadata['step']} there, " if "step" in metadata else ""
+    return f"{workdir}: {_describe(tensors)}, {file.stat().st_size:,} bytes read, {config.model.param_dtype}, {origin}step 0 here"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begin(config: Config, params: PyTree) -> TrainState:
+    optimizer = make_optimizer(config)
+    return init_state(config, optimizer).replace(params=params, opt_state=optimizer.init(params))
+
+
+def _is_bpe(config: Config) -> bool:
+    return config.data.tokenizer == "bpe" and not config.data.synthetic
+
+
+def _tokenizer_file(workdir: Path) -> Path:
+    return workdir / "tokenizer" / "tokenizer.json"
+
+
+def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str | None:
+    """The JSON of the tokenizer that goes with the weights, verified; None if the config needs none."""
+    if not _is_bpe(config):
+        return None
+    if "tokenizer" not in metadata:
+        raise UserError(
+            f"{file} has no tokenizer in its metadata, and data.tokenizer='bpe'; save it with metadata tokenizer=TEXT, TEXT "
+            "being that of a workdir's tokenizer/tokenizer.json"
+        )
+    try:
+        tokenizer = BPETokenizer(metadata["tokenizer"])
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f"the tokenizer in the metadata of {file} is none ({error}); export it again") from error
+    check_vocabulary(config, tokenizer.vocab_size, "data.tokenizer='bpe'")
+    return metadata["tokenizer"]
+
+
+def _describe(tensors: Mapping[str, np.ndarray]) -> str:
+    text = f"{len(tensors)} tensors, {sum(x.size for x in tensors.values()):,} parameters"
+    broken = [name for name, x in tensors.items() if not np.isfinite(x).all()]
+    return text + (f" (of {len(broken)} tensors not all finite, {broken[0]} first)" if broken else "")

@@ -1,0 +1,219 @@
+"""Does another implementation, machine or version compute the same? Docs: docs/crosscheck.md."""
+
+import dataclasses
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from rmat_jax.config import Config, OptimConfig, RMATConfig, UserError
+from rmat_jax.interop import compare
+from rmat_jax.interop.case import Case, Results, make_case
+from rmat_jax.interop.compare import Difference, Spread
+from rmat_jax.interop.dump import read_dump, write_dump
+from rmat_jax.interop.layout import from_jax, random_weights
+
+# What is checked when no model is named: every mechanism is in it.
+SMALL = Config(
+    model=RMATConfig(
+        vocab_size=64,
+        width=32,
+        num_layers=3,
+        num_heads=4,
+        chunk_len=16,
+        window_len=8,
+        memory_slots=12,
+        memory_writes=4,
+        window="sliding",
+        memory_pool="attention",
+        memory_age="rotary",
+    ),
+    optim=OptimConfig(clip_norm=1.7),  # about the gradients' norm: some steps are clipped, some are not
+)
+PARTS = ("the call and its gradient", "the optimiser's steps", "the streams")
+Run = Callable[[Case, str], Iterator[Results]]  # of a case in a dtype: the results, in PARTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was compared, and how it came out."""
+
+    title: str
+    config: RMATConfig
+    dtype: str
+    differences: list[Difference]
+    not_offered: list[str]  # quantities that the implementation under test does not give
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return all(d.passed for d in self.differences)
+
+    def text(self) -> str:
+        """The table, what was not compared, where the first difference is, the verdict."""
+        lines = [self.title, "", compare.table(self.differences), ""]
+        if self.not_offered:
+            lines.append(f"not compared, since the module does not offer it: {', '.join(self.not_offered)}")
+        failed = [d for d in self.differences if not d.passed]
+        if failed:
+            lines.append(f"first difference: {explain(compare.first_difference(self.differences))}")
+        worst = max(self.differences, key=lambda d: d.share)
+        lines.append(
+            f"{'EQUAL' if self.passed else 'DIFFERENT'}: {len(failed)} of {len(self.differences)} results beyond tolerance; "
+            f"the largest is {worst.share:.2g} of its tolerance ({worst.quantity}, {worst.where}); {self.seconds:.0f} s"
+        )
+        return "\n".join(lines)
+
+    def json(self) -> str:
+        """All comparisons, each with its place."""
+        first = compare.first_difference(self.differences)
+        return json.dumps(
+            {
+                "title": self.title,
+                "passed": self.passed,
+                "dtype": self.dtype,
+                "config": dataclasses.asdict(self.config),
+                "versions": versions(),
+                "seconds": round(self.seconds, 1),
+                "not_offered": self.not_offered,
+                "first_difference": first and explain(first),
+                "differences": compare.to_json(self.differences),
+            },
+            indent=1,
+        )
+
+
+def explain(d: Difference) -> str:
+    """Where to look."""
+    chunk, _, layer = d.place.partition(", ")
+    size = f"{d.absolute:.1e}, tolerance {d.tolerance:.1e}"
+    if d.quantity == "layer output":
+        below = "the embedding stands before it" if layer == "layer 0" else "the layers below it agree"
+        return f"the output of {layer} in {chunk} ({size}); {below}"
+    if d.quantity == "memory":
+        return f"what {layer} wrote to its memory after {chunk} ({size}); its output there agrees: look at pool, gate and queue"
+    if d.quantity == "logits":
+        return (
+            f"the logits of {chunk} ({size}); what was compared before them agrees: look at final norm and output table"
+        )
+    return f"{d.quantity}, {d.where} ({size}); the forward pass agrees"
+
+
+def load_case(*, workdir: Path | None = None, config: Config | None = None, steps: int = 10, seed: int = 0) -> Case:
+    """The newest checkpoint of a run, on text that it can read; or `config`, or a small one, with seeded random weights."""
+    if workdir is not None and config is not None:
+        raise UserError("--workdir and --config are both given; a workdir has its own config")
+    if workdir is None:
+        config = config or SMALL
+        return make_case(config, random_weights(config.model, seed), steps=steps, seed=seed)
+    import jax
+
+    from rmat_jax.checkpoint import restore_params
+    from rmat_jax.config import from_dict
+    from rmat_jax.data.tokenizer import load_tokenizer
+
+    with jax.enable_x64(True):  # a checkpoint may hold float64
+        params, values, _ = restore_params(workdir / "checkpoints")
+    config = from_dict(Config, values)
+    text = None
+    if not config.data.synthetic:
+        sources = sorted(Path(__file__).parent.parent.rglob("*.py"))  # text that every installation has
+        text = load_tokenizer(config, workdir / "tokenizer").encode(b"\n".join(file.read_bytes() for file in sources))
+    weights = {name: x.astype(np.float64) for name, x in from_jax(config.model, params).items()}
+    return make_case(config, weights, steps=steps, seed=seed, text=text)
+
+
+def crosscheck(case: Case, dtype: str, factory: str | None = None, precision: str = "highest") -> Report:
+    """JAX beside PyTorch: the reference, or the port that `factory` names as `package.module:function`."""
+    start = time.perf_counter()
+    ours, theirs = _jax(precision), _torch(factory)
+    expected = _collect(ours, case, dtype, "JAX")
+    actual = _collect(theirs, case, dtype, "PyTorch")
+    spread = None if dtype == "float64" else _spread(case, _torch(None), dtype)
+    title = f"JAX against {factory or 'the PyTorch reference'}, {dtype}"
+    return _report(title, case, dtype, actual, expected, spread, start)
+
+
+def dump(case: Case, file: Path) -> None:
+    """Writes the case with JAX's float64 results to `file`."""
+    run = _jax("highest")
+    exact = _collect(run, case, "float64", "JAX")
+    write_dump(file, case, exact, _spread(case, run, "float32", exact), f"JAX float64, {versions()}")
+
+
+def replay(file: Path, dtype: str, framework: str, factory: str | None = None, precision: str = "highest") -> Report:
+    """Computes the dump `file` anew, here: in JAX on its default device, or in PyTorch (reference or port)."""
+    start = time.perf_counter()
+    case, expected, spread, origin = read_dump(file)
+    if framework == "jax":
+        run, name = _jax(precision), f"JAX on {_device()}"
+    else:
+        run, name = _torch(factory), factory or "the PyTorch reference"
+    title = f"{name}, {dtype}, precision {precision}, against {file} ({origin})"
+    return _report(title, case, dtype, _collect(run, case, dtype, name), expected, spread, start)
+
+
+def versions() -> str:
+    """Of what takes part, in words."""
+    found = [f"Python {platform.python_version()}"]
+    for package in ("jax", "flax", "optax", "torch"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _report(title, case, dtype, actual, expected, spread, start) -> Report:
+    missing = {key[0] for key in expected} - {key[0] for key in actual}
+    return Report(
+        title=title,
+        config=case.config.model,
+        dtype=dtype,
+        differences=compare.compare(case, actual, expected, spread, dtype),
+        not_offered=[quantity for quantity in compare.QUANTITIES if quantity in missing],
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _collect(run: Run, case: Case, dtype: str, name: str) -> Results:
+    results: Results = {}
+    parts = run(case, dtype)
+    for part in PARTS:
+        _say(f"{name}, {dtype}: {part}")
+        results |= next(parts)
+    return results
+
+
+def _spread(case: Case, run: Run, dtype: str, exact: Results | None = None) -> Spread:
+    _say(f"tolerances of {dtype}, from the same in float64 with weights that are off by its rounding")
+    exact = exact or {key: x for part in run(case, "float64") for key, x in part.items()}
+    return compare.measure_spread(case, lambda moved: run(moved, "float64"), exact, dtype)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _jax(precision: str) -> Run:
+    from rmat_jax.interop.run_jax import run_jax
+
+    return lambda case, dtype: run_jax(case, dtype, precision)
+
+
+def _torch(factory: str | None) -> Run:
+    from rmat_jax.interop.run_torch import load_factory, reference, run_torch
+
+    made = load_factory(factory) if factory else reference
+    return lambda case, dtype: run_torch(case, dtype, made)
+
+
+def _device() -> str:
+    import jax
+
+    return jax.devices()[0].device_kind

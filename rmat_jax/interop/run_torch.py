@@ -1,0 +1,183 @@
+"""A case computed by a PyTorch module: the reference, or anybody's port. Needs no JAX.
+
+**The protocol.** A port is a function `factory(config, weights) -> torch.nn.Module`, where `config` is the RMATConfig and
+`weights` holds a tensor for each name of `layout(config)`. The module must offer
+
+    logits, state = module(tokens, state, documents)
+
+with `tokens` and `documents` [B, T] int64, any T >= 1, `logits` [B, T, V], and `state` None or what an earlier call of the same
+batch returned; `state.detach()` gives the same state without its history. All rows stand at the same place in their chunks.
+
+What it may offer besides is compared too, and reported as "not offered" otherwise:
+
+    state.memory         [L, B, M, D], the memory after the last full chunk, zeros where nothing is written
+    module.layers        a ModuleList of L blocks whose output (or its first item) is the layer's output [B, S, D]: says in which
+                         layer the first difference appears
+    named_parameters()   under the names of `weights`: gradients and the optimiser's steps
+
+A call that it cannot do, such as one with a state, raises NotImplementedError: what depends on it is not offered either.
+"""
+
+import contextlib
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from rmat_jax.config import IGNORE, RMATConfig, UserError
+from rmat_jax.interop.case import Case, Results
+
+try:
+    import torch
+    from torch.nn import functional
+except ImportError:
+    raise UserError(
+        "this needs PyTorch, which is not installed; run: pip install torch --index-url https://download.pytorch.org/whl/cpu"
+    ) from None
+
+Factory = Callable[[RMATConfig, Mapping[str, torch.Tensor]], torch.nn.Module]
+
+
+def reference(config: RMATConfig, weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """The factory of this project's own twin."""
+    from rmat_jax.interop.reference import RMAT
+
+    module = RMAT(config).to(next(iter(weights.values())).dtype)
+    module.load_state_dict(weights)
+    return module
+
+
+def load_factory(name: str) -> Factory:
+    """The function that `package.module:function` names; modules of the working directory are found too.
+
+    Raises:
+        UserError: there is no such module or function, or importing it fails.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise UserError(f"--torch={name} must name a function; write --torch=package.module:function")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # whatever the user's code raises
+        raise UserError(f"--torch={name} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(factory):
+        raise UserError(f"--torch={name} is a {type(factory).__name__}, not a function of config and weights")
+    return factory
+
+
+def run_torch(case: Case, dtype: str, factory: Factory = reference) -> Iterator[Results]:
+    """The results, part by part, like those of `run_jax`; what the module does not offer is absent."""
+    for part in (_call, _steps, _streams):
+        weights = {name: torch.tensor(x, dtype=getattr(torch, dtype)) for name, x in case.weights.items()}
+        module = factory(case.config.model, weights)
+        try:
+            results = part(case, module)
+        except NotImplementedError:
+            results = {}
+        yield {key: value.detach().to("cpu", torch.float64).numpy() for key, value in results.items()}
+
+
+def _call(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.Tensor]:
+    config = case.config.model
+    tokens, targets, documents = map(torch.from_numpy, (case.tokens, case.targets, case.documents))
+    with _outputs(module) as outputs:
+        logits, _ = module(tokens, None, documents)
+    loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+    loss.backward()
+    memory_N = _memory_after_each_chunk(case, module)
+    outputs_L = [torch.cat(parts, dim=1).split(config.chunk_len, dim=1) for parts in outputs]
+    results = {}
+    for chunk, logits_BCV in enumerate(logits.split(config.chunk_len, dim=1)):
+        for layer in range(config.num_layers):
+            place = f"chunk {chunk}, layer {layer}"
+            if outputs_L:
+                results["layer output", place] = outputs_L[layer][chunk]
+            if memory_N:
+                results["memory", place] = memory_N[chunk][layer]
+        results["logits", f"chunk {chunk}"] = logits_BCV
+    results["loss", "all chunks"] = loss
+    return results | {("gradient", name): _gradient(p) for name, p in _named(case, module).items()}
+
+
+def _memory_after_each_chunk(case: Case, module: torch.nn.Module) -> list[torch.Tensor]:
+    """From one call a chunk, which must do what one call over all of them does."""
+    memory, state = [], None
+    with torch.no_grad(), contextlib.suppress(NotImplementedError):
+        for start in range(0, case.tokens.shape[1], case.config.model.chunk_len):
+            part = slice(start, start + case.config.model.chunk_len)
+            tokens, documents = torch.from_numpy(case.tokens[:, part]), torch.from_numpy(case.documents[:, part])
+            _, state = module(tokens, state, documents)
+            if getattr(state, "memory", None) is not None:
+                memory.append(state.memory)
+    return memory if len(memory) == case.num_chunks else []
+
+
+def _steps(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.Tensor]:
+    from rmat_jax.interop.training import make_optimizer, train_step
+
+    named = _named(case, module)
+    if not named:
+        return {}
+    before = {name: p.detach().clone() for name, p in named.items()}
+    for name, nudge in (case.nudges or {}).items():
+        named[name].register_hook(functools.partial(torch.add, torch.from_numpy(nudge)))
+    optimizer, schedule = make_optimizer(case.config, module)
+    state, results = None, {}
+    for index, batch in enumerate(zip(case.step_tokens, case.step_targets, case.step_documents, strict=True)):
+        inputs = [torch.from_numpy(np.ascontiguousarray(x)) for x in batch]
+        loss, norm, state = train_step(case.config, module, optimizer, schedule, *inputs, state)
+        results |= {("training loss", f"step {index}"): loss, ("gradient norm", f"step {index}"): norm}
+    return results | {("update", name): p.detach() - before[name] for name, p in named.items()}
+
+
+def _streams(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.Tensor]:
+    """Each row by itself, since its prompt ends at a place of its own in its chunk."""
+    results = {}
+    for row, length in enumerate(case.prompt_lengths):
+        tokens, documents = (torch.from_numpy(x[row : row + 1]) for x in (case.stream_tokens, case.stream_documents))
+        with torch.no_grad():
+            prompt, state = module(tokens[:, :length], None, documents[:, :length])
+            logits = [prompt[0, -1]]
+            for place in range(length, length + case.decoded):
+                here = slice(place, place + 1)
+                one, state = module(tokens[:, here], state, documents[:, here])
+                logits.append(one[0, 0])
+        results["streamed logits", f"row {row}"] = torch.stack(logits)
+        if getattr(state, "memory", None) is not None:
+            for layer, memory_BMD in enumerate(state.memory):
+                results["streamed memory", f"row {row}, layer {layer}"] = memory_BMD[0]
+    return results
+
+
+def _named(case: Case, module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The module's parameters, if they are those of the case under the same names and shapes; else none."""
+    named = dict(module.named_parameters())
+    shapes = {name: tuple(p.shape) for name, p in named.items()}
+    return {n: named[n] for n in case.weights} if shapes == {n: x.shape for n, x in case.weights.items()} else {}
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+@contextlib.contextmanager
+def _outputs(module: torch.nn.Module) -> Iterator[list[list[torch.Tensor]]]:
+    """Collects what each of `module.layers` returns in the calls made inside; empty without such layers."""
+    layers: Any = getattr(module, "layers", [])
+    collected: list[list[torch.Tensor]] = [[] for _ in layers]
+
+    def keep(parts):
+        return lambda layer, inputs, output: parts.append(output if torch.is_tensor(output) else output[0])
+
+    handles = [layer.register_forward_hook(keep(parts)) for layer, parts in zip(layers, collected, strict=True)]
+    try:
+        yield collected
+    finally:
+        for handle in handles:
+            handle.remove()
