@@ -1,6 +1,7 @@
 """The optimiser: AdamW with decoupled decay, linear warm-up, cosine decay, clipping."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from rmat_jax.config import Config
@@ -22,13 +23,15 @@ def decayed(params: PyTree) -> PyTree:
 def make_schedule(config: Config) -> optax.Schedule:
     """Learning rate by step: up to the peak in `warmup_steps`, then a cosine down to its `final_fraction`."""
     c = config.optim
-    return optax.warmup_cosine_decay_schedule(
+    schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=c.learning_rate,
         warmup_steps=c.warmup_steps,
         decay_steps=config.steps,
         end_value=c.learning_rate * c.final_fraction,
     )
+    # Of an integer step it would compute in float32, also where everything else is float64.
+    return lambda step: schedule(jnp.asarray(step, jnp.result_type(float)))
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
