@@ -1,10 +1,12 @@
 """Does another implementation, machine or version compute the same? Docs: docs/crosscheck.md."""
 
+import contextlib
 import dataclasses
 import json
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -109,7 +111,7 @@ def load_case(*, workdir: Path | None = None, config: Config | None = None, step
     if workdir is not None and config is not None:
         raise UserError("--workdir and --config are both given; a workdir has its own config")
     if workdir is None:
-        config = config or SMALL
+        config = dataclasses.replace(config or SMALL, seed=seed)
         return make_case(config, random_weights(config.model, seed), steps=steps, seed=seed)
     import jax
 
@@ -143,7 +145,13 @@ def dump(case: Case, file: Path) -> None:
     """Writes the case with JAX's float64 results to `file`."""
     run = _jax("highest")
     exact = _collect(run, case, "float64", "JAX")
-    write_dump(file, case, exact, _spread(case, run, "float32", exact), f"JAX float64, {versions()}")
+    write_dump(
+        file,
+        case,
+        exact,
+        _spread(case, run, "float32", exact),
+        f"JAX float64, {', '.join(map(' '.join, versions().items()))}",
+    )
 
 
 def replay(file: Path, dtype: str, framework: str, factory: str | None = None, precision: str = "highest") -> Report:
@@ -158,15 +166,13 @@ def replay(file: Path, dtype: str, framework: str, factory: str | None = None, p
     return _report(title, case, dtype, _collect(run, case, dtype, name), expected, spread, start)
 
 
-def versions() -> str:
-    """Of what takes part, in words."""
-    found = [f"Python {platform.python_version()}"]
+def versions() -> dict[str, str]:
+    """Of what takes part."""
+    found = {"python": platform.python_version()}
     for package in ("jax", "flax", "optax", "torch"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _report(title, case, dtype, actual, expected, spread, start) -> Report:
@@ -210,7 +216,19 @@ def _torch(factory: str | None) -> Run:
     from rmat_jax.interop.run_torch import load_factory, reference, run_torch
 
     made = load_factory(factory) if factory else reference
-    return lambda case, dtype: run_torch(case, dtype, made)
+
+    def run(case, dtype):
+        try:
+            yield from run_torch(case, dtype, made)
+        except Exception as error:
+            if factory is None:
+                raise
+            traceback.print_exc()  # for the port's author
+            raise UserError(
+                f"--torch={factory} failed: {type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
+
+    return run
 
 
 def _device() -> str:

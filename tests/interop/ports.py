@@ -1,0 +1,75 @@
+"""Ports to be checked: faulty ones, each wrong in one place of one layer, and one that offers little."""
+
+import torch
+
+from rmat_jax.interop.reference import RMAT, Seen
+from rmat_jax.interop.run_torch import reference
+
+
+def flipped_sign(config, weights):
+    """One weight of layer 1's values has the other sign."""
+    weights["layers.1.value.weight"][2, 1] *= -1
+    return reference(config, weights)
+
+
+def transposed_matrix(config, weights):
+    """Layer 1's queries are projected by the transposed matrix."""
+    return reference(config, weights | {"layers.1.query.weight": weights["layers.1.query.weight"].T})
+
+
+def rope_halves_swapped(config, weights):
+    """Layer 1 takes a vector's second half for its first: it rotates backwards."""
+    module = reference(config, weights)
+    rope = module.layers[1].rope
+
+    def swap(x):
+        return torch.roll(x, x.shape[-1] // 2, dims=-1)
+
+    module.layers[1].rope = lambda x, positions: swap(rope(swap(x), positions))
+    return module
+
+
+def gate_bias_off_by_one(config, weights):
+    """Layer 1's update gate starts one higher: only what it writes is wrong."""
+    weights["layers.1.memory.gate.bz"] += 1
+    return reference(config, weights)
+
+
+class OffByOne(Seen):
+    """The local stream shows one token less."""
+
+    def tokens(self, stream, config):
+        shown = super().tokens(stream, config)
+        if stream == "full":
+            return shown
+        return shown & (self.positions_J > self.positions_S[:, None] - config.window_len + 1)
+
+
+def mask_off_by_one(config, weights):
+    """Layer 1's window is one token too short."""
+    module = reference(config, weights)
+    module.layers[1].register_forward_pre_hook(lambda _, inputs: (*inputs[:2], OffByOne(**vars(inputs[2]))))
+    return module
+
+
+class Bare(torch.nn.Module):
+    """Offers logits alone, under parameter names of its own and without a state."""
+
+    def __init__(self, model: RMAT):
+        super().__init__()
+        self.inside = model
+
+    def forward(self, tokens, state, documents):
+        assert state is None
+        return self.inside(tokens, None, documents)[0], None
+
+
+def bare(config, weights):
+    return Bare(reference(config, weights))
+
+
+def broken(config, weights):
+    raise KeyError("layers.0.q_proj")
+
+
+no_function = 3
