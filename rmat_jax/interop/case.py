@@ -28,7 +28,6 @@ class Case:
     stream_tokens: np.ndarray  # [B, T + S]
     stream_documents: np.ndarray
     prompt_lengths: np.ndarray  # [B] tokens that a stream reads at once; then it reads S more, one by one
-    nudges: dict[str, np.ndarray] | None = None  # added to the gradients of each step: see compare.measure_spread
 
     @property
     def num_chunks(self) -> int:

@@ -64,8 +64,7 @@ def rounding(model: RMATConfig, tokens: int, dtype: str) -> float:
 def measure_spread(case: Case, run: Callable[[Case], Iterator[Results]], exact: Results, dtype: str) -> Spread:
     """How far each result moves when every weight moves by the rounding of `dtype`: the largest of a few random draws.
 
-    Before an optimiser's step every gradient moves by the rounding of its tensor's largest entry, too: Adam divides small
-    gradients by their own size, so that what is lost in their sums is not lost in its steps.
+    Besides, each optimiser step rounds the weights themselves, which a difference of weights does not forgive.
 
     Args:
         case: what is computed.
@@ -75,18 +74,16 @@ def measure_spread(case: Case, run: Callable[[Case], Iterator[Results]], exact: 
     """
     gamma = rounding(case.config.model, case.tokens.size, dtype)
     spread = dict.fromkeys(exact, 0.0)
-    largest = {key[1]: np.abs(x).max() for key, x in exact.items() if key[0] == "gradient"}
     for seed in range(SAMPLES):
         rng = np.random.default_rng(seed)
-
-        def signs(x, rng=rng):
-            return gamma * rng.choice([-1.0, 1.0], size=x.shape)
-
-        weights = {name: x * (1 + signs(x)) for name, x in case.weights.items()}
-        nudges = {name: largest[name] * signs(x) for name, x in case.weights.items() if name in largest}
-        for part in run(dataclasses.replace(case, weights=weights, nudges=nudges)):
+        weights = {n: x * (1 + gamma * rng.choice([-1.0, 1.0], size=x.shape)) for n, x in case.weights.items()}
+        for part in run(dataclasses.replace(case, weights=weights)):
             for key, moved in part.items():
                 spread[key] = max(spread[key], float(np.abs(moved - exact[key]).max()))
+    steps = len(case.step_tokens)
+    for key in spread:
+        if key[0] == "update":
+            spread[key] += steps * UNIT_ROUNDOFF[dtype] * float(np.abs(case.weights[key[1]]).max())
     return spread
 
 

@@ -18,8 +18,6 @@ from torch.nn import functional
 
 from rmat_jax.config import RMATConfig
 
-NOBODY = -1  # the document of a place that holds no token
-
 
 @dataclasses.dataclass(frozen=True)
 class LayerState:
@@ -69,7 +67,7 @@ class RMAT(nn.Module):
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.final_norm = norm(config)
+        self.final_norm = nn.LayerNorm(config.width, eps=1e-5)
         nn.init.normal_(self.embed.weight, std=config.width**-0.5)
         if not config.tie_embeddings:
             self.output = nn.Linear(config.width, config.vocab_size, bias=False)
@@ -141,17 +139,15 @@ class RMAT(nn.Module):
         """The end of a chunk: every layer writes; what a sliding window may still see is kept."""
         c = self.config
         kept = c.window_len if c.has_window_carry else 0
-        layers, ages_BM = [], state.ages_BM
+        first = state.documents_BJ.shape[1] - kept
         mine_BC = state.documents_BJ[:, -c.chunk_len :] == state.document_B[:, None]
+        layers, ages_BM = [], state.ages_BM
         for block, layer in zip(self.layers, state.layers, strict=True):
             slots_BMD = layer.slots_BMD
             if c.has_memory:
                 slots_BMD, ages_BM = block.memory.write(slots_BMD, state.ages_BM, layer.y_BSD, mine_BC)
-            first = layer.keys_BJHE.shape[1] - kept
-            layers.append(
-                LayerState(slots_BMD, layer.keys_BJHE[:, first:], layer.values_BJHE[:, first:], layer.y_BSD[:, :0])
-            )
-        first = state.documents_BJ.shape[1] - kept
+            keys_BWHE, values_BWHE = layer.keys_BJHE[:, first:], layer.values_BJHE[:, first:]
+            layers.append(LayerState(slots_BMD, keys_BWHE, values_BWHE, layer.y_BSD[:, :0]))
         return State(tuple(layers), state.document_B, ages_BM, state.documents_BJ[:, first:], 0)
 
 
@@ -192,13 +188,13 @@ class Block(nn.Module):
     def __init__(self, config: RMATConfig):
         super().__init__()
         self.config = config
-        self.attention_norm = norm(config)
+        self.attention_norm = nn.LayerNorm(config.width, eps=1e-5)
         self.query = linear(config.width, config.width)
         self.key = linear(config.width, config.width)
         self.value = linear(config.width, config.width)
         self.fusion = nn.Parameter(torch.zeros(len(config.streams)))
         self.output = linear(config.width, config.width, scale=1 / (2 * config.num_layers))
-        self.mlp_norm = norm(config)
+        self.mlp_norm = nn.LayerNorm(config.width, eps=1e-5)
         self.mlp = MLP(config)
         if config.has_memory:
             self.memory = Memory(config)
@@ -213,7 +209,7 @@ class Block(nn.Module):
         values_BJHE = torch.cat([state.values_BJHE, v], dim=1)
         rotated_q, rotated_keys = self.rope(q, seen.positions_S), self.rope(keys_BJHE, seen.positions_J)
         attended = 0.0
-        for stream, share in zip(c.streams, softmax_of_all(self.fusion), strict=True):
+        for stream, share in zip(c.streams, torch.softmax(self.fusion, dim=0), strict=True):
             if stream == "memory":
                 memory_keys, memory_values = self.memory.read(state.slots_BMD, seen.ages_BM)
                 attended = attended + share * attend(q, memory_keys, memory_values, seen.slots())
@@ -252,10 +248,10 @@ class Memory(nn.Module):
     def __init__(self, config: RMATConfig):
         super().__init__()
         self.config = config
-        self.read_norm = norm(config)
+        self.read_norm = nn.LayerNorm(config.width, eps=1e-5)
         self.key = linear(config.width, config.width)
         self.value = linear(config.width, config.width)
-        self.write_norm = norm(config)
+        self.write_norm = nn.LayerNorm(config.width, eps=1e-5)
         if config.memory_pool == "attention":
             self.pool_queries = nn.Parameter(torch.randn(config.memory_writes, config.width))
         if config.gate != "none":
@@ -332,10 +328,6 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return torch.where(nowhere, 0.0, torch.softmax(torch.where(nowhere, 0.0, scores), dim=-1))
 
 
-def softmax_of_all(w: Tensor) -> Tensor:
-    return torch.softmax(w, dim=0)
-
-
 def turn(x: Tensor, positions: Tensor, base: float) -> Tensor:
     """RoPE (arXiv 2104.09864): component i of n is paired with i + n/2 and turned by `position * base**(-2i/n)`."""
     size = x.shape[-1]
@@ -347,11 +339,8 @@ def turn(x: Tensor, positions: Tensor, base: float) -> Tensor:
 
 
 def split(config: RMATConfig, x_BJD: Tensor) -> Tensor:
+    """Into heads: [B, J, H, E]."""
     return x_BJD.unflatten(-1, (config.num_heads, config.head_dim))
-
-
-def norm(config: RMATConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.width, eps=1e-5)
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = False, scale: float = 1.0) -> nn.Linear:

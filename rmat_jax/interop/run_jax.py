@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rmat_jax.config import IGNORE
 from rmat_jax.interop.case import Case, Results, by_layer
@@ -67,9 +66,6 @@ def _steps(case: Case, params) -> Results:
     """The optimiser's steps, through the project's train step."""
     config = case.config
     optimizer = make_optimizer(config)
-    if case.nudges:
-        nudges = to_jax(config.model, case.nudges)
-        optimizer = optax.chain(optax.stateless(lambda grads, _: jax.tree.map(jnp.add, grads, nudges)), optimizer)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

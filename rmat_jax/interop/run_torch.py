@@ -19,7 +19,6 @@ A module that cannot go on from a state returns None for it: its one call is com
 """
 
 import contextlib
-import functools
 import importlib
 import os
 import sys
@@ -119,8 +118,6 @@ def _steps(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.T
     if not named or _read(module, case.tokens[:, :1], None, case.documents[:, :1])[1] is None:
         return {}
     before = {name: p.detach().clone() for name, p in named.items()}
-    for name, nudge in (case.nudges or {}).items():
-        named[name].register_hook(functools.partial(torch.add, torch.from_numpy(nudge)))
     optimizer, schedule = make_optimizer(case.config, module)
     state, results = None, {}
     for index, batch in enumerate(zip(case.step_tokens, case.step_targets, case.step_documents, strict=True)):
