@@ -4,9 +4,7 @@ JAX code is checked against. It shares nothing with that code but `config.py` an
 It says what it means rather than what is fast: loops over chunks and layers, keys that are rotated when they are read, pools
 that are taken over the whole chunk at its end. Letters in names are shapes, as in `types.py`.
 
-    model = RMAT(config)
-    logits_BTV, state = model(tokens_BT)
-    logits_BTV, state = model(more_tokens_BT, state)
+    logits_BTV, state = RMAT(config)(tokens_BT)
 """
 
 import dataclasses

@@ -72,6 +72,17 @@ def load_factory(name: str) -> Factory:
 
 def run_torch(case: Case, dtype: str, factory: Factory = reference) -> Iterator[Results]:
     """The results, part by part, like those of `run_jax`; what the module does not offer is absent."""
+    c = case.config.model
+    threads = torch.get_num_threads()
+    if len(case.tokens) * c.chunk_len * c.hidden < 1 << 20:  # threads would wait for each other longer than they work
+        torch.set_num_threads(1)
+    try:
+        yield from _parts(case, dtype, factory)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _parts(case: Case, dtype: str, factory: Factory) -> Iterator[Results]:
     for part in (_call, _steps, _streams):
         weights = {name: torch.tensor(x, dtype=getattr(torch, dtype)) for name, x in case.weights.items()}
         module = factory(case.config.model, weights)

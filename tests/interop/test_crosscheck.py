@@ -22,16 +22,6 @@ from tests.models import COVERING, name, tiny
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "interop" / "golden.safetensors"
-BITS = {"float32": 24, "float64": 53}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors are tiny; two pools of threads on two cores wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
