@@ -1,10 +1,8 @@
-"""The model in plain PyTorch, written from the equations of docs/architecture.md: the paper's companion, and the twin that the
-JAX code is checked against. It shares nothing with that code but `config.py` and the names of the weights.
+"""The model in plain PyTorch, written from the equations of docs/architecture.md: the paper's companion (arXiv 2507.00453), and
+the twin that the JAX code is compared with. It shares `config.py` with that code, and the names of the weights.
 
-It says what it means rather than what is fast: loops over chunks and layers, keys that are rotated when they are read, pools
-that are taken over the whole chunk at its end. Letters in names are shapes, as in `types.py`.
-
-    logits_BTV, state = RMAT(config)(tokens_BT)
+It says what it means rather than what is fast: a loop over chunks, a loop over layers, keys that are rotated when they are
+read, pools that are taken at the chunk's end. A suffix of a name gives its shape, in the letters of `types.py`.
 """
 
 import dataclasses
@@ -19,45 +17,41 @@ from rmat_jax.config import RMATConfig
 
 @dataclasses.dataclass(frozen=True)
 class LayerState:
-    """What one layer remembers: its memory, and the tokens that may still be seen or pooled."""
+    """What one layer carries. J are the tokens that can still be seen: the carried window, then the open chunk."""
 
-    slots_BMD: Tensor | None  # the queue, oldest first; zeros where nothing is written
-    keys_BJHE: Tensor  # not rotated: of the sliding window's tokens before the chunk, then of the open chunk's
-    values_BJHE: Tensor
-    y_BSD: Tensor  # outputs of the open chunk's tokens
+    slots_BMD: Tensor | None  # the memory, oldest first
+    keys_BJD: Tensor  # not rotated: positions belong to the reader's chunk
+    values_BJD: Tensor
+    outputs_BSD: Tensor  # y of the open chunk's tokens, pooled when it is full
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that the model remembers. All rows stand at the same place in their chunks; ragged rows are read one by one."""
+    """All that is carried from call to call; a value: a call returns a new one. All rows stand at the same position."""
 
-    layers: tuple[LayerState, ...]
-    document_B: Tensor  # of the token read last; the memory is this document's
-    ages_BM: Tensor | None  # chunks since each slot was written; 0: not written
-    documents_BJ: Tensor  # of the tokens whose keys are kept
     position: int  # tokens in the open chunk
+    document_B: Tensor  # of the token read last; the memory is this document's
+    ages_BM: Tensor | None  # chunks since each slot was written, in all layers; 0: unwritten, invisible
+    documents_BJ: Tensor
+    layers: tuple[LayerState, ...]
 
     @property
     def memory(self) -> Tensor | None:
-        """[L, B, M, D], zeros where nothing is written."""
+        """[L, B, M, D], zeros where unwritten; None for a model without memory."""
         if self.ages_BM is None:
             return None
-        written = (self.ages_BM > 0)[..., None]
-        return torch.stack([torch.where(written, layer.slots_BMD, 0.0) for layer in self.layers])
+        return torch.stack([only_written(layer.slots_BMD, self.ages_BM) for layer in self.layers])
 
     def detach(self) -> "State":
-        """The same values, through which no gradient flows."""
-        layers = tuple(
-            LayerState(*(x if x is None else x.detach() for x in vars(layer).values())) for layer in self.layers
-        )
-        return dataclasses.replace(self, layers=layers)
+        layers = ((x if x is None else x.detach() for x in vars(layer).values()) for layer in self.layers)
+        return dataclasses.replace(self, layers=tuple(LayerState(*parts) for parts in layers))
 
 
 class RMAT(nn.Module):
-    """Recurrent Memory-Augmented Transformer (arXiv 2507.00453).
+    """The language model: logits of the next token, from all that each row has read.
 
-    It computes in the dtype of its parameters: `config.dtype`, a policy of the JAX side, is not looked at, nor is `remat`,
-    which changes no result. Dropout follows `train()` and `eval()`.
+    It computes in the dtype of its parameters (`model.double()`): `config.dtype` is the JAX side's precision policy and is not
+    read here, and neither is `remat`, which changes nothing of the function. Dropout follows `train()` and `eval()`.
     """
 
     def __init__(self, config: RMATConfig):
@@ -68,120 +62,97 @@ class RMAT(nn.Module):
         self.final_norm = nn.LayerNorm(config.width, eps=1e-5)
         nn.init.normal_(self.embed.weight, std=config.width**-0.5)
         if not config.tie_embeddings:
-            self.output = nn.Linear(config.width, config.vocab_size, bias=False)
-            nn.init.normal_(self.output.weight, std=config.width**-0.5)
+            self.output = linear(config.width, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, tokens_BT: Tensor, state: State | None = None, documents_BT: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Logits of the token after each token, and the state after the last.
+    def forward(self, tokens: Tensor, state: State | None = None, documents: Tensor | None = None):
+        """Reads on behind `state`.
 
         Args:
-            tokens_BT: token ids, any T >= 1.
-            state: what an earlier call returned; None: nothing was read before.
-            documents_BT: the document of each token, >= 0; None: each row goes on with the one it is in.
+            tokens: [B, T] ids, any T >= 1.
+            state: what an earlier call of the same rows returned; None: nothing has been read. All rows stand at the same
+                position in their chunks: read ragged streams one row at a time.
+            documents: [B, T] ids >= 0, numbered so that none comes back; None: each row goes on with the document that
+                it is in, at the start with document 0.
+
+        Returns:
+            Logits [B, T, V] and the next State.
         """
         c = self.config
-        batch, length = tokens_BT.shape
-        state = self.initial_state(batch) if state is None else state
-        if documents_BT is None:
-            documents_BT = state.document_B[:, None].expand(batch, length)
-        logits, start, pieces = [], 0, 0
-        while start < length:
-            stop = min(length, start + c.chunk_len - state.position)
-            if c.bptt_chunks and pieces and pieces % c.bptt_chunks == 0:
+        state = self.initial_state(len(tokens)) if state is None else state
+        if documents is None:
+            documents = state.document_B[:, None].expand_as(tokens)
+        logits, start, index = [], 0, 0
+        while start < tokens.shape[1]:
+            stop = min(start + c.chunk_len - state.position, tokens.shape[1])
+            if c.bptt_chunks and index > 0 and index % c.bptt_chunks == 0:
                 state = state.detach()
-            logits_BSV, state = self._piece(tokens_BT[:, start:stop], documents_BT[:, start:stop], state)
+            logits_BSV, state = self.read_piece(tokens[:, start:stop], documents[:, start:stop], state)
             logits.append(logits_BSV)
-            start, pieces = stop, pieces + 1
+            start, index = stop, index + 1
         return torch.cat(logits, dim=1), state
 
     def initial_state(self, batch: int) -> State:
         """Nothing read, nothing remembered."""
         c, like = self.config, self.embed.weight
-        integers = {"dtype": torch.int64, "device": like.device}
-        heads = like.new_zeros(batch, 0, c.num_heads, c.head_dim)
-        slots = like.new_zeros(batch, c.memory_slots, c.width) if c.has_memory else None
-        return State(
-            layers=(LayerState(slots, heads, heads, like.new_zeros(batch, 0, c.width)),) * c.num_layers,
-            document_B=torch.zeros(batch, **integers),
-            ages_BM=torch.zeros(batch, c.memory_slots, **integers) if c.has_memory else None,
-            documents_BJ=torch.zeros(batch, 0, **integers),
-            position=0,
-        )
+        none_BJ = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
+        empty = like.new_zeros(batch, 0, c.width)
+        slots_BMD = like.new_zeros(batch, c.memory_slots, c.width) if c.has_memory else None
+        ages_BM = none_BJ.new_zeros(batch, c.memory_slots) if c.has_memory else None
+        layers = (LayerState(slots_BMD, empty, empty, empty),) * c.num_layers
+        return State(0, none_BJ.new_zeros(batch), ages_BM, none_BJ, layers)
 
-    def _piece(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> tuple[Tensor, State]:
-        """Tokens of one chunk through all layers; at the chunk's end, the memory's write."""
+    def read_piece(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> tuple[Tensor, State]:
+        """Tokens of one chunk through all layers; where they fill it, every memory is written."""
         c = self.config
-        x_BSD = self.dropout(self.embed(tokens_BS) * math.sqrt(c.width))
-        window = state.documents_BJ.shape[1] - state.position  # carried tokens: W, or none in a first chunk
         documents_BJ = torch.cat([state.documents_BJ, documents_BS], dim=1)
-        positions_J = torch.arange(documents_BJ.shape[1], device=tokens_BS.device) - window
-        seen = Seen(documents_BS, documents_BJ, positions_J, state.document_B, state.ages_BM)
+        position = state.position + tokens_BS.shape[1]
+        positions_J, masks = self.masks(documents_BS, documents_BJ, position, state)
+        x_BSD = self.dropout(math.sqrt(c.width) * self.embed(tokens_BS))
         layers = []
         for block, layer in zip(self.layers, state.layers, strict=True):
-            x_BSD, layer = block(x_BSD, layer, seen)
+            x_BSD, layer = block(x_BSD, layer, positions_J, masks, state.ages_BM)
             layers.append(layer)
-        last_B = documents_BS[:, -1]
-        ages_BM = state.ages_BM
-        if c.has_memory:  # another document begins with an empty queue
-            ages_BM = torch.where((last_B == state.document_B)[:, None], ages_BM, 0)
-        state = State(tuple(layers), last_B, ages_BM, documents_BJ, state.position + tokens_BS.shape[1])
-        if state.position == c.chunk_len:
-            state = self._close(state)
         table_VD = self.embed.weight if c.tie_embeddings else self.output.weight
-        return self.final_norm(x_BSD) @ table_VD.T, state
+        logits_BSV = self.final_norm(x_BSD) @ table_VD.T
 
-    def _close(self, state: State) -> State:
-        """The end of a chunk: every layer writes; what a sliding window may still see is kept."""
-        c = self.config
-        kept = c.window_len if c.has_window_carry else 0
-        first = state.documents_BJ.shape[1] - kept
-        mine_BC = state.documents_BJ[:, -c.chunk_len :] == state.document_B[:, None]
-        layers, ages_BM = [], state.ages_BM
-        for block, layer in zip(self.layers, state.layers, strict=True):
-            slots_BMD = layer.slots_BMD
+        document_B, ages_BM = documents_BS[:, -1], state.ages_BM
+        if c.has_memory:  # another document begins with an empty queue
+            ages_BM = ages_BM * (document_B == state.document_B)[:, None]
+        if position == c.chunk_len:
+            position = 0
+            mine_BC = documents_BJ[:, -c.chunk_len :] == document_B[:, None]
+            kept = documents_BJ.shape[1] - (c.window_len if c.has_window_carry else 0)
+            documents_BJ = documents_BJ[:, kept:]
+            layers = [b.close(layer, ages_BM, mine_BC, kept) for b, layer in zip(self.layers, layers, strict=True)]
             if c.has_memory:
-                slots_BMD, ages_BM = block.memory.write(slots_BMD, state.ages_BM, layer.y_BSD, mine_BC)
-            keys_BWHE, values_BWHE = layer.keys_BJHE[:, first:], layer.values_BJHE[:, first:]
-            layers.append(LayerState(slots_BMD, keys_BWHE, values_BWHE, layer.y_BSD[:, :0]))
-        return State(tuple(layers), state.document_B, ages_BM, state.documents_BJ[:, first:], 0)
+                older_BM = torch.where(ages_BM > 0, ages_BM + 1, 0)
+                ages_BM = torch.cat([older_BM[:, c.memory_writes :], written_slots(c, mine_BC).long()], dim=1)
+        return logits_BSV, State(position, document_B, ages_BM, documents_BJ, tuple(layers))
 
+    def masks(self, documents_BS: Tensor, documents_BJ: Tensor, position: int, state: State):
+        """Which of the tokens J (the last are the piece's own) and of the slots each token of a piece sees: own document, none
+        later, and what the stream shows.
 
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """What the tokens of a piece need to know of each other, of their chunk and of the memory; the same in all layers."""
-
-    documents_BS: Tensor  # of the piece's tokens, which are the last of the J
-    documents_BJ: Tensor  # of all tokens that may be seen
-    positions_J: Tensor  # their positions in the chunk; negative before it
-    memory_document_B: Tensor
-    ages_BM: Tensor | None
-
-    @property
-    def positions_S(self) -> Tensor:
-        return self.positions_J[-self.documents_BS.shape[1] :]
-
-    def tokens(self, stream: str, config: RMATConfig) -> Tensor:
-        """[B, S, J]: the tokens that stream "full" or "local" shows each token, always of its own document."""
-        query, key = self.positions_S[:, None], self.positions_J[None, :]
-        if stream == "full":
-            shown = (key >= 0) & (key <= query)
-        elif config.window == "sliding":
-            shown = (query - config.window_len < key) & (key <= query)
-        else:
-            shown = (key // config.window_len == query // config.window_len) & (key <= query)
-        return shown & (self.documents_BS[:, :, None] == self.documents_BJ[:, None, :])
-
-    def slots(self) -> Tensor:
-        """[B, S, M]: the slots that each token sees: those that its document wrote."""
-        mine_BS = self.documents_BS == self.memory_document_B[:, None]
-        return mine_BS[:, :, None] & (self.ages_BM > 0)[:, None, :]
+        Returns:
+            Positions [J] in the chunk, -W..-1 for the carried window, and masks [B, S, J] or [B, S, M] by stream.
+        """
+        c = self.config
+        size, seen = documents_BS.shape[1], documents_BJ.shape[1]
+        key_J = torch.arange(position - seen, position, device=documents_BS.device)
+        query_S1 = key_J[-size:, None]
+        same_SJ = query_S1 // c.window_len == key_J // c.window_len
+        near_SJ = query_S1 - key_J < c.window_len if c.window == "sliding" else same_SJ
+        shown_BSJ = (documents_BS[:, :, None] == documents_BJ[:, None]) & (key_J <= query_S1)
+        masks = {"full": shown_BSJ & (key_J >= 0), "local": shown_BSJ & near_SJ}
+        if c.has_memory:
+            owners_BS = documents_BS == state.document_B[:, None]
+            masks["memory"] = owners_BS[:, :, None] & (state.ages_BM > 0)[:, None]
+        return key_J, masks
 
 
 class Block(nn.Module):
-    """x' = x + A(LN1(x)) Wo,  y = x' + MLP(LN2(x'))."""
+    """One layer: `x' = x + A Wo`, `y = x' + MLP(LN2(x'))`, `A` the streams' mixture."""
 
     def __init__(self, config: RMATConfig):
         super().__init__()
@@ -191,57 +162,64 @@ class Block(nn.Module):
         self.key = linear(config.width, config.width)
         self.value = linear(config.width, config.width)
         self.fusion = nn.Parameter(torch.zeros(len(config.streams)))
-        self.output = linear(config.width, config.width, scale=1 / (2 * config.num_layers))
+        self.output = linear(config.width, config.width, smaller=2 * config.num_layers)
         self.mlp_norm = nn.LayerNorm(config.width, eps=1e-5)
         self.mlp = MLP(config)
-        if config.has_memory:
-            self.memory = Memory(config)
+        self.memory = Memory(config) if config.has_memory else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BSD: Tensor, state: LayerState, seen: Seen) -> tuple[Tensor, LayerState]:
-        """One layer on the tokens of a piece. The memory stays as it is: it is written when the chunk is full."""
+    def forward(self, x_BSD: Tensor, state: LayerState, positions_J: Tensor, masks: dict, ages_BM: Tensor | None):
+        """y [B, S, D] of a piece, and the state that has its tokens too."""
         c = self.config
         h_BSD = self.attention_norm(x_BSD)
-        q, k, v = (split(c, f(h_BSD)) for f in (self.query, self.key, self.value))
-        keys_BJHE = torch.cat([state.keys_BJHE, k], dim=1)
-        values_BJHE = torch.cat([state.values_BJHE, v], dim=1)
-        rotated_q, rotated_keys = self.rope(q, seen.positions_S), self.rope(keys_BJHE, seen.positions_J)
-        attended = 0.0
+        q_BSD = self.query(h_BSD)
+        keys_BJD = torch.cat([state.keys_BJD, self.key(h_BSD)], dim=1)
+        values_BJD = torch.cat([state.values_BJD, self.value(h_BSD)], dim=1)
+        q_BSHE = self.rotated_heads(q_BSD, positions_J[-x_BSD.shape[1] :])
+        keys_BJHE = self.rotated_heads(keys_BJD, positions_J)
+        mixed_BSD = torch.zeros_like(x_BSD)
         for stream, share in zip(c.streams, torch.softmax(self.fusion, dim=0), strict=True):
             if stream == "memory":
-                memory_keys, memory_values = self.memory.read(state.slots_BMD, seen.ages_BM)
-                attended = attended + share * attend(q, memory_keys, memory_values, seen.slots())
+                slot_keys, slot_values = self.memory.keys_values(state.slots_BMD, ages_BM)
+                a_BSHE = attend(heads(c, q_BSD), slot_keys, slot_values, masks[stream])
             else:
-                attended = attended + share * attend(rotated_q, rotated_keys, values_BJHE, seen.tokens(stream, c))
-        x_BSD = x_BSD + self.dropout(self.output(attended.flatten(2)))
+                a_BSHE = attend(q_BSHE, keys_BJHE, heads(c, values_BJD), masks[stream])
+            mixed_BSD = mixed_BSD + share * a_BSHE.flatten(2)
+        x_BSD = x_BSD + self.dropout(self.output(mixed_BSD))
         y_BSD = x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
-        kept = torch.cat([state.y_BSD, y_BSD], dim=1)
-        return y_BSD, LayerState(state.slots_BMD, keys_BJHE, values_BJHE, kept)
+        outputs_BSD = torch.cat([state.outputs_BSD, y_BSD], dim=1)
+        return y_BSD, LayerState(state.slots_BMD, keys_BJD, values_BJD, outputs_BSD)
 
-    def rope(self, x_BJHE: Tensor, positions_J: Tensor) -> Tensor:
-        """Rotary positions: of each head's vector, of the D-wide one as it was before the split, or none."""
-        if self.config.rope == "none":
-            return x_BJHE
-        angles_J11 = positions_J[:, None, None]
-        if self.config.rope == "global":
-            return turn(x_BJHE.flatten(2)[:, :, None], angles_J11, self.config.rope_base).view_as(x_BJHE)
-        return turn(x_BJHE, angles_J11, self.config.rope_base)
+    def rotated_heads(self, x_BJD: Tensor, positions_J: Tensor) -> Tensor:
+        """[B, J, H, E]: each head turned by its token's position, or the D-wide vector before it is split, or nothing."""
+        c = self.config
+        if c.rope == "global":
+            return heads(c, turn(x_BJD, positions_J[:, None], c.rope_base))
+        x_BJHE = heads(c, x_BJD)
+        return turn(x_BJHE, positions_J[:, None, None], c.rope_base) if c.rope == "per_head" else x_BJHE
+
+    def close(self, state: LayerState, ages_BM: Tensor | None, mine_BC: Tensor, kept: int) -> LayerState:
+        """The state after a full chunk: the memory is written, tokens before index `kept` are forgotten."""
+        slots_BMD = state.slots_BMD
+        if self.memory is not None:
+            slots_BMD = self.memory.write(slots_BMD, ages_BM, state.outputs_BSD, mine_BC)
+        return LayerState(slots_BMD, state.keys_BJD[:, kept:], state.values_BJD[:, kept:], state.outputs_BSD[:, :0])
 
 
 class MLP(nn.Module):
-    """gelu(x W1 + b1) W2 + b2, with the tanh form of gelu."""
+    """`gelu(x W1 + b1) W2 + b2`, gelu in its tanh form."""
 
     def __init__(self, config: RMATConfig):
         super().__init__()
         self.inner = linear(config.width, config.hidden, bias=True)
-        self.outer = linear(config.hidden, config.width, bias=True, scale=1 / (2 * config.num_layers))
+        self.outer = linear(config.hidden, config.width, bias=True, smaller=2 * config.num_layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.outer(functional.gelu(self.inner(x), approximate="tanh"))
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        return self.outer(functional.gelu(self.inner(x_BSD), approximate="tanh"))
 
 
 class Memory(nn.Module):
-    """A first-in-first-out queue of M vectors, of which K are written at the end of a chunk."""
+    """The queue of M slots: what is read of it, what a full chunk writes."""
 
     def __init__(self, config: RMATConfig):
         super().__init__()
@@ -252,57 +230,48 @@ class Memory(nn.Module):
         self.write_norm = nn.LayerNorm(config.width, eps=1e-5)
         if config.memory_pool == "attention":
             self.pool_queries = nn.Parameter(torch.randn(config.memory_writes, config.width))
-        if config.gate != "none":
-            self.gate = Gate(config)
+        self.gate = Gate(config) if config.gate != "none" else None
 
-    def read(self, slots_BMD: Tensor, ages_BM: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys LNm(M) Wmk and values LNm(M) Wmv, [B, M, H, E]. With rotary ages a key stands `age` chunks back."""
+    def keys_values(self, slots_BMD: Tensor, ages_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """`LNm(M) Wmk` and `LNm(M) Wmv`, [B, M, H, E]; rotary ages put a slot that many chunks before the query at 0."""
         c = self.config
         normed_BMD = self.read_norm(slots_BMD)
-        keys, values = split(c, self.key(normed_BMD)), split(c, self.value(normed_BMD))
+        keys_BMHE, values_BMHE = heads(c, self.key(normed_BMD)), heads(c, self.value(normed_BMD))
         if c.memory_age == "rotary":
-            keys = turn(keys, -ages_BM[:, :, None, None], c.rope_base)
-        return keys, values
+            keys_BMHE = turn(keys_BMHE, -ages_BM[:, :, None, None], c.rope_base)
+        return keys_BMHE, values_BMHE
 
-    def write(self, slots_BMD: Tensor, ages_BM: Tensor, y_BCD: Tensor, mine_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """The queue and its ages after a chunk with outputs y, of which `mine` are the last document's."""
+    def write(self, slots_BMD: Tensor, ages_BM: Tensor, y_BCD: Tensor, mine_BC: Tensor) -> Tensor:
+        """`M' = concat(M[K:], new)`; of y the last document's tokens count, and of M what has an age."""
         c = self.config
-        s_BKD, written_BK = self.pool(self.write_norm(y_BCD), mine_BC)
-        queue_BMD = torch.where((ages_BM > 0)[..., None], slots_BMD, 0.0)
-        if c.gate == "none":
-            new_BKD = s_BKD
-        else:
-            evicted = c.gate == "evicted"
-            e_BKD = queue_BMD[:, : c.memory_writes] if evicted else queue_BMD[:, -c.memory_writes :]
-            new_BKD = self.gate(s_BKD, e_BKD)
-        new_BKD = torch.where(written_BK[..., None], new_BKD, 0.0)
-        older_BM = torch.where(ages_BM > 0, ages_BM + 1, 0)[:, c.memory_writes :]
-        ages_BM = torch.cat([older_BM, written_BK.to(ages_BM.dtype)], dim=1)
-        return torch.cat([queue_BMD[:, c.memory_writes :], new_BKD], dim=1), ages_BM
+        queue_BMD = only_written(slots_BMD, ages_BM)
+        new_BKD = self.pool(self.write_norm(y_BCD), mine_BC)
+        if self.gate is not None:
+            oldest_BKD, newest_BKD = queue_BMD[:, : c.memory_writes], queue_BMD[:, -c.memory_writes :]
+            new_BKD = self.gate(new_BKD, oldest_BKD if c.gate == "evicted" else newest_BKD)
+        new_BKD = only_written(new_BKD, written_slots(c, mine_BC))
+        return torch.cat([queue_BMD[:, c.memory_writes :], new_BKD], dim=1)
 
-    def pool(self, normed_BCD: Tensor, mine_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """K entries s from the chunk's tokens that are `mine`, and which of them have any such token."""
+    def pool(self, normed_BCD: Tensor, mine_BC: Tensor) -> Tensor:
+        """s [B, K, D]: the mean of each run of C/K tokens, or what K learned queries find in the whole chunk."""
         c = self.config
-        if c.memory_pool == "attention":  # every query looks at the whole chunk
-            scores_BKC = self.pool_queries @ normed_BCD.mT / math.sqrt(c.width)
-            members_BKC = mine_BC[:, None].expand_as(scores_BKC)
-        else:  # entry k is the mean of run k
-            run_C = torch.arange(c.chunk_len, device=mine_BC.device) // c.run_len
-            own_KC = torch.arange(c.memory_writes, device=mine_BC.device)[:, None] == run_C
-            members_BKC = mine_BC[:, None] & own_KC
-            scores_BKC = torch.zeros_like(members_BKC, dtype=normed_BCD.dtype)
-        return masked_softmax(scores_BKC, members_BKC) @ normed_BCD, members_BKC.any(-1)
+        if c.memory_pool == "attention":
+            scores_BKC = torch.einsum("kd,bcd->bkc", self.pool_queries, normed_BCD) / math.sqrt(c.width)
+            return torch.einsum("bkc,bcd->bkd", masked_softmax(scores_BKC, mine_BC[:, None]), normed_BCD)
+        # Dividing the counts, not the sums, keeps a run of nobody at zero.
+        mine_BKR1 = mine_BC.unflatten(1, (c.memory_writes, c.run_len))[..., None].to(normed_BCD.dtype)
+        share_BKR1 = mine_BKR1 / mine_BKR1.sum(2, keepdim=True).clamp(min=1)
+        return (share_BKR1 * normed_BCD.unflatten(1, (c.memory_writes, c.run_len))).sum(2)
 
 
 class Gate(nn.Module):
-    """A GRU cell (arXiv 1406.1078) whose state is the slot `e` that a new entry `s` meets."""
+    """A GRU cell whose state is the slot e that the entry s meets."""
 
     def __init__(self, config: RMATConfig):
         super().__init__()
         for name in ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc"):
-            matrix = torch.randn(config.width, config.width) * config.width**-0.5
-            self.register_parameter(name, nn.Parameter(matrix))
-        self.bz = nn.Parameter(torch.full((config.width,), config.gate_bias))
+            self.register_parameter(name, nn.Parameter(linear(config.width, config.width).weight.detach()))
+        self.bz = nn.Parameter(torch.full([config.width], config.gate_bias))
         self.br = nn.Parameter(torch.zeros(config.width))
 
     def forward(self, s: Tensor, e: Tensor) -> Tensor:
@@ -313,38 +282,48 @@ class Gate(nn.Module):
 
 
 def attend(q_BSHE: Tensor, k_BJHE: Tensor, v_BJHE: Tensor, mask_BSJ: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v over what the mask shows: [B, S, H, E], zeros where it shows nothing."""
-    q, k, v = (x.transpose(1, 2) for x in (q_BSHE, k_BJHE, v_BJHE))
-    scores_BHSJ = q @ k.mT / math.sqrt(q.shape[-1])
-    return (masked_softmax(scores_BHSJ, mask_BSJ[:, None]) @ v).transpose(1, 2)
+    """`softmax(q k^T / sqrt(E)) v` over what the mask shows; zeros for a query that sees nothing."""
+    scores_BHSJ = torch.einsum("bshe,bjhe->bhsj", q_BSHE, k_BJHE) / math.sqrt(q_BSHE.shape[-1])
+    return torch.einsum("bhsj,bjhe->bshe", masked_softmax(scores_BHSJ, mask_BSJ[:, None]), v_BJHE)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Over the last axis, where the mask holds; zeros if it holds nowhere."""
-    scores = torch.where(mask, scores, -torch.inf)
-    nowhere = ~mask.any(-1, keepdim=True)
-    return torch.where(nowhere, 0.0, torch.softmax(torch.where(nowhere, 0.0, scores), dim=-1))
+    """Over the last axis where the mask holds, zeros elsewhere; all zeros where it holds nowhere, as are the gradients."""
+    scores = scores.masked_fill(~mask, -math.inf)
+    peak = scores.detach().amax(-1, keepdim=True)
+    weights = torch.exp(scores - peak.masked_fill(peak == -math.inf, 0.0))
+    total = weights.sum(-1, keepdim=True)
+    return weights / total.masked_fill(total == 0, 1.0)
 
 
 def turn(x: Tensor, positions: Tensor, base: float) -> Tensor:
-    """RoPE (arXiv 2104.09864): component i of n is paired with i + n/2 and turned by `position * base**(-2i/n)`."""
-    size = x.shape[-1]
-    frequencies = base ** (-2 * torch.arange(size // 2, dtype=x.dtype, device=x.device) / size)
-    angles = positions.to(x.dtype) * frequencies
-    first, second = x[..., : size // 2], x[..., size // 2 :]
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    """RoPE (arXiv 2104.09864): component i of n, paired with i + n/2, turns by `position * base**(-2i/n)`."""
+    n = x.shape[-1]
+    speeds = base ** (torch.arange(n // 2, dtype=x.dtype, device=x.device) * -2 / n)
+    angles = positions.to(x.dtype) * speeds
+    a, b = x.split(n // 2, dim=-1)
+    return torch.cat([a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], dim=-1)
 
 
-def split(config: RMATConfig, x_BJD: Tensor) -> Tensor:
-    """Into heads: [B, J, H, E]."""
+def written_slots(config: RMATConfig, mine_BC: Tensor) -> Tensor:
+    """[B, K]: which slots a chunk writes: those of a run that has tokens of its last document; all, pooled by attention."""
+    if config.memory_pool == "attention":
+        return mine_BC.any(1, keepdim=True).expand(-1, config.memory_writes)
+    return mine_BC.unflatten(1, (config.memory_writes, config.run_len)).any(2)
+
+
+def only_written(slots_BMD: Tensor, ages_BM: Tensor) -> Tensor:
+    return slots_BMD.masked_fill((ages_BM == 0)[..., None], 0.0)
+
+
+def heads(config: RMATConfig, x_BJD: Tensor) -> Tensor:
     return x_BJD.unflatten(-1, (config.num_heads, config.head_dim))
 
 
-def linear(inputs: int, outputs: int, *, bias: bool = False, scale: float = 1.0) -> nn.Linear:
-    """A matrix of variance scale / inputs; biases start at zero."""
-    made = nn.Linear(inputs, outputs, bias=bias)
-    nn.init.normal_(made.weight, std=math.sqrt(scale / inputs))
+def linear(inputs: int, outputs: int, *, bias: bool = False, smaller: float = 1.0) -> nn.Linear:
+    """Variance `1 / (inputs * smaller)`; a bias starts at zero."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.normal_(layer.weight, std=(inputs * smaller) ** -0.5)
     if bias:
-        nn.init.zeros_(made.bias)
-    return made
+        nn.init.zeros_(layer.bias)
+    return layer

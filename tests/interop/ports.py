@@ -2,7 +2,7 @@
 
 import torch
 
-from rmat_jax.interop.reference import RMAT, Seen
+from rmat_jax.interop.reference import RMAT, heads
 from rmat_jax.interop.run_torch import reference
 
 
@@ -20,12 +20,15 @@ def transposed_matrix(config, weights):
 def rope_halves_swapped(config, weights):
     """Layer 1 takes a vector's second half for its first: it rotates backwards."""
     module = reference(config, weights)
-    rope = module.layers[1].rope
+    rotated_heads = module.layers[1].rotated_heads
 
     def swap(x):
-        return torch.roll(x, x.shape[-1] // 2, dims=-1)
+        return torch.roll(x, config.head_dim // 2, dims=-1)
 
-    module.layers[1].rope = lambda x, positions: swap(rope(swap(x), positions))
+    def swapped(x, positions):
+        return swap(rotated_heads(swap(heads(config, x)).flatten(2), positions))
+
+    module.layers[1].rotated_heads = swapped
     return module
 
 
@@ -35,20 +38,17 @@ def gate_bias_off_by_one(config, weights):
     return reference(config, weights)
 
 
-class OffByOne(Seen):
-    """The local stream shows one token less."""
-
-    def tokens(self, stream, config):
-        shown = super().tokens(stream, config)
-        if stream == "full":
-            return shown
-        return shown & (self.positions_J > self.positions_S[:, None] - config.window_len + 1)
-
-
 def mask_off_by_one(config, weights):
     """Layer 1's window is one token too short."""
     module = reference(config, weights)
-    module.layers[1].register_forward_pre_hook(lambda _, inputs: (*inputs[:2], OffByOne(**vars(inputs[2]))))
+
+    def shorten(_, inputs):
+        x, state, positions, masks, ages = inputs
+        query = positions[-x.shape[1] :, None]
+        masks = masks | {"local": masks["local"] & (query - positions < config.window_len - 1)}
+        return x, state, positions, masks, ages
+
+    module.layers[1].register_forward_pre_hook(shorten)
     return module
 
 

@@ -66,7 +66,8 @@ def test_float64_agrees_in_every_combination(options):
 
 @pytest.mark.parametrize("bptt_chunks", [1, 2])
 def test_float64_agrees_where_the_memory_is_detached(bptt_chunks):
-    report = crosscheck.crosscheck(case_of(bptt_chunks=bptt_chunks), "float64")
+    """With 1 nobody reads what the pool's queries wrote: they have no gradient, and decay all the same."""
+    report = crosscheck.crosscheck(case_of(bptt_chunks=bptt_chunks, memory_pool="attention"), "float64")
     assert report.passed, report.text()
 
 
