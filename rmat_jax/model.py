@@ -148,7 +148,7 @@ class RMAT(nn.Module):
         x_BSD = self.dropout(x_BSD, deterministic=not self.has_rng("dropout"))
         x_BSD, layers = self.layers(x_BSD, state.layers, piece)
         if not state.is_closed:
-            layers = self._close(layers, piece)
+            layers = self._close(carry.append(state.layers, layers, piece), piece)
         state = carry.leave(self.config, state, piece, layers)
         logits_BSV = self._logits(x_BSD)
         if "targets" not in inputs:

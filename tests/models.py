@@ -140,25 +140,25 @@ def facts(config: RMATConfig, state: State) -> dict[str, np.ndarray]:
     out = {"document": state.document_B}
     layers = state.layers
 
-    def seen(mask_BJ, x_LBJHE):
-        return np.where(np.asarray(mask_BJ)[None, :, :, None, None], x_LBJHE, 0)
+    def seen(mask_BJ, x_LBHEJ):
+        return np.where(np.asarray(mask_BJ)[None, :, None, None], x_LBHEJ, 0)
 
     if config.has_memory:
         out |= {"memory": state.memory_LBMD(), "ages": state.ages_BM}
     if config.has_window_carry:
         here = state.window_documents_BW == state.document_B[:, None]
         out["window_keys"], out["window_values"] = (
-            seen(here, layers.window_keys_BWHE),
-            seen(here, layers.window_values_BWHE),
+            seen(here, layers.window_keys_BHEW),
+            seen(here, layers.window_values_BHEW),
         )
     if not state.is_closed:
         here = (state.open_documents_BC == state.document_B[:, None]) & (state.open_documents_BC != NOBODY)
         out |= {"position": state.position_B, "here": here}
-        out["keys"], out["values"] = seen(here, layers.open.keys_BCHE), seen(here, layers.open.values_BCHE)
+        out["keys"], out["values"] = seen(here, layers.open.keys_BHEC), seen(here, layers.open.values_BHEC)
         if config.has_memory:
             written = state.ages_BM > 0
-            out["memory_keys"] = seen(written, layers.open.memory_keys_BMHE)
-            out["memory_values"] = seen(written, layers.open.memory_values_BMHE)
+            out["memory_keys"] = seen(written, layers.open.memory_keys_BHEM)
+            out["memory_values"] = seen(written, layers.open.memory_values_BHEM)
             weight, total = layers.open.pool.weight_BK, layers.open.pool.sum_BKD
             out["pool"] = np.where(weight[..., None] > 0, total / np.where(weight > 0, weight, 1)[..., None], 0)
             out["pool_weight"] = np.where(weight > 0, weight * np.exp(layers.open.pool.peak_BK), 0)

@@ -58,7 +58,7 @@ def test_the_bfloat16_policy_keeps_float32_where_it_counts():
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
     assert logits.dtype == state.layers.slots_BMD.dtype == jnp.float32
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state.layers.open.pool)} == {"float32"}
-    assert state.layers.open.keys_BCHE.dtype == state.layers.window_values_BWHE.dtype == jnp.bfloat16
+    assert state.layers.open.keys_BHEC.dtype == state.layers.window_values_BHEW.dtype == jnp.bfloat16
 
 
 def operand_types(jaxpr, primitive):
@@ -90,7 +90,7 @@ def test_splitting_rows_keeps_each_row_together():
     np.testing.assert_array_equal(second.position_B, state.position_B[2:4])
     np.testing.assert_array_equal(second.ages_BM, state.ages_BM[2:4])
     np.testing.assert_array_equal(second.layers.slots_BMD, state.layers.slots_BMD[:, 2:4])
-    np.testing.assert_array_equal(second.layers.open.keys_BCHE, state.layers.open.keys_BCHE[:, 2:4])
+    np.testing.assert_array_equal(second.layers.open.keys_BHEC, state.layers.open.keys_BHEC[:, 2:4])
 
 
 @pytest.mark.parametrize(("length", "lengths"), [(12, None), (8, np.array([8, 3]))])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.modules.carry import NOBODY, LayerState, OpenChunk, Piece, put, where_rows
+from rmat_jax.modules.carry import NOBODY, LayerState, Piece, Reading, packed, unpacked, where_rows
 from rmat_jax.modules.memory import Memory
 from rmat_jax.modules.mlp import MLP, projection
 from rmat_jax.modules.norms import layer_norm
@@ -34,7 +34,7 @@ class Block(nn.Module):
         if c.has_memory:
             self.memory = Memory(c)
 
-    def __call__(self, x_BSD: Array, state: LayerState, piece: Piece) -> tuple[Array, LayerState]:
+    def __call__(self, x_BSD: Array, state: LayerState, piece: Piece) -> tuple[Array, LayerState | Reading]:
         """Reads a piece of a chunk. A closed state's piece is a whole chunk, which is written at once.
 
         Args:
@@ -43,7 +43,7 @@ class Block(nn.Module):
             piece: positions, documents and ages, the same for all layers.
 
         Returns:
-            [B, S, D], and the state, whose memory an open chunk leaves as it is: see `close`.
+            [B, S, D], and the state after the chunk; or for an open chunk what it gains: see `carry.append` and `close`.
         """
         normed_BSD = self.attention_norm(x_BSD)
         heads = (*x_BSD.shape[:2], self.config.num_heads, self.config.head_dim)
@@ -52,17 +52,12 @@ class Block(nn.Module):
             self._rotate(q_BSHE, piece.positions_BS),
             self._rotate(k_BSHE, piece.positions_BS),
         )
-        if state.open is None:
-            keys_BCHE, values_BCHE = rotated_k_BSHE, v_BSHE
-        else:
-            keys_BCHE = put(state.open.keys_BCHE, piece.positions_BS, piece.documents_BS, rotated_k_BSHE)
-            values_BCHE = put(state.open.values_BCHE, piece.positions_BS, piece.documents_BS, v_BSHE)
         attended_BSHE = hybrid_attention(
             q_BSHE,
             rotated_q_BSHE,
             piece.positions_BS,
             piece.documents_BS,
-            self._chunk_keys(keys_BCHE, values_BCHE, state, piece),
+            self._chunk_keys(rotated_k_BSHE, v_BSHE, state, piece),
             self._memory_keys(state, piece),
             dict(zip(self.config.streams, jax.nn.softmax(self.fusion), strict=True)),
             window_len=self.config.window_len,
@@ -74,25 +69,24 @@ class Block(nn.Module):
 
         pool = self._pool(state, piece, y_BSD)
         if state.open is None:
-            state = self._write(state, piece, keys_BCHE, values_BCHE, pool)
+            state = self._write(state, piece, rotated_k_BSHE, v_BSHE, pool)
             if self.config.has_memory:
                 self.sow("activations", "slots", state.slots_BMD)
             return y_BSD, state
-        return y_BSD, state.replace(open=state.open.replace(keys_BCHE=keys_BCHE, values_BCHE=values_BCHE, pool=pool))
+        return y_BSD, Reading(rotated_k_BSHE, v_BSHE, pool)
 
     def close(self, _, state: LayerState, piece: Piece) -> tuple[None, LayerState]:
         """Writes the open chunk of the rows where it is full, after all layers have read the piece."""
         chunk = state.open
-        written = self._write(state, piece, chunk.keys_BCHE, chunk.values_BCHE, chunk.pool)
+        keys_BCHE, values_BCHE = unpacked(chunk.keys_BHEC), unpacked(chunk.values_BHEC)
+        written = self._write(state, piece, keys_BCHE, values_BCHE, chunk.pool)
         if self.config.has_memory:
             batch, writes, width = chunk.pool.sum_BKD.shape
             memory_keys, memory_values = self.memory.keys_values(written.slots_BMD, piece.next_ages_BM)
-            chunk = OpenChunk(
-                keys_BCHE=chunk.keys_BCHE,
-                values_BCHE=chunk.values_BCHE,
+            chunk = chunk.replace(
                 pool=empty_pool(batch, writes, width, chunk.pool.sum_BKD.dtype),
-                memory_keys_BMHE=memory_keys,
-                memory_values_BMHE=memory_values,
+                memory_keys_BHEM=packed(memory_keys),
+                memory_values_BHEM=packed(memory_values),
             )
         written = written.replace(open=chunk)
         return None, jax.tree.map(lambda new, old: where_rows(piece.closes_B, new, old), written, state)
@@ -103,15 +97,18 @@ class Block(nn.Module):
     def _drop(self, x_BSD: Array) -> Array:
         return self.dropout(x_BSD, deterministic=not self.has_rng("dropout"))
 
-    def _chunk_keys(self, keys_BCHE: Array, values_BCHE: Array, state: LayerState, piece: Piece) -> Keys:
-        documents = piece.chunk_documents_BC
-        positions = jnp.arange(keys_BCHE.shape[1])[None]
+    def _chunk_keys(self, keys_BSHE: Array, values_BSHE: Array, state: LayerState, piece: Piece) -> list[Keys]:
+        """The carried window, the open chunk so far, and the piece itself. They are read where they lie, not joined."""
+        parts = []
         if self.config.has_window_carry:
-            keys_BCHE = jnp.concatenate([state.window_keys_BWHE, keys_BCHE], axis=1)
-            values_BCHE = jnp.concatenate([state.window_values_BWHE, values_BCHE], axis=1)
-            documents = jnp.concatenate([piece.window_documents_BW, documents], axis=1)
-            positions = jnp.arange(-self.config.window_len, self.config.chunk_len)[None]
-        return Keys(keys_BCHE, values_BCHE, documents, positions)
+            before = jnp.arange(-self.config.window_len, 0)[None]
+            window = unpacked(state.window_keys_BHEW), unpacked(state.window_values_BHEW)
+            parts.append(Keys(*window, piece.window_documents_BW, before))
+        if state.open is not None:
+            places = jnp.arange(self.config.chunk_len)[None]
+            chunk = unpacked(state.open.keys_BHEC), unpacked(state.open.values_BHEC)
+            parts.append(Keys(*chunk, piece.open_documents_BC, places))
+        return [*parts, Keys(keys_BSHE, values_BSHE, piece.documents_BS, piece.positions_BS)]
 
     def _memory_keys(self, state: LayerState, piece: Piece) -> Keys | None:
         if not self.config.has_memory:
@@ -119,7 +116,7 @@ class Block(nn.Module):
         if state.open is None:
             keys, values = self.memory.keys_values(state.slots_BMD, piece.read_ages_BM)
         else:
-            keys, values = state.open.memory_keys_BMHE, state.open.memory_values_BMHE
+            keys, values = unpacked(state.open.memory_keys_BHEM), unpacked(state.open.memory_values_BHEM)
         return Keys(keys, values, piece.memory_documents_BM)
 
     def _pool(self, state: LayerState, piece: Piece, y_BSD: Array) -> Pool | None:
@@ -147,6 +144,7 @@ class Block(nn.Module):
             # Rotations add up: turned back by C, position C-W..C-1 becomes -W..-1 of the next chunk.
             back = jnp.full((1, window), -self.config.chunk_len)
             state = state.replace(
-                window_keys_BWHE=self._rotate(keys_BCHE[:, -window:], back), window_values_BWHE=values_BCHE[:, -window:]
+                window_keys_BHEW=packed(self._rotate(keys_BCHE[:, -window:], back)),
+                window_values_BHEW=packed(values_BCHE[:, -window:]),
             )
         return state

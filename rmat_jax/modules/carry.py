@@ -17,11 +17,20 @@ NOBODY = -1  # document id of a place where no token stands; real ids are >= 0
 class OpenChunk:
     """One layer's part of a chunk that is not full yet."""
 
-    keys_BCHE: Array  # rotated
-    values_BCHE: Array
+    keys_BHEC: Array  # rotated
+    values_BHEC: Array
     pool: Pool | None  # running means for the write at the chunk's end
-    memory_keys_BMHE: Array | None  # of the slots, which stay the same until then
-    memory_values_BMHE: Array | None
+    memory_keys_BHEM: Array | None  # of the slots, which stay the same until then
+    memory_values_BHEM: Array | None
+
+
+@struct.dataclass
+class Reading:
+    """What one layer adds to its open chunk when it reads a piece."""
+
+    keys_BSHE: Array  # rotated
+    values_BSHE: Array
+    pool: Pool | None  # the piece included
 
 
 @struct.dataclass
@@ -29,8 +38,8 @@ class LayerState:
     """What one layer carries. In `State.layers` every leaf has a leading axis L."""
 
     slots_BMD: Array | None  # the memory, float32, oldest first
-    window_keys_BWHE: Array | None  # of the W tokens before the chunk, rotated to positions -W..-1
-    window_values_BWHE: Array | None
+    window_keys_BHEW: Array | None  # of the W tokens before the chunk, rotated to positions -W..-1
+    window_values_BHEW: Array | None
     open: OpenChunk | None
 
 
@@ -76,23 +85,23 @@ def initial_state(config: RMATConfig, batch: int, *, closed: bool = False) -> St
     c, dtype = config, jnp.dtype(config.dtype)
 
     def heads(length):
-        return jnp.zeros((batch, length, c.num_heads, c.head_dim), dtype)
+        return jnp.zeros((batch, c.num_heads, c.head_dim, length), dtype)
 
     def nobody(length):
         return jnp.full((batch, length), NOBODY, jnp.int32)
 
     memory, window = c.has_memory, c.has_window_carry
     open_chunk = OpenChunk(
-        keys_BCHE=heads(c.chunk_len),
-        values_BCHE=heads(c.chunk_len),
+        keys_BHEC=heads(c.chunk_len),
+        values_BHEC=heads(c.chunk_len),
         pool=empty_pool(batch, c.memory_writes, c.width, c.param_dtype) if memory else None,
-        memory_keys_BMHE=heads(c.memory_slots) if memory else None,
-        memory_values_BMHE=heads(c.memory_slots) if memory else None,
+        memory_keys_BHEM=heads(c.memory_slots) if memory else None,
+        memory_values_BHEM=heads(c.memory_slots) if memory else None,
     )
     layer = LayerState(
         slots_BMD=jnp.zeros((batch, c.memory_slots, c.width), jnp.dtype(c.param_dtype)) if memory else None,
-        window_keys_BWHE=heads(c.window_len) if window else None,
-        window_values_BWHE=heads(c.window_len) if window else None,
+        window_keys_BHEW=heads(c.window_len) if window else None,
+        window_values_BHEW=heads(c.window_len) if window else None,
         open=None if closed else open_chunk,
     )
     return State(
@@ -110,6 +119,7 @@ class Piece(NamedTuple):
 
     positions_BS: Array  # in the chunk
     documents_BS: Array  # NOBODY for padding, which stands after a row's tokens
+    open_documents_BC: Array | None  # of the open chunk's tokens before the piece
     chunk_documents_BC: Array  # of all tokens of the chunk read so far, these included
     window_documents_BW: Array | None
     memory_documents_BM: Array | None  # the document each slot belongs to, for the reads of this piece
@@ -152,6 +162,7 @@ def enter(config: RMATConfig, state: State, positions_BS: Array, documents_BS: A
     return Piece(
         positions_BS=positions_BS,
         documents_BS=documents_BS,
+        open_documents_BC=state.open_documents_BC,
         chunk_documents_BC=chunk_documents_BC,
         window_documents_BW=state.window_documents_BW,
         memory_documents_BM=memory_documents,
@@ -182,11 +193,44 @@ def leave(config: RMATConfig, state: State, piece: Piece, layers: LayerState) ->
     return state
 
 
+def append(layers: LayerState, reading: Reading, piece: Piece) -> LayerState:
+    """All layers' open chunks with a piece's keys, values and pools. Both have the leading axis L.
+
+    Outside the layers' scan, which would copy every buffer that it changes: here a step of decoding writes one token's place.
+    """
+
+    def extend(buffer_LBHEC, new_LBSHE):
+        rows_B1, places_BS = _places(piece.positions_BS, piece.documents_BS, buffer_LBHEC.shape[-1])
+        new_BSLHE = jnp.moveaxis(new_LBSHE, 0, 2)  # indices that stand apart come first
+        return buffer_LBHEC.at[:, rows_B1, :, :, places_BS].set(new_BSLHE, mode="drop")
+
+    chunk = layers.open
+    chunk = chunk.replace(
+        keys_BHEC=extend(chunk.keys_BHEC, reading.keys_BSHE),
+        values_BHEC=extend(chunk.values_BHEC, reading.values_BSHE),
+        pool=reading.pool,
+    )
+    return layers.replace(open=chunk)
+
+
+def packed(x_BJHE: Array) -> Array:
+    """[B, H, E, J], as the state keeps keys and values: one query's products with all keys then read memory in order."""
+    return x_BJHE.transpose(0, 2, 3, 1)
+
+
+def unpacked(x_BHEJ: Array) -> Array:
+    """[B, J, H, E]. A view: the compiler folds it into the product that reads it."""
+    return x_BHEJ.transpose(0, 3, 1, 2)
+
+
 def put(buffer_BC: Array, positions_BS: Array, documents_BS: Array, new_BS: Array) -> Array:
-    """The buffer [B, C, ...] with `new` [B, S, ...] at its positions; padding is dropped."""
-    row_B1 = jnp.arange(buffer_BC.shape[0])[:, None]
-    place_BS = jnp.where(documents_BS == NOBODY, buffer_BC.shape[1], positions_BS)
-    return buffer_BC.at[row_B1, place_BS].set(new_BS, mode="drop")
+    """The buffer [B, C] with `new` [B, S] at its positions; padding is dropped."""
+    return buffer_BC.at[_places(positions_BS, documents_BS, buffer_BC.shape[1])].set(new_BS, mode="drop")
+
+
+def _places(positions_BS: Array, documents_BS: Array, length: int) -> tuple[Array, Array]:
+    """Rows [B, 1] and places [B, S] of tokens in a buffer of `length` places; padding's lie outside."""
+    return jnp.arange(len(positions_BS))[:, None], jnp.where(documents_BS == NOBODY, length, positions_BS)
 
 
 def where_rows(mask_B: Array, new: Array, old: Array) -> Array:

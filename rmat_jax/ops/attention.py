@@ -1,5 +1,6 @@
 """The attention of the block: full, local and memory, fused. The obvious code, which faster versions must equal."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -44,7 +45,7 @@ def hybrid_attention(
     rotated_q_BSHE: Array,
     positions_BS: Array,
     documents_BS: Array,
-    chunk: Keys,
+    chunk: list[Keys],
     memory: Keys | None,
     fusion: dict[str, Array],
     *,
@@ -61,7 +62,7 @@ def hybrid_attention(
         rotated_q_BSHE: the same queries, rotated by their position, for the chunk.
         positions_BS: position of each query in its chunk.
         documents_BS: document id of each query; -1 for padding, whose result means nothing.
-        chunk: the chunk's keys; a sliding window's carried keys stand before them, at negative positions.
+        chunk: the chunk's keys, in as many parts as they lie in; a sliding window's carried ones have negative positions.
         memory: the memory's keys, or None.
         fusion: the weight of each stream that takes part, by name; they sum to 1.
         window_len: W.
@@ -70,7 +71,7 @@ def hybrid_attention(
     Returns:
         [B, S, H, E] in the values' dtype. Scores, softmax and sums are float32 (float64 if the inputs are).
     """
-    dtype = chunk.values_BJHE.dtype
+    dtype = chunk[0].values_BJHE.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
     scale = q_BSHE.shape[-1] ** -0.5
 
@@ -83,9 +84,15 @@ def hybrid_attention(
     def mask(stream, keys):
         return visible(stream, positions_BS, documents_BS, keys, window_len, window)[:, None]
 
-    chunk_scores = scores(rotated_q_BSHE, chunk.keys_BJHE)
-    weights = sum(fusion[s] * masked_softmax(chunk_scores, mask(s, chunk)) for s in fusion if s != "memory")
-    out_BSHE = read(weights, chunk.values_BJHE)
+    chunk_scores = jnp.concatenate([scores(rotated_q_BSHE, part.keys_BJHE) for part in chunk], axis=-1)
+    weights = 0
+    for stream in fusion:
+        if stream != "memory":
+            shown = jnp.concatenate([mask(stream, part) for part in chunk], axis=-1)
+            weights += fusion[stream] * masked_softmax(chunk_scores, shown)
+    ends = list(itertools.accumulate(part.keys_BJHE.shape[1] for part in chunk))
+    parts = jnp.split(weights, ends[:-1], axis=-1)
+    out_BSHE = sum(read(part, keys.values_BJHE) for part, keys in zip(parts, chunk, strict=True))
     if memory is not None:
         weights = masked_softmax(scores(q_BSHE, memory.keys_BJHE), mask("memory", memory))
         out_BSHE += fusion["memory"] * read(weights, memory.values_BJHE)
