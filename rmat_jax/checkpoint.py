@@ -6,6 +6,7 @@ array, and `meta`, JSON: {format, crc32, body: {step, config, meta, leaves: {nam
 A leaf's name is its path, such as `params/embed/table`.
 """
 
+import functools
 import json
 import logging
 import math
@@ -26,22 +27,25 @@ from rmat_jax.types import Array, PyTree
 FORMAT = 1  # of what is on disk; raise it when older code would misread the new
 
 
-# A read or write that fails is raised to us, once. Orbax logs it besides, with tracebacks, and abandons what else was
-# under way, which Python then reports piece by piece: hundreds of lines around the one that says what to do.
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    source = record.pathname if record.name == "absl" else record.getMessage()
-    return "orbax" not in source and "OCDBT" not in source
+@functools.cache
+def _quieten() -> None:
+    """A read or write that fails is raised to us, once. Orbax logs it besides, with tracebacks, and abandons what else was
+    under way, which Python then reports piece by piece: hundreds of lines around the one that says what to do.
+    """
+    report = sys.unraisablehook
 
+    def not_of_orbax(record: logging.LogRecord) -> bool:
+        source = record.pathname if record.name == "absl" else record.getMessage()
+        return "orbax" not in source and "OCDBT" not in source
 
-def _report_unraisable(unraisable: Any, report: Callable[[Any], None] = sys.unraisablehook) -> None:
-    file = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
-    if "orbax" not in file and str(unraisable.exc_value) != "Event loop is closed":
-        report(unraisable)
+    def report_others(unraisable: Any) -> None:
+        file = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
+        if "orbax" not in file and str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
 
-
-logging.getLogger("absl").addFilter(_not_of_orbax)
-logging.getLogger("asyncio").addFilter(_not_of_orbax)
-sys.unraisablehook = _report_unraisable
+    logging.getLogger("absl").addFilter(not_of_orbax)
+    logging.getLogger("asyncio").addFilter(not_of_orbax)
+    sys.unraisablehook = report_others
 
 
 def digests(tree: PyTree) -> dict[str, int]:
@@ -87,6 +91,7 @@ class Checkpoints:
         """Opens `folder`, which is created if need be; the newest `keep` steps stay on disk. Raises UserError."""
         if keep < 1:
             raise UserError(f"keep={keep} must be at least 1")
+        _quieten()
         self.folder = _path(folder)
         self._held: int | None = None  # the step last saved or restored here
         self._damaged: set[int] = set()
@@ -206,6 +211,7 @@ def restore_params(folder: Any, step: int | None = None) -> tuple[PyTree, dict[s
     Raises:
         UserError: there is no such folder or step, or it is damaged.
     """
+    _quieten()
     folder = _path(folder)
     there = sorted(_steps(folder))
     if not there or (step is not None and step not in there):

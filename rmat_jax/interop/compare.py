@@ -140,5 +140,6 @@ def table(differences: list[Difference]) -> str:
 
 
 def to_json(differences: list[Difference]) -> list[dict]:
-    """Every comparison, as plain values."""
-    return [dataclasses.asdict(d) | {"share": d.share, "passed": d.passed} for d in differences]
+    """Every comparison, as plain values; what is not finite, which JSON cannot say, as null."""
+    rows = [dataclasses.asdict(d) | {"share": d.share, "passed": d.passed} for d in differences]
+    return [{k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in row.items()} for row in rows]

@@ -7,6 +7,7 @@
 
 with `tokens` and `documents` [B, T] int64, any T >= 1, `logits` [B, T, V], and `state` None or what an earlier call of the same
 batch returned; `state.detach()` gives the same state without its history. All rows stand at the same place in their chunks.
+Inputs lie on the CPU; a port that computes elsewhere moves them itself.
 
 What it may offer besides is compared too, and reported as "not offered" otherwise:
 
@@ -95,7 +96,8 @@ def _call(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.Te
     tokens, targets, documents = map(torch.from_numpy, (case.tokens, case.targets, case.documents))
     with _outputs(module) as outputs:
         logits, state = module(tokens, None, documents)
-    loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+    labels = targets.flatten().to(logits.device)
+    loss = functional.cross_entropy(logits.flatten(0, 1), labels, ignore_index=IGNORE)
     loss.backward()
     memory_N = [] if getattr(state, "memory", None) is None else _memory_after_each_chunk(case, module)
     outputs_L = [torch.cat(parts, dim=1).split(config.chunk_len, dim=1) for parts in outputs]

@@ -55,7 +55,8 @@ def train_step(
         The loss in nats, the global norm of its gradient before clipping, and the state for the next step, detached.
     """
     logits, state = model(tokens, state, documents)
-    total = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    labels = targets.flatten().to(logits.device)
+    total = functional.cross_entropy(logits.flatten(0, 1), labels, ignore_index=IGNORE, reduction="sum")
     loss = total / max(1, int((targets != IGNORE).sum()))
     # Zeros, not None: AdamW passes over a parameter without a gradient, such as the pool's in a step of one chunk, whose
     # write nobody reads. It must decay all the same.

@@ -1,6 +1,7 @@
 """Tolerances follow from rounding, and the comparison finds what is beyond them."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -53,6 +54,8 @@ def test_what_only_cancels_is_held_to_the_rounding_of_its_quantity():
 def test_what_is_no_number_fails(wrong):
     found = differ(off(wrong, KEYS[0]))
     assert not found[0].passed and found[1].passed and found[0].absolute == np.inf
+    rows = json.loads(json.dumps(compare.to_json(found), allow_nan=False))
+    assert rows[0]["absolute"] is None and not rows[0]["passed"] and rows[1]["absolute"] == 0
 
 
 def test_another_shape_fails():
