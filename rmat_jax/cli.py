@@ -4,6 +4,7 @@ Heavy imports stand inside the commands: help and typos answer at once.
 """
 
 import argparse
+import contextlib
 import sys
 import time
 
@@ -14,6 +15,11 @@ GENERATE = """Goes on with a text.
 
     python -m rmat_jax generate --workdir=runs/quickstart --prompt="def main("
     cat story.txt | python -m rmat_jax generate --workdir=runs/mine --prompt=- --max_new_tokens=500 --temperature=0.7
+"""
+SCORE = """What texts of any length cost a trained model, in bits per byte, at constant memory. Each file is a document.
+
+    python -m rmat_jax score --workdir=runs/quickstart story.txt another.txt
+    zcat log.gz | python -m rmat_jax score --workdir=runs/mine -
 """
 EVALUATE = """Measures a trained model on its held-out text and writes a report with plots.
 
@@ -54,6 +60,11 @@ def main(argv: list[str] | None = None) -> int:
         "--top_p", type=float, default=1.0, metavar="P", help="of the likeliest P; default %(default)s"
     )
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text")
+
+    score = commands.add_parser("score", help="bits per byte of texts of any length", description=SCORE)
+    score.set_defaults(function=_score)
+    score.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="of a training run")
+    score.add_argument("files", nargs="+", metavar="FILE", help="- reads standard input")
 
     evaluate = commands.add_parser("evaluate", help="measure and report", description=EVALUATE)
     evaluate.set_defaults(function=_evaluate)
@@ -131,6 +142,56 @@ def _generate(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     ended = ", the end of the document" if len(new) < args.max_new_tokens else ""
     print(f"[step {step}: read {len(tokens)} tokens, wrote {len(new)}{ended}, {seconds:.1f} s]", file=sys.stderr)
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    for name in args.files:
+        if name != "-" and not flags.folder(name).is_file():
+            raise UserError(f"{name} is no file that can be read; give text files, or - for standard input")
+    import math
+
+    from rmat_jax import infer
+    from rmat_jax.checkpoint import restore_params
+    from rmat_jax.data.sources import read_blocks
+    from rmat_jax.data.tokenizer import load_tokenizer
+    from rmat_jax.model import RMAT
+
+    params, values, _ = restore_params(args.workdir / "checkpoints")
+    config = from_dict(Config, values)
+    tokenizer, model = load_tokenizer(config, args.workdir / "tokenizer"), RMAT(config.model)
+    read = tokens = 0  # bytes, and tokens, of all documents
+    nats, start, said = 0.0, time.perf_counter(), time.perf_counter()
+
+    def pieces(opened):
+        nonlocal read
+        for block in read_blocks(opened, 1 << 16):
+            read += len(block)
+            yield tokenizer.encode(block)
+
+    def line(nats, size, name):
+        return f"{nats / math.log(2) / size:8.4f} bits per byte  {size:13,} bytes  {name}"
+
+    try:
+        for name in args.files:
+            before, so_far = (read, tokens, nats), None
+            with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else flags.folder(name).open("rb") as opened:
+                for so_far in infer.score(model, params, pieces(opened), tokenizer.end):
+                    tokens, nats = before[1] + so_far.tokens, before[2] + so_far.nats
+                    if time.perf_counter() - said > 5:
+                        said = time.perf_counter()
+                        print(f"  {tokens:,} tokens, {tokens / (said - start):,.0f} a second", file=sys.stderr)
+            size = read - before[0]
+            print(line(nats - before[2], size, name) if size else f"         empty, not scored  {name}", flush=True)
+            if not size:
+                tokens, nats = before[1:]
+    finally:  # also when interrupted
+        if tokens:
+            seconds = time.perf_counter() - start
+            state = model.initial_state(1, closed=True).num_bytes()
+            print(
+                line(nats, read, f"total: {tokens:,} tokens, {tokens / seconds:,.0f} a second, state {state:,} bytes")
+            )
     return 0
 
 

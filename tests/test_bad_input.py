@@ -1,7 +1,9 @@
 """Bad input: one clear line (the value, the rule, what to do), exit code 2, nothing lost."""
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,6 +128,7 @@ COMMANDS = {
     "an empty prompt": (["generate", "--prompt="], ["the prompt is empty"]),
     "no tokens asked for": (["generate", "--prompt=a", "--max_new_tokens=0"], ["max_new_tokens=0"]),
     "a top_p above 1": (["generate", "--prompt=a", "--top_p=1.5"], ["top_p=1.5"]),
+    "a text that is not there": (["score", "nowhere.txt"], ["nowhere.txt", "standard input"]),
     "an unknown suite": (["evaluate", "--suite=positions", "--out=x"], ["positions", "position"]),
     "an unknown flag": (["generate", "--prompt=a", "--temprature=1"], ["temprature"]),
     "an unknown command": (["generat"], ["generat"]),
@@ -154,6 +157,29 @@ def test_generate_prints_what_it_wrote(workdir, capfdbinary, monkeypatch):
     assert capfdbinary.readouterr().out == first and first.endswith(b"\n")  # the same seed, the same text
     assert cli.main([*arguments, "--seed=1", "--temperature=5"]) == 0
     assert capfdbinary.readouterr().out != first
+
+
+def test_score_reads_files_and_standard_input(workdir, tmp_path, capsys, monkeypatch):
+    """Bytes that are not UTF-8 are text too; an empty file costs nothing; documents do not see each other."""
+    data = [b"A line of text, and another.\n" * 40, b"", bytes(range(256)) * 3]
+    files = [tmp_path / f"{index}.txt" for index in range(3)]
+    for file, content in zip(files, data, strict=True):
+        file.write_bytes(content)
+
+    def score(*names):
+        assert cli.main(["score", f"--workdir={workdir}", *map(str, names)]) == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    first, empty, last, total = score(*files)
+    assert empty[:3] == ["empty,", "not", "scored"]
+    sizes = [int(line[4].replace(",", "")) for line in (first, last, total)]
+    assert sizes == [len(data[0]), len(data[2]), len(data[0]) + len(data[2])]
+    mean = (float(first[0]) * sizes[0] + float(last[0]) * sizes[1]) / sizes[2]
+    assert abs(float(total[0]) - mean) < 1e-4  # four digits are printed
+    assert score(files[2])[0][0] == last[0]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data[0])))
+    assert score("-")[0][0] == first[0]
+    assert float(first[0]) != float(last[0])  # the control
 
 
 @pytest.mark.parametrize("token", [-1, 11])

@@ -96,3 +96,20 @@ def test_a_row_is_written_as_if_alone():
 def test_prompts_that_cannot_be_read(prompt):
     with pytest.raises(UserError):
         infer.generate(MODEL, make_params(CONFIG), prompt)
+
+
+@pytest.mark.parametrize("length", [1, 62, 63, 64, 150])
+def test_score_is_the_loss_of_one_pass(length):
+    """One call of it reads 64 tokens, the opening one included."""
+    params, text = make_params(CONFIG), make_tokens(CONFIG, 1, length)[0] % END
+    logits_BTV, _ = MODEL.apply({"params": params}, np.concatenate([[END], text])[None])
+    log_p = jax.nn.log_softmax(logits_BTV[0])
+    costs = -np.asarray(log_p)[np.arange(length + 1), np.concatenate([text, [END]])]
+    for sizes in ([length], [1] * length, [length // 2, 0, length - length // 2]):
+        pieces = np.split(text, np.cumsum(sizes)[:-1])
+        scored = list(infer.score(MODEL, params, pieces, END))
+        assert scored[-1].tokens == length + 1
+        assert abs(scored[-1].nats - costs.sum()) < 1e-4  # some hundred float32 roundings of sums around 100
+        assert [s.tokens for s in scored[:-1]] == list(range(64, length + 1, 64))
+    other = list(infer.score(MODEL, params, [np.roll(text, 1)], END))[-1].nats if length > 1 else 0
+    assert abs(other - costs.sum()) > 1e-2  # the control

@@ -7,12 +7,13 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import io
 import os
 import platform
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from rmat_jax.config import DataConfig, UserError
 
@@ -169,14 +170,20 @@ def cut_near(data: bytes, at: int, reach: int = 1024) -> int:
 
 def blocks(data: bytes, size: int = 1 << 20) -> Iterator[bytes]:
     """`data` in pieces of at most `size` bytes, cut where `cut_near` says, so that no step needs much memory."""
-    start = 0
-    while len(data) - start > size:
-        block = data[start : start + size + 1]
-        block = block[: cut_near(block, size)]
-        yield block
-        start += len(block)
-    if start < len(data):
-        yield data[start:]
+    return read_blocks(io.BytesIO(data), size)
+
+
+def read_blocks(opened: BinaryIO, size: int = 1 << 20) -> Iterator[bytes]:
+    """The rest of a file or pipe of any length, in the pieces in which `blocks` would cut it; one is held at a time."""
+    held = b""
+    while more := opened.read(size + 1 - len(held)):
+        held += more
+        if len(held) > size:
+            at = cut_near(held, size)
+            yield held[:at]
+            held = held[at:]
+    if held:
+        yield held
 
 
 def _text_files(flag: str, path: str, pattern: str) -> list[Path]:
