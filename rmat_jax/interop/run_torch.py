@@ -100,7 +100,8 @@ def _call(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.Te
     loss = functional.cross_entropy(logits.flatten(0, 1), labels, ignore_index=IGNORE)
     loss.backward()
     memory_N = [] if getattr(state, "memory", None) is None else _memory_after_each_chunk(case, module)
-    outputs_L = [torch.cat(parts, dim=1).split(config.chunk_len, dim=1) for parts in outputs]
+    offered = len(outputs) == config.num_layers and all(outputs)
+    outputs_L = [torch.cat(parts, dim=1).split(config.chunk_len, dim=1) for parts in outputs if offered]
     results = {}
     for chunk, logits_BCV in enumerate(logits.split(config.chunk_len, dim=1)):
         for layer in range(config.num_layers):
