@@ -58,6 +58,12 @@ def test_what_is_no_number_fails(wrong):
     assert rows[0]["absolute"] is None and not rows[0]["passed"] and rows[1]["absolute"] == 0
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_nothing_passes_where_no_number_is_expected(wrong):
+    expected = off(wrong, KEYS[2])
+    assert not differ(expected, expected=expected)[2].passed
+
+
 def test_another_shape_fails():
     assert not differ(EXPECTED | {KEYS[0]: np.zeros(3)})[0].passed
 
