@@ -4,17 +4,16 @@ Heavy imports stand inside the commands: help and typos answer at once.
 """
 
 import argparse
-import contextlib
 import sys
-import time
 
 from rmat_jax import flags
-from rmat_jax.config import Config, UserError, from_dict
+from rmat_jax.config import UserError
 
 GENERATE = """Goes on with a text.
 
     python -m rmat_jax generate --workdir=runs/quickstart --prompt="def main("
     cat story.txt | python -m rmat_jax generate --workdir=runs/mine --prompt=- --max_new_tokens=500 --temperature=0.7
+    python -m rmat_jax generate --workdir=runs/mine --session=ann.safetensors --prompt="Ann: Hello." --stop="Ann:"
 """
 SCORE = """What texts of any length cost a trained model, in bits per byte, at constant memory. Each file is a document.
 
@@ -52,7 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     generate = commands.add_parser("generate", help="go on with a text", description=GENERATE)
     generate.set_defaults(function=_generate)
     generate.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="of a training run")
-    generate.add_argument("--prompt", required=True, metavar="TEXT", help="- reads standard input")
+    generate.add_argument("--prompt", metavar="TEXT", help="- reads standard input, of any length")
+    generate.add_argument(
+        "--session", type=flags.folder, metavar="FILE", help="goes on where the last call with it stopped"
+    )
     generate.add_argument("--max_new_tokens", type=int, default=256, metavar="N", help="default %(default)s")
     generate.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: greedy; default %(default)s")
     generate.add_argument("--top_k", type=int, default=0, metavar="K", help="of the K likeliest; 0: of all (default)")
@@ -60,6 +62,13 @@ def main(argv: list[str] | None = None) -> int:
         "--top_p", type=float, default=1.0, metavar="P", help="of the likeliest P; default %(default)s"
     )
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text")
+    generate.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="the text ends before it; may be given several times",
+    )
 
     score = commands.add_parser("score", help="bits per byte of texts of any length", description=SCORE)
     score.set_defaults(function=_score)
@@ -111,87 +120,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    prompt = sys.stdin.buffer.read() if args.prompt == "-" else args.prompt.encode("utf-8", "surrogateescape")
-    if not prompt:
-        raise UserError("the prompt is empty; give --prompt=TEXT, or --prompt=- and text on standard input")
-    import numpy as np
-
     from rmat_jax import infer
-    from rmat_jax.checkpoint import restore_params
-    from rmat_jax.data.tokenizer import load_tokenizer
-    from rmat_jax.model import RMAT
 
-    params, values, step = restore_params(args.workdir / "checkpoints")
-    config = from_dict(Config, values)
-    tokenizer = load_tokenizer(config, args.workdir / "tokenizer")
-    tokens = np.concatenate([[tokenizer.end], tokenizer.encode(prompt)])
-    start = time.perf_counter()
-    new = infer.generate(
-        RMAT(config.model),
-        params,
-        tokens,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        seed=args.seed,
-        end=tokenizer.end,
+    rules = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop")
+    return infer.generate(
+        args.workdir,
+        sys.stdin.buffer if args.prompt == "-" else args.prompt,
+        args.session,
+        sys.stdout.buffer,
+        **{name: getattr(args, name) for name in rules},
     )
-    seconds = time.perf_counter() - start
-    sys.stdout.buffer.write(tokenizer.decode(new) + b"\n")
-    sys.stdout.flush()
-    ended = ", the end of the document" if len(new) < args.max_new_tokens else ""
-    print(f"[step {step}: read {len(tokens)} tokens, wrote {len(new)}{ended}, {seconds:.1f} s]", file=sys.stderr)
-    return 0
 
 
 def _score(args: argparse.Namespace) -> int:
-    for name in args.files:
-        if name != "-" and not flags.folder(name).is_file():
-            raise UserError(f"{name} is no file that can be read; give text files, or - for standard input")
-    import math
-
     from rmat_jax import infer
-    from rmat_jax.checkpoint import restore_params
-    from rmat_jax.data.sources import read_blocks
-    from rmat_jax.data.tokenizer import load_tokenizer
-    from rmat_jax.model import RMAT
 
-    params, values, _ = restore_params(args.workdir / "checkpoints")
-    config = from_dict(Config, values)
-    tokenizer, model = load_tokenizer(config, args.workdir / "tokenizer"), RMAT(config.model)
-    read = tokens = 0  # bytes, and tokens, of all documents
-    nats, start, said = 0.0, time.perf_counter(), time.perf_counter()
-
-    def pieces(opened):
-        nonlocal read
-        for block in read_blocks(opened, 1 << 16):
-            read += len(block)
-            yield tokenizer.encode(block)
-
-    def line(nats, size, name):
-        return f"{nats / math.log(2) / size:8.4f} bits per byte  {size:13,} bytes  {name}"
-
-    try:
-        for name in args.files:
-            before, so_far = (read, tokens, nats), None
-            with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else flags.folder(name).open("rb") as opened:
-                for so_far in infer.score(model, params, pieces(opened), tokenizer.end):
-                    tokens, nats = before[1] + so_far.tokens, before[2] + so_far.nats
-                    if time.perf_counter() - said > 5:
-                        said = time.perf_counter()
-                        print(f"  {tokens:,} tokens, {tokens / (said - start):,.0f} a second", file=sys.stderr)
-            size = read - before[0]
-            print(line(nats - before[2], size, name) if size else f"         empty, not scored  {name}", flush=True)
-            if not size:
-                tokens, nats = before[1:]
-    finally:  # also when interrupted
-        if tokens:
-            seconds = time.perf_counter() - start
-            state = model.initial_state(1, closed=True).num_bytes()
-            print(
-                line(nats, read, f"total: {tokens:,} tokens, {tokens / seconds:,.0f} a second, state {state:,} bytes")
-            )
+    infer.score_files(args.workdir, args.files, sys.stdout)
     return 0
 
 

@@ -10,6 +10,12 @@ import typing
 
 STREAMS = ("full", "local", "memory")
 IGNORE = -1  # a target that is not scored
+TRAINING_ONLY = (
+    "dropout",
+    "gate_bias",
+    "bptt_chunks",
+    "remat",
+)  # of RMATConfig: trained weights compute the same with any
 
 
 class UserError(ValueError):

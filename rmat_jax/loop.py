@@ -4,13 +4,10 @@ import contextlib
 import functools
 import json
 import math
-import signal
-import sys
 import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from rmat_jax import infer
 from rmat_jax.checkpoint import Checkpoints, check_same_config
@@ -20,6 +17,7 @@ from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.metrics import MetricWriter
 from rmat_jax.model import RMAT
 from rmat_jax.optim import make_optimizer, make_schedule
+from rmat_jax.signals import Signals
 from rmat_jax.state import TrainState, init_state
 from rmat_jax.step import Sums, train_step
 
@@ -49,7 +47,10 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}; choose another") from error
-    with Checkpoints(workdir / "checkpoints", keep=config.log.keep) as checkpoints, _Signals() as signals:
+    with (
+        Checkpoints(workdir / "checkpoints", keep=config.log.keep) as checkpoints,
+        Signals("saving after this step") as signals,
+    ):
         saved_config = checkpoints.saved_config()
         if saved_config is not None:
             check_same_config(saved_config, to_dict(config))
@@ -151,17 +152,9 @@ def _evaluate(config: Config, state: TrainState, data: Data, step: int, writer: 
     print(line, flush=True)
     writer.write("heldout", step, **values, seconds=seconds)
     if config.log.sample_tokens and data.tokenizer is not None:
-        tokenizer = data.tokenizer
-        prompt = np.concatenate([[tokenizer.end], tokenizer.encode(config.log.sample_prompt.encode())])
-        new = infer.generate(
-            RMAT(config.model),
-            state.params,
-            prompt,
-            max_new_tokens=config.log.sample_tokens,
-            seed=step,
-            end=tokenizer.end,
-        )
-        text = config.log.sample_prompt + tokenizer.decode(new).decode(errors="replace")
+        session = infer.Engine(RMAT(config.model), state.params, data.tokenizer, rows=1).open(config.log.sample_prompt)
+        written = session.write(max_new_tokens=config.log.sample_tokens, seed=step)
+        text = config.log.sample_prompt + "".join(written)
         shown = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
         print("\n".join("    | " + row for row in shown.splitlines()), flush=True)
         writer.write_sample(step, text)
@@ -253,28 +246,3 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-class _Signals:
-    """Ctrl-C and SIGTERM end the run after the step it is in; a second one ends it at once."""
-
-    def __enter__(self) -> "_Signals":
-        self.caught = 0
-        self._before = {}
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._catch)
-        except ValueError:  # not the main thread: the caller's signals are the caller's
-            pass
-        return self
-
-    def _catch(self, number, frame) -> None:
-        if self.caught:
-            signal.signal(number, self._before[number])
-            raise KeyboardInterrupt
-        self.caught = number
-        print(f"\n{signal.Signals(number).name}: saving after this step", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -76,27 +76,53 @@ class RMAT(nn.Module):
         Returns:
             Logits [B, T, V] in float32 (float64 if the policy is), and the state, of the structure that went in.
         """
-        return self._read(tokens_BT, None, state, documents, lengths)
+
+        def project(model, x_BSD, inputs):
+            return model._logits(x_BSD)
+
+        return self._read(project, {"tokens": tokens_BT}, state, documents, lengths)
 
     def score(
         self, tokens_BT: Array, targets_BT: Array, state: State | None = None, documents: Array | None = None
     ) -> tuple[losses.Scores, State]:
         """The loss of each target (-1: not scored). Logits of one chunk exist at a time; otherwise like a call."""
-        return self._read(tokens_BT, targets_BT, state, documents, None)
+
+        def loss(model, x_BSD, inputs):
+            return losses.score(model._logits(x_BSD), inputs["targets"])
+
+        return self._read(loss, {"tokens": tokens_BT, "targets": targets_BT}, state, documents)
+
+    def last(
+        self,
+        tokens_BT: Array,
+        state: State | None = None,
+        documents: Array | None = None,
+        lengths: Array | None = None,
+    ) -> tuple[Array, State]:
+        """A call whose logits are those after each row's last token only, [B, V]; they mean nothing where a length is 0."""
+
+        def keep(model, x_BSD, inputs):
+            return x_BSD
+
+        x_BTD, state = self._read(keep, {"tokens": tokens_BT}, state, documents, lengths)
+        batch, length = tokens_BT.shape
+        final_B = jnp.full(batch, length - 1) if lengths is None else jnp.maximum(lengths - 1, 0)
+        x_B1D = jnp.take_along_axis(x_BTD, final_B[:, None, None], axis=1)
+        return self._logits(x_B1D)[:, 0], state
 
     def initial_state(self, batch: int, *, closed: bool = False) -> State:
         """See `carry.initial_state`."""
         return carry.initial_state(self.config, batch, closed=closed)
 
-    def _read(self, tokens_BT, targets_BT, state, documents, lengths) -> tuple[PyTree, State]:
-        batch, length = tokens_BT.shape
+    def _read(self, out, columns, state, documents, lengths=None) -> tuple[PyTree, State]:
+        """Reads `columns`, each [B, T]: what `out(model, x_BSD, inputs)` makes of each piece, as [B, T, ...], and the state."""
+        batch, length = columns["tokens"].shape
         chunk_len = self.config.chunk_len
         fresh = state is None
         if fresh:
             state = self.initial_state(batch)
         if documents is None:
-            documents = jnp.broadcast_to(state.document_B[:, None], tokens_BT.shape)
-        columns = {"tokens": tokens_BT} | ({} if targets_BT is None else {"targets": targets_BT})
+            documents = jnp.broadcast_to(state.document_B[:, None], (batch, length))
         if state.is_closed:
             if length % chunk_len or lengths is not None:
                 raise UserError(
@@ -119,13 +145,16 @@ class RMAT(nn.Module):
         pieces["positions"] = positions_NBS
         pieces["detach"] = self._detached_at(count)
 
+        def read(model, state, inputs):
+            state, x_BSD = model._piece(state, inputs)
+            return state, out(model, x_BSD, inputs)
+
         if self.is_initializing():  # parameters do not depend on the number of chunks
-            state, out = self._piece(state, jax.tree.map(lambda x: x[0], pieces))
-            out_NBS = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), out)
+            state, first = read(self, state, jax.tree.map(lambda x: x[0], pieces))
+            out_NBS = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), first)
         else:
-            body = nn.remat(RMAT._piece, prevent_cse=False) if "chunk" in self.config.remat else RMAT._piece
             state, out_NBS = nn.scan(
-                body,
+                nn.remat(read, prevent_cse=False) if "chunk" in self.config.remat else read,
                 variable_broadcast="params",
                 variable_axes={"gauges": 0, "activations": 0},
                 split_rngs={"params": False, "dropout": True},
@@ -139,8 +168,8 @@ class RMAT(nn.Module):
         chunks = jnp.arange(count)
         return (chunks > 0) & (chunks % span == 0)
 
-    def _piece(self, state: State, inputs: dict[str, Array]) -> tuple[State, PyTree]:
-        """The body of the scan over chunks: all layers over one piece of each row, then the writes."""
+    def _piece(self, state: State, inputs: dict[str, Array]) -> tuple[State, Array]:
+        """What the scan over chunks does: all layers over one piece of each row, then the writes."""
         if self.config.bptt_chunks:
             state = jax.tree.map(lambda x: jnp.where(inputs["detach"], jax.lax.stop_gradient(x), x), state)
         piece = carry.enter(self.config, state, inputs["positions"], inputs["documents"])
@@ -149,11 +178,7 @@ class RMAT(nn.Module):
         x_BSD, layers = self.layers(x_BSD, state.layers, piece)
         if not state.is_closed:
             layers = self._close(carry.append(state.layers, layers, piece), piece)
-        state = carry.leave(self.config, state, piece, layers)
-        logits_BSV = self._logits(x_BSD)
-        if "targets" not in inputs:
-            return state, logits_BSV
-        return state, losses.score(logits_BSV, inputs["targets"])
+        return carry.leave(self.config, state, piece, layers), x_BSD
 
     def _close(self, layers: LayerState, piece: Piece) -> LayerState:
         """Writes the chunks that became full, if any did."""

@@ -5,17 +5,15 @@ Tensors: `input/NAME`, `weight/NAME`, `expected/QUANTITY/PLACE`, all of the resu
 computed it), `sha256` of all that.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from rmat_jax.config import Config, UserError, from_dict, to_dict
+from rmat_jax.config import Config, from_dict, to_dict
 from rmat_jax.interop.case import Case, Results
 from rmat_jax.interop.compare import Spread
+from rmat_jax.sealed import read_sealed, write_sealed
 
 FORMAT = "rmat_jax dump 1"
 
@@ -25,19 +23,12 @@ def write_dump(file: Path, case: Case, expected: Results, spread: Spread, origin
     tensors = {f"input/{name}": np.asarray(x) for name, x in case.arrays().items()}
     tensors |= {f"weight/{name}": np.asarray(x, np.float64) for name, x in case.weights.items()}
     tensors |= {f"expected/{'/'.join(key)}": np.asarray(x, np.float64) for key, x in expected.items()}
-    tensors = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     metadata = {
-        "format": FORMAT,
         "config": json.dumps(to_dict(case.config)),
         "spread": json.dumps({"/".join(key): value for key, value in spread.items()}),
         "origin": origin,
     }
-    scratch = file.with_name(f".{file.name}.part")
-    try:
-        save_file(tensors, scratch, metadata | {"sha256": _digest(tensors, metadata)})
-        scratch.replace(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be written: {error}; choose another file") from error
+    write_sealed(file, FORMAT, tensors, metadata)
 
 
 def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
@@ -46,21 +37,7 @@ def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
     Raises:
         UserError: there is no such file, it is no dump of this format, or it is damaged.
     """
-    try:
-        with safe_open(file, framework="np") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; make a dump with: crosscheck --dump={file}") from error
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read as safetensors: {error}; make the dump anew") from error
-    found = metadata.get("format")
-    if found != FORMAT:
-        raise UserError(
-            f"{file} has the format {found!r}, a dump has {FORMAT!r}; give a file that crosscheck --dump wrote"
-        )
-    if metadata.pop("sha256", "") != _digest(tensors, metadata):
-        raise UserError(f"{file} is damaged: its contents are not what was written; copy it again")
+    tensors, metadata = read_sealed(file, FORMAT, f"make a dump with: crosscheck --dump={file}")
     parts: dict[str, dict[str, np.ndarray]] = {"input": {}, "weight": {}, "expected": {}}
     for name, x in tensors.items():
         part, _, rest = name.partition("/")
@@ -69,10 +46,3 @@ def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
     case = Case(config=from_dict(Config, json.loads(metadata["config"])), weights=parts["weight"], **parts["input"])
     expected = {key: parts["expected"]["/".join(key)] for key in spread}  # the file sorts its tensors by name
     return case, expected, spread, metadata["origin"]
-
-
-def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode() + tensors[name].tobytes())
-    return digest.hexdigest()

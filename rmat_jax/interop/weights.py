@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from rmat_jax.config import Config, UserError, from_dict, to_dict
+from rmat_jax.config import TRAINING_ONLY, Config, UserError, from_dict, to_dict
 from rmat_jax.interop.layout import layout
 
 NAME, VERSION = "rmat_jax", 1  # the metadata's `format`; raise the version when older code would misread the new
 CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # of safetensors
 SHOWN = 4  # wrong tensors that an error names
-# Settings of the model that matter to its training alone: with others, given weights compute the same but for rounding.
-TRAINING = ("dropout", "gate_bias", "bptt_chunks", "remat", "dtype")
 
 
 def write_weights(
@@ -139,8 +137,8 @@ def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Co
 
 
 def _meaning(config: Config) -> dict[str, Any]:
-    """The settings on which it depends what weights and token ids mean."""
-    fields = [f.name for f in dataclasses.fields(config.model) if f.name not in TRAINING]
+    """The settings on which it depends what weights and token ids mean; of another dtype they are only rounded otherwise."""
+    fields = [f.name for f in dataclasses.fields(config.model) if f.name not in (*TRAINING_ONLY, "dtype")]
     settings = {f"model.{name}": getattr(config.model, name) for name in fields}
     return settings | {"model.mlp_width": config.model.hidden, "data.tokenizer": config.data.tokenizer}
 

@@ -1,5 +1,7 @@
 """What crosses from chunk to chunk and from call to call: the state, and the rules of what a token may see."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -238,25 +240,40 @@ def where_rows(mask_B: Array, new: Array, old: Array) -> Array:
     return jnp.where(mask_B.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
+def take_rows(state: State, index_G: Array) -> State:
+    """The rows at these places; one beyond the last stands for the last."""
+    return _by_rows(lambda axis, x: jnp.take(x, index_G, axis=axis, mode="clip"), state)
+
+
+def put_rows(state: State, index_G: Array, rows: State) -> State:
+    """The state with other rows at these places; what is beyond the last place is dropped."""
+    return _by_rows(lambda axis, x, new: x.at[(slice(None),) * axis + (index_G,)].set(new, mode="drop"), state, rows)
+
+
 def split_rows(state: State, parts: int) -> State:
     """The rows in `parts` equal groups along a new leading axis; the leaves of the layers keep L behind it."""
 
-    def split(axis):
-        return lambda x: jnp.moveaxis(x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :]), axis, 0)
+    def split(axis, x):
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :]), axis, 0)
 
-    rest = jax.tree.map(split(0), state.replace(layers=None))
-    return rest.replace(layers=jax.tree.map(split(1), state.layers))
+    return _by_rows(split, state)
 
 
 def merge_rows(state: State) -> State:
     """The inverse of `split_rows`."""
 
-    def merge(axis):
-        def one(x):
-            x = jnp.moveaxis(x, 0, axis)
-            return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+    def merge(axis, x):
+        x = jnp.moveaxis(x, 0, axis)
+        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
-        return one
+    return _by_rows(merge, state)
 
-    rest = jax.tree.map(merge(0), state.replace(layers=None))
-    return rest.replace(layers=jax.tree.map(merge(1), state.layers))
+
+def _by_rows(change: Callable[..., Array], state: State, *others: State) -> State:
+    """`change(axis, x, ...)` of every leaf, `axis` being that of the rows: 1 in the layers, whose first is L, 0 elsewhere."""
+
+    def on(axis, *states):
+        return jax.tree.map(functools.partial(change, axis), *states)
+
+    rest = on(0, *(s.replace(layers=None) for s in (state, *others)))
+    return rest.replace(layers=on(1, *(s.layers for s in (state, *others))))

@@ -6,25 +6,41 @@ import jax.numpy as jnp
 from rmat_jax.types import Array
 
 
-def sample(keys_B: Array, logits_BV: Array, temperature: float, top_k: int, top_p: float) -> Array:
-    """One token for each row, by its own key.
+def sample(keys_B: Array, logits_BV: Array, temperature_B: Array, top_k_B: Array, top_p_B: Array) -> Array:
+    """One token for each row, by its own key and its own rules.
 
     Args:
         keys_B: typed PRNG keys.
         logits_BV: float32.
-        temperature: divides the logits; 0 takes the most likely token.
-        top_k: only the k most likely tokens (ties with the k-th stay); 0: all. A Python number.
-        top_p: only the fewest tokens that together have at least this probability; 1: all.
+        temperature_B: divides the logits; 0 takes the most likely token.
+        top_k_B: only the k most likely tokens; 0: all.
+        top_p_B: only the fewest tokens that together have at least this probability (of those that top-k left); 1: all.
+            In both, tokens as likely as the last that stays stay too.
     """
-    logits_BV = logits_BV / jnp.where(temperature > 0, temperature, 1)
-    if top_k:
-        kth_B1 = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[-1]))[0][:, -1:]
-        logits_BV = jnp.where(logits_BV < kth_B1, -jnp.inf, logits_BV)
-    order_BV = jnp.argsort(-logits_BV, axis=-1)
-    ordered_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, axis=-1), axis=-1)
-    before_BV = jnp.cumsum(ordered_BV, axis=-1) - ordered_BV
-    rank_BV = jnp.argsort(order_BV, axis=-1)
-    kept_BV = jnp.take_along_axis(before_BV, rank_BV, axis=-1) < top_p
-    kept_BV |= rank_BV == 0
-    sampled_B = jax.vmap(jax.random.categorical)(keys_B, jnp.where(kept_BV, logits_BV, -jnp.inf))
-    return jnp.where(temperature > 0, sampled_B, logits_BV.argmax(-1)).astype(jnp.int32)
+    scaled_BV = logits_BV / jnp.where(temperature_B > 0, temperature_B, 1)[:, None]
+    random_B, cuts_B = temperature_B > 0, (top_k_B > 0) | (top_p_B < 1)
+
+    def draw():
+        kept_BV = jax.lax.cond(
+            (random_B & cuts_B).any(), lambda: _likeliest(scaled_BV, top_k_B, top_p_B), lambda: scaled_BV
+        )
+        return jax.vmap(jax.random.categorical)(keys_B, jnp.where(cuts_B[:, None], kept_BV, scaled_BV))
+
+    # Sorting and random numbers for a large vocabulary take longer than a small model: only if a row asks for them.
+    greedy_B = logits_BV.argmax(-1)
+    drawn_B = jax.lax.cond(random_B.any(), draw, lambda: greedy_B)
+    return jnp.where(random_B, drawn_B, greedy_B).astype(jnp.int32)
+
+
+def _likeliest(logits_BV: Array, top_k_B: Array, top_p_B: Array) -> Array:
+    """The logits, -inf where top-k or top-p leave a token out."""
+    vocab_size = logits_BV.shape[1]
+    falling_BV = -jnp.sort(-logits_BV, axis=-1)
+    count_B1 = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, vocab_size), vocab_size)[:, None]
+    floor_B1 = jnp.take_along_axis(falling_BV, count_B1 - 1, axis=1)
+    share_BV = jax.nn.softmax(jnp.where(falling_BV < floor_B1, -jnp.inf, falling_BV), axis=-1)
+    before_BV = jnp.cumsum(share_BV, axis=-1) - share_BV
+    limit_B1 = jnp.where(top_p_B < 1, top_p_B, jnp.inf)[:, None]  # the sum of all may round to less than 1, or more
+    count_B1 = (before_BV < limit_B1).sum(-1, keepdims=True)
+    floor_B1 = jnp.maximum(floor_B1, jnp.take_along_axis(falling_BV, jnp.maximum(count_B1, 1) - 1, axis=1))
+    return jnp.where(logits_BV < floor_B1, -jnp.inf, logits_BV)

@@ -1,0 +1,26 @@
+"""The room of those who use a trained model: read and write streams of any length, at constant memory and time a token.
+
+`Engine` and `Session` are the door; `score` says what a text costs; `decode` and `prefill` are the pure functions below.
+May import the model, data, checkpoints; never `step` or `loop`.
+"""
+
+from rmat_jax.infer.decode import PREFILL_CHUNKS, decode, prefill
+from rmat_jax.infer.engine import Engine, Piece, Sampling, Session
+from rmat_jax.infer.runs import generate, load_engine, load_run, score_files
+from rmat_jax.infer.scoring import Scored, score
+
+__all__ = [
+    "PREFILL_CHUNKS",
+    "Engine",
+    "Piece",
+    "Sampling",
+    "Scored",
+    "Session",
+    "decode",
+    "generate",
+    "load_engine",
+    "load_run",
+    "prefill",
+    "score",
+    "score_files",
+]

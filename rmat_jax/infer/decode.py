@@ -1,0 +1,201 @@
+"""Streams side by side: reading prompts, writing in one device loop. Pure functions of values; `engine` keeps the books."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from rmat_jax.config import UserError
+from rmat_jax.model import RMAT
+from rmat_jax.modules.carry import State, put_rows, take_rows
+from rmat_jax.ops.sampling import sample
+from rmat_jax.types import Array, PyTree
+
+PREFILL_CHUNKS = 8  # read by one call
+ROOM = 64  # tokens a row may write in one call
+
+
+@struct.dataclass
+class Streams:
+    """Where each row stands. Nothing else is needed to go on."""
+
+    state: State
+    logits_BV: Array  # of the next token
+    written_B: Array  # tokens it wrote since it began: they number its random draws
+
+
+class Requests(NamedTuple):
+    """What each row shall write."""
+
+    left_B: Array  # tokens; 0: none
+    seed_B: Array  # uint32
+    temperature_B: Array
+    top_k_B: Array
+    top_p_B: Array
+    pauses_BV: Array  # bool: tokens after which a row waits for the next call
+
+
+class Written(NamedTuple):
+    """What a call wrote: the first `count_B` of each row, -1 and 0 after them."""
+
+    tokens_BT: Array
+    logprobs_BT: Array  # natural logarithm of the model's probability, before temperature and cuts
+    count_B: Array
+    ended_B: Array  # at `end`, which is not read and not among the tokens: the row stands before it
+
+
+def begin(model: RMAT, batch: int) -> Streams:
+    """Rows that have read nothing. They must read a token before they can write."""
+    logits_BV = jnp.zeros((batch, model.config.vocab_size), jnp.dtype(model.config.param_dtype))
+    return Streams(model.initial_state(batch), logits_BV, jnp.zeros(batch, jnp.int32))
+
+
+@jax.jit
+def take(streams: Streams, index_G: Array) -> Streams:
+    """The rows at these places; one beyond the last stands for the last."""
+    return Streams(
+        take_rows(streams.state, index_G),
+        streams.logits_BV.at[index_G].get(mode="clip"),
+        streams.written_B.at[index_G].get(mode="clip"),
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def put(streams: Streams, index_G: Array, rows: Streams) -> Streams:
+    """The streams with other rows at these places; what is beyond the last place is dropped. The streams are donated."""
+    return Streams(
+        put_rows(streams.state, index_G, rows.state),
+        streams.logits_BV.at[index_G].set(rows.logits_BV, mode="drop"),
+        streams.written_B.at[index_G].set(rows.written_B, mode="drop"),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def read(model: RMAT, params: PyTree, streams: Streams, index_G: Array, tokens_GT: Array, lengths_G: Array) -> Streams:
+    """Some rows read a piece of their prompts, together. The streams are donated.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        streams: all rows.
+        index_G: places of those that read; beyond the last: none.
+        tokens_GT: padded at the end, to a few widths only (`call_width`), since each is compiled.
+        lengths_G: how many of them count; 0: none, the row stays as it is.
+    """
+    rows = take(streams, index_G)
+    logits_GV, state = model.apply({"params": params}, tokens_GT, rows.state, None, lengths_G, method=RMAT.last)
+    logits_GV = jnp.where(lengths_G[:, None] > 0, logits_GV, rows.logits_BV)
+    return put(streams, index_G, rows.replace(state=state, logits_BV=logits_GV))
+
+
+def call_width(length: int, chunk_len: int) -> int:
+    """Room of the call that reads the next of `length` tokens: one of few, and at most PREFILL_CHUNKS chunks."""
+    most, width = PREFILL_CHUNKS * chunk_len, 16
+    while width < min(length, most):
+        width *= 4
+    return min(width, most)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def decode(
+    model: RMAT, params: PyTree, streams: Streams, requests: Requests, limit: Array, end: Array
+) -> tuple[Streams, Written]:
+    """Every row that has something left to write goes on, in one loop on the device. The streams are donated.
+
+    A row stops at `end`, after a token at which it pauses, when nothing is left, or after `limit` tokens.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        streams: all rows.
+        requests: what each shall write.
+        limit: tokens, at most ROOM.
+        end: the token that ends a text; -1: none.
+    """
+    batch = streams.logits_BV.shape[0]
+    seeds_B = jax.vmap(jax.random.key)(requests.seed_B)
+
+    def unfinished(carry):
+        step, _, goes_B, _ = carry
+        return (step < limit) & goes_B.any()
+
+    def advance(carry):
+        step, streams, goes_B, out = carry
+        keys_B = jax.vmap(jax.random.fold_in)(seeds_B, streams.written_B)
+        next_B = sample(keys_B, streams.logits_BV, requests.temperature_B, requests.top_k_B, requests.top_p_B)
+        ended_B = goes_B & (next_B == end)
+        reads_B = goes_B & ~ended_B
+        logprob_B = jnp.take_along_axis(jax.nn.log_softmax(streams.logits_BV), next_B[:, None], axis=1)[:, 0]
+        out = Written(
+            tokens_BT=out.tokens_BT.at[:, step].set(jnp.where(reads_B, next_B, -1)),
+            logprobs_BT=out.logprobs_BT.at[:, step].set(jnp.where(reads_B, logprob_B, 0)),
+            count_B=out.count_B + reads_B,
+            ended_B=out.ended_B | ended_B,
+        )
+        logits_BV, state = model.apply(
+            {"params": params}, next_B[:, None], streams.state, None, reads_B.astype(jnp.int32), method=RMAT.last
+        )
+        logits_BV = jnp.where(reads_B[:, None], logits_BV, streams.logits_BV)
+        streams = Streams(state, logits_BV, streams.written_B + reads_B)
+        pauses_B = jnp.take_along_axis(requests.pauses_BV, next_B[:, None], axis=1)[:, 0]
+        return step + 1, streams, reads_B & ~pauses_B & (out.count_B < requests.left_B), out
+
+    out = Written(
+        tokens_BT=jnp.full((batch, ROOM), -1, jnp.int32),
+        logprobs_BT=jnp.zeros((batch, ROOM), streams.logits_BV.dtype),
+        count_B=jnp.zeros(batch, jnp.int32),
+        ended_B=jnp.zeros(batch, bool),
+    )
+    _, streams, _, out = jax.lax.while_loop(unfinished, advance, (0, streams, requests.left_B > 0, out))
+    return streams, out
+
+
+def prefill(
+    model: RMAT, params: PyTree, tokens_BT: np.ndarray, state: State | None = None, lengths: np.ndarray | None = None
+) -> tuple[Array, State]:
+    """Reads prompts of any length at constant memory.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        tokens_BT: integer ids on the host, padded at the end.
+        state: where the rows stand; it is not changed. None: at the start of a document.
+        lengths: [B] tokens of each row, at least 1; None: T.
+
+    Returns:
+        Logits [B, V] of the token after each row's last, and the state.
+
+    Raises:
+        UserError: an empty prompt, or ids outside the vocabulary.
+    """
+    tokens_BT = np.asarray(tokens_BT, np.int32)
+    batch, length = tokens_BT.shape
+    lengths_B = np.full(batch, length) if lengths is None else np.asarray(lengths)
+    if length == 0 or lengths_B.min() < 1:
+        raise UserError("the prompt is empty; give at least one token")
+    if lengths_B.max() > length:
+        raise UserError(f"a row's length is {lengths_B.max()}, but there are only {length} tokens")
+    tokens_BT = np.where(np.arange(length) < lengths_B[:, None], tokens_BT, 0)
+    check_tokens(tokens_BT, model.config.vocab_size)
+    streams = begin(model, batch)
+    if state is not None:
+        streams = streams.replace(state=jax.tree.map(jnp.copy, state))  # the calls donate theirs
+    done = 0
+    while done < length:
+        width = call_width(length - done, model.config.chunk_len)
+        part_BS = tokens_BT[:, done : done + width]
+        part_BS = np.pad(part_BS, ((0, 0), (0, width - part_BS.shape[1])))
+        count_B = np.clip(lengths_B - done, 0, width).astype(np.int32)
+        streams = read(model, params, streams, np.arange(batch), part_BS, count_B)
+        done += width
+    return streams.logits_BV, streams.state
+
+
+def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
+    """Raises UserError for an id that the model does not know."""
+    for worst in (tokens.min(initial=0), tokens.max(initial=0)):
+        if not 0 <= worst < vocab_size:
+            raise UserError(f"token id {worst} is outside the vocabulary 0..{vocab_size - 1}")

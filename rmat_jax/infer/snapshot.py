@@ -1,0 +1,95 @@
+"""One stream's state as a file: whoever has the same weights goes on with it, bit for bit."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmat_jax.checkpoint import digests
+from rmat_jax.config import TRAINING_ONLY, RMATConfig, UserError
+from rmat_jax.infer.decode import Streams, begin
+from rmat_jax.model import RMAT
+from rmat_jax.sealed import read_sealed, write_sealed
+from rmat_jax.types import PyTree
+
+KIND = "rmat_jax session 1"  # raise the number when older code would misread the new
+REMEDY = "give a file that a session was saved to, or one that is not there yet"
+
+
+def fingerprint(params: PyTree) -> str:
+    """Tells weights apart, whatever the devices they lie on."""
+    return hashlib.sha256(json.dumps(digests(params), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save_stream(file: Path, stream: Streams, config: RMATConfig, weights: str, tokenizer: str, tokens: int) -> None:
+    """Writes one row to a safetensors file, whole or not at all.
+
+    Args:
+        file: in a folder that exists; an older one is replaced.
+        stream: one row.
+        config: the model's.
+        weights: their `fingerprint`.
+        tokenizer: its description.
+        tokens: how many were read so far.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    metadata = {
+        "config": json.dumps(_meaning(config)),
+        "weights": weights,
+        "tokenizer": tokenizer,
+        "tokens": str(tokens),
+    }
+    write_sealed(Path(file), KIND, {name: np.asarray(x) for name, x in _named(stream).items()}, metadata)
+
+
+def load_stream(file: Path, config: RMATConfig, weights: str, tokenizer: str) -> tuple[Streams, int]:
+    """What `save_stream` wrote, and the tokens read so far.
+
+    Raises:
+        UserError: no such file, not a session's, damaged, or of another model, tokenizer or weights: it says which.
+    """
+    tensors, metadata = read_sealed(Path(file), KIND, REMEDY)
+    there, here = json.loads(metadata["config"]), json.loads(json.dumps(_meaning(config)))
+    differ = [f"{key} was {there.get(key)!r}, is {value!r}" for key, value in here.items() if there.get(key) != value]
+    if differ:
+        raise UserError(f"{file} is a session of another model: {'; '.join(differ)}; use that model, or another file")
+    if metadata["tokenizer"] != tokenizer:
+        raise UserError(
+            f"{file} is a session with another tokenizer: it was {metadata['tokenizer']}, is {tokenizer}; use that model, or "
+            "another file"
+        )
+    if metadata["weights"] != weights:
+        raise UserError(
+            f"{file} is a session of other weights ({metadata['weights']}, these are {weights}): the model was trained on, or "
+            "is another; use the same checkpoint, or another file"
+        )
+    expected = _named(jax.eval_shape(lambda: begin(RMAT(config), 1)))
+    wrong = [
+        name
+        for name in expected.keys() | tensors.keys()
+        if name not in expected
+        or name not in tensors
+        or (tensors[name].shape, tensors[name].dtype) != (expected[name].shape, expected[name].dtype)
+    ]
+    if wrong:
+        raise UserError(f"{file} is of another version: {', '.join(sorted(wrong)[:4])} do not fit; {REMEDY}")
+    leaves = [jnp.asarray(tensors[name]) for name in expected]
+    structure = jax.tree.structure(jax.eval_shape(lambda: begin(RMAT(config), 1)))
+    return jax.tree.unflatten(structure, leaves), int(metadata["tokens"])
+
+
+def _meaning(config: RMATConfig) -> dict:
+    """The settings on which it depends what a state means."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in TRAINING_ONLY}
+
+
+def _named(stream: Streams) -> dict:
+    """Leaves by path, in the order of the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(stream)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,0 +1,64 @@
+"""From written tokens to text: stop sequences, and characters of several bytes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rmat_jax.config import UserError
+from rmat_jax.data.tokenizer import Tokenizer
+
+
+class Stops:
+    """Looks for stop sequences in bytes as they come, and holds back what may be the beginning of one."""
+
+    def __init__(self, sequences: Sequence[bytes]):
+        self._sequences = tuple(sequences)
+        self._held = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """More bytes: those that are certain to stand before any stop sequence, and whether one is complete."""
+        self._held += data
+        found = [at for s in self._sequences if (at := self._held.find(s)) >= 0]
+        if found:
+            shown, self._held = self._held[: min(found)], b""
+            return shown, True
+        begun = (
+            length
+            for s in self._sequences
+            for length in range(min(len(s) - 1, len(self._held)), 0, -1)
+            if self._held.endswith(s[:length])
+        )
+        return self._release(len(self._held) - max(begun, default=0)), False
+
+    def rest(self) -> bytes:
+        """What was held back, when no more will come."""
+        return self._release(len(self._held))
+
+    def _release(self, count: int) -> bytes:
+        shown, self._held = self._held[:count], self._held[count:]
+        return shown
+
+
+def completes(sequences: Sequence[bytes], token: bytes) -> bool:
+    """Whether a token may be where a stop sequence becomes complete: it holds one, or begins with the end of one."""
+    return any(
+        s in token or any(token.startswith(s[-length:]) for length in range(1, min(len(s), len(token)) + 1))
+        for s in sequences
+    )
+
+
+def pauses(sequences: Sequence[bytes], tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
+    """[V] bool: the tokens after which a row must wait until the host has looked for a stop sequence."""
+    pauses_V = np.zeros(vocab_size, bool)
+    if sequences:
+        known = range(min(vocab_size, tokenizer.vocab_size))
+        pauses_V[: len(known)] = [completes(sequences, tokenizer.decode([token])) for token in known]
+    return pauses_V
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    """UTF-8; what a shell passed on as escaped bytes becomes these bytes again."""
+    try:
+        return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{text!r} is no text that UTF-8 can encode: {error.reason}; give bytes") from error

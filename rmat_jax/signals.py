@@ -1,0 +1,33 @@
+"""Ctrl-C and SIGTERM as a wish that is granted where nothing is lost."""
+
+import signal
+import sys
+
+
+class Signals:
+    """While it is entered, Ctrl-C and SIGTERM set `caught` and say what happens next; a second one raises at once."""
+
+    def __init__(self, saying: str):
+        """Args: saying: printed after the signal's name."""
+        self.caught = 0
+        self._saying = saying
+        self._before = {}
+
+    def __enter__(self) -> "Signals":
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._catch)
+        except ValueError:  # not the main thread: the caller's signals are the caller's
+            pass
+        return self
+
+    def _catch(self, number, frame) -> None:
+        if self.caught:
+            signal.signal(number, self._before[number])
+            raise KeyboardInterrupt
+        self.caught = number
+        print(f"\n{signal.Signals(number).name}: {self._saying}", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
