@@ -28,3 +28,15 @@ def forget_programs():
     """A process cannot hold the compiled programs of the whole suite: each takes some of the memory maps it may have."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory):
+    """A training run of one step, to be looked at only. Beside it lies its text."""
+    from rmat_jax import flags, loop
+    from tests.test_resume import CONFIG, small_flags
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text("A line of text, and another.\n" * 400)
+    loop.run(flags.load_config(CONFIG, small_flags(folder / "text.txt")), folder / "run", until=1)
+    return folder / "run"

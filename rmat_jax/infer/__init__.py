@@ -4,7 +4,7 @@
 May import the model, data, checkpoints; never `step` or `loop`.
 """
 
-from rmat_jax.infer.decode import PREFILL_CHUNKS, decode, prefill
+from rmat_jax.infer.decode import PREFILL_CHUNKS, Requests, Streams, Written, decode, prefill
 from rmat_jax.infer.engine import Engine, Piece, Sampling, Session
 from rmat_jax.infer.runs import generate, load_engine, load_run, score_files
 from rmat_jax.infer.scoring import Scored, score
@@ -13,9 +13,12 @@ __all__ = [
     "PREFILL_CHUNKS",
     "Engine",
     "Piece",
+    "Requests",
     "Sampling",
     "Scored",
     "Session",
+    "Streams",
+    "Written",
     "decode",
     "generate",
     "load_engine",

@@ -268,7 +268,7 @@ class Session:
 
     @property
     def ended(self) -> str:
-        """Why the last text ended: "length", "stop", "end" (of the document), "given up"; "" before that, or if none was begun."""
+        """Why the last text ended: "length", "stop", "end" (of the document) or "given up"; "" before that."""
         return self._job.ended if self._job else ""
 
     @property

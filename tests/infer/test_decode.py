@@ -1,0 +1,136 @@
+"""Prefill of any length, the device loop, what a text costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmat_jax import infer
+from rmat_jax.model import RMAT
+from tests.models import make_params, make_tokens, tiny
+
+CONFIG = tiny(dtype="float32", window="sliding")
+MODEL = RMAT(CONFIG)
+END = 10
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 40, 150])
+def test_prefill_is_one_pass(length):
+    """150 tokens are more than PREFILL_CHUNKS chunks of 8: several calls."""
+    params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, length)
+    logits_BV, state = infer.prefill(MODEL, params, tokens_BT)
+    expected, expected_state = MODEL.apply({"params": params}, tokens_BT)
+    # Sums of up to 16 terms of order 1 in another order: some hundred float32 roundings of 6e-8.
+    np.testing.assert_allclose(logits_BV, expected[:, -1], atol=2e-5)
+    np.testing.assert_allclose(state.memory_LBMD(), expected_state.memory_LBMD(), atol=2e-5)
+    np.testing.assert_array_equal(state.position_B, expected_state.position_B)
+
+
+def test_prefill_of_rows_of_different_lengths_is_each_row_alone():
+    params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, 150)
+    lengths = np.array([3, 150, 64])
+    logits_BV, state = infer.prefill(MODEL, params, tokens_BT, lengths=lengths)
+    for row, length in enumerate(lengths):
+        alone, alone_state = infer.prefill(MODEL, params, tokens_BT[row : row + 1, :length])
+        np.testing.assert_allclose(logits_BV[row], alone[0], atol=2e-5)
+        np.testing.assert_allclose(state.memory_LBMD()[:, row], alone_state.memory_LBMD()[:, 0], atol=2e-5)
+    padded, _ = infer.prefill(MODEL, params, tokens_BT)  # control: the padding would have been read
+    assert abs(np.asarray(padded[0] - logits_BV[0])).max() > 1e-2
+
+
+def greedy(params, prompt, count):
+    """The obvious way: read the whole text again for each token."""
+    tokens, logprobs = list(prompt), []
+    for _ in range(count):
+        padded = np.pad(tokens, (0, 100 - len(tokens)))[None]
+        logits, _ = read(params, padded, jnp.array([len(tokens)]))
+        tokens.append(int(np.asarray(logits)[0, len(tokens) - 1].argmax()))
+        logprobs.append(float(jax.nn.log_softmax(logits[0, len(tokens) - 2])[tokens[-1]]))
+    return tokens[len(prompt) :], logprobs
+
+
+@jax.jit
+def read(params, tokens_BT, lengths_B):
+    return MODEL.apply({"params": params}, tokens_BT, None, None, lengths_B)
+
+
+def requests(left, seed=0, temperature=0.0, pauses=()):
+    """Of three rows."""
+    pauses_BV = np.zeros((3, CONFIG.vocab_size), bool)
+    pauses_BV[:, list(pauses)] = True
+    rows = np.ones(3)
+    return infer.Requests(
+        np.int32(rows * left), np.uint32(rows * seed), np.float32(rows * temperature), np.int32(0 * rows),
+        np.float32(rows), pauses_BV,
+    )  # fmt: skip
+
+
+def started(params, tokens_BT, lengths):
+    logits_BV, state = infer.prefill(MODEL, params, tokens_BT, lengths=lengths)
+    return infer.Streams(state, logits_BV, np.zeros(3, np.int32))
+
+
+LENGTHS = np.array([13, 8, 3])
+
+
+def test_greedy_text_is_the_obvious_loop_across_chunk_borders():
+    """Rows that stand at different places, and ask for different numbers of tokens; a row that asks for none stays."""
+    params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, 13)
+    left = np.array([30, 0, 17])
+    streams, written = infer.decode(MODEL, params, started(params, tokens_BT, LENGTHS), requests(left), 64, -1)
+    np.testing.assert_array_equal(written.count_B, left)
+    np.testing.assert_array_equal(streams.written_B, left)
+    np.testing.assert_array_equal(streams.state.position_B, (LENGTHS + left) % CONFIG.chunk_len)
+    for row in range(3):
+        tokens, logprobs = greedy(params, tokens_BT[row, : LENGTHS[row]], left[row])
+        np.testing.assert_array_equal(written.tokens_BT[row], np.pad(tokens, (0, 64 - left[row]), constant_values=-1))
+        np.testing.assert_allclose(written.logprobs_BT[row], np.pad(logprobs, (0, 64 - left[row])), atol=2e-5)
+
+
+def test_limit_end_and_pauses():
+    """However a text is cut into calls it stays the same; `end` is not read, a token at which a row pauses is."""
+    params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, 13)
+
+    def write(limit, end=-1, calls=1, **asked):
+        streams, rows = started(params, tokens_BT, LENGTHS), [[], [], []]
+        for _ in range(calls):
+            asked_now = requests(
+                np.array([40 - len(row) for row in rows]), seed=np.array([7, 8, 9]), temperature=2.0, **asked
+            )
+            streams, written = infer.decode(MODEL, params, streams, asked_now, limit, end)
+            for row in range(3):
+                rows[row] += np.asarray(written.tokens_BT[row, : written.count_B[row]]).tolist()
+        return rows, streams, written
+
+    whole, last, _ = write(64)
+    assert [len(row) for row in whole] == [40, 40, 40] and whole[0] != whole[1]
+    cut, other, _ = write(3, calls=14)
+    assert cut == whole
+    np.testing.assert_array_equal(other.logits_BV, last.logits_BV)
+    token = whole[0][17]
+    paused, streams, written = write(64, pauses=[token])
+    assert paused == [row[: row.index(token) + 1] if token in row else row for row in whole]
+    assert not written.ended_B.any()
+    resumed, _, _ = write(64, calls=40, pauses=[token])
+    assert resumed == whole
+    ended, before, written = write(64, end=token)
+    assert ended == [row[: row.index(token)] if token in row else row for row in whole]
+    np.testing.assert_array_equal(written.ended_B, [token in row for row in whole])
+    assert before.state.position_B[0] == (LENGTHS[0] + len(ended[0])) % CONFIG.chunk_len
+
+
+@pytest.mark.parametrize("length", [1, 62, 63, 64, 150])
+def test_score_is_the_loss_of_one_pass(length):
+    """One call of it reads 64 tokens, the opening one included."""
+    params, text = make_params(CONFIG), make_tokens(CONFIG, 1, length)[0] % END
+    logits_BTV, _ = MODEL.apply({"params": params}, np.concatenate([[END], text])[None])
+    log_p = jax.nn.log_softmax(logits_BTV[0])
+    costs = -np.asarray(log_p)[np.arange(length + 1), np.concatenate([text, [END]])]
+    for sizes in ([length], [1] * length, [length // 2, 0, length - length // 2]):
+        pieces = np.split(text, np.cumsum(sizes)[:-1])
+        scored = list(infer.score(MODEL, params, pieces, END))
+        assert scored[-1].tokens == length + 1
+        assert abs(scored[-1].nats - costs.sum()) < 1e-4  # some hundred float32 roundings of sums around 100
+        assert [s.tokens for s in scored[:-1]] == list(range(64, length + 1, 64))
+    other = list(infer.score(MODEL, params, [np.roll(text, 1)], END))[-1].nats if length > 1 else 0
+    assert abs(other - costs.sum()) > 1e-2  # the control

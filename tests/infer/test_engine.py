@@ -1,0 +1,311 @@
+"""Sessions that join, leave, fork and return compute what one pass computes, whoever shares the batch."""
+
+import asyncio
+import importlib
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from rmat_jax.config import UserError
+from tests import reference
+from tests.infer.letters import CONFIG, Letters, bits, make_engine, one_pass, quiet_params, random_text, stands
+from tests.models import assert_same, facts, make_params, tiny
+
+pure = importlib.import_module("rmat_jax.infer.decode")
+PROMPT = b"abcdefghijabcabcabcdefghijabcdefghij"
+
+
+def run(config, tmp_path, seed=0, deeds=90):
+    """A day of an engine: sessions open, read texts of 1 to 150 letters, write, fork, are saved and restored, and are dropped.
+
+    Returns:
+        [(session, the tokens it should have read)] of those still there at the end.
+    """
+    rng, engine = np.random.default_rng(seed), make_engine(config)
+    told, writing, done = {}, {}, []  # by session: tokens, pieces that are being written; names of deeds
+
+    def listen(session, pieces=10**6):
+        """The next pieces of what a session writes, if it does."""
+        for _ in range(pieces if session in writing else 0):
+            piece = next(writing[session], None)
+            if piece is None:
+                del writing[session]
+                return
+            told[session] += piece.tokens.tolist()
+
+    for _ in range(deeds):
+        text = Letters().encode(random_text(rng, int(rng.choice([1, 5, 16, 17, 70, 150])))).tolist()
+        deed = str(rng.choice(["open", "read", "write", "fork", "restore", "drop"], p=[0.15, 0.2, 0.35, 0.1, 0.1, 0.1]))
+        if deed == "open" or not told:
+            told[engine.open(text)] = [Letters.end, *text]
+            continue
+        session = list(told)[rng.integers(len(told))]
+        if deed != "write":
+            listen(session)
+        elif session not in writing:
+            options = {
+                "temperature": float(rng.choice([0, 1.5])),
+                "stop": [[], [b"c"], [b"ab", b"ii"]][rng.integers(3)],
+            }
+            writing[session] = session.write_pieces(max_new_tokens=int(rng.integers(1, 90)), **options)
+        if deed == "read":
+            session.read(text)
+            told[session] += text
+        elif deed == "fork":
+            told[session.fork()] = list(told[session])
+        elif deed == "restore":
+            session.save(tmp_path / "session")
+            told[engine.load(tmp_path / "session")] = told.pop(session)
+        elif deed == "drop":
+            del told[session]
+        done.append(deed)
+        for other in rng.permutation(len(told))[:2]:
+            listen(list(told)[other], 1)
+    assert min(map(done.count, ("read", "write", "fork", "restore", "drop"))) > 2
+    for session in told:
+        listen(session)
+        session.catch_up()
+        assert session.tokens == len(told[session])
+    return list(told.items())
+
+
+def test_sessions_are_one_pass(tmp_path):
+    """Law 2 through the engine. Sums of up to 16 terms of order 1 in another order: some hundred float32 roundings of 6e-8."""
+    alive = run(CONFIG, tmp_path)
+    assert len(alive) > 4 and max(len(told) for _, told in alive) > 300
+    for session, told in alive:
+        logits, state = stands(session)
+        expected, expected_state = one_pass(CONFIG, told)
+        np.testing.assert_allclose(logits, expected[-1], rtol=0, atol=2e-5)
+        assert_same(facts(CONFIG, state), facts(CONFIG, expected_state), 2e-5)
+    here, told = stands(alive[0][0])[0], alive[0][1]
+    for other in ([other for _, other in alive[1:]], [told[:-1]]):  # the controls: another's history, one token less
+        assert max(np.abs(here - one_pass(CONFIG, history)[0][-1]).max() for history in other) > 1e-2
+
+
+def test_sessions_are_one_pass_in_bfloat16(tmp_path):
+    """As near to the exact answer as one pass in bfloat16 is: both only round, in another order."""
+    config = tiny(**{**CONFIG.__dict__, "dtype": "bfloat16"})
+    alive = run(config, tmp_path, seed=3)
+    with jax.enable_x64(True):
+        exact = [exact_logits(config, told) for _, told in alive]
+    rounding = max(
+        np.abs(one_pass(config, told)[0][-1] - expected).max() for (_, told), expected in zip(alive, exact, strict=True)
+    )
+    assert 0 < rounding < 8 * float(jax.numpy.finfo("bfloat16").eps)
+    for (session, _), expected in zip(alive, exact, strict=True):
+        assert np.abs(stands(session)[0] - expected).max() < 2 * rounding
+    assert max(np.abs(stands(alive[0][0])[0] - other).max() for other in exact[1:]) > 4 * rounding  # the control
+
+
+def exact_logits(config, told):
+    params = jax.tree.map(np.float64, quiet_params(config))
+    (lane,) = reference.read(config, params, np.array([told]), np.zeros((1, len(told)), int))
+    return lane.logits_TV[-1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_company_changes_nothing(dtype):
+    """Bit for bit: a session alone in the engine, and among others that come and go, at another row."""
+    config = tiny(**{**CONFIG.__dict__, "dtype": dtype})
+
+    def speak(company):
+        rng, engine, others = np.random.default_rng(1), make_engine(config), []
+        for _ in range(company):
+            others.append(engine.open(random_text(rng, int(rng.integers(1, 40)))))
+            others[-1].write(max_new_tokens=int(rng.integers(1, 60)), temperature=2.0, top_p=0.9, stop="a")
+            engine.step()
+        session, pieces = engine.open(PROMPT), []
+        for piece in session.write_pieces(max_new_tokens=100, temperature=1.5, seed=5, stop=[b"jjjj"]):
+            pieces.append(piece)
+            if company:
+                others.append(engine.open(random_text(rng, 20)))
+                others[-1].write(max_new_tokens=3)
+        return np.concatenate([p.tokens for p in pieces]), np.concatenate([p.logprobs for p in pieces]), bits(session)
+
+    tokens, logprobs, state = speak(0)
+    for company in (1, 2, 5):
+        other_tokens, other_logprobs, other_state = speak(company)
+        np.testing.assert_array_equal(other_tokens, tokens)
+        np.testing.assert_array_equal(other_logprobs, logprobs)
+        assert other_state == state
+
+
+def test_nothing_is_compiled_again():
+    """After one session of each width all programs are there, whoever joins, leaves or forks."""
+    engine = make_engine()
+    for length in (1, 17, 150):
+        "".join(engine.open(b"a" * length).write(max_new_tokens=3))
+    programs = [function._cache_size() for function in (pure.read, pure.decode, pure.take, pure.put)]
+    rng, sessions = np.random.default_rng(0), []
+    for _ in range(12):
+        sessions.append(engine.open(random_text(rng, int(rng.integers(1, 150)))))
+        sessions.append(sessions[0].fork())
+        texts = [s.write(max_new_tokens=int(rng.integers(1, 9)), temperature=1.0, top_k=2, stop="a") for s in sessions]
+        assert all(sum(len(piece) for piece in text) <= 9 for text in texts)
+    assert programs == [function._cache_size() for function in (pure.read, pure.decode, pure.take, pure.put)]
+    make_engine(rows=2).open(b"a").catch_up()
+    assert programs[0] < pure.read._cache_size()  # the control: another number of rows is another program
+
+
+def test_the_state_does_not_grow():
+    """Law 10 through the engine: what a session keeps after 10 tokens and after 20,000."""
+    engine = make_engine()
+    session = engine.open(b"abcabcabc")
+    short = [len(leaf) for leaf in bits(session)]
+    session.read(b"abcdefghij" * 1500)
+    for _ in session.write(max_new_tokens=5000):
+        pass
+    assert session.tokens == 20_010 and [len(leaf) for leaf in bits(session)] == short
+    assert session.state_bytes == sum(short) - 11 * 4 - 4  # next to the state: logits, and the number of written tokens
+
+
+def test_seeds_and_going_on():
+    """The same seed gives the same text; two texts one after the other are one, since draws are numbered by the session."""
+    engine = make_engine()
+    start = engine.open(PROMPT)
+    texts = ["".join(start.fork().write(max_new_tokens=60, temperature=3.0, seed=seed)) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    session = start.fork()
+    parts = ["".join(session.write(max_new_tokens=count, temperature=3.0, seed=1)) for count in (25, 35)]
+    assert "".join(parts) == texts[0]
+
+
+def test_log_probabilities():
+    """Those of the model itself, whatever the temperature and the cuts."""
+    session = make_engine().open(PROMPT)
+    told = [Letters.end, *Letters().encode(PROMPT)]
+    pieces = list(session.write_pieces(max_new_tokens=50, temperature=2.0, top_k=4))
+    tokens = np.concatenate([piece.tokens for piece in pieces])
+    logits, _ = one_pass(CONFIG, told + tokens.tolist())
+    expected = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(told) - 1, len(told) + 49), tokens]
+    np.testing.assert_allclose(np.concatenate([piece.logprobs for piece in pieces]), expected, atol=2e-5)
+
+
+def test_stop_sequences():
+    """The text ends before the first one; the session has read up to its last letter, and no further."""
+    engine = make_engine()
+    start = engine.open(PROMPT)
+    whole = "".join(start.fork().write(max_new_tokens=200, temperature=2.0, seed=4))
+    for stop in ([whole[50:52]], [whole[120:125], whole[60:62]], ["k"], [whole[0]], whole[30:34]):
+        session = start.fork()
+        text = "".join(session.write(max_new_tokens=200, temperature=2.0, seed=4, stop=stop))
+        found = [(whole.find(s) + len(s), s) for s in ([stop] if isinstance(stop, str) else stop) if s in whole]
+        read, first = min(found, default=(200, ""))
+        assert text == whole[: read - len(first)] and session.tokens == start.tokens + read
+        assert session.ended == ("stop" if found else "length")
+        told = [Letters.end, *Letters().encode(PROMPT + whole[:read].encode())]
+        np.testing.assert_allclose(stands(session)[0], one_pass(CONFIG, told)[0][-1], atol=2e-5)
+
+
+def test_the_end_of_a_document_is_not_read():
+    """The session stands before it, and can be told more of the same document."""
+    params = make_params(CONFIG)  # not a quiet one's
+    session = make_engine(params=params).open(PROMPT)
+    text = "".join(session.write(max_new_tokens=1000, temperature=2.0))
+    assert session.ended == "end" and session.tokens == 1 + len(PROMPT) + len(text)
+    told = [Letters.end, *Letters().encode(PROMPT + text.encode())]
+    np.testing.assert_allclose(stands(session)[0], one_pass(CONFIG, told, params)[0][-1], atol=2e-5)
+    assert sum(piece.tokens.tolist().count(Letters.end) for piece in session.write_pieces(max_new_tokens=100)) == 0
+
+
+def test_more_sessions_than_rows():
+    """They take turns; one that is ahead of its reader gives its row away."""
+    engine = make_engine(rows=1)
+    endless = [engine.open(PROMPT).write(max_new_tokens=None, temperature=2.0, seed=seed) for seed in (0, 1)]
+    assert len(next(endless[1])) > 0  # though the first one, which nobody reads, came before
+    texts = [engine.open(PROMPT).write(max_new_tokens=70, temperature=2.0, seed=2) for _ in range(5)]
+    assert len({"".join(text) for text in texts}) == 1
+    assert len(next(endless[0])) > 0
+
+
+def test_giving_up_stops_a_session():
+    engine = make_engine()
+    session, other = engine.open(PROMPT), engine.open(PROMPT)
+    for _ in session.write(max_new_tokens=10_000, temperature=2.0):
+        break
+    come = session.tokens
+    "".join(other.write(max_new_tokens=200))
+    assert session.ended == "given up" and session.tokens == come
+    session.read(b"abc")
+    session.catch_up()
+    assert session.tokens == come + 3
+    other.write(max_new_tokens=10_000)
+    with pytest.raises(UserError, match="writing already"):
+        other.write()
+    other.stop()
+    assert other.ended == "given up" and len("".join(other.write(max_new_tokens=2, temperature=0))) <= 2
+
+
+def test_asyncio_is_the_same_text():
+    """Eight sessions on three rows, all at once."""
+    alone = [
+        "".join(make_engine().open(PROMPT[seed:]).write(max_new_tokens=90, temperature=2.0, seed=seed))
+        for seed in range(8)
+    ]
+    engine = make_engine()
+
+    async def one(seed):
+        pieces = [p async for p in engine.open(PROMPT[seed:]).stream(max_new_tokens=90, temperature=2.0, seed=seed)]
+        return "".join(pieces)
+
+    async def everyone():
+        return await asyncio.gather(*map(one, range(8)))
+
+    assert asyncio.run(everyone()) == alone
+    assert len(set(alone)) > 4  # the control
+
+    async def leaves():
+        session = engine.open(PROMPT)
+        async for _ in session.stream(max_new_tokens=10_000, temperature=2.0):
+            raise KeyError
+        return session
+
+    with pytest.raises(KeyError):
+        asyncio.run(leaves())
+
+
+def test_threads_share_an_engine():
+    engine, texts = make_engine(rows=2), {}
+
+    def speak(seed):
+        texts[seed] = "".join(engine.open(PROMPT).write(max_new_tokens=80, temperature=2.0, seed=seed))
+
+    threads = [threading.Thread(target=speak, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    again = make_engine(rows=2)
+    expected = {s: "".join(again.open(PROMPT).write(max_new_tokens=80, temperature=2.0, seed=s)) for s in range(6)}
+    assert texts == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
+        ({"temperature": -1}, "temperature=-1"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"top_k": -1}, "top_k=-1"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"stop": ["a", ""]}, "stop="),
+    ],
+)
+def test_rules_that_cannot_be(options, message):
+    with pytest.raises(UserError, match=message):
+        make_engine().open(PROMPT).write(**options)
+
+
+def test_what_cannot_be_read():
+    engine = make_engine()
+    with pytest.raises(UserError, match="token id 11 is outside the vocabulary"):
+        engine.open([3, 11])
+    with pytest.raises(UserError, match="rows=0"):
+        make_engine(rows=0)
+    session = engine.open()  # nothing but the beginning of a document
+    assert session.read(b"") is None and len("".join(session.write(max_new_tokens=5, temperature=0))) <= 5
+    assert session.tokens >= 1

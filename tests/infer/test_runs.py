@@ -1,0 +1,155 @@
+"""`generate` and `score`: bytes come out as they were written, and nothing is lost when somebody interrupts."""
+
+import codecs
+import io
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from rmat_jax import cli, infer
+from rmat_jax.infer import load_engine
+from tests.test_resume import ROOT
+
+PROMPT = "A line"
+
+
+class Out(io.BytesIO):
+    """Keeps what was written, call by call."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def write(self, data):
+        self.calls.append(bytes(data))
+        return super().write(data)
+
+
+def generate(workdir, prompt=PROMPT, session=None, **sampling):
+    out = Out()
+    options = {"max_new_tokens": 60, "temperature": 5.0} | sampling
+    assert infer.generate(workdir, prompt, session, out, **options) == 0
+    return out
+
+
+def test_the_bytes_are_those_of_the_engine_and_characters_stay_whole(workdir):
+    """A model that has learned nothing writes any bytes, mostly not UTF-8."""
+    session = load_engine(workdir, rows=1).open(PROMPT)
+    pieces = [piece.text for piece in session.write_pieces(max_new_tokens=600, temperature=5.0, seed=1)]
+    out = generate(workdir, max_new_tokens=600, seed=1)
+    assert out.getvalue() == b"".join(pieces) and len(out.calls) > 2
+    assert whole(out.calls)
+    assert not whole([bytes([byte]) for byte in out.getvalue()])  # the control
+    assert out.getvalue() != generate(workdir, max_new_tokens=600, seed=2).getvalue()
+
+
+def whole(calls):
+    """Whether no call but the last ends inside a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    return all(decoder.decode(call) is not None and not decoder.getstate()[0] for call in calls[:-1])
+
+
+def test_a_session_goes_on_where_it_stopped(workdir, tmp_path, capsys):
+    """Three calls are one; one of them only reads."""
+    file = tmp_path / "session"
+    once = generate(workdir, seed=1, temperature=0, max_new_tokens=30).getvalue()
+    first = generate(workdir, session=file, temperature=0, max_new_tokens=12).getvalue()
+    assert first + generate(workdir, None, file, temperature=0, max_new_tokens=18).getvalue() == once
+    assert f"{file} has read {1 + len(PROMPT) + 30} tokens" in capsys.readouterr().err
+    assert generate(workdir, "more text", file, max_new_tokens=0).getvalue() == b""
+    goes_on = generate(workdir, "", file, temperature=0).getvalue()
+    history = PROMPT.encode() + once + b"more text"
+    assert goes_on == generate(workdir, io.BytesIO(history), temperature=0).getvalue()
+    assert load_engine(workdir).load(file).tokens == 1 + len(history) + len(goes_on)
+
+
+def test_prompts_of_any_length_and_any_bytes(workdir, tmp_path, monkeypatch, capfdbinary):
+    """Through the command: standard input in blocks, bytes that are not UTF-8, arguments as a shell passes them on."""
+    text = bytes(range(256)) * 700  # more than two blocks
+    file = tmp_path / "session"
+
+    def command(prompt, *more):
+        arguments = [
+            "generate",
+            f"--workdir={workdir}",
+            f"--prompt={prompt}",
+            "--max_new_tokens=9",
+            "--temperature=0",
+            *more,
+        ]
+        assert cli.main(arguments) == 0
+        return capfdbinary.readouterr()
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    out, err = command("-", f"--session={file}")
+    assert len(out) == 9 and b"wrote 9 tokens" in err and b"a second" in err and b"bytes" in err
+    assert load_engine(workdir).load(file).tokens == 1 + len(text) + 9
+    odd = b"\xff\xe9t\xe9"
+    out, _ = command(odd.decode("utf-8", "surrogateescape"))
+    assert out == generate(workdir, io.BytesIO(odd), temperature=0, max_new_tokens=9).getvalue()
+    assert out != generate(workdir, io.BytesIO(b"\xfe"), temperature=0, max_new_tokens=9).getvalue()
+
+
+def test_interrupted_while_it_reads_the_file_stays_as_it_was(workdir, tmp_path, monkeypatch):
+    file = tmp_path / "session"
+    generate(workdir, session=file)
+    before = file.read_bytes()
+    monkeypatch.setattr(infer.Session, "catch_up", lambda session: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        generate(workdir, "more", file)
+    assert file.read_bytes() == before and os.listdir(tmp_path) == ["session"]
+
+
+def start(workdir, file):
+    arguments = [f"--workdir={workdir}", f"--prompt={PROMPT}", f"--session={file}", "--temperature=0"]
+    command = [sys.executable, "-m", "rmat_jax", "generate", *arguments, "--max_new_tokens=100000000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+    return process, process.stdout.read(20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_it_writes_all_that_was_printed_is_kept(workdir, tmp_path, number):
+    file = tmp_path / "session"
+    process, first = start(workdir, file)
+    process.send_signal(number)
+    rest, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number and b"interrupted" in err and b"Traceback" not in err
+    session = load_engine(workdir).load(file)
+    assert session.tokens == 1 + len(PROMPT) + len(first + rest)
+    expected = generate(workdir, PROMPT, max_new_tokens=len(first + rest), temperature=0).getvalue()
+    assert first + rest == expected
+
+
+def test_a_closed_pipe_is_no_error(workdir, tmp_path):
+    process, first = start(workdir, tmp_path / "session")
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0 and process.stderr.read() == b""
+    process.stderr.close()
+    assert load_engine(workdir).load(tmp_path / "session").tokens >= 1 + len(PROMPT) + len(first)
+
+
+def test_score_reads_files_and_standard_input(workdir, tmp_path, capsys, monkeypatch):
+    """Bytes that are not UTF-8 are text too; an empty file costs nothing; documents do not see each other."""
+    data = [b"A line of text, and another.\n" * 40, b"", bytes(range(256)) * 3]
+    files = [tmp_path / f"{index}.txt" for index in range(3)]
+    for file, content in zip(files, data, strict=True):
+        file.write_bytes(content)
+
+    def score(*names):
+        assert cli.main(["score", f"--workdir={workdir}", *map(str, names)]) == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    first, empty, last, total = score(*files)
+    assert empty[:3] == ["empty,", "not", "scored"]
+    sizes = [int(line[4].replace(",", "")) for line in (first, last, total)]
+    assert sizes == [len(data[0]), len(data[2]), len(data[0]) + len(data[2])]
+    mean = (float(first[0]) * sizes[0] + float(last[0]) * sizes[1]) / sizes[2]
+    assert abs(float(total[0]) - mean) < 1e-4  # four digits are printed
+    assert score(files[2])[0][0] == last[0]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data[0])))
+    assert score("-")[0][0] == first[0]
+    assert float(first[0]) != float(last[0])  # the control

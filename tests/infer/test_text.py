@@ -1,0 +1,54 @@
+"""Stop sequences in text that comes in pieces."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmat_jax.config import UserError
+from rmat_jax.infer.text import Stops, as_bytes, completes, pauses
+from tests.infer.letters import Letters
+
+TEXT = st.binary(max_size=30).map(lambda data: bytes(b"ab\xff"[x % 3] for x in data))
+SEQUENCES = st.lists(TEXT.filter(bool).map(lambda s: s[:4]), max_size=3)
+
+
+@given(TEXT, SEQUENCES, st.lists(st.integers(1, 5), min_size=30, max_size=30))
+def test_pieces_are_cut_before_the_first_sequence(text, sequences, sizes):
+    """As if the whole text had been searched; nothing is shown that had to be taken back."""
+    stops, shown, stopped, at = Stops(sequences), b"", False, 0
+    for size in sizes:
+        piece, stopped = stops.feed(text[at : at + size])
+        shown, at = shown + piece, at + size
+        if stopped:
+            break
+    seen = text[:at]
+    if not stopped:
+        shown += stops.rest()
+    ends = [seen.find(s) for s in sequences if s in seen]
+    assert stopped == bool(ends)
+    assert shown == seen[: min(ends, default=len(seen))]
+
+
+@given(TEXT, SEQUENCES, st.lists(st.integers(1, 5), min_size=30, max_size=30))
+def test_a_row_pauses_wherever_a_sequence_becomes_complete(text, sequences, sizes):
+    """If the tokens are these pieces, the one that completes a sequence is among those at which a row pauses."""
+    at = 0
+    for size in sizes:
+        token, before = text[at : at + size], text[:at]
+        if any(s in before + token for s in sequences):
+            assert any(s in before for s in sequences) or completes(sequences, token)
+        at += size
+
+
+def test_pauses_are_few():
+    assert not completes([b"ab"], b"a") and completes([b"ab"], b"b") and completes([b"ab"], b"xabx")
+    np.testing.assert_array_equal(np.flatnonzero(pauses([b"ab", b"c"], Letters(), 11)), [1, 2])
+    assert not pauses([], Letters(), 11).any()
+
+
+def test_text_as_bytes():
+    assert as_bytes("gr\xfc\xdfe") == "gr\xfc\xdfe".encode() and as_bytes(b"\xff") == b"\xff"
+    assert as_bytes(b"\xff\xfe".decode("utf-8", "surrogateescape")) == b"\xff\xfe"  # as a shell's arguments come
+    with pytest.raises(UserError, match="give bytes"):
+        as_bytes("\ud800")
