@@ -86,6 +86,22 @@ class _Job:
         self.ready: deque[Piece] = deque()
         self.ended = ""
 
+    def add(self, tokens: np.ndarray, logprobs: np.ndarray, text: bytes, at_end: bool) -> None:
+        """What one call wrote. Looks for a stop sequence, and whether this was all."""
+        shown, stopped = self.stops.feed(text)
+        self.ready.append(Piece(tokens, logprobs, shown))
+        self.left -= len(tokens)
+        if stopped:
+            self.ended = "stop"
+        elif at_end or not self.left:
+            self.end("end" if at_end else "length")
+
+    def end(self, why: str) -> None:
+        """There will be no more: what was held back is part of the text after all."""
+        if not self.ended:
+            self.ended = why
+            self.ready.append(Piece(np.zeros(0, np.int32), np.zeros(0, np.float32), self.stops.rest()))
+
     @property
     def goes_on(self) -> bool:
         return not self.ended and sum(len(piece.tokens) for piece in self.ready) < AHEAD
@@ -150,6 +166,8 @@ class Engine:
             return any(done)
 
     def _seat(self) -> None:
+        for session in [s for s in self._wanting if s._row is None and not s._unfinished]:
+            del self._wanting[session]
         free = [row for row, session in enumerate(self._seats) if session is None]
         waiting = [session for session in self._wanting if session._row is None and session._has_work]
         for row, session in zip(free, waiting, strict=False):
@@ -159,8 +177,6 @@ class Engine:
     def _release(self, session: "Session") -> None:
         session._stream = take(self._streams, np.array([session._row]))
         self._seats[session._row], session._row = None, None
-        if not session._unfinished:
-            self._wanting.pop(session, None)
 
     def _read(self) -> bool:
         """The next piece of some prompts. How a prompt is cut depends on itself alone, so that company changes nothing."""
@@ -220,18 +236,9 @@ class Engine:
             row, job = session._row, session._job
             count = int(written.count_B[row])
             tokens = written.tokens_BT[row, :count]
-            text, stopped = job.stops.feed(self.tokenizer.decode(tokens))
             session.tokens += count
-            job.left -= count
-            if stopped:
-                job.ended = "stop"
-            elif written.ended_B[row]:
-                job.ended = "end"
-            elif not job.left:
-                job.ended = "length"
-            if job.ended and not stopped:
-                text += job.stops.rest()
-            job.ready.append(Piece(tokens, written.logprobs_BT[row, :count], text))
+            text = self.tokenizer.decode(tokens)
+            job.add(tokens, written.logprobs_BT[row, :count], text, bool(written.ended_B[row]))
         return True
 
     def _pauses_of(self, writers: Sequence["Session"]) -> jax.Array:
@@ -323,13 +330,13 @@ class Session:
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                 yield piece
         finally:
-            job.ended = job.ended or "given up"
+            job.end("given up")
 
     def stop(self) -> None:
-        """Writes no further than it has come."""
+        """Writes no further than it has come; its iterator ends after that."""
         with self.engine.lock:
             if self._job is not None:
-                self._job.ended = self._job.ended or "given up"
+                self._job.end("given up")
 
     def fork(self) -> "Session":
         """Another session that has read the same, and costs nothing until it goes on."""
@@ -363,7 +370,7 @@ class Session:
                     piece = job.ready.popleft()
                 yield piece
         finally:
-            job.ended = job.ended or "given up"  # who no longer asks
+            job.end("given up")  # nobody asks any more
 
     def _text(self, pieces: Iterator[Piece], errors: str) -> Iterator[str]:
         characters = codecs.getincrementaldecoder("utf-8")(errors)

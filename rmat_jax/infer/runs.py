@@ -72,7 +72,7 @@ def generate(workdir: Path, prompt: str | BinaryIO | None, session_file: Path | 
                     out.write(piece.encode("utf-8", "surrogateescape"))
                     out.flush()
                     if signals.caught:
-                        break
+                        session.stop()  # the loop goes on to what is written already
             except BrokenPipeError:
                 _save(session, session_file)
                 raise
