@@ -4,10 +4,11 @@ Heavy imports stand inside the commands: help and typos answer at once.
 """
 
 import argparse
+import shlex
 import sys
 
 from rmat_jax import flags
-from rmat_jax.config import UserError
+from rmat_jax.config import RMATConfig, UserError
 
 GENERATE = """Goes on with a text.
 
@@ -41,6 +42,13 @@ CROSSCHECK = """Does JAX compute what PyTorch computes? The exit code is 1 if so
     python -m rmat_jax crosscheck --dump=golden.safetensors                   all results of JAX, in one file
     python -m rmat_jax crosscheck --against=golden.safetensors                the same on another machine or version
     python -m rmat_jax crosscheck --against=golden.safetensors --framework=torch
+"""
+BENCH = """Times models with random weights. `stream`: a token, and bytes of state, against what was read before; beside a
+transformer that attends to all of it (the same code), and GPT-2 where Hugging Face transformers is installed.
+
+    python -m rmat_jax bench stream --json=stream.json --plot=stream.png
+    python -m rmat_jax bench stream --json=large.json --config=configs/enwik8.py --contexts=1024,8192 --profile
+    taskset -c 0 python -m rmat_jax bench stream --json=one_core.json
 """
 
 
@@ -114,6 +122,17 @@ def main(argv: list[str] | None = None) -> int:
     modes.add_argument("--dump", type=flags.folder, metavar="FILE", help="write JAX's float64 results there")
     modes.add_argument("--against", type=flags.folder, metavar="FILE", help="replay a dump")
     crosscheck.add_argument("--framework", choices=("jax", "torch"), help="that replays the dump; default jax")
+
+    bench = commands.add_parser("bench", help="time and memory of a token", description=BENCH)
+    bench.set_defaults(function=_bench, argv=argv)
+    bench.add_argument("name", metavar="NAME", help="stream")
+    bench.add_argument("--json", required=True, type=flags.folder, metavar="FILE", help="gets every number")
+    bench.add_argument("--plot", type=flags.folder, metavar="FILE", help="a figure, PNG, SVG or PDF")
+    bench.add_argument("--config", metavar="FILE", help="of configs/: its model; default: that of no config")
+    bench.add_argument("--contexts", metavar="N[,N]", help="tokens; default 512,1024,4096,8192,16384")
+    bench.add_argument("--tokens", type=int, metavar="N", help="timed at once; default 64")
+    bench.add_argument("--rounds", type=int, metavar="N", help="of all models and contexts; default 15")
+    bench.add_argument("--profile", action="store_true", help="where the time of one of our tokens goes")
 
     args = parser.parse_args(argv)
     return args.function(args)
@@ -194,3 +213,29 @@ def _crosscheck(args: argparse.Namespace) -> int:
         args.out.write_text(report.json())
         print(f"written: {args.out}")
     return 0 if report.passed else 1
+
+
+def _bench(args: argparse.Namespace) -> int:
+    if args.name != "stream":
+        raise UserError(f"there is no benchmark {args.name!r}; the one there is: stream")
+    for file in filter(None, (args.json, args.plot)):
+        if not file.absolute().parent.is_dir():
+            raise UserError(f"{file} cannot be written: there is no folder {file.parent}; make it first")
+    if args.plot and args.plot.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--plot={args.plot} must end in .png, .svg or .pdf")
+    config = flags.load_config(args.config).model if args.config else RMATConfig()
+    from rmat_jax.bench.plot import plot
+    from rmat_jax.bench.stream import parse_contexts, stream
+
+    given = {name: getattr(args, name) for name in ("tokens", "rounds") if getattr(args, name) is not None}
+    if args.contexts is not None:
+        given["contexts"] = parse_contexts(args.contexts)
+    command = shlex.join(["python", "-m", "rmat_jax", *(sys.argv[1:] if args.argv is None else args.argv)])
+    report = stream(config, **given, profiled=args.profile, command=command)
+    print(report.text())
+    args.json.write_text(report.json())
+    print(f"\nwritten: {args.json}")
+    if args.plot:
+        plot(report, args.plot)
+        print(f"written: {args.plot}")
+    return 0

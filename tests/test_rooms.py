@@ -15,7 +15,7 @@ ROOMS = [
     ["step"],
     ["checkpoint", "metrics"],
     ["infer"],
-    ["evals"],
+    ["evals", "bench"],
     ["loop"],
     ["flags"],
     ["interop"],

@@ -1,0 +1,152 @@
+"""The models that are timed. All decode greedily, one row, each token from the one before."""
+
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.infer import prefill
+from rmat_jax.infer.decode import ROOM, Requests, begin, decode
+from rmat_jax.model import RMAT
+from rmat_jax.modules.carry import NOBODY
+from rmat_jax.types import PyTree
+
+WARM_UP = 4  # tokens before each sample that are not timed: another peer has emptied the caches
+MEMORY_WRITE = ("gate", "key", "value", "read_norm")  # of `memory`: what runs when a chunk closes
+
+
+class Peer(Protocol):
+    """A model that has read a context and goes on writing."""
+
+    name: str
+    context: int  # tokens
+    sample: int  # tokens that are timed at once
+    weight_bytes: float  # that one token needs
+    cache_bytes: float  # of the state, that one token needs
+
+    @property
+    def state_bytes(self) -> int:
+        """What one stream holds."""
+
+    def rewind(self) -> None:
+        """Back to where a sample begins: WARM_UP tokens before the timed ones."""
+
+    def write(self, tokens: int) -> Sequence[int]:
+        """Returns them when they are there."""
+
+
+class JaxPeer:
+    """A model of this project in the device loop that `generate` and the engine use."""
+
+    def __init__(self, name: str, model: RMAT, params: PyTree, context: int, sample: int):
+        self.name, self.model, self.params = name, model, params
+        self.context, self.sample = context, sample
+        self.streams = begin(model, 1)
+        self.weight_bytes, self.cache_bytes = bytes_a_token(model.config, params, self.state_bytes)
+
+    @property
+    def state_bytes(self) -> int:
+        return self.streams.state.num_bytes()
+
+    def write(self, tokens: int) -> np.ndarray:
+        vocab_size, written = self.model.config.vocab_size, []
+        requests = greedy(vocab_size)
+        while tokens:
+            limit = min(tokens, ROOM)
+            self.streams, out = decode(self.model, self.params, self.streams, requests, limit, -1)
+            written.append(jax.device_get(out).tokens_BT[0, :limit])
+            tokens -= limit
+        return np.concatenate(written)
+
+
+class Rmat(JaxPeer):
+    """Ours. It has really read the context, and a sample is whole chunks: each has its share of the memory's writes.
+
+    It is not rewound: where it stands after some samples makes no difference to what the next token costs.
+    """
+
+    def __init__(self, config: RMATConfig, params: PyTree, context: int, tokens: int, seed: int):
+        sample = -(-tokens // config.chunk_len) * config.chunk_len
+        super().__init__("RMAT", RMAT(config), params, context, sample)
+        prompt = np.random.default_rng(seed).integers(config.vocab_size, size=(1, context), dtype=np.int32)
+        logits_BV, state = prefill(self.model, params, prompt)
+        self.streams = self.streams.replace(state=state, logits_BV=logits_BV)
+
+    def rewind(self) -> None:
+        pass
+
+
+class FullAttention(JaxPeer):
+    """The same code as a plain transformer: one chunk of `context` places is its static cache of keys and values.
+
+    The cache is filled with random numbers, not read: scores of a long prompt would take more memory than the model. What a
+    token costs does not depend on them, since all places are computed and masked.
+    """
+
+    def __init__(self, config: RMATConfig, params: PyTree, context: int, tokens: int, seed: int):
+        super().__init__("full attention", *full_attention(config, params, context), context, tokens)
+        state = self.streams.state
+        keys = iter(jax.random.split(jax.random.key(seed)))
+        chunk = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape, x.dtype), state.layers.open)
+        # One place stays free: a chunk that becomes full is emptied.
+        self.start = context - 1 - tokens - WARM_UP
+        self.streams = self.streams.replace(state=state.replace(layers=state.layers.replace(open=chunk)))
+
+    def rewind(self) -> None:
+        documents_BC = jnp.where(jnp.arange(self.context)[None] < self.start, 0, NOBODY)
+        state = self.streams.state.replace(
+            open_documents_BC=documents_BC.astype(jnp.int32), position_B=jnp.full(1, self.start, jnp.int32)
+        )
+        self.streams = self.streams.replace(state=state, logits_BV=jnp.zeros_like(self.streams.logits_BV))
+
+
+def full_attention(config: RMATConfig, params: PyTree, context: int) -> tuple[RMAT, PyTree]:
+    """The transformer of the same weights that attends to `context` tokens in full: no window, no memory."""
+    changes = {"streams": ("full",), "chunk_len": context, "window_len": context, "window": "block"}
+    layers = {name: leaf for name, leaf in params["layers"].items() if name != "memory"}
+    layers["fusion"] = layers["fusion"][:, :1]  # one stream: its weight is 1 in any case
+    return RMAT(RMATConfig(**{**vars(config), **changes})), {**params, "layers": layers}
+
+
+def init_params(config: RMATConfig, seed: int) -> PyTree:
+    init = jax.jit(RMAT(config).init)
+    return init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+def greedy(vocab_size: int) -> Requests:
+    """One row that writes without end."""
+    return Requests(
+        left_B=jnp.full(1, 2**31 - 1, jnp.int32),
+        seed_B=jnp.zeros(1, jnp.uint32),
+        temperature_B=jnp.zeros(1, jnp.float32),
+        top_k_B=jnp.zeros(1, jnp.int32),
+        top_p_B=jnp.ones(1, jnp.float32),
+        pauses_BV=jnp.zeros((1, vocab_size), bool),
+    )
+
+
+def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple[float, float]:
+    """Weights and state that one token needs at least, as they are stored.
+
+    Of the embedding one row. What is used where a chunk closes (slots, gate, keys and values of slots) counts 1/C.
+    """
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    if not config.tie_embeddings:
+        embedding = params["embed"]["embedding"]
+        size -= embedding.nbytes * (1 - 1 / config.vocab_size)
+    rare = 1 - 1 / config.chunk_len
+    if config.has_memory:
+        memory = params["layers"]["memory"]
+        size -= rare * sum(leaf.nbytes for name in MEMORY_WRITE for leaf in jax.tree.leaves(memory.get(name, {})))
+        itemsize = jnp.dtype(config.param_dtype).itemsize
+        state_bytes -= rare * config.num_layers * config.memory_slots * config.width * itemsize
+    return size, state_bytes
+
+
+def threads() -> int:
+    """Cores this process may run on. Both frameworks are given as many threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

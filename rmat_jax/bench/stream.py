@@ -1,0 +1,257 @@
+"""Time and memory of one token against what was read before: ours beside caches of keys and values that grow.
+
+All models are timed in one run, in turn: a round is one sample of every model at every context, and each round begins with
+another one, so that the machine's drift hits all alike. Batch 1, greedy, random weights.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rmat_jax.bench import gpt2
+from rmat_jax.bench.bandwidth import LARGE, read_seconds
+from rmat_jax.bench.peers import WARM_UP, FullAttention, Peer, Rmat, greedy, init_params, threads
+from rmat_jax.bench.profile import Profile, profile
+from rmat_jax.config import RMATConfig, UserError, to_dict
+from rmat_jax.infer.decode import ROOM, decode
+
+CONTEXTS = (512, 1024, 4096, 8192, 16384)
+TOKENS, ROUNDS = 64, 15
+PATIENCE = 5.0  # seconds between two lines of progress
+PROFILED = 512  # tokens
+
+
+@dataclasses.dataclass
+class Row:
+    """One model at one context."""
+
+    peer: str
+    context: int
+    samples_ms: list[float]  # of one token, a sample each
+    state_bytes: int
+    weight_bytes: float  # that one token needs
+    cache_bytes: float  # of the state, that one token needs
+    read_ms: list[float]  # to read as many bytes from one buffer
+
+    @property
+    def ms(self) -> tuple[float, float, float]:
+        """First quartile, median, third quartile."""
+        return tuple(np.percentile(self.samples_ms, (25, 50, 75)))
+
+    @property
+    def share(self) -> float:
+        """Of the time that nothing can beat: (weights + state) / bandwidth."""
+        return float(np.median(self.read_ms)) / self.ms[1]
+
+    def json(self) -> dict:
+        low, median, high = self.ms
+        return dataclasses.asdict(self) | {
+            "ms": {"q1": low, "median": median, "q3": high},
+            "bandwidth_share": self.share,
+        }
+
+
+@dataclasses.dataclass
+class Report:
+    """What was measured."""
+
+    rows: list[Row]
+    facts: dict
+    bandwidth: float  # bytes a second from memory that no cache holds
+    profile: Profile | None
+    notes: list[str]
+
+    def json(self) -> str:
+        values = self.facts | {
+            "memory_bytes_per_second": self.bandwidth,
+            "rows": [row.json() for row in self.rows],
+            "profile": self.profile and self.profile.json(),
+            "notes": self.notes,
+        }
+        return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+    def text(self) -> str:
+        """Tables for people, in Markdown."""
+        lines = [
+            "| context | model | ms a token: median (quartiles) | times RMAT | state, bytes | of bandwidth |",
+            "|---|---|---|---|---|---|",
+        ]
+        ours = {row.context: row.ms[1] for row in self.rows if row.peer == "RMAT"}
+        for row in sorted(self.rows, key=lambda row: row.context):
+            low, median, high = row.ms
+            lines.append(
+                f"| {row.context:,} | {row.peer} | {median:.3f} ({low:.3f} to {high:.3f}) | {median / ours[row.context]:.2f} "
+                f"| {row.state_bytes:,} | {row.share:.0%} |"
+            )
+        machine = self.facts["machine"]
+        lines += [
+            "",
+            "of bandwidth: time to read the weights and the state that one token needs, from one buffer of that size, which "
+            "the same caches hold, by the time the token took. "
+            f"Memory that no cache holds gives {self.bandwidth / 1e9:.1f} GB a second.",
+            f"{machine['device']}, {machine['threads']} thread{'s' if machine['threads'] > 1 else ''} each, load "
+            f"{machine['load_before']:.2f} before and {machine['load_after']:.2f} after.",
+            *self.notes,
+        ]
+        if self.profile:
+            lines += ["", self.profile.text()]
+        return "\n".join(lines)
+
+
+def stream(
+    config: RMATConfig,
+    contexts: Sequence[int] = CONTEXTS,
+    tokens: int = TOKENS,
+    rounds: int = ROUNDS,
+    *,
+    profiled: bool = False,
+    seed: int = 0,
+    command: str = "",
+) -> Report:
+    """Times our model, the same code as a full-attention transformer, and GPT-2 where transformers is installed.
+
+    Args:
+        config: our model; the others take its width, depth, heads, MLP, vocabulary and dtype.
+        contexts: tokens that were read before; each must have room for a sample.
+        tokens: of one sample. Ours are rounded up to whole chunks, so that every sample pays for the memory's writes.
+        rounds: samples of each model and context.
+        profiled: also trace our model.
+        seed: of weights, prompts and caches.
+        command: for the report.
+
+    Raises:
+        UserError: bad input.
+    """
+    check(contexts, tokens, rounds)
+    say, load = Progress(), _load()
+    params = init_params(config, seed)
+    factories: list[Callable[[int], Peer]] = [
+        lambda context: Rmat(config, params, context, tokens, seed),
+        lambda context: FullAttention(config, params, context, tokens, seed),
+    ]
+    versions = {"jax": jax.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    notes = list(filter(None, [gpt2.missing()]))
+    if not notes:
+        versions |= gpt2.versions()
+        factories += [partial(gpt2.GPT2, config, tokens=tokens, seed=seed, static=static) for static in (False, True)]
+    peers, rows = [], []
+    for context in contexts:
+        for make in factories:
+            peer = make(context)
+            say(f"{peer.name}, {context:,} tokens: making it ready")
+            sample(peer)
+            peers.append(peer)
+            rows.append(Row(peer.name, context, [], peer.state_bytes, peer.weight_bytes, peer.cache_bytes, []))
+    bandwidths = []
+    for number in range(rounds):
+        order = np.roll(np.arange(len(peers)), -number * len(peers) // rounds)
+        for place in order:
+            row = rows[place]
+            row.samples_ms.append(sample(peers[place]) * 1e3)
+            row.read_ms.append(read_seconds(row.weight_bytes + row.cache_bytes) * 1e3)
+            say(f"round {number + 1} of {rounds}: {row.peer}, {row.context:,} tokens")
+        bandwidths.append(LARGE / read_seconds(LARGE))
+    facts = {
+        "benchmark": "stream",
+        "command": command,
+        "model": to_dict(config),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "contexts": list(contexts),
+        "tokens": tokens,
+        "rounds": rounds,
+        "seed": seed,
+        "machine": machine() | {"load_before": load, "load_after": _load()},
+        "versions": versions,
+    }
+    return Report(rows, facts, float(np.median(bandwidths)), profile_of(peers[0]) if profiled else None, notes)
+
+
+def check(contexts: Sequence[int], tokens: int, rounds: int) -> None:
+    """Raises UserError for numbers that cannot be."""
+    for name, value in (("tokens", tokens), ("rounds", rounds)):
+        if value < 1:
+            raise UserError(
+                f"{name}={value} must be at least 1; the default is {TOKENS if name == 'tokens' else ROUNDS}"
+            )
+    least = tokens + WARM_UP + 2  # one token was read before, and one place stays free
+    for context in contexts:
+        if context < least:
+            raise UserError(
+                f"contexts={context} must be at least {least}, which is tokens={tokens} and {WARM_UP + 2} more; "
+                "give longer contexts or fewer tokens"
+            )
+
+
+def parse_contexts(text: str) -> tuple[int, ...]:
+    """Of a command line. Raises UserError."""
+    contexts = []
+    for part in text.split(","):
+        if not part.isascii() or not part.strip().isdigit() or int(part) < 1:
+            raise UserError(f"contexts={text!r}: {part!r} must be a positive integer; write --contexts=512,1024")
+        contexts.append(int(part))
+    return tuple(sorted(set(contexts)))
+
+
+def sample(peer: Peer) -> float:
+    """Seconds a token of one sample."""
+    peer.rewind()
+    peer.write(WARM_UP)
+    start = time.perf_counter()
+    peer.write(peer.sample)
+    return (time.perf_counter() - start) / peer.sample
+
+
+def profile_of(peer: Rmat) -> Profile:
+    lowered = decode.lower(peer.model, peer.params, peer.streams, greedy(peer.model.config.vocab_size), ROOM, -1)
+    tokens = max(PROFILED, peer.sample) // peer.sample * peer.sample
+    return profile(peer.write, tokens, lowered.compile().as_text())
+
+
+def machine() -> dict:
+    device = jax.devices()[0]
+    name = device.device_kind
+    if device.platform == "cpu":
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = models[0] if models else platform.processor() or platform.machine()
+    return {
+        "device": name,
+        "backend": device.platform,
+        "threads": threads(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def _load() -> float:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+class Progress:
+    """A line on standard error when some seconds have passed since the last."""
+
+    def __init__(self):
+        self.said = time.perf_counter()
+
+    def __call__(self, line: str) -> None:
+        if time.perf_counter() - self.said > PATIENCE:
+            self.said = time.perf_counter()
+            print(f"  {line}", file=sys.stderr)
+
+
+def by_peer(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Each model's rows, contexts rising."""
+    peers = {}
+    for row in sorted(rows, key=lambda row: row.context):
+        peers.setdefault(row.peer, []).append(row)
+    return peers
