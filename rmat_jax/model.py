@@ -186,9 +186,14 @@ class RMAT(nn.Module):
         def close(model, layers, piece):
             return model.layers.close(None, layers, piece)[1]
 
+        def keep(model, layers, piece):
+            return carry.without_chunk_keys(layers)
+
         if self.is_initializing():
-            return close(self, layers, piece)
-        return nn.cond(piece.closes_B.any(), close, lambda model, layers, piece: layers, self, layers, piece)
+            closed = close(self, layers, piece)
+        else:
+            closed = nn.cond(piece.closes_B.any(), close, keep, self, layers, piece)
+        return carry.with_chunk_keys(closed, layers)
 
     def _logits(self, x_BSD: Array) -> Array:
         table_VD = self.embed.embedding if self.config.tie_embeddings else self.output

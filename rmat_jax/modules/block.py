@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.modules.carry import NOBODY, LayerState, Piece, Reading, packed, unpacked, where_rows
+from rmat_jax.modules.carry import NOBODY, LayerState, Piece, Reading, packed, unpacked, where_rows, without_chunk_keys
 from rmat_jax.modules.memory import Memory
 from rmat_jax.modules.mlp import MLP, projection
 from rmat_jax.modules.norms import layer_norm
@@ -76,7 +76,10 @@ class Block(nn.Module):
         return y_BSD, Reading(rotated_k_BSHE, v_BSHE, pool)
 
     def close(self, _, state: LayerState, piece: Piece) -> tuple[None, LayerState]:
-        """Writes the open chunk of the rows where it is full, after all layers have read the piece."""
+        """Writes the open chunk of the rows where it is full, after all layers have read the piece.
+
+        Its keys and values stay as they are and are left out of what is returned: the layers' scan would copy them.
+        """
         chunk = state.open
         keys_BCHE, values_BCHE = unpacked(chunk.keys_BHEC), unpacked(chunk.values_BHEC)
         written = self._write(state, piece, keys_BCHE, values_BCHE, chunk.pool)
@@ -88,7 +91,7 @@ class Block(nn.Module):
                 memory_keys_BHEM=packed(memory_keys),
                 memory_values_BHEM=packed(memory_values),
             )
-        written = written.replace(open=chunk)
+        written, state = map(without_chunk_keys, (written.replace(open=chunk), state))
         return None, jax.tree.map(lambda new, old: where_rows(piece.closes_B, new, old), written, state)
 
     def _rotate(self, x_BSHE: Array, positions_BS: Array) -> Array:

@@ -215,6 +215,17 @@ def append(layers: LayerState, reading: Reading, piece: Piece) -> LayerState:
     return layers.replace(open=chunk)
 
 
+def without_chunk_keys(layers: LayerState) -> LayerState:
+    """What a write at the chunk's end may change."""
+    return layers.replace(open=layers.open.replace(keys_BHEC=None, values_BHEC=None))
+
+
+def with_chunk_keys(layers: LayerState, source: LayerState) -> LayerState:
+    """The layers, with the open chunk's keys and values of `source`."""
+    chunk = source.open
+    return layers.replace(open=layers.open.replace(keys_BHEC=chunk.keys_BHEC, values_BHEC=chunk.values_BHEC))
+
+
 def packed(x_BJHE: Array) -> Array:
     """[B, H, E, J], as the state keeps keys and values: one query's products with all keys then read memory in order."""
     return x_BJHE.transpose(0, 2, 3, 1)

@@ -1,11 +1,14 @@
 """Prefill of any length, the device loop, what a text costs."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rmat_jax import infer
+from rmat_jax.infer.decode import begin
 from rmat_jax.model import RMAT
 from tests.models import make_params, make_tokens, tiny
 
@@ -117,6 +120,21 @@ def test_limit_end_and_pauses():
     assert ended == [row[: row.index(token)] if token in row else row for row in whole]
     np.testing.assert_array_equal(written.ended_B, [token in row for row in whole])
     assert before.state.position_B[0] == (LENGTHS[0] + len(ended[0])) % CONFIG.chunk_len
+
+
+def test_no_step_copies_the_chunk():
+    """The compiled loop has no copy of the open chunk's keys and values, neither a step nor a chunk nor a call."""
+    config = tiny(dtype="float32", chunk_len=24)
+    model, params = RMAT(config), make_params(config)
+    streams, end = jax.eval_shape(lambda: begin(model, 3)), jax.ShapeDtypeStruct((), jnp.int32)
+    layers, heads = config.num_layers, config.num_heads
+
+    def copies(decode):
+        program = decode.lower(model, params, streams, requests(5), end, end).compile().as_text()
+        return len(re.findall(rf"f32\[{layers},3,{heads},{config.head_dim},24\]\S* copy\(", program))
+
+    assert copies(infer.decode) == 0
+    assert copies(jax.jit(infer.decode.__wrapped__, static_argnums=0)) > 0  # the control: a state that is not donated
 
 
 @pytest.mark.parametrize("length", [1, 62, 63, 64, 150])
