@@ -1,14 +1,16 @@
 """Ctrl-C and SIGTERM as a wish that is granted where nothing is lost."""
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 
 
 class Signals:
     """While it is entered, Ctrl-C and SIGTERM set `caught` and say what happens next; a second one raises at once."""
 
     def __init__(self, saying: str):
-        """Args: saying: printed after the signal's name."""
+        """Args: saying: printed after the signal's name; "" prints nothing."""
         self.caught = 0
         self._saying = saying
         self._before = {}
@@ -26,8 +28,18 @@ class Signals:
             signal.signal(number, self._before[number])
             raise KeyboardInterrupt
         self.caught = number
-        print(f"\n{signal.Signals(number).name}: {self._saying}", file=sys.stderr, flush=True)
+        if self._saying:
+            print(f"\n{signal.Signals(number).name}: {self._saying}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """What is done inside is done to its end before Ctrl-C or SIGTERM have their usual effect."""
+    with Signals("") as signals:
+        yield
+    if signals.caught:
+        signal.raise_signal(signals.caught)

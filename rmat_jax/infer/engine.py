@@ -34,6 +34,7 @@ from rmat_jax.infer.decode import ROOM, Requests, Streams, begin, call_width, ch
 from rmat_jax.infer.snapshot import fingerprint, load_stream, save_stream
 from rmat_jax.infer.text import Stops, as_bytes, pauses
 from rmat_jax.model import RMAT
+from rmat_jax.signals import deferred
 from rmat_jax.types import PyTree
 
 AHEAD = 4096  # tokens that a session may have written and nobody has asked for; then it waits
@@ -157,7 +158,7 @@ class Engine:
 
     def step(self) -> bool:
         """One call that reads prompts, one that writes, as far as there is something to do; whether there was."""
-        with self.lock:
+        with self.lock, deferred():  # the streams are donated: half a step would leave nothing to go on with
             self._seat()
             done = self._read(), self._write()
             for session in filter(None, list(self._seats)):

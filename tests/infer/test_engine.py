@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import signal
 import threading
 
 import jax
@@ -237,6 +238,30 @@ def test_giving_up_stops_a_session():
         other.write()
     other.stop()
     assert other.ended == "given up" and len("".join(other.write(max_new_tokens=2, temperature=0))) <= 2
+
+
+@pytest.mark.parametrize("name", ["read", "decode"])
+def test_an_interrupted_step_is_done_to_its_end(name, monkeypatch):
+    """Ctrl-C in the middle of a call breaks neither the engine nor a session."""
+    engine = make_engine()
+    session, other = engine.open(PROMPT), engine.open(PROMPT[::-1])
+    expected = "".join(make_engine().open(PROMPT[::-1]).write(max_new_tokens=20))
+    function, module = getattr(pure, name), importlib.import_module("rmat_jax.infer.engine")
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(module, name, function)
+        signal.raise_signal(signal.SIGINT)
+        return function(*arguments)
+
+    monkeypatch.setattr(module, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        "".join(session.write(max_new_tokens=20))
+    assert session.ended == "given up"
+    told = [Letters.end, *Letters().encode(PROMPT)]
+    told += [t for piece in session._job.ready for t in piece.tokens.tolist()]  # written before the signal was heard
+    assert session.tokens == len(told)
+    np.testing.assert_allclose(stands(session)[0], one_pass(CONFIG, told)[0][-1], atol=2e-5)
+    assert "".join(other.write(max_new_tokens=20)) == expected
 
 
 def test_asyncio_is_the_same_text():
