@@ -168,7 +168,7 @@ def part_of(name: str, ops: Mapping[str, Op]) -> str:
             op.kind != "dot" and not re.search(r"/(query|key|value|output|inner|outer)/", scope)
         )
         return ATTENTION_PRODUCTS if in_attention and "_logits" not in scope else PRODUCTS
-    if last in ("dynamic_slice", "gather") and "layers" not in scope.rpartition("while/body")[2] or op.kind == "copy":
+    if op.kind == "copy" or (last in ("dynamic_slice", "slice") and "RMAT" in scope):
         return COPIES
     if last in ("dynamic_update_slice", "scatter"):
         return WRITES
@@ -180,6 +180,6 @@ def part_of(name: str, ops: Mapping[str, Op]) -> str:
         return ROTATIONS
     if "/mlp/" in scope:
         return MLP
-    if "/layers/" in scope:
+    if re.search("/(layers|Block)/", scope):
         return ATTENTION
     return OTHER if "RMAT" in scope else LOOP

@@ -2,6 +2,10 @@
 
 All models are timed in one run, in turn: a round is one sample of every model at every context, and each round begins with
 another one, so that the machine's drift hits all alike. Batch 1, greedy, random weights.
+
+What to keep in mind: models in JAX write ROOM tokens a call of the device, GPT-2 one token a call of Python, as
+`generate` of transformers does (without its own overhead; nothing is compiled by torch). Below some thousand tokens it is
+these calls that take GPT-2's time, beyond them its cache. Full attention by our own code has no such calls.
 """
 
 import dataclasses
