@@ -7,7 +7,7 @@ from flax import linen as nn
 from rmat_jax.config import RMATConfig, UserError
 from rmat_jax.modules import carry
 from rmat_jax.modules.block import Block
-from rmat_jax.modules.carry import NOBODY, LayerState, Piece, State
+from rmat_jax.modules.carry import NOBODY, Layers, Piece, State
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.ops import losses
 from rmat_jax.types import Array, PyTree
@@ -24,9 +24,13 @@ class RMAT(nn.Module):
     Dropout is on when a "dropout" key is among `rngs`. Parameters are a plain tree; those of the layers are stacked along
     a leading axis L. With `mutable=["activations"]` each layer's output y, and with a closed state its memory after the
     chunk, are returned too, stacked [N, L, ...].
+
+    An unstacked model has parameters (`unstack_params`) and a state (`carry.unstack_layers`) for each layer. It takes longer
+    to compile and decodes faster: a scan over layers copies each layer's weights out of the stack before it uses them.
     """
 
     config: RMATConfig
+    unstacked: bool = False
 
     def setup(self):
         c = self.config
@@ -39,16 +43,19 @@ class RMAT(nn.Module):
         )
         self.dropout = nn.Dropout(c.dropout)
         block = nn.remat(Block, prevent_cse=False) if "block" in c.remat else Block
-        self.layers = nn.scan(
-            block,
-            variable_axes={"params": 0, "gauges": 0, "activations": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
-            out_axes=0,
-            length=c.num_layers,
-            check_constancy_invariants=False,  # with it every call is traced five times as long
-            methods=["__call__", "close"],
-        )(c)
+        if self.unstacked:
+            self.layers = [block(c) for _ in range(c.num_layers)]
+        else:
+            self.layers = nn.scan(
+                block,
+                variable_axes={"params": 0, "gauges": 0, "activations": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(0, nn.broadcast),
+                out_axes=0,
+                length=c.num_layers,
+                check_constancy_invariants=False,  # with it every call is traced five times as long
+                methods=["__call__", "close"],
+            )(c)
         self.final_norm = layer_norm(c)
         if not c.tie_embeddings:
             self.output = self.param(
@@ -175,24 +182,35 @@ class RMAT(nn.Module):
         piece = carry.enter(self.config, state, inputs["positions"], inputs["documents"])
         x_BSD = self.embed(inputs["tokens"]) * self.config.width**0.5  # unit scale, as that of the layers' outputs
         x_BSD = self.dropout(x_BSD, deterministic=not self.has_rng("dropout"))
-        x_BSD, layers = self.layers(x_BSD, state.layers, piece)
+        x_BSD, layers = self._through("__call__", x_BSD, state.layers, piece)
         if not state.is_closed:
-            layers = self._close(carry.append(state.layers, layers, piece), piece)
+            layers = self._close(carry.append(state.layers, layers, piece, x_BSD), piece)
         return carry.leave(self.config, state, piece, layers), x_BSD
 
-    def _close(self, layers: LayerState, piece: Piece) -> LayerState:
+    def _through(self, method: str, x_BSD: Array | None, layers: Layers, piece: Piece) -> tuple[Array | None, PyTree]:
+        """A method of all blocks, each with the vectors of the one before: those of the last, and all second results."""
+        if not self.unstacked:
+            return getattr(self.layers, method)(x_BSD, layers, piece)
+        results = []
+        for block, layer in zip(self.layers, layers, strict=True):
+            x_BSD, result = getattr(block, method)(x_BSD, layer, piece)
+            results.append(result)
+        return x_BSD, tuple(results)
+
+    def _close(self, layers: Layers, piece: Piece) -> Layers:
         """Writes the chunks that became full, if any did."""
 
         def close(model, layers, piece):
-            return model.layers.close(None, layers, piece)[1]
+            return model._through("close", None, layers, piece)[1]
 
         def keep(model, layers, piece):
             return carry.without_chunk_keys(layers)
 
+        used = layers if self.config.has_window_carry else carry.without_chunk_keys(layers)
         if self.is_initializing():
-            closed = close(self, layers, piece)
+            closed = close(self, used, piece)
         else:
-            closed = nn.cond(piece.closes_B.any(), close, keep, self, layers, piece)
+            closed = nn.cond(piece.closes_B.any(), close, keep, self, used, piece)
         return carry.with_chunk_keys(closed, layers)
 
     def _logits(self, x_BSD: Array) -> Array:
@@ -204,6 +222,20 @@ class RMAT(nn.Module):
             table_VD.astype(dtype),
             preferred_element_type=jnp.dtype(self.config.param_dtype),
         )
+
+
+def unstack_params(params: PyTree) -> PyTree:
+    """Parameters for an unstacked model: "layers" [L, ...] becomes "layers_0", "layers_1", ..."""
+    rest, stack = {name: x for name, x in params.items() if name != "layers"}, params["layers"]
+    count = len(jax.tree.leaves(stack)[0])
+    return rest | {f"layers_{index}": jax.tree.map(lambda x, index=index: x[index], stack) for index in range(count)}
+
+
+def stack_params(params: PyTree) -> PyTree:
+    """The inverse of `unstack_params`."""
+    rest = {name: x for name, x in params.items() if not name.startswith("layers_")}
+    layers = [params[f"layers_{index}"] for index in range(len(params) - len(rest))]
+    return rest | {"layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}
 
 
 def _whole_chunks(batch: int, length: int, chunk_len: int) -> tuple[int, Array, Array]:

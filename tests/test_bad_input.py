@@ -147,7 +147,7 @@ def test_token_ids_outside_the_vocabulary(token):
         RMATConfig(vocab_size=11, width=8, num_layers=1, num_heads=2, chunk_len=4, window_len=4, memory_writes=2)
     )
     with pytest.raises(UserError, match=f"token id {token} is outside the vocabulary 0..10"):
-        infer.prefill(model, {}, np.array([[1, token, 3]]))
+        infer.prefill(model, {}, infer.begin(model, 1), np.array([[1, token, 3]]))
 
 
 def test_configs_are_sound():

@@ -1,6 +1,7 @@
 """The models that are timed. All decode greedily, one row, each token from the one before."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -9,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.infer import prefill
-from rmat_jax.infer.decode import ROOM, Requests, begin, decode
-from rmat_jax.model import RMAT
+from rmat_jax.infer.streams import ROOM, Requests, begin, decode, prefill
+from rmat_jax.model import RMAT, unstack_params
 from rmat_jax.modules.carry import NOBODY
 from rmat_jax.types import PyTree
 
 WARM_UP = 4  # tokens before each sample that are not timed: another peer has emptied the caches
+LAYER = re.compile("layers_").match
 MEMORY_WRITE = ("gate", "key", "value", "read_norm")  # of `memory`: what runs when a chunk closes
 
 
@@ -73,8 +74,7 @@ class Rmat(JaxPeer):
         sample = -(-tokens // config.chunk_len) * config.chunk_len
         super().__init__("RMAT", RMAT(config), params, context, sample)
         prompt = np.random.default_rng(seed).integers(config.vocab_size, size=(1, context), dtype=np.int32)
-        logits_BV, state = prefill(self.model, params, prompt)
-        self.streams = self.streams.replace(state=state, logits_BV=logits_BV)
+        self.streams = prefill(self.model, params, self.streams, prompt)
 
     def rewind(self) -> None:
         pass
@@ -90,11 +90,11 @@ class FullAttention(JaxPeer):
     def __init__(self, config: RMATConfig, params: PyTree, context: int, tokens: int, seed: int):
         super().__init__("full attention", *full_attention(config, params, context), context, tokens)
         state = self.streams.state
-        keys = iter(jax.random.split(jax.random.key(seed)))
-        chunk = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape, x.dtype), state.layers.open)
+        keys = iter(jax.random.split(jax.random.key(seed), 2 * config.num_layers))
+        layers = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape, x.dtype), state.layers)
         # One place stays free: a chunk that becomes full is emptied.
         self.start = context - 1 - tokens - WARM_UP
-        self.streams = self.streams.replace(state=state.replace(layers=state.layers.replace(open=chunk)))
+        self.streams = self.streams.replace(state=state.replace(layers=layers))
 
     def rewind(self) -> None:
         documents_BC = jnp.where(jnp.arange(self.context)[None] < self.start, 0, NOBODY)
@@ -107,14 +107,17 @@ class FullAttention(JaxPeer):
 def full_attention(config: RMATConfig, params: PyTree, context: int) -> tuple[RMAT, PyTree]:
     """The transformer of the same weights that attends to `context` tokens in full: no window, no memory."""
     changes = {"streams": ("full",), "chunk_len": context, "window_len": context, "window": "block"}
-    layers = {name: leaf for name, leaf in params["layers"].items() if name != "memory"}
-    layers["fusion"] = layers["fusion"][:, :1]  # one stream: its weight is 1 in any case
-    return RMAT(RMATConfig(**{**vars(config), **changes})), {**params, "layers": layers}
+    params = dict(params)
+    for name in filter(LAYER, params):
+        layer = {part: leaf for part, leaf in params[name].items() if part != "memory"}
+        params[name] = layer | {"fusion": layer["fusion"][:1]}  # one stream: its weight is 1 in any case
+    return RMAT(RMATConfig(**{**vars(config), **changes})), params
 
 
 def init_params(config: RMATConfig, seed: int) -> PyTree:
+    """Unstacked."""
     init = jax.jit(RMAT(config).init)
-    return init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    return unstack_params(init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"])
 
 
 def greedy(vocab_size: int) -> Requests:
@@ -140,8 +143,8 @@ def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple
         size -= embedding.nbytes * (1 - 1 / config.vocab_size)
     rare = 1 - 1 / config.chunk_len
     if config.has_memory:
-        memory = params["layers"]["memory"]
-        size -= rare * sum(leaf.nbytes for name in MEMORY_WRITE for leaf in jax.tree.leaves(memory.get(name, {})))
+        written = [params[name]["memory"].get(part, {}) for name in filter(LAYER, params) for part in MEMORY_WRITE]
+        size -= rare * sum(leaf.nbytes for leaf in jax.tree.leaves(written))
         itemsize = jnp.dtype(config.param_dtype).itemsize
         state_bytes -= rare * config.num_layers * config.memory_slots * config.width * itemsize
     return size, state_bytes

@@ -26,7 +26,7 @@ from rmat_jax.bench.bandwidth import LARGE, read_seconds
 from rmat_jax.bench.peers import WARM_UP, FullAttention, Peer, Rmat, greedy, init_params, threads
 from rmat_jax.bench.profile import Profile, profile
 from rmat_jax.config import RMATConfig, UserError, to_dict
-from rmat_jax.infer.decode import ROOM, decode
+from rmat_jax.infer.streams import ROOM, decode
 
 CONTEXTS = (512, 1024, 4096, 8192, 16384)
 TOKENS, ROUNDS = 64, 15

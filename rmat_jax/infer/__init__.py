@@ -4,13 +4,12 @@
 May import the model, data, checkpoints; never `step` or `loop`.
 """
 
-from rmat_jax.infer.decode import PREFILL_CHUNKS, Requests, Streams, Written, decode, prefill
 from rmat_jax.infer.engine import Engine, Piece, Sampling, Session
 from rmat_jax.infer.runs import generate, load_engine, load_run, score_files
 from rmat_jax.infer.scoring import Scored, score
+from rmat_jax.infer.streams import Requests, Streams, Written, begin, decode, prefill
 
 __all__ = [
-    "PREFILL_CHUNKS",
     "Engine",
     "Piece",
     "Requests",
@@ -19,6 +18,7 @@ __all__ = [
     "Session",
     "Streams",
     "Written",
+    "begin",
     "decode",
     "generate",
     "load_engine",

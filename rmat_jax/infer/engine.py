@@ -30,10 +30,10 @@ import numpy as np
 
 from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import Tokenizer
-from rmat_jax.infer.decode import ROOM, Requests, Streams, begin, call_width, check_tokens, decode, put, read, take
 from rmat_jax.infer.snapshot import fingerprint, load_stream, save_stream
+from rmat_jax.infer.streams import ROOM, Requests, Streams, begin, call_width, check_tokens, decode, put, read, take
 from rmat_jax.infer.text import Stops, as_bytes, pauses
-from rmat_jax.model import RMAT
+from rmat_jax.model import RMAT, stack_params, unstack_params
 from rmat_jax.signals import deferred
 from rmat_jax.types import PyTree
 
@@ -121,7 +121,7 @@ class Engine:
         """
         if rows < 1 or prompts < 1:
             raise UserError(f"rows={rows} and prompts={prompts} must be at least 1")
-        self.model, self.params, self.tokenizer = model, params, tokenizer
+        self.model, self.params, self.tokenizer = model, unstack_params(params), tokenizer
         self._prompts = min(prompts, rows)
         self._streams = begin(model, rows)
         self._seats: list[Session | None] = [None] * rows
@@ -149,7 +149,7 @@ class Engine:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Tells weights apart."""
-        return fingerprint(self.params)
+        return fingerprint(stack_params(self.params))
 
     def _encode(self, prompt: str | bytes | Sequence[int]) -> np.ndarray:
         tokens = self.tokenizer.encode(as_bytes(prompt)) if isinstance(prompt, str | bytes) else np.asarray(prompt)

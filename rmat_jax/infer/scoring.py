@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from rmat_jax.config import IGNORE
-from rmat_jax.infer.decode import PREFILL_CHUNKS
+from rmat_jax.infer.streams import PREFILL_CHUNKS
 from rmat_jax.model import RMAT
 from rmat_jax.modules.carry import State
 from rmat_jax.types import Array, PyTree

@@ -11,7 +11,7 @@ import numpy as np
 
 from rmat_jax.checkpoint import digests
 from rmat_jax.config import TRAINING_ONLY, RMATConfig, UserError
-from rmat_jax.infer.decode import Streams, begin
+from rmat_jax.infer.streams import Streams, begin
 from rmat_jax.model import RMAT
 from rmat_jax.sealed import read_sealed, write_sealed
 from rmat_jax.types import PyTree

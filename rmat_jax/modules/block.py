@@ -78,10 +78,11 @@ class Block(nn.Module):
     def close(self, _, state: LayerState, piece: Piece) -> tuple[None, LayerState]:
         """Writes the open chunk of the rows where it is full, after all layers have read the piece.
 
-        Its keys and values stay as they are and are left out of what is returned: the layers' scan would copy them.
+        The chunk's keys and values, which stay as they are, are not returned; without a sliding window they may be left out.
         """
-        chunk = state.open
-        keys_BCHE, values_BCHE = unpacked(chunk.keys_BHEC), unpacked(chunk.values_BHEC)
+        chunk, keys_BCHE, values_BCHE = state.open, None, None
+        if self.config.has_window_carry:
+            keys_BCHE, values_BCHE = unpacked(chunk.keys_BHEC), unpacked(chunk.values_BHEC)
         written = self._write(state, piece, keys_BCHE, values_BCHE, chunk.pool)
         if self.config.has_memory:
             batch, writes, width = chunk.pool.sum_BKD.shape
@@ -136,7 +137,7 @@ class Block(nn.Module):
         return self.memory.pool(pool, y_BSD, piece.positions_BS, counts_BS)
 
     def _write(
-        self, state: LayerState, piece: Piece, keys_BCHE: Array, values_BCHE: Array, pool: Pool | None
+        self, state: LayerState, piece: Piece, keys_BCHE: Array | None, values_BCHE: Array | None, pool: Pool | None
     ) -> LayerState:
         """The layer's state at the chunk's end: the memory written, the last W keys kept for a sliding window."""
         if self.config.has_memory:

@@ -37,12 +37,17 @@ class Reading:
 
 @struct.dataclass
 class LayerState:
-    """What one layer carries. In `State.layers` every leaf has a leading axis L."""
+    """What one layer carries."""
 
     slots_BMD: Array | None  # the memory, float32, oldest first
     window_keys_BHEW: Array | None  # of the W tokens before the chunk, rotated to positions -W..-1
     window_values_BHEW: Array | None
     open: OpenChunk | None
+
+
+Layers = (
+    LayerState | tuple[LayerState, ...]
+)  # stacked, each leaf with a leading axis L; or one by one: see `unstack_layers`
 
 
 @struct.dataclass
@@ -53,7 +58,7 @@ class State:
     A closed state (`open_documents_BC is None`) stands at the border of a chunk in every row; training carries these.
     """
 
-    layers: LayerState
+    layers: Layers
     document_B: Array  # id of the document that was read last
     ages_BM: Array | None  # chunks since each slot was written, the same in all layers; 0: unwritten
     window_documents_BW: Array | None
@@ -177,7 +182,7 @@ def enter(config: RMATConfig, state: State, positions_BS: Array, documents_BS: A
     )
 
 
-def leave(config: RMATConfig, state: State, piece: Piece, layers: LayerState) -> State:
+def leave(config: RMATConfig, state: State, piece: Piece, layers: Layers) -> State:
     """The state after a piece, given what its layers carry on."""
     closes_B1 = piece.closes_B[:, None]
     window = piece.window_documents_BW
@@ -195,33 +200,49 @@ def leave(config: RMATConfig, state: State, piece: Piece, layers: LayerState) ->
     return state
 
 
-def append(layers: LayerState, reading: Reading, piece: Piece) -> LayerState:
-    """All layers' open chunks with a piece's keys, values and pools. Both have the leading axis L.
+def append(layers: Layers, readings: Reading | tuple[Reading, ...], piece: Piece, x_BSD: Array) -> Layers:
+    """All layers' open chunks with a piece's keys, values and pools.
 
     Outside the layers' scan, which would copy every buffer that it changes: here a step of decoding writes one token's place.
+
+    Args:
+        layers: before the piece.
+        readings: of all layers, stacked or one by one as the layers are.
+        piece: that was read.
+        x_BSD: the last layer's output. It makes the writes wait for all who read the buffers, which would be copied
+            otherwise (XLA for CPU takes no notice of optimization_barrier). A row with a NaN in it writes nothing.
     """
+    lost_B1 = jnp.isnan(x_BSD).any((1, 2))[:, None]
+    documents_BS = jnp.where(lost_B1, NOBODY, piece.documents_BS)
 
-    def extend(buffer_LBHEC, new_LBSHE):
-        rows_B1, places_BS = _places(piece.positions_BS, piece.documents_BS, buffer_LBHEC.shape[-1])
-        new_BSLHE = jnp.moveaxis(new_LBSHE, 0, 2)  # indices that stand apart come first
-        return buffer_LBHEC.at[:, rows_B1, :, :, places_BS].set(new_BSLHE, mode="drop")
+    def extend(buffer_BHEC, new_BSHE):
+        rows_B1, places_BS = _places(piece.positions_BS, documents_BS, buffer_BHEC.shape[-1])
+        if new_BSHE.ndim == 5:  # stacked: indices that stand apart come before L
+            new_BSHE = jnp.moveaxis(new_BSHE, 0, 2)
+        return buffer_BHEC.at[..., rows_B1, :, :, places_BS].set(new_BSHE, mode="drop")
 
-    chunk = layers.open
-    chunk = chunk.replace(
-        keys_BHEC=extend(chunk.keys_BHEC, reading.keys_BSHE),
-        values_BHEC=extend(chunk.values_BHEC, reading.values_BSHE),
-        pool=reading.pool,
-    )
-    return layers.replace(open=chunk)
+    def one(layer, reading):
+        chunk = layer.open.replace(
+            keys_BHEC=extend(layer.open.keys_BHEC, reading.keys_BSHE),
+            values_BHEC=extend(layer.open.values_BHEC, reading.values_BSHE),
+            pool=reading.pool,
+        )
+        return layer.replace(open=chunk)
+
+    return tuple(map(one, layers, readings)) if isinstance(layers, tuple) else one(layers, readings)
 
 
-def without_chunk_keys(layers: LayerState) -> LayerState:
-    """What a write at the chunk's end may change."""
+def without_chunk_keys(layers: Layers) -> Layers:
+    """What a write at the chunk's end may change: all but the keys and values, which a scan or a branch would copy."""
+    if isinstance(layers, tuple):
+        return tuple(map(without_chunk_keys, layers))
     return layers.replace(open=layers.open.replace(keys_BHEC=None, values_BHEC=None))
 
 
-def with_chunk_keys(layers: LayerState, source: LayerState) -> LayerState:
+def with_chunk_keys(layers: Layers, source: Layers) -> Layers:
     """The layers, with the open chunk's keys and values of `source`."""
+    if isinstance(layers, tuple):
+        return tuple(map(with_chunk_keys, layers, source))
     chunk = source.open
     return layers.replace(open=layers.open.replace(keys_BHEC=chunk.keys_BHEC, values_BHEC=chunk.values_BHEC))
 
@@ -249,6 +270,17 @@ def _places(positions_BS: Array, documents_BS: Array, length: int) -> tuple[Arra
 def where_rows(mask_B: Array, new: Array, old: Array) -> Array:
     """`new` for the rows where the mask holds, `old` for the others."""
     return jnp.where(mask_B.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+
+def unstack_layers(state: State) -> State:
+    """The same state with its layers one by one, as an unstacked model reads it."""
+    leaves, structure = jax.tree.flatten(state.layers)
+    return state.replace(layers=tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True)))
+
+
+def stack_layers(state: State) -> State:
+    """The inverse of `unstack_layers`."""
+    return state.replace(layers=jax.tree.map(lambda *x: jnp.stack(x), *state.layers))
 
 
 def take_rows(state: State, index_G: Array) -> State:
@@ -281,10 +313,11 @@ def merge_rows(state: State) -> State:
 
 
 def _by_rows(change: Callable[..., Array], state: State, *others: State) -> State:
-    """`change(axis, x, ...)` of every leaf, `axis` being that of the rows: 1 in the layers, whose first is L, 0 elsewhere."""
+    """`change(axis, x, ...)` of every leaf, `axis` being that of the rows: 1 in stacked layers, whose first is L, else 0."""
 
     def on(axis, *states):
         return jax.tree.map(functools.partial(change, axis), *states)
 
     rest = on(0, *(s.replace(layers=None) for s in (state, *others)))
-    return rest.replace(layers=on(1, *(s.layers for s in (state, *others))))
+    axis = 0 if isinstance(state.layers, tuple) else 1
+    return rest.replace(layers=on(axis, *(s.layers for s in (state, *others))))

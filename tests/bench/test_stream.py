@@ -9,8 +9,8 @@ import pytest
 from rmat_jax import cli
 from rmat_jax.bench import gpt2, peers, profile, stream
 from rmat_jax.config import RMATConfig, UserError
-from rmat_jax.infer import prefill
-from rmat_jax.model import RMAT
+from rmat_jax.infer.streams import begin, prefill
+from rmat_jax.model import RMAT, stack_params, unstack_params
 from tests.models import make_params, tiny
 
 CONFIG = tiny(dtype="float32")
@@ -91,12 +91,11 @@ def test_each_round_begins_with_another_model(monkeypatch):
 
 def test_full_attention_is_one_pass_of_a_transformer():
     """A prompt that is really read, and the tokens after it, against the whole text read again for each token."""
-    config, params, context = CONFIG, make_params(CONFIG), 48
+    config, params, context = CONFIG, unstack_params(make_params(CONFIG)), 48
     peer = peers.FullAttention(config, params, context, 9, 0)
     prompt = np.random.default_rng(0).integers(config.vocab_size, size=(1, 30))
-    logits_BV, state = prefill(peer.model, peer.params, prompt)
-    peer.streams = peer.streams.replace(state=state, logits_BV=logits_BV)
-    one_pass = jax.jit(lambda tokens_BT: peer.model.apply({"params": peer.params}, tokens_BT)[0])
+    peer.streams = prefill(peer.model, peer.params, begin(peer.model, 1), prompt)
+    one_pass = jax.jit(lambda tokens_BT: peer.model.apply({"params": stack_params(peer.params)}, tokens_BT)[0])
     text = np.zeros((1, context), int)
     text[:, :30] = prompt
     for place in range(30, 40):
@@ -108,7 +107,7 @@ def test_full_attention_is_one_pass_of_a_transformer():
 
 
 def test_a_rewound_cache_writes_the_same_and_is_never_emptied():
-    peer = peers.FullAttention(CONFIG, make_params(CONFIG), 32, 9, 0)
+    peer = peers.FullAttention(CONFIG, unstack_params(make_params(CONFIG)), 32, 9, 0)
     texts = []
     for _ in range(2):
         peer.rewind()
@@ -123,9 +122,9 @@ def test_what_one_token_needs():
     c = plain
     layer = 4 * c.width**2 + 2 * c.width * c.hidden + c.hidden + c.width + 4 * c.width + 1
     tables = c.vocab_size * c.width + c.width + 2 * c.width  # output, one row of the embedding, the final norm
-    assert peers.bytes_a_token(plain, make_params(plain), 100) == (4 * (layer + tables), 100)
+    assert peers.bytes_a_token(plain, unstack_params(make_params(plain)), 100) == (4 * (layer + tables), 100)
     with_memory = tiny(dtype="float32", streams=("full", "memory"), num_layers=1)
-    weights, cache = peers.bytes_a_token(with_memory, make_params(with_memory), 10_000)
+    weights, cache = peers.bytes_a_token(with_memory, unstack_params(make_params(with_memory)), 10_000)
     rare = 8 * c.width**2 + 2 * c.width + 2 * c.width  # gate, keys, values; two biases; the norm of the slots
     norm, fusion = 2 * c.width, 1
     assert weights == pytest.approx(4 * (layer + tables + norm + fusion + rare / c.chunk_len))

@@ -7,6 +7,7 @@ import numpy as np
 
 from rmat_jax.infer import Engine, Session
 from rmat_jax.model import RMAT
+from rmat_jax.modules.carry import stack_layers
 from tests.models import make_params, reader, tiny
 
 
@@ -55,7 +56,7 @@ def one_pass(config, tokens: list[int], params=None):
 def stands(session: Session):
     """Logits [V] of the session's next token, and its state."""
     stream = session.fork()._stream
-    return np.asarray(stream.logits_BV[0], np.float64), stream.state
+    return np.asarray(stream.logits_BV[0], np.float64), stack_layers(stream.state)
 
 
 def bits(session: Session) -> list[bytes]:

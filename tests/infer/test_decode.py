@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rmat_jax import infer
-from rmat_jax.infer.decode import begin
-from rmat_jax.model import RMAT
+from rmat_jax.model import RMAT, unstack_params
+from rmat_jax.modules.carry import stack_layers
 from tests.models import make_params, make_tokens, tiny
 
 CONFIG = tiny(dtype="float32", window="sliding")
@@ -17,11 +17,18 @@ MODEL = RMAT(CONFIG)
 END = 10
 
 
+def prefill(params, tokens_BT, lengths=None):
+    """Logits and the state."""
+    streams = infer.begin(MODEL, len(tokens_BT))
+    streams = infer.prefill(MODEL, unstack_params(params), streams, tokens_BT, lengths)
+    return streams.logits_BV, stack_layers(streams.state)
+
+
 @pytest.mark.parametrize("length", [1, 7, 8, 40, 150])
 def test_prefill_is_one_pass(length):
     """150 tokens are more than PREFILL_CHUNKS chunks of 8: several calls."""
     params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, length)
-    logits_BV, state = infer.prefill(MODEL, params, tokens_BT)
+    logits_BV, state = prefill(params, tokens_BT)
     expected, expected_state = MODEL.apply({"params": params}, tokens_BT)
     # Sums of up to 16 terms of order 1 in another order: some hundred float32 roundings of 6e-8.
     np.testing.assert_allclose(logits_BV, expected[:, -1], atol=2e-5)
@@ -32,12 +39,12 @@ def test_prefill_is_one_pass(length):
 def test_prefill_of_rows_of_different_lengths_is_each_row_alone():
     params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, 150)
     lengths = np.array([3, 150, 64])
-    logits_BV, state = infer.prefill(MODEL, params, tokens_BT, lengths=lengths)
+    logits_BV, state = prefill(params, tokens_BT, lengths)
     for row, length in enumerate(lengths):
-        alone, alone_state = infer.prefill(MODEL, params, tokens_BT[row : row + 1, :length])
+        alone, alone_state = prefill(params, tokens_BT[row : row + 1, :length])
         np.testing.assert_allclose(logits_BV[row], alone[0], atol=2e-5)
         np.testing.assert_allclose(state.memory_LBMD()[:, row], alone_state.memory_LBMD()[:, 0], atol=2e-5)
-    padded, _ = infer.prefill(MODEL, params, tokens_BT)  # control: the padding would have been read
+    padded, _ = prefill(params, tokens_BT)  # control: the padding would have been read
     assert abs(np.asarray(padded[0] - logits_BV[0])).max() > 1e-2
 
 
@@ -69,8 +76,7 @@ def requests(left, seed=0, temperature=0.0, pauses=()):
 
 
 def started(params, tokens_BT, lengths):
-    logits_BV, state = infer.prefill(MODEL, params, tokens_BT, lengths=lengths)
-    return infer.Streams(state, logits_BV, np.zeros(3, np.int32))
+    return infer.prefill(MODEL, unstack_params(params), infer.begin(MODEL, 3), tokens_BT, lengths)
 
 
 LENGTHS = np.array([13, 8, 3])
@@ -80,7 +86,9 @@ def test_greedy_text_is_the_obvious_loop_across_chunk_borders():
     """Rows that stand at different places, and ask for different numbers of tokens; a row that asks for none stays."""
     params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, 13)
     left = np.array([30, 0, 17])
-    streams, written = infer.decode(MODEL, params, started(params, tokens_BT, LENGTHS), requests(left), 64, -1)
+    streams, written = infer.decode(
+        MODEL, unstack_params(params), started(params, tokens_BT, LENGTHS), requests(left), 64, -1
+    )
     np.testing.assert_array_equal(written.count_B, left)
     np.testing.assert_array_equal(streams.written_B, left)
     np.testing.assert_array_equal(streams.state.position_B, (LENGTHS + left) % CONFIG.chunk_len)
@@ -100,7 +108,7 @@ def test_limit_end_and_pauses():
             asked_now = requests(
                 np.array([40 - len(row) for row in rows]), seed=np.array([7, 8, 9]), temperature=2.0, **asked
             )
-            streams, written = infer.decode(MODEL, params, streams, asked_now, limit, end)
+            streams, written = infer.decode(MODEL, unstack_params(params), streams, asked_now, limit, end)
             for row in range(3):
                 rows[row] += np.asarray(written.tokens_BT[row, : written.count_B[row]]).tolist()
         return rows, streams, written
@@ -123,18 +131,23 @@ def test_limit_end_and_pauses():
 
 
 def test_no_step_copies_the_chunk():
-    """The compiled loop has no copy of the open chunk's keys and values, neither a step nor a chunk nor a call."""
+    """The compiled loop copies neither the open chunk's keys and values nor weights, neither a step nor a chunk nor a call."""
     config = tiny(dtype="float32", chunk_len=24)
-    model, params = RMAT(config), make_params(config)
-    streams, end = jax.eval_shape(lambda: begin(model, 3)), jax.ShapeDtypeStruct((), jnp.int32)
-    layers, heads = config.num_layers, config.num_heads
+    streams, end = jax.eval_shape(lambda: infer.begin(RMAT(config), 3)), jax.ShapeDtypeStruct((), jnp.int32)
+    chunk = rf"f32\[3,{config.num_heads},{config.head_dim},24\]\S* (copy|slice|dynamic-slice)\("
+    weights = rf"f32\[(1,)?{config.width},{config.hidden}\]\S* (copy|slice|dynamic-slice)\("
 
-    def copies(decode):
-        program = decode.lower(model, params, streams, requests(5), end, end).compile().as_text()
-        return len(re.findall(rf"f32\[{layers},3,{heads},{config.head_dim},24\]\S* copy\(", program))
+    def copies(what, decode, params):
+        program = decode.lower(RMAT(config), params, streams, requests(5), end, end).compile().as_text()
+        return len(re.findall(what, program))
 
-    assert copies(infer.decode) == 0
-    assert copies(jax.jit(infer.decode.__wrapped__, static_argnums=0)) > 0  # the control: a state that is not donated
+    params = unstack_params(make_params(config))
+    assert copies(chunk, infer.decode, params) == 0 == copies(weights, infer.decode, params)
+    # The controls: a state that is not donated; layers in a scan.
+    assert copies(chunk, jax.jit(infer.decode.__wrapped__, static_argnums=0), params) > 0
+    state = jax.eval_shape(lambda: RMAT(config).initial_state(3))
+    read = jax.jit(lambda params, state: RMAT(config).apply({"params": params}, jnp.zeros((3, 1), jnp.int32), state))
+    assert re.search(weights, read.lower(make_params(config), state).compile().as_text())
 
 
 @pytest.mark.parametrize("length", [1, 62, 63, 64, 150])

@@ -14,7 +14,7 @@ from tests import reference
 from tests.infer.letters import CONFIG, Letters, bits, make_engine, one_pass, quiet_params, random_text, stands
 from tests.models import assert_same, facts, make_params, tiny
 
-pure = importlib.import_module("rmat_jax.infer.decode")
+pure = importlib.import_module("rmat_jax.infer.streams")
 PROMPT = b"abcdefghijabcabcabcdefghijabcdefghij"
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from flax import struct
 
 from rmat_jax.config import UserError
-from rmat_jax.model import RMAT
-from rmat_jax.modules.carry import State, put_rows, take_rows
+from rmat_jax.model import RMAT, stack_params
+from rmat_jax.modules.carry import State, put_rows, stack_layers, take_rows, unstack_layers
 from rmat_jax.ops.sampling import sample
 from rmat_jax.types import Array, PyTree
 
@@ -22,7 +22,7 @@ ROOM = 64  # tokens a row may write in one call
 class Streams:
     """Where each row stands. Nothing else is needed to go on."""
 
-    state: State
+    state: State  # its layers one by one
     logits_BV: Array  # of the next token
     written_B: Array  # tokens it wrote since it began: they number its random draws
 
@@ -50,7 +50,7 @@ class Written(NamedTuple):
 def begin(model: RMAT, batch: int) -> Streams:
     """Rows that have read nothing. They must read a token before they can write."""
     logits_BV = jnp.zeros((batch, model.config.vocab_size), jnp.dtype(model.config.param_dtype))
-    return Streams(model.initial_state(batch), logits_BV, jnp.zeros(batch, jnp.int32))
+    return Streams(unstack_layers(model.initial_state(batch)), logits_BV, jnp.zeros(batch, jnp.int32))
 
 
 @jax.jit
@@ -79,16 +79,18 @@ def read(model: RMAT, params: PyTree, streams: Streams, index_G: Array, tokens_G
 
     Args:
         model: the model.
-        params: its parameters.
+        params: its parameters, unstacked (`unstack_params`).
         streams: all rows.
         index_G: places of those that read; beyond the last: none.
         tokens_GT: padded at the end, to a few widths only (`call_width`), since each is compiled.
         lengths_G: how many of them count; 0: none, the row stays as it is.
     """
     rows = take(streams, index_G)
-    logits_GV, state = model.apply({"params": params}, tokens_GT, rows.state, None, lengths_G, method=RMAT.last)
+    # Stacked again: a copy of the weights is little beside reading a prompt, and the layers are compiled once.
+    variables, state = {"params": stack_params(params)}, stack_layers(rows.state)
+    logits_GV, state = model.apply(variables, tokens_GT, state, None, lengths_G, method=RMAT.last)
     logits_GV = jnp.where(lengths_G[:, None] > 0, logits_GV, rows.logits_BV)
-    return put(streams, index_G, rows.replace(state=state, logits_BV=logits_GV))
+    return put(streams, index_G, rows.replace(state=unstack_layers(state), logits_BV=logits_GV))
 
 
 def call_width(length: int, chunk_len: int) -> int:
@@ -109,13 +111,14 @@ def decode(
 
     Args:
         model: the model.
-        params: its parameters.
+        params: its parameters, unstacked.
         streams: all rows.
         requests: what each shall write.
         limit: tokens, at most ROOM.
         end: the token that ends a text; -1: none.
     """
     batch = streams.logits_BV.shape[0]
+    model = model.clone(unstacked=True)
     seeds_B = jax.vmap(jax.random.key)(requests.seed_B)
 
     def unfinished(carry):
@@ -154,35 +157,27 @@ def decode(
 
 
 def prefill(
-    model: RMAT, params: PyTree, tokens_BT: np.ndarray, state: State | None = None, lengths: np.ndarray | None = None
-) -> tuple[Array, State]:
-    """Reads prompts of any length at constant memory.
+    model: RMAT, params: PyTree, streams: Streams, tokens_BT: np.ndarray, lengths: np.ndarray | None = None
+) -> Streams:
+    """All rows read prompts of any length, at constant memory. The streams are donated.
 
     Args:
         model: the model.
-        params: its parameters.
+        params: its parameters, unstacked.
+        streams: where the rows stand.
         tokens_BT: integer ids on the host, padded at the end.
-        state: where the rows stand; it is not changed. None: at the start of a document.
-        lengths: [B] tokens of each row, at least 1; None: T.
-
-    Returns:
-        Logits [B, V] of the token after each row's last, and the state.
+        lengths: [B] tokens of each row, 0 to T; None: T.
 
     Raises:
-        UserError: an empty prompt, or ids outside the vocabulary.
+        UserError: lengths that are longer than the prompts, or ids outside the vocabulary.
     """
     tokens_BT = np.asarray(tokens_BT, np.int32)
     batch, length = tokens_BT.shape
     lengths_B = np.full(batch, length) if lengths is None else np.asarray(lengths)
-    if length == 0 or lengths_B.min() < 1:
-        raise UserError("the prompt is empty; give at least one token")
     if lengths_B.max() > length:
         raise UserError(f"a row's length is {lengths_B.max()}, but there are only {length} tokens")
     tokens_BT = np.where(np.arange(length) < lengths_B[:, None], tokens_BT, 0)
     check_tokens(tokens_BT, model.config.vocab_size)
-    streams = begin(model, batch)
-    if state is not None:
-        streams = streams.replace(state=jax.tree.map(jnp.copy, state))  # the calls donate theirs
     done = 0
     while done < length:
         width = call_width(length - done, model.config.chunk_len)
@@ -191,7 +186,7 @@ def prefill(
         count_B = np.clip(lengths_B - done, 0, width).astype(np.int32)
         streams = read(model, params, streams, np.arange(batch), part_BS, count_B)
         done += width
-    return streams.logits_BV, streams.state
+    return streams
 
 
 def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
