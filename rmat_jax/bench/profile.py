@@ -180,6 +180,6 @@ def part_of(name: str, ops: Mapping[str, Op]) -> str:
         return ROTATIONS
     if "/mlp/" in scope:
         return MLP
-    if re.search("/(layers|Block)/", scope):
+    if re.search(r"/layers_\d+/", scope):
         return ATTENTION
     return OTHER if "RMAT" in scope else LOOP

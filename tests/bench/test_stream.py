@@ -132,19 +132,20 @@ def test_what_one_token_needs():
 
 
 HLO = """
-  %fusion.1 = f32[8]{0} fusion(%p.1, %p.2), kind=kLoop, metadata={op_name="jit(f)/RMAT.last/while/body/layers/attention_norm/add"}
+  %fusion.1 = f32[8]{0} fusion(%p.1, %p.2), kind=kLoop, metadata={op_name="jit(f)/RMAT.last/while/body/layers_0/attention_norm/add"}
   %dot.1 = f32[1,8]{1,0} dot(%fusion.1, %p.3), lhs_contracting_dims={1}, rhs_contracting_dims={0}
   %dot.2 = f32[2,1,8]{2,1,0} dot(%a, %b), lhs_batch_dims={0}, lhs_contracting_dims={2}, rhs_batch_dims={0}
   %window.1 = f32[1]{0} reduce-window(%fusion.1, %c), window={size=8}
   ROOT %while.1 = (f32[8]{0}, s32[]) while(%tuple.1), condition=%cond, body=%body, metadata={op_name="jit(f)/while"}
   %sort.1 = f32[11]{0} sort(%x), metadata={op_name="jit(f)/while/body/sort"}
+  %exp.1 = f32[11]{0} exponential(%x), metadata={op_name="jit(f)/RMAT.last/while/body/layers_3/exp"}
 """
 
 
 def test_operations_are_counted_to_parts():
     """One that lost its scope belongs where its input does."""
     ops = profile.read_hlo(HLO)
-    assert list(ops) == ["fusion.1", "dot.1", "dot.2", "window.1", "while.1", "sort.1"]
+    assert list(ops) == ["fusion.1", "dot.1", "dot.2", "window.1", "while.1", "sort.1", "exp.1"]
     assert ops["while.1"].kind in profile.CONTROL
     parts = {name: profile.part_of(name, ops) for name in ops if name != "while.1"}
     assert parts == {
@@ -153,6 +154,7 @@ def test_operations_are_counted_to_parts():
         "dot.2": profile.ATTENTION_PRODUCTS,
         "window.1": profile.NORMS,
         "sort.1": profile.LOOP,
+        "exp.1": profile.ATTENTION,
     }
 
 
