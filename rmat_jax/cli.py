@@ -144,9 +144,9 @@ def _generate(args: argparse.Namespace) -> int:
     rules = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop")
     return infer.generate(
         args.workdir,
-        sys.stdin.buffer if args.prompt == "-" else args.prompt,
+        flags.stdin() if args.prompt == "-" else args.prompt,
         args.session,
-        sys.stdout.buffer,
+        flags.stdout().buffer,
         **{name: getattr(args, name) for name in rules},
     )
 
@@ -154,7 +154,9 @@ def _generate(args: argparse.Namespace) -> int:
 def _score(args: argparse.Namespace) -> int:
     from rmat_jax import infer
 
-    infer.score_files(args.workdir, args.files, sys.stdout)
+    if "-" in args.files:
+        flags.stdin()
+    infer.score_files(args.workdir, args.files, flags.stdout())
     return 0
 
 

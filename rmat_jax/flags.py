@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from absl import flags as absl_flags
 from ml_collections import config_dict, config_flags
@@ -80,6 +81,20 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 def folder(text: str) -> Path:
     """A folder as the shell's user meant it: the ~ of --workdir=~/runs is not always expanded before it gets here."""
     return Path(text).expanduser()
+
+
+def stdin() -> BinaryIO:
+    """Standard input. Raises UserError where the shell has closed it."""
+    if sys.stdin is None:
+        raise UserError("standard input is closed; give it text, or a file name instead of -")
+    return sys.stdin.buffer
+
+
+def stdout() -> TextIO:
+    """Standard output. Raises UserError where the shell has closed it."""
+    if sys.stdout is None:
+        raise UserError("standard output is closed; leave it open, or write to /dev/null")
+    return sys.stdout
 
 
 class Parser(argparse.ArgumentParser):

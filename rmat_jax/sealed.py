@@ -1,7 +1,9 @@
 """One safetensors file that is written whole or not at all, and that notices damage. Needs neither JAX nor PyTorch."""
 
+import contextlib
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,13 +28,17 @@ def write_sealed(file: Path, kind: str, tensors: Mapping[str, np.ndarray], metad
     """
     tensors = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     metadata = {"format": kind, **metadata}
-    scratch = file.with_name(f".{file.name}.part")
+    if not file.name or file.is_dir():
+        raise UserError(f"{str(file)!r} is a folder; give a file")
+    scratch = file.with_name(f".{uuid.uuid4().hex}")
     try:
         save_file(tensors, scratch, metadata | {"sha256": _digest(tensors, metadata)})
-        scratch.replace(file)
+        scratch.replace(file.resolve())  # a link stays one
     except (OSError, SafetensorError) as error:
-        scratch.unlink(missing_ok=True)
         raise UserError(f"{file} cannot be written: {error}; choose another file") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone already if all went well
+            scratch.unlink()
 
 
 def read_sealed(file: Path, kind: str, remedy: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -46,17 +52,19 @@ def read_sealed(file: Path, kind: str, remedy: str) -> tuple[dict[str, np.ndarra
     Raises:
         UserError: there is no such file, it is of another kind, or it is damaged.
     """
+    if not file.exists():
+        raise UserError(f"{file} does not exist; {remedy}")
+    if not file.is_file():
+        raise UserError(f"{file} is no file but a folder or a device; {remedy}")
     try:
         with safe_open(file, framework="np") as opened:
             metadata = opened.metadata() or {}
+            found = metadata.get("format")
+            if found != kind:
+                raise UserError(f"{file} has the format {found!r}, not {kind!r}; {remedy}")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; {remedy}") from error
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read as safetensors: {error}; {remedy}") from error
-    found = metadata.get("format")
-    if found != kind:
-        raise UserError(f"{file} has the format {found!r}, not {kind!r}; {remedy}")
+        raise UserError(f"{file} cannot be read as safetensors, or is damaged ({error}); {remedy}") from error
     if metadata.pop("sha256", "") != _digest(tensors, metadata):
         raise UserError(f"{file} is damaged: its contents are not what was written; copy it again")
     return tensors, metadata

@@ -33,7 +33,7 @@ class Signals:
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: not set by Python
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ COMMANDS = {
     "no prompt": (["generate"], ["no prompt", "--prompt=TEXT"]),
     "no prompt for a new session": (["generate", "--session=nobody.safetensors"], ["no prompt"]),
     "no tokens asked for": (["generate", "--prompt=a", "--max_new_tokens=0"], ["max_new_tokens=0", "--session=FILE"]),
-    "fewer than none": (["generate", "--prompt=a", "--max_new_tokens=-1"], ["max_new_tokens=-1", "at least 1"]),
+    "fewer than none": (["generate", "--prompt=a", "--max_new_tokens=-1"], ["max_new_tokens=-1", "from 1 to"]),
     "a session in no folder": (["generate", "--prompt=a", "--session=no/a"], ["no/a", "no folder no"]),
     "a session that is none": (["generate", "--session=README.md"], ["README.md", "cannot be read"]),
     "an empty stop": (["generate", "--prompt=a", "--stop="], ["stop=", "empty"]),

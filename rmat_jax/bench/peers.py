@@ -58,7 +58,7 @@ class JaxPeer:
         requests = greedy(vocab_size)
         while tokens:
             limit = min(tokens, ROOM)
-            self.streams, out = decode(self.model, self.params, self.streams, requests, limit, -1)
+            self.streams, out = decode(self.model, self.params, self.streams, requests, limit, -1, vocab_size)
             written.append(jax.device_get(out).tokens_BT[0, :limit])
             tokens -= limit
         return np.concatenate(written)

@@ -215,7 +215,7 @@ def sample(peer: Peer) -> float:
 
 
 def profile_of(peer: Rmat) -> Profile:
-    lowered = decode.lower(peer.model, peer.params, peer.streams, greedy(peer.model.config.vocab_size), ROOM, -1)
+    lowered = decode.lower(peer.model, peer.params, peer.streams, greedy(peer.model.config.vocab_size), ROOM, -1, 1)
     tokens = max(PROFILED, peer.sample) // peer.sample * peer.sample
     return profile(peer.write, tokens, lowered.compile().as_text())
 

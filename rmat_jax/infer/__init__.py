@@ -4,8 +4,9 @@
 May import the model, data, checkpoints; never `step` or `loop`.
 """
 
-from rmat_jax.infer.engine import Engine, Piece, Sampling, Session
+from rmat_jax.infer.engine import Engine, Piece, Session, Writing
 from rmat_jax.infer.runs import generate, load_engine, load_run, score_files
+from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.scoring import Scored, score
 from rmat_jax.infer.streams import Requests, Streams, Written, begin, decode, prefill
 
@@ -17,6 +18,7 @@ __all__ = [
     "Scored",
     "Session",
     "Streams",
+    "Writing",
     "Written",
     "begin",
     "decode",

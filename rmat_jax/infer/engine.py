@@ -6,23 +6,22 @@
         print(piece, end="", flush=True)
 
 A session is a value of fixed size, so there may be any number of them; only those that read or write need one of the
-engine's rows, and wait where all are taken. What a session writes depends on its own prompt, rules and seed alone. (For the
-same number of rows that holds bit for bit, as far as the backend's matrix products compute each row alone; another number
-of rows is another program, and rounds differently.)
+engine's rows, and take turns where there are too few. What a session writes depends on its own prompt, rules and seed alone.
+(For the same number of rows that holds bit for bit, as far as the backend's matrix products compute each row alone; another
+number of rows is another program, and rounds differently.)
 
-Any session's iterator drives the engine, from any thread: whoever asks first steps for all. See `Session.stream` for asyncio.
+Whoever waits for a session drives the engine for all, one step at a time, from any thread. See `Session.stream` for asyncio.
 """
 
-import asyncio
 import codecs
-import dataclasses
+import concurrent.futures
 import functools
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,47 +29,23 @@ import numpy as np
 
 from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.snapshot import fingerprint, load_stream, save_stream
 from rmat_jax.infer.streams import ROOM, Requests, Streams, begin, call_width, check_tokens, decode, put, read, take
-from rmat_jax.infer.text import Stops, as_bytes, pauses
+from rmat_jax.infer.text import Stops, as_bytes, completes
 from rmat_jax.model import RMAT, stack_params, unstack_params
 from rmat_jax.signals import deferred
 from rmat_jax.types import PyTree
 
-AHEAD = 4096  # tokens that a session may have written and nobody has asked for; then it waits
-PACE = 0.05  # seconds that a call should take at most: text appears so often, and others may join
+AHEAD = 256  # tokens that a session may have written and nobody has asked for; then it waits
+TURN = 256  # tokens after which a session leaves its row if others wait for one
+PACE = 0.05  # seconds that writing should take in one step: so often text appears, and others may join
 
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How a session writes."""
-
-    max_new_tokens: int | None = 256  # None: without end
-    temperature: float = 0.8  # 0: the most likely token each time
-    top_k: int = 0  # only the k most likely; 0: all
-    top_p: float = 1.0  # only the fewest that together have this probability; 1: all
-    seed: int = 0  # the same seed gives the same text, in any company
-    stop: Sequence[str | bytes] = ()  # the text ends before any of these
-
-    def __post_init__(self):
-        most = self.max_new_tokens
-        object.__setattr__(
-            self, "stop", tuple(map(as_bytes, [self.stop] if isinstance(self.stop, str | bytes) else self.stop))
-        )
-        for name, holds, rule in (
-            ("max_new_tokens", most is None or 1 <= most < 2**31, "be at least 1"),
-            ("temperature", 0 <= self.temperature < float("inf"), "be a number that is not negative"),
-            ("top_k", self.top_k >= 0, "not be negative"),
-            ("top_p", 0 < self.top_p <= 1, "lie in (0, 1]"),
-            ("seed", 0 <= self.seed < 2**32, "lie in 0..2^32-1"),
-            ("stop", all(self.stop), "not hold an empty sequence"),
-        ):
-            if not holds:
-                raise UserError(f"{name}={getattr(self, name)} must {rule}")
+T = TypeVar("T")
 
 
 class Piece(NamedTuple):
-    """What a session wrote in one call."""
+    """What a session wrote in one step."""
 
     tokens: np.ndarray  # [n] ids
     logprobs: np.ndarray  # [n] natural logarithms of the model's probabilities, before temperature and cuts
@@ -86,13 +61,17 @@ class _Job:
         self.left = 2**31 - 1 if sampling.max_new_tokens is None else sampling.max_new_tokens
         self.ready: deque[Piece] = deque()
         self.ended = ""
+        self.error: UserError | None = None
 
     def add(self, tokens: np.ndarray, logprobs: np.ndarray, text: bytes, at_end: bool) -> None:
-        """What one call wrote. Looks for a stop sequence, and whether this was all."""
+        """What one step wrote. Looks for a stop sequence, and whether this was all."""
         shown, stopped = self.stops.feed(text)
         self.ready.append(Piece(tokens, logprobs, shown))
         self.left -= len(tokens)
-        if stopped:
+        if not np.isfinite(logprobs).all():
+            self.error = UserError("the model's probabilities are no numbers: its weights hold NaN or infinity")
+            self.end("error")
+        elif stopped:
             self.ended = "stop"
         elif at_end or not self.left:
             self.end("end" if at_end else "length")
@@ -117,28 +96,35 @@ class Engine:
         params: its parameters.
         tokenizer: its own.
         rows: sessions that are read or written at the same time.
-        prompts: sessions whose prompts one call reads together. Room that is not used is computed all the same.
+        prompts: sessions whose prompts one step reads together. Room that is not used is computed all the same.
         """
         if rows < 1 or prompts < 1:
             raise UserError(f"rows={rows} and prompts={prompts} must be at least 1")
         self.model, self.params, self.tokenizer = model, unstack_params(params), tokenizer
         self._prompts = min(prompts, rows)
         self._streams = begin(model, rows)
+        self._empty = begin(model, 1)
         self._seats: list[Session | None] = [None] * rows
-        self._wanting: dict[Session, None] = {}  # with work to do, who waited longest first
-        self._limit = 4  # tokens of the next call
-        self._pause_rows: dict[tuple[bytes, ...], np.ndarray] = {}
+        self._wanting: dict[Session, None] = {}  # with work to do, whose turn is next first
+        self._limit = 4  # tokens of the next step
         self._pauses: tuple[list, jax.Array] | None = None
-        self.lock = threading.RLock()
+        self.pauses_for = functools.lru_cache(maxsize=64)(self._pauses_for)
+        self._steps = 0
+        self._stepping = False
+        self.books = threading.Condition()  # held while the books are written, never while the device works
 
     def open(self, prompt: str | bytes | Sequence[int] = b"") -> "Session":
-        """A new session, at the beginning of a document, which will read `prompt`."""
-        session = Session(self, begin(self.model, 1), 0)
-        session.read(np.concatenate([[self.tokenizer.end], self._encode(prompt)]))
+        """A new session, at the beginning of a document, which will read `prompt`.
+
+        Raises:
+            UserError: neither text nor bytes nor a list of token ids, or ids outside the vocabulary.
+        """
+        session = Session(self, self._empty, 0)
+        session.read(np.concatenate([[self.tokenizer.end], self.encode(prompt)]))
         return session
 
     def load(self, file: str | Path) -> "Session":
-        """The session that was saved to `file`: it goes on as the saved one would, bit for bit.
+        """The session that was saved to `file`: it goes on as the saved one would, bit for bit in an engine of as many rows.
 
         Raises:
             UserError: no such file, damaged, or of another model, tokenizer or weights.
@@ -151,108 +137,169 @@ class Engine:
         """Tells weights apart."""
         return fingerprint(stack_params(self.params))
 
-    def _encode(self, prompt: str | bytes | Sequence[int]) -> np.ndarray:
-        tokens = self.tokenizer.encode(as_bytes(prompt)) if isinstance(prompt, str | bytes) else np.asarray(prompt)
+    def encode(self, prompt: str | bytes | Sequence[int]) -> np.ndarray:
+        """Token ids of text, bytes or ids. Raises UserError."""
+        if isinstance(prompt, str | bytes | bytearray | memoryview):
+            return self.tokenizer.encode(as_bytes(prompt))
+        try:
+            tokens = np.asarray(prompt)
+        except ValueError:
+            tokens = np.asarray(None)
+        if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
+            raise UserError(
+                f"a prompt must be text, bytes or a list of token ids, not {type(prompt).__name__}: {prompt!r:.60}"
+            )
         check_tokens(tokens, self.model.config.vocab_size)
         return tokens.astype(np.int32)
 
-    def step(self) -> bool:
-        """One call that reads prompts, one that writes, as far as there is something to do; whether there was."""
-        with self.lock, deferred():  # the streams are donated: half a step would leave nothing to go on with
-            self._seat()
-            done = self._read(), self._write()
-            for session in filter(None, list(self._seats)):
-                if not session._has_work:
-                    self._release(session)
-            return any(done)
+    def step(self) -> None:
+        """Some sessions read a piece of their prompts, all that write go on; or waits while another thread does that."""
+        with self.books:
+            if self._stepping:
+                steps = self._steps
+                self.books.wait_for(lambda: self._steps != steps)
+                return
+            self._check_whole()
+            self._stepping = True
+        try:
+            with deferred():  # the streams are donated: half a step would leave nothing to go on with
+                self._take_turns()
+                self._read()
+                self._write()
+        finally:
+            with self.books:
+                self._stepping = False
+                self._steps += 1
+                self.books.notify_all()
 
-    def _seat(self) -> None:
-        for session in [s for s in self._wanting if s._row is None and not s._unfinished]:
-            del self._wanting[session]
-        free = [row for row, session in enumerate(self._seats) if session is None]
-        waiting = [session for session in self._wanting if session._row is None and session._has_work]
-        for row, session in zip(free, waiting, strict=False):
-            self._streams = put(self._streams, np.array([row]), session._stream)
-            self._seats[row], session._row, session._stream = session, row, None
+    def drive(self, until: Callable[[], bool]) -> None:
+        """Steps until something holds."""
+        while not until():
+            self.step()
 
-    def _release(self, session: "Session") -> None:
-        session._stream = take(self._streams, np.array([session._row]))
-        self._seats[session._row], session._row = None, None
+    def standing(self, session: "Session") -> tuple[Streams, int]:
+        """Where a session stands, as a row of its own, and the tokens it has read."""
+        session.catch_up()
+        with self.books:
+            self.books.wait_for(lambda: not self._stepping)
+            if session._row is None:
+                return session._stream, session.tokens
+            self._check_whole()
+            return take(self._streams, np.array([session._row])), session.tokens
 
-    def _read(self) -> bool:
+    def _check_whole(self) -> None:
+        if self._streams.logits_BV.is_deleted():
+            raise UserError("this engine was interrupted within a step and has lost its rows; make another one")
+
+    def _take_turns(self) -> None:
+        """Who has nothing to do, or has had a turn, leaves its row; who waits takes it."""
+        with self.books:
+            self._wanting = {s: None for s in self._wanting if s._unfinished}
+            waiting = [s for s in self._wanting if s._row is None and s._has_work]
+            seated = [s for s in self._seats if s is not None]
+            leaving = [s for s in seated if not s._has_work]
+            short = len(waiting) - len(leaving) - (len(self._seats) - len(seated))
+            leaving += [s for s in seated if s._has_work and s.tokens - s._seated_at >= TURN][: max(short, 0)]
+            for session in leaving:
+                session._stream = take(self._streams, np.array([session._row]))
+                self._seats[session._row], session._row = None, None
+                if session in self._wanting:
+                    self._wanting[session] = self._wanting.pop(session)  # to the end
+            free = [row for row, session in enumerate(self._seats) if session is None]
+            for row, session in zip(free, waiting, strict=False):
+                self._streams = put(self._streams, np.array([row]), session._stream)
+                self._seats[row], session._row, session._stream = session, row, None
+                session._seated_at = session.tokens
+
+    def _read(self) -> None:
         """The next piece of some prompts. How a prompt is cut depends on itself alone, so that company changes nothing."""
 
         def width(session):
             return call_width(len(session._unread[0]), self.model.config.chunk_len)
 
-        readers = [session for session in self._wanting if session._row is not None and session._unread]
-        if not readers:
-            return False
-        size = width(readers[0])
-        readers = [session for session in readers if width(session) == size][: self._prompts]
-        index_G = np.full(self._prompts, len(self._seats))  # beyond the last row: nobody
-        tokens_GT = np.zeros((self._prompts, size), np.int32)
-        lengths_G = np.zeros(self._prompts, np.int32)
-        for place, session in enumerate(readers):
-            piece = session._unread[0][:size]
-            index_G[place], lengths_G[place] = session._row, len(piece)
-            tokens_GT[place, : len(piece)] = piece
+        with self.books:
+            readers = [session for session in self._wanting if session._row is not None and session._unread]
+            if not readers:
+                return
+            size = width(readers[0])
+            readers = [session for session in readers if width(session) == size][: self._prompts]
+            index_G = np.full(self._prompts, len(self._seats))  # beyond the last row: nobody
+            tokens_GT = np.zeros((self._prompts, size), np.int32)
+            lengths_G = np.zeros(self._prompts, np.int32)
+            for place, session in enumerate(readers):
+                piece = session._unread[0][:size]
+                index_G[place], lengths_G[place] = session._row, len(piece)
+                tokens_GT[place, : len(piece)] = piece
         self._streams = read(self.model, self.params, self._streams, index_G, tokens_GT, lengths_G)
-        for session, length in zip(readers, lengths_G.tolist(), strict=False):
-            session.tokens += length
-            rest = session._unread.popleft()[length:]
-            if len(rest):
-                session._unread.appendleft(rest)
-            self._wanting[session] = self._wanting.pop(session)  # to the end: long prompts let others read
-        return True
+        jax.block_until_ready(self._streams.logits_BV)
+        with self.books:
+            for session, length in zip(readers, lengths_G.tolist(), strict=False):
+                session.tokens += length
+                rest = session._unread.popleft()[length:]
+                if len(rest):
+                    session._unread.appendleft(rest)
+                self._wanting[session] = self._wanting.pop(session)  # to the end: long prompts let others read
 
-    def _write(self) -> bool:
+    def _write(self) -> None:
         """The next tokens of all who write."""
         rows = len(self._seats)
-        writers = [session for session in filter(None, self._seats) if session._job and session._job.goes_on]
-        writers = [session for session in writers if not session._unread]
-        if not writers:
-            return False
-        left, seed, top_k = np.zeros(rows, np.int32), np.zeros(rows, np.uint32), np.zeros(rows, np.int32)
-        temperature, top_p = np.zeros(rows, np.float32), np.ones(rows, np.float32)
-        for session in writers:
-            row, job = session._row, session._job
-            s = job.sampling
-            left[row], seed[row], temperature[row], top_k[row], top_p[row] = (
-                job.left,
-                s.seed,
-                s.temperature,
-                s.top_k,
-                s.top_p,
+        with self.books:
+            seated = [s for s in filter(None, self._seats) if s._job and s._job.goes_on and not s._unread]
+            writers = [(session, session._row, session._job) for session in seated]
+            if not writers:
+                return
+            asked = Requests(
+                left_B=np.zeros(rows, np.int32),
+                seed_B=np.zeros(rows, np.uint32),
+                temperature_B=np.zeros(rows, np.float32),
+                top_k_B=np.zeros(rows, np.int32),
+                top_p_B=np.ones(rows, np.float32),
+                pauses_BV=self._pauses_of(writers),
             )
-        requests = Requests(left, seed, temperature, top_k, top_p, self._pauses_of(writers))
-        start = time.perf_counter()
+            for _, row, job in writers:
+                asked.left_B[row] = job.left
+                asked.seed_B[row], asked.temperature_B[row] = job.sampling.seed, job.sampling.temperature
+                asked.top_k_B[row], asked.top_p_B[row] = job.sampling.top_k, job.sampling.top_p
+        start, known = time.perf_counter(), min(self.tokenizer.vocab_size, self.model.config.vocab_size)
         self._streams, written = decode(
-            self.model, self.params, self._streams, requests, self._limit, self.tokenizer.end
+            self.model, self.params, self._streams, asked, self._limit, self.tokenizer.end, known
         )
         written = jax.device_get(written)
         steps = int(written.count_B.max()) or 1
         self._limit = int(np.clip(steps * PACE / (time.perf_counter() - start), 1, min(2 * self._limit, ROOM)))
-        for session in writers:
-            row, job = session._row, session._job
-            count = int(written.count_B[row])
-            tokens = written.tokens_BT[row, :count]
-            session.tokens += count
-            text = self.tokenizer.decode(tokens)
-            job.add(tokens, written.logprobs_BT[row, :count], text, bool(written.ended_B[row]))
-        return True
+        with self.books:
+            for session, row, job in writers:
+                count = int(written.count_B[row])
+                tokens = written.tokens_BT[row, :count]
+                session.tokens += count
+                text = self.tokenizer.decode(tokens)
+                job.add(tokens, written.logprobs_BT[row, :count], text, bool(written.ended_B[row]))
 
-    def _pauses_of(self, writers: Sequence["Session"]) -> jax.Array:
+    def _pauses_of(self, writers: Sequence[tuple["Session", int, _Job]]) -> jax.Array:
         """[rows, V] on the device; sent there when another sequence is looked for."""
         wanted = [()] * len(self._seats)
-        for session in writers:
-            wanted[session._row] = session._job.sampling.stop
+        for _, row, job in writers:
+            wanted[row] = job.sampling.stop
         if self._pauses is None or self._pauses[0] != wanted:
-            for stop in wanted:
-                if stop not in self._pause_rows:
-                    self._pause_rows[stop] = pauses(stop, self.tokenizer, self.model.config.vocab_size)
-            self._pauses = wanted, jnp.asarray(np.stack([self._pause_rows[stop] for stop in wanted]))
+            self._pauses = wanted, jnp.asarray(np.stack([self.pauses_for(stop) for stop in wanted]))
         return self._pauses[1]
+
+    def _pauses_for(self, stop: tuple[bytes, ...]) -> np.ndarray:
+        """[V] bool: the tokens after which a row must wait until the host has looked for a stop sequence."""
+        pauses_V = np.zeros(self.model.config.vocab_size, bool)
+        if stop:
+            for token, text in enumerate(self._vocabulary[: len(pauses_V)]):
+                pauses_V[token] = completes(stop, text)
+        return pauses_V
+
+    @functools.cached_property
+    def _vocabulary(self) -> list[bytes]:
+        return [self.tokenizer.decode([token]) for token in range(self.tokenizer.vocab_size)]
+
+    @functools.cached_property
+    def _thread(self) -> concurrent.futures.Executor:
+        """In which asyncio's sessions drive: one thread, so that a program's other threads stay free."""
+        return concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="rmat_jax engine")
 
 
 class Session:
@@ -263,6 +310,7 @@ class Session:
         self.tokens = tokens  # read so far, those that it wrote among them
         self._stream: Streams | None = stream  # while it has no row
         self._row: int | None = None
+        self._seated_at = 0  # tokens when it took its row
         self._unread: deque[np.ndarray] = deque()
         self._job: _Job | None = None
 
@@ -272,77 +320,84 @@ class Session:
 
     @property
     def _has_work(self) -> bool:
+        """Nobody has to ask for what it wrote before it can go on."""
         return bool(self._unread) or (self._job is not None and self._job.goes_on)
 
     @property
     def ended(self) -> str:
-        """Why the last text ended: "length", "stop", "end" (of the document) or "given up"; "" before that."""
+        """Why the last text ended: "length", "stop", "end" (of the document), "given up" or "error"; "" before that."""
         return self._job.ended if self._job else ""
 
     @property
     def state_bytes(self) -> int:
         """What the model remembers of a session, whatever it has read."""
-        return jax.eval_shape(lambda: self.engine.model.initial_state(1)).num_bytes()
+        return self.engine._empty.state.num_bytes()
 
     def read(self, prompt: str | bytes | Sequence[int]) -> None:
         """Takes in text, bytes or token ids of any length; they are read when somebody drives the engine.
 
         Raises:
-            UserError: ids outside the vocabulary.
+            UserError: something else, or ids outside the vocabulary.
         """
-        tokens = self.engine._encode(prompt)
-        with self.engine.lock:
+        tokens = self.engine.encode(prompt)
+        with self.engine.books:
             if len(tokens):
                 self._unread.append(tokens)
                 self.engine._wanting.setdefault(self)
 
     def catch_up(self) -> None:
         """Drives the engine until all that was taken in is read."""
-        with self.engine.lock:
-            while self._unread:
-                self.engine.step()
+        self.engine.drive(lambda: not self._unread)
 
-    def write(self, *, errors: str = "replace", **sampling) -> Iterator[str]:
+    def write(self, *, errors: str = "replace", **sampling) -> "Writing[str]":
         """Text as it is written, characters whole. Writing begins at once, whoever drives the engine.
+
+        While others drive, a session may come up to AHEAD tokens before its iterator. It has read them, also if nobody asks
+        for them: `close` the iterator, or call `stop`, and take what there is.
 
         Args:
             errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`; "surrogateescape" loses nothing.
             sampling: see `Sampling`.
+
+        Raises:
+            UserError: a rule that cannot be, a session that is writing already, or one that has read nothing.
         """
-        return self._text(self.write_pieces(**sampling), errors)
+        characters = _characters(errors)
+        job = self._begin(Sampling(**sampling))
+        return Writing(self._text(job, characters), job)
 
-    def write_pieces(self, **sampling) -> Iterator[Piece]:
+    def write_pieces(self, **sampling) -> "Writing[Piece]":
         """The same as tokens, log-probabilities and bytes."""
-        job = _Job(Sampling(**sampling))
-        with self.engine.lock:
-            if not self.tokens and not self._unread:
-                raise UserError("the session has read nothing yet; read at least one token first")
-            if self._job is not None and not self._job.ended:
-                raise UserError("the session is writing already; read that text to its end, or call stop()")
-            self._job = job
-            self.engine._wanting.setdefault(self)
-        return self._pieces(job)
+        job = self._begin(Sampling(**sampling))
+        return Writing(self._pieces(job), job)
 
-    async def stream(self, **sampling) -> AsyncIterator[str]:
-        """`write` for asyncio: the engine works in a thread meanwhile, for all sessions that are waited for."""
-        pieces = self.write(**sampling)
-        job = self._job
+    async def stream(self, *, errors: str = "replace", **sampling) -> AsyncIterator[str]:
+        """`write` for asyncio: the engine works in a thread of its own meanwhile, for all sessions that are waited for."""
+        import asyncio
+
+        characters, loop = _characters(errors), asyncio.get_running_loop()
+        job = self._begin(Sampling(**sampling))
         try:
-            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-                yield piece
+            while True:
+                while not job.ready and not job.ended:
+                    await loop.run_in_executor(self.engine._thread, self._one_step, job)
+                piece = self._next(job)
+                if text := characters.decode(piece.text if piece else b"", final=piece is None):
+                    yield text
+                if piece is None:
+                    return
         finally:
-            job.end("given up")
+            job.ended = job.ended or "given up"
 
     def stop(self) -> None:
         """Writes no further than it has come; its iterator ends after that."""
-        with self.engine.lock:
+        with self.engine.books:
             if self._job is not None:
                 self._job.end("given up")
 
     def fork(self) -> "Session":
-        """Another session that has read the same, and costs nothing until it goes on."""
-        with self.engine.lock:
-            return Session(self.engine, self._now(), self.tokens)
+        """Another session that has read the same; it shares the arrays, which never change."""
+        return Session(self.engine, *self.engine.standing(self))
 
     def save(self, file: str | Path) -> None:
         """Writes where the session stands to one safetensors file, whole or not at all.
@@ -350,36 +405,74 @@ class Session:
         Raises:
             UserError: it cannot be written there.
         """
-        with self.engine.lock:
-            engine = self.engine
-            save_stream(
-                Path(file), self._now(), engine.model.config, engine.fingerprint, engine.tokenizer.describe, self.tokens
-            )
+        engine = self.engine
+        weights, tokenizer = engine.fingerprint, engine.tokenizer.describe
+        stream, tokens = engine.standing(self)
+        save_stream(Path(file), stream, engine.model.config, weights, tokenizer, tokens)
 
-    def _now(self) -> Streams:
-        self.catch_up()
-        return self._stream if self._row is None else take(self.engine._streams, np.array([self._row]))
+    def _begin(self, sampling: Sampling) -> _Job:
+        self.engine.pauses_for(sampling.stop)  # found here and kept, it keeps no other session waiting
+        with self.engine.books:
+            if not self.tokens and not self._unread:
+                raise UserError("the session has read nothing yet; read at least one token first")
+            if self._job is not None and not self._job.ended:
+                raise UserError("the session is writing already; read that text to its end, or call stop()")
+            self._job = _Job(sampling)
+            self.engine._wanting.setdefault(self)
+            return self._job
+
+    def _one_step(self, job: _Job) -> None:
+        if not job.ready and not job.ended:
+            self.engine.step()
+
+    def _next(self, job: _Job) -> Piece | None:
+        """What is ready; None: there will be no more."""
+        with self.engine.books:
+            if job.ready:
+                return job.ready.popleft()
+            if job.error:
+                raise job.error
+            return None
 
     def _pieces(self, job: _Job) -> Iterator[Piece]:
-        try:
-            while True:
-                with self.engine.lock:
-                    while not job.ready and not job.ended:
-                        self.engine.step()
-                    if not job.ready:
-                        return
-                    piece = job.ready.popleft()
+        while True:
+            self.engine.drive(lambda: job.ready or job.ended)
+            piece = self._next(job)
+            if piece is None:
+                return
+            if len(piece.tokens) or piece.text:
                 yield piece
-        finally:
-            job.end("given up")  # nobody asks any more
 
-    def _text(self, pieces: Iterator[Piece], errors: str) -> Iterator[str]:
-        characters = codecs.getincrementaldecoder("utf-8")(errors)
-        try:
-            for piece in pieces:
-                if text := characters.decode(piece.text):
-                    yield text
-            if text := characters.decode(b"", final=True):
+    def _text(self, job: _Job, characters: codecs.IncrementalDecoder) -> Iterator[str]:
+        for piece in self._pieces(job):
+            if text := characters.decode(piece.text):
                 yield text
-        finally:
-            pieces.close()
+        if text := characters.decode(b"", final=True):
+            yield text
+
+
+def _characters(errors: str) -> codecs.IncrementalDecoder:
+    try:
+        codecs.lookup_error(errors)
+    except (LookupError, TypeError) as error:
+        raise UserError(f"errors={errors!r} is no way to decode; try 'replace' or 'surrogateescape'") from error
+    return codecs.getincrementaldecoder("utf-8")(errors)
+
+
+class Writing(Generic[T]):
+    """An iterator over what a session writes. The session stops when nobody holds it any more."""
+
+    def __init__(self, items: Iterator[T], job: _Job):
+        self._items, self._job = items, job
+
+    def __iter__(self) -> "Writing[T]":
+        return self
+
+    def __next__(self) -> T:
+        return next(self._items)
+
+    def close(self) -> None:
+        """Writes no further than it has come."""
+        self._job.ended = self._job.ended or "given up"
+
+    __del__ = close

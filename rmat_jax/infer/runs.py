@@ -1,18 +1,23 @@
 """A training run at work: what `generate` and `score` do, as plain functions."""
 
 import contextlib
+import itertools
 import math
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 from rmat_jax.checkpoint import restore_params
 from rmat_jax.config import Config, UserError, from_dict
 from rmat_jax.data.sources import read_blocks
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
-from rmat_jax.infer.engine import Engine, Sampling, Session
+from rmat_jax.infer.engine import Engine, Session
+from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.scoring import score
 from rmat_jax.infer.text import as_bytes
 from rmat_jax.model import RMAT
@@ -45,40 +50,41 @@ def generate(workdir: Path, prompt: str | BinaryIO | None, session_file: Path | 
         raise UserError(
             "max_new_tokens=0 must be at least 1; it may be 0 with --session=FILE, which keeps what was read"
         )
-    sampling = Sampling(**sampling | {"max_new_tokens": 1} if reads_only else sampling)
-    if session_file is not None and not session_file.absolute().parent.is_dir():
-        raise UserError(f"{session_file} cannot be written: there is no folder {session_file.parent}; make it first")
+    rules = Sampling(**sampling | {"max_new_tokens": 1} if reads_only else sampling)
+    if session_file is not None:
+        _check_writable(session_file)
     if prompt is None and not goes_on:
         raise UserError("there is no prompt; give --prompt=TEXT, or --prompt=- and text on standard input")
-    blocks = [as_bytes(prompt or "")] if isinstance(prompt, str | None) else read_blocks(prompt, BLOCK)
-    blocks = filter(None, blocks)
+    blocks = filter(None, [as_bytes(prompt or "")] if isinstance(prompt, str | None) else read_blocks(prompt, BLOCK))
     first = next(blocks, b"")
     if not first and not goes_on:
         raise UserError("the prompt is empty; give --prompt=TEXT, or --prompt=- and text on standard input")
 
     engine = load_engine(workdir, rows=1)
-    session = engine.load(session_file) if goes_on else engine.open(first)
-    if goes_on:
-        session.read(first)
-    before, start = session.tokens, time.perf_counter()
-    _read_all(session, blocks)
-    read, read_seconds = session.tokens - before, time.perf_counter() - start
-    caught = 0
-    start = time.perf_counter()
-    if not reads_only:
-        with Signals("stopping after these tokens") as signals:
-            try:
-                for piece in session.write(errors="surrogateescape", **vars(sampling)):
-                    out.write(piece.encode("utf-8", "surrogateescape"))
-                    out.flush()
-                    if signals.caught:
-                        session.stop()  # the loop goes on to what is written already
-            except BrokenPipeError:
-                _save(session, session_file)
-                raise
-            caught = signals.caught
-    wrote, write_seconds = session.tokens - before - read, time.perf_counter() - start
-    _save(session, session_file)
+    session = engine.load(session_file) if goes_on else engine.open()
+    began, start = session.tokens, time.perf_counter()
+    _read_all(session, itertools.chain([first], blocks))
+    read, read_seconds = session.tokens - began, time.perf_counter() - start
+    start, failure = time.perf_counter(), None
+    with Signals("stopping after these tokens") as signals:
+        try:
+            for piece in () if reads_only else session.write(errors="surrogateescape", **vars(rules)):
+                out.write(piece.encode("utf-8", "surrogateescape"))
+                out.flush()
+                if signals.caught:
+                    session.stop()  # the loop goes on to what is written already
+        except OSError as error:  # what was written is kept all the same
+            session.stop()
+            failure = error
+        wrote, write_seconds = session.tokens - began - read, time.perf_counter() - start
+        if session_file is not None:
+            session.save(session_file)
+    if isinstance(failure, BrokenPipeError):
+        raise failure
+    if failure is not None:
+        raise UserError(
+            f"the text cannot be written: {failure.strerror}; make room, or write it elsewhere"
+        ) from failure
     why = {"end": ", the end of the document", "stop": ", a stop sequence", "given up": ", interrupted"}
     print(
         f"\n[read {_speed(read, read_seconds)}, wrote {_speed(wrote, write_seconds)}"
@@ -86,7 +92,7 @@ def generate(workdir: Path, prompt: str | BinaryIO | None, session_file: Path | 
         + (f"; {session_file} has read {session.tokens:,} tokens]" if session_file else "]"),
         file=sys.stderr,
     )
-    return 128 + caught if caught else 0
+    return 128 + signals.caught if signals.caught else 0
 
 
 def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
@@ -101,41 +107,76 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
         UserError: bad input.
     """
     for name in files:
-        if name != "-" and not Path(name).is_file():
+        if name != "-" and (not Path(name).exists() or Path(name).is_dir()):
             raise UserError(f"{name} is no file that can be read; give text files, or - for standard input")
     model, params, tokenizer = load_run(workdir)
-    read = tokens = 0  # bytes, and tokens, of all documents
-    nats, start, said = 0.0, time.perf_counter(), time.perf_counter()
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is a total to print
+    state_bytes = model.initial_state(1, closed=True).num_bytes()
+    total, start, said = _Cost(0, 0.0, 0), time.perf_counter(), time.perf_counter()
 
-    def pieces(opened):
-        nonlocal read
-        for block in read_blocks(opened, BLOCK):
-            read += len(block)
-            yield tokenizer.encode(block)
+    def line(cost, name):
+        return f"{cost.nats / math.log(2) / max(cost.size, 1):8.4f} bits per byte  {cost.size:13,} bytes  {name}"
 
-    def line(nats, size, name):
-        return f"{nats / math.log(2) / size:8.4f} bits per byte  {size:13,} bytes  {name}"
-
+    so_far = _Cost(0, 0.0, 0)
     try:
         for name in files:
-            before = read, tokens, nats
+            so_far = _Cost(0, 0.0, 0)
             with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as opened:
-                for so_far in score(model, params, pieces(opened), tokenizer.end):
-                    tokens, nats = before[1] + so_far.tokens, before[2] + so_far.nats
+                for so_far in _costs(model, params, tokenizer, opened):
                     if time.perf_counter() - said > PATIENCE:
                         said = time.perf_counter()
-                        print(f"  {_speed(tokens, said - start)}", file=sys.stderr)
-            size = read - before[0]
-            print(
-                line(nats - before[2], size, name) if size else f"{'':9}empty, not scored  {name}", file=out, flush=True
-            )
-            if not size:
-                tokens, nats = before[1:]
+                        now = total + so_far
+                        print(line(now, f"so far: {_speed(now.tokens, said - start)}"), file=sys.stderr)
+            if so_far.size:
+                print(line(so_far, name), file=out, flush=True)
+                total += so_far
+            else:
+                print(f"{'':9}empty, not scored  {name}", file=out, flush=True)
+            so_far = _Cost(0, 0.0, 0)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror}") from error
     finally:
-        if tokens:
-            state = model.initial_state(1, closed=True).num_bytes()
-            summary = f"total: {_speed(tokens, time.perf_counter() - start)}, state {state:,} bytes"
-            print(line(nats, read, summary), file=out)
+        total += so_far  # of a document that was interrupted: what was scored of it
+        if total.size:
+            speed = _speed(total.tokens, time.perf_counter() - start)
+            print(line(total, f"total: {speed}, state {state_bytes:,} bytes"), file=out)
+
+
+class _Cost(NamedTuple):
+    """Of a text, or the scored part of one."""
+
+    tokens: int
+    nats: float
+    size: int  # bytes
+
+    def __add__(self, other: "_Cost") -> "_Cost":
+        return _Cost(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def _costs(model: RMAT, params: PyTree, tokenizer: Tokenizer, opened: BinaryIO) -> Iterator[_Cost]:
+    """Running totals of one document; nothing for an empty one."""
+    read: deque[tuple[int, int]] = deque()  # tokens and bytes of the blocks that are not scored yet
+
+    def pieces():
+        for block in read_blocks(opened, BLOCK):
+            tokens = tokenizer.encode(block)
+            read.append((len(tokens), len(block)))
+            yield tokens
+
+    before = size = 0
+    for scored in score(model, params, pieces(), tokenizer.end):
+        new, before = scored.tokens - before, scored.tokens
+        while read and new >= read[0][0]:
+            new, size = new - read[0][0], size + read.popleft()[1]
+        if read:  # part of a block: its share of the block's bytes
+            tokens, block = read.popleft()
+            size += block * new // tokens
+            read.appendleft((tokens - new, block - block * new // tokens))
+        if size:
+            yield _Cost(scored.tokens, scored.nats, size)
 
 
 def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
@@ -152,19 +193,28 @@ def load_engine(workdir: str | Path, rows: int = 8) -> Engine:
 
 def _read_all(session: Session, blocks: Iterable[bytes]) -> None:
     """Reads on, a block at a time, with a line of progress now and then."""
-    start = said = time.perf_counter()
-    session.catch_up()
+    began, start, said = session.tokens, time.perf_counter(), time.perf_counter()
     for block in blocks:
         session.read(block)
         session.catch_up()
         if time.perf_counter() - said > PATIENCE:
             said = time.perf_counter()
-            print(f"  {_speed(session.tokens, said - start)}", file=sys.stderr)
+            print(f"  read {_speed(session.tokens - began, said - start)}", file=sys.stderr)
 
 
-def _save(session: Session, file: Path | None) -> None:
-    if file is not None:
-        session.save(file)
+def _check_writable(file: Path) -> None:
+    """Before any work: it would be lost. Raises UserError."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{file} cannot be written: there is no folder {file.parent}; make it first")
+    if file.is_dir() or (file.exists() and not file.is_file()):
+        raise UserError(f"--session={file} is no file but a folder or a device; give a file")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written: {error.strerror}; choose a folder that can be written to"
+        ) from error
 
 
 def _speed(tokens: int, seconds: float) -> str:

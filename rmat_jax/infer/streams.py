@@ -103,7 +103,7 @@ def call_width(length: int, chunk_len: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def decode(
-    model: RMAT, params: PyTree, streams: Streams, requests: Requests, limit: Array, end: Array
+    model: RMAT, params: PyTree, streams: Streams, requests: Requests, limit: Array, end: Array, known: Array
 ) -> tuple[Streams, Written]:
     """Every row that has something left to write goes on, in one loop on the device. The streams are donated.
 
@@ -116,6 +116,7 @@ def decode(
         requests: what each shall write.
         limit: tokens, at most ROOM.
         end: the token that ends a text; -1: none.
+        known: only ids below it are written. A model may have more than its tokenizer.
     """
     batch = streams.logits_BV.shape[0]
     model = model.clone(unstacked=True)
@@ -128,7 +129,8 @@ def decode(
     def advance(carry):
         step, streams, goes_B, out = carry
         keys_B = jax.vmap(jax.random.fold_in)(seeds_B, streams.written_B)
-        next_B = sample(keys_B, streams.logits_BV, requests.temperature_B, requests.top_k_B, requests.top_p_B)
+        known_BV = jnp.where(jnp.arange(streams.logits_BV.shape[1])[None] < known, streams.logits_BV, -jnp.inf)
+        next_B = sample(keys_B, known_BV, requests.temperature_B, requests.top_k_B, requests.top_p_B)
         ended_B = goes_B & (next_B == end)
         reads_B = goes_B & ~ended_B
         logprob_B = jnp.take_along_axis(jax.nn.log_softmax(streams.logits_BV), next_B[:, None], axis=1)[:, 0]

@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from rmat_jax.config import UserError
-from rmat_jax.data.tokenizer import Tokenizer
 
 
 class Stops:
@@ -45,15 +42,6 @@ def completes(sequences: Sequence[bytes], token: bytes) -> bool:
         s in token or any(token.startswith(s[-length:]) for length in range(1, min(len(s), len(token)) + 1))
         for s in sequences
     )
-
-
-def pauses(sequences: Sequence[bytes], tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
-    """[V] bool: the tokens after which a row must wait until the host has looked for a stop sequence."""
-    pauses_V = np.zeros(vocab_size, bool)
-    if sequences:
-        known = range(min(vocab_size, tokenizer.vocab_size))
-        pauses_V[: len(known)] = [completes(sequences, tokenizer.decode([token])) for token in known]
-    return pauses_V
 
 
 def as_bytes(text: str | bytes) -> bytes:

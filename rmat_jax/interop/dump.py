@@ -37,7 +37,7 @@ def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
     Raises:
         UserError: there is no such file, it is no dump of this format, or it is damaged.
     """
-    tensors, metadata = read_sealed(file, FORMAT, f"make a dump with: crosscheck --dump={file}")
+    tensors, metadata = read_sealed(file, FORMAT, f"make the dump anew with: crosscheck --dump={file}")
     parts: dict[str, dict[str, np.ndarray]] = {"input": {}, "weight": {}, "expected": {}}
     for name, x in tensors.items():
         part, _, rest = name.partition("/")

@@ -17,7 +17,10 @@ def sample(keys_B: Array, logits_BV: Array, temperature_B: Array, top_k_B: Array
         top_p_B: only the fewest tokens that together have at least this probability (of those that top-k left); 1: all.
             In both, tokens as likely as the last that stays stay too.
     """
-    scaled_BV = logits_BV / jnp.where(temperature_B > 0, temperature_B, 1)[:, None]
+    below_BV = logits_BV - logits_BV.max(
+        -1, keepdims=True
+    )  # so that a small temperature makes nothing infinite but the losers
+    scaled_BV = below_BV / jnp.where(temperature_B > 0, temperature_B, 1)[:, None]
     random_B, cuts_B = temperature_B > 0, (top_k_B > 0) | (top_p_B < 1)
 
     def draw():

@@ -132,7 +132,7 @@ def test_what_one_token_needs():
 
 
 HLO = """
-  %fusion.1 = f32[8]{0} fusion(%p.1, %p.2), kind=kLoop, metadata={op_name="jit(f)/RMAT.last/while/body/layers_0/attention_norm/add"}
+  %fusion.1 = f32[8]{0} fusion(%p.1, %p.2), kind=kLoop, metadata={op_name="jit(f)/RMAT/while/body/layers_0/attention_norm/add"}
   %dot.1 = f32[1,8]{1,0} dot(%fusion.1, %p.3), lhs_contracting_dims={1}, rhs_contracting_dims={0}
   %dot.2 = f32[2,1,8]{2,1,0} dot(%a, %b), lhs_batch_dims={0}, lhs_contracting_dims={2}, rhs_batch_dims={0}
   %window.1 = f32[1]{0} reduce-window(%fusion.1, %c), window={size=8}

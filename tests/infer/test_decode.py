@@ -87,7 +87,7 @@ def test_greedy_text_is_the_obvious_loop_across_chunk_borders():
     params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, 13)
     left = np.array([30, 0, 17])
     streams, written = infer.decode(
-        MODEL, unstack_params(params), started(params, tokens_BT, LENGTHS), requests(left), 64, -1
+        MODEL, unstack_params(params), started(params, tokens_BT, LENGTHS), requests(left), 64, -1, 11
     )
     np.testing.assert_array_equal(written.count_B, left)
     np.testing.assert_array_equal(streams.written_B, left)
@@ -102,13 +102,13 @@ def test_limit_end_and_pauses():
     """However a text is cut into calls it stays the same; `end` is not read, a token at which a row pauses is."""
     params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, 13)
 
-    def write(limit, end=-1, calls=1, **asked):
+    def write(limit, end=-1, calls=1, known=11, **asked):
         streams, rows = started(params, tokens_BT, LENGTHS), [[], [], []]
         for _ in range(calls):
             asked_now = requests(
                 np.array([40 - len(row) for row in rows]), seed=np.array([7, 8, 9]), temperature=2.0, **asked
             )
-            streams, written = infer.decode(MODEL, unstack_params(params), streams, asked_now, limit, end)
+            streams, written = infer.decode(MODEL, unstack_params(params), streams, asked_now, limit, end, known)
             for row in range(3):
                 rows[row] += np.asarray(written.tokens_BT[row, : written.count_B[row]]).tolist()
         return rows, streams, written
@@ -124,6 +124,8 @@ def test_limit_end_and_pauses():
     assert not written.ended_B.any()
     resumed, _, _ = write(64, calls=40, pauses=[token])
     assert resumed == whole
+    few, _, _ = write(64, known=3)
+    assert set(np.concatenate(few)) == {0, 1, 2} < set(np.concatenate(whole))
     ended, before, written = write(64, end=token)
     assert ended == [row[: row.index(token)] if token in row else row for row in whole]
     np.testing.assert_array_equal(written.ended_B, [token in row for row in whole])
@@ -138,7 +140,7 @@ def test_no_step_copies_the_chunk():
     weights = rf"f32\[(1,)?{config.width},{config.hidden}\]\S* (copy|slice|dynamic-slice)\("
 
     def copies(what, decode, params):
-        program = decode.lower(RMAT(config), params, streams, requests(5), end, end).compile().as_text()
+        program = decode.lower(RMAT(config), params, streams, requests(5), end, end, end).compile().as_text()
         return len(re.findall(what, program))
 
     params = unstack_params(make_params(config))

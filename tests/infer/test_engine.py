@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import signal
 import threading
+import time
 
 import jax
 import numpy as np
@@ -212,6 +213,85 @@ def test_the_end_of_a_document_is_not_read():
     assert sum(piece.tokens.tolist().count(Letters.end) for piece in session.write_pieces(max_new_tokens=100)) == 0
 
 
+def test_rows_are_taken_in_turns():
+    """While a session waits for a row, no other writes more than two turns."""
+    engine = make_engine(rows=2)
+    sessions = [engine.open(PROMPT) for _ in range(5)]
+    writing = [session.write_pieces(max_new_tokens=2000, temperature=2.0) for session in sessions]
+    heard, worst = [np.zeros(5, int) for _ in sessions], 0  # by session: what each had written when it last wrote
+    while not all(session.ended for session in sessions):
+        engine.step()
+        tokens = np.array([session.tokens for session in sessions])
+        for index, session in enumerate(sessions):
+            if session._job.ready:
+                worst = max(worst, (tokens - heard[index])[np.arange(5) != index].max())
+                heard[index] = tokens
+                session._job.ready.clear()  # as if somebody listened
+    assert all(session.ended == "length" for session in sessions) and len(writing) == 5
+    assert 256 <= worst <= 2 * (256 + 64)  # at least one turn passed: there were more sessions than rows
+
+
+def test_one_session_does_not_silence_the_others():
+    """While one reads a long prompt or waits for a row, the others' text goes on: a step at a time."""
+    engine = make_engine(rows=2)
+    talker = engine.open(PROMPT)
+    pieces, seen, done = talker.write_pieces(max_new_tokens=None, temperature=2.0), [], threading.Event()
+    next(pieces)
+
+    def read():
+        engine.open(b"abcdefghij" * 2000).catch_up()
+        done.set()
+
+    steps, thread = engine._steps, threading.Thread(target=read)
+    thread.start()
+    while not done.is_set():
+        before = engine._steps
+        next(pieces)
+        seen.append(engine._steps - before)
+    thread.join()
+    assert engine._steps - steps > 200  # the control: the prompt took that many
+    assert len(seen) > 20 and max(seen) < 20  # steps between two pieces
+
+
+def test_ids_that_the_tokenizer_does_not_know_are_not_written():
+    engine = make_engine(tiny(**{**CONFIG.__dict__, "vocab_size": 40}))
+    texts = [engine.open(PROMPT).write(max_new_tokens=30, temperature=1000.0, seed=seed) for seed in range(40)]
+    assert set("".join(map("".join, texts))) == set("abcdefghij")
+
+
+def test_weights_that_are_no_numbers_end_a_text_by_name():
+    params = jax.tree.map(np.copy, quiet_params(CONFIG))
+    params["layers"]["fusion"][:] = np.nan
+    with pytest.raises(UserError, match="NaN"):
+        "".join(make_engine(params=params).open(PROMPT).write())
+
+
+def test_a_step_that_was_torn_says_so(monkeypatch):
+    """The control to the interrupted ones: the rows are lost between two lines of a step."""
+    engine = make_engine()
+    session = engine.open(PROMPT)
+    module, decode = importlib.import_module("rmat_jax.infer.engine"), pure.decode
+
+    def torn(*arguments):
+        decode(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "decode", torn)
+    with pytest.raises(KeyboardInterrupt):
+        "".join(session.write(max_new_tokens=20))
+    with pytest.raises(UserError, match="make another one"):
+        session.fork()
+
+
+def test_sessions_that_nobody_holds_stop():
+    engine = make_engine()
+    for _ in range(5):
+        engine.open(PROMPT).write(max_new_tokens=None, temperature=2.0)
+    "".join(engine.open(PROMPT).write(max_new_tokens=3))
+    engine.step()
+    assert not engine._wanting and engine._seats == [None] * 3
+
+
 def test_more_sessions_than_rows():
     """They take turns; one that is ahead of its reader gives its row away."""
     engine = make_engine(rows=1)
@@ -233,11 +313,15 @@ def test_giving_up_stops_a_session():
     session.read(b"abc")
     session.catch_up()
     assert session.tokens == come + 3
-    other.write(max_new_tokens=10_000)
+    kept = other.write(max_new_tokens=10_000)
     with pytest.raises(UserError, match="writing already"):
         other.write()
     other.stop()
-    assert other.ended == "given up" and len("".join(other.write(max_new_tokens=2, temperature=0))) <= 2
+    assert (
+        other.ended == "given up"
+        and "".join(kept) == ""
+        and len("".join(other.write(max_new_tokens=2, temperature=0))) <= 2
+    )
 
 
 @pytest.mark.parametrize("name", ["read", "decode"])
@@ -291,6 +375,25 @@ def test_asyncio_is_the_same_text():
     with pytest.raises(KeyError):
         asyncio.run(leaves())
 
+    async def heartbeat(silences):
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0)
+            silences.append(time.perf_counter() - before)
+
+    async def busy():
+        """A long prompt is read, sessions are opened, and the loop's other tasks go on."""
+        silences, session = [], engine.open(b"abcdefghij" * 2000)
+        task = asyncio.create_task(heartbeat(silences))
+        start = time.perf_counter()
+        async for _ in session.stream(max_new_tokens=20):
+            engine.open(PROMPT)
+        task.cancel()
+        return time.perf_counter() - start, max(silences)
+
+    whole, longest = asyncio.run(busy())
+    assert longest < whole / 3
+
 
 def test_threads_share_an_engine():
     engine, texts = make_engine(rows=2), {}
@@ -311,7 +414,15 @@ def test_threads_share_an_engine():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be an integer from 1 to"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens=1.5"),
+        ({"max_new_tokens": 2**31}, "max_new_tokens=2147483648 must be an integer from 1 to 2147483647"),
+        ({"top_k": 2**40}, "top_k="),
+        ({"seed": "a"}, "seed='a'"),
+        ({"temperature": "hot"}, "temperature='hot'"),
+        ({"stop": [5]}, "stop="),
+        ({"stop": None}, "stop=None"),
+        ({"errors": "foo"}, "errors='foo'"),
         ({"temperature": -1}, "temperature=-1"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"top_k": -1}, "top_k=-1"),
@@ -331,6 +442,10 @@ def test_what_cannot_be_read():
         engine.open([3, 11])
     with pytest.raises(UserError, match="rows=0"):
         make_engine(rows=0)
+    for prompt in ([1.7, 2.2], [[1, 2], [3, 4]], [[1], [2, 3]], ["a"], 3, None, iter([1])):
+        with pytest.raises(UserError, match="a prompt must be text, bytes or a list of token ids"):
+            engine.open(prompt)
+    assert engine.open(bytearray(b"ab"))._unread[0].tolist() == [Letters.end, 0, 1]
     session = engine.open()  # nothing but the beginning of a document
     assert session.read(b"") is None and len("".join(session.write(max_new_tokens=5, temperature=0))) <= 5
     assert session.tokens >= 1

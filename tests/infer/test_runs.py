@@ -1,16 +1,20 @@
 """`generate` and `score`: bytes come out as they were written, and nothing is lost when somebody interrupts."""
 
 import codecs
+import contextlib
+import errno
 import io
 import os
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from rmat_jax import cli, infer
+from rmat_jax.config import UserError
 from rmat_jax.infer import load_engine
 from tests.test_resume import ROOT
 
@@ -94,11 +98,15 @@ def test_prompts_of_any_length_and_any_bytes(workdir, tmp_path, monkeypatch, cap
     assert out != generate(workdir, io.BytesIO(b"\xfe"), temperature=0, max_new_tokens=9).getvalue()
 
 
+def interrupt(session):
+    raise KeyboardInterrupt
+
+
 def test_interrupted_while_it_reads_the_file_stays_as_it_was(workdir, tmp_path, monkeypatch):
     file = tmp_path / "session"
     generate(workdir, session=file)
     before = file.read_bytes()
-    monkeypatch.setattr(infer.Session, "catch_up", lambda session: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(infer.Session, "catch_up", interrupt)
     with pytest.raises(KeyboardInterrupt):
         generate(workdir, "more", file)
     assert file.read_bytes() == before and os.listdir(tmp_path) == ["session"]
@@ -122,6 +130,72 @@ def test_interrupted_while_it_writes_all_that_was_printed_is_kept(workdir, tmp_p
     assert session.tokens == 1 + len(PROMPT) + len(first + rest)
     expected = generate(workdir, PROMPT, max_new_tokens=len(first + rest), temperature=0).getvalue()
     assert first + rest == expected
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.5])
+def test_interrupted_before_there_is_something_to_lose(workdir, seconds):
+    """While it imports, restores or compiles: no traceback, whatever code it interrupts."""
+    command = [sys.executable, "-m", "rmat_jax", "generate", f"--workdir={workdir}", "--prompt=-"]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_a_full_disk_loses_the_text_but_not_the_session(workdir, tmp_path):
+    class Full(Out):
+        def flush(self):
+            if len(self.calls) == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = Full()
+    with pytest.raises(UserError, match="No space left"):
+        infer.generate(workdir, PROMPT, tmp_path / "session", out, max_new_tokens=1000, temperature=0)
+    assert load_engine(workdir).load(tmp_path / "session").tokens >= 1 + len(PROMPT) + len(b"".join(out.calls[:2]))
+
+
+def test_where_a_session_cannot_be_saved_is_found_before_any_work(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmat_jax.infer.runs.load_engine", lambda *_, **__: pytest.fail("work has begun"))
+    for file, message in ((tmp_path, "is no file but a folder"), (tmp_path / "no" / "a", "no folder")):
+        with pytest.raises(UserError, match=message):
+            generate(workdir, session=file)
+
+
+def test_streams_that_the_shell_has_closed(workdir, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    for arguments in (["generate", "--prompt=-"], ["score", "-"]):
+        with pytest.raises(UserError, match="standard input is closed"):
+            cli.main([*arguments, f"--workdir={workdir}"])
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(UserError, match="standard output is closed"):
+        cli.main(["generate", "--prompt=a", f"--workdir={workdir}"])
+
+
+def test_an_interrupted_score_counts_what_was_scored(workdir, tmp_path, monkeypatch):
+    """The total is of the bytes that were read by the model, not of those that were read from the disk."""
+    (tmp_path / "text").write_bytes(b"A line of text, and another.\n" * 40)
+
+    def total(file, interrupt):
+        def interrupted(*arguments):
+            for count, scored in enumerate(score(*arguments)):
+                yield scored
+                if count == interrupt:
+                    raise KeyboardInterrupt
+
+        out, score = io.StringIO(), infer.score
+        monkeypatch.setattr("rmat_jax.infer.runs.score", interrupted)
+        with contextlib.suppress(KeyboardInterrupt):
+            infer.score_files(workdir, [str(file)], out)
+        monkeypatch.setattr("rmat_jax.infer.runs.score", score)
+        words = out.getvalue().splitlines()[-1].split()
+        return float(words[0]), int(words[4].replace(",", ""))
+
+    chunk = 8 * load_engine(workdir).model.config.chunk_len
+    bits, size = total(tmp_path / "text", 1)
+    assert size == 2 * chunk  # two calls, each of as many bytes as tokens
+    whole, all_of_it = total(tmp_path / "text", None)
+    assert all_of_it == 1160 and abs(bits - whole) < 0.5 and bits != whole
 
 
 def test_a_closed_pipe_is_no_error(workdir, tmp_path):

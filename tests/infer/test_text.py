@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmat_jax.config import UserError
-from rmat_jax.infer.text import Stops, as_bytes, completes, pauses
-from tests.infer.letters import Letters
+from rmat_jax.infer.text import Stops, as_bytes, completes
+from tests.infer.letters import make_engine
 
 TEXT = st.binary(max_size=30).map(lambda data: bytes(b"ab\xff"[x % 3] for x in data))
 SEQUENCES = st.lists(TEXT.filter(bool).map(lambda s: s[:4]), max_size=3)
@@ -43,8 +43,9 @@ def test_a_row_pauses_wherever_a_sequence_becomes_complete(text, sequences, size
 
 def test_pauses_are_few():
     assert not completes([b"ab"], b"a") and completes([b"ab"], b"b") and completes([b"ab"], b"xabx")
-    np.testing.assert_array_equal(np.flatnonzero(pauses([b"ab", b"c"], Letters(), 11)), [1, 2])
-    assert not pauses([], Letters(), 11).any()
+    engine = make_engine()
+    np.testing.assert_array_equal(np.flatnonzero(engine.pauses_for((b"ab", b"c"))), [1, 2])
+    assert not engine.pauses_for(()).any()
 
 
 def test_text_as_bytes():

@@ -163,7 +163,7 @@ def flip(file):
 
 BAD = {
     "no such dump": (["--against=nowhere.safetensors"], ["nowhere.safetensors", "--dump"]),
-    "a dump cut short": (["--against={cut}"], ["cannot be read as safetensors", "make the dump anew"]),
+    "a dump cut short": (["--against={cut}"], ["cannot be read as safetensors", "damaged", "make the dump anew"]),
     "a dump with a flipped bit": (["--against={flip}"], ["is damaged"]),
     "something else": (["--against={foreign}"], ["the format None", "rmat_jax dump 1"]),
     "a model beside a dump": ([f"--against={GOLDEN}", "--steps=3"], ["--steps cannot go with --against"]),
