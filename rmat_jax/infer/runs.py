@@ -16,9 +16,10 @@ from rmat_jax.checkpoint import restore_params
 from rmat_jax.config import Config, UserError, from_dict
 from rmat_jax.data.sources import read_blocks
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
-from rmat_jax.infer.engine import Engine, Session
+from rmat_jax.infer.engine import Engine
 from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.scoring import score
+from rmat_jax.infer.session import Session
 from rmat_jax.infer.text import as_bytes
 from rmat_jax.model import RMAT
 from rmat_jax.signals import Signals
