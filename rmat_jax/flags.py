@@ -1,6 +1,7 @@
 """From the command line to a frozen Config; and one clear line, exit code 2, for bad input."""
 
 import argparse
+import contextlib
 import difflib
 import os
 import sys
@@ -119,9 +120,19 @@ def run(main: Callable[[], int | None]) -> int:
         return main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        with contextlib.suppress(AttributeError):  # standard output may be closed
+            try:
+                sys.stdout.flush()
+            except OSError:  # a full disk: nothing of it is lost that could be kept
+                _drop_stdout()
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
+
+
+def _drop_stdout() -> None:
+    """What is still to be written goes nowhere, or Python would try again at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

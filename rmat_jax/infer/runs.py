@@ -119,6 +119,11 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
     def line(cost, name):
         return f"{cost.nats / math.log(2) / max(cost.size, 1):8.4f} bits per byte  {cost.size:13,} bytes  {name}"
 
+    def finish(total):
+        if total.size:
+            speed = _speed(total.tokens, time.perf_counter() - start)
+            print(line(total, f"total: {speed}, state {state_bytes:,} bytes"), file=out, flush=True)
+
     so_far = _Cost(0, 0.0, 0)
     try:
         for name in files:
@@ -135,15 +140,14 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
             else:
                 print(f"{'':9}empty, not scored  {name}", file=out, flush=True)
             so_far = _Cost(0, 0.0, 0)
+        finish(total)
+    except KeyboardInterrupt:
+        finish(total + so_far)  # of the document that was interrupted, what was scored of it
+        raise
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise UserError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror}") from error
-    finally:
-        total += so_far  # of a document that was interrupted: what was scored of it
-        if total.size:
-            speed = _speed(total.tokens, time.perf_counter() - start)
-            print(line(total, f"total: {speed}, state {state_bytes:,} bytes"), file=out)
+        raise UserError(f"{error.filename or 'the output'} cannot be read or written: {error.strerror}") from error
 
 
 class _Cost(NamedTuple):

@@ -155,6 +155,16 @@ def test_a_full_disk_loses_the_text_but_not_the_session(workdir, tmp_path):
     assert load_engine(workdir).load(tmp_path / "session").tokens >= 1 + len(PROMPT) + len(b"".join(out.calls[:2]))
 
 
+def test_a_full_disk_ends_score_by_name(workdir, tmp_path):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "text").write_bytes(b"A line of text.\n")
+    with pytest.raises(UserError, match="output cannot be read or written: No space left"):
+        infer.score_files(workdir, [str(tmp_path / "text")], Full())
+
+
 def test_where_a_session_cannot_be_saved_is_found_before_any_work(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr("rmat_jax.infer.runs.load_engine", lambda *_, **__: pytest.fail("work has begun"))
     for file, message in ((tmp_path, "is no file but a folder"), (tmp_path / "no" / "a", "no folder")):
