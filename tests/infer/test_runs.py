@@ -132,7 +132,7 @@ def test_interrupted_while_it_writes_all_that_was_printed_is_kept(workdir, tmp_p
     assert first + rest == expected
 
 
-@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.5])
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 4.0])
 def test_interrupted_before_there_is_something_to_lose(workdir, seconds):
     """While it imports, restores or compiles: no traceback, whatever code it interrupts."""
     command = [sys.executable, "-m", "rmat_jax", "generate", f"--workdir={workdir}", "--prompt=-"]
