@@ -231,6 +231,16 @@ def test_rows_are_taken_in_turns():
     assert 256 <= worst <= 2 * (256 + 64)  # at least one turn passed: there were more sessions than rows
 
 
+def test_a_long_prompt_lets_others_read():
+    """Room for one prompt a step: the long one that came first and the short ones take turns."""
+    engine = make_engine(prompts=1)
+    long, *short = [engine.open(b"abcdefghij" * length) for length in (100, 1, 1)]
+    for _ in range(3):
+        engine.step()
+    assert [session.tokens for session in short] == [11, 11]
+    assert 0 < long.tokens < 1001 and long._unread
+
+
 def test_one_session_does_not_silence_the_others():
     """While one reads a long prompt or waits for a row, the others' text goes on: a step at a time."""
     engine = make_engine(rows=2)
