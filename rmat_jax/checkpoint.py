@@ -24,6 +24,7 @@ from etils import epath
 from rmat_jax.config import UserError, to_dict
 from rmat_jax.types import Array, PyTree
 
+ABSENT = "(absent)"
 FORMAT = 1  # of what is on disk; raise it when older code would misread the new
 
 
@@ -234,10 +235,12 @@ def restore_params(folder: Any, step: int | None = None) -> tuple[PyTree, dict[s
     return _newest(folder, there if step is None else [step], read, set())
 
 
-def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], ignore: tuple[str, ...] = ("log",)) -> None:
-    """Raises a UserError that shows each key in which two `to_dict` configs differ, but for the groups in `ignore`.
+def differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], ignore: tuple[str, ...] = ()
+) -> list[tuple[str, Any, Any]]:
+    """The keys in which two `to_dict` configs differ, but for the groups in `ignore`: (dotted key, value there, value here).
 
-    A key that only one of them has differs too. Tuples equal lists, since JSON has no tuples.
+    A key that only one of them has differs too: the other's value is ABSENT. Tuples equal lists, since JSON has no tuples.
     """
 
     def flat(values, prefix=""):
@@ -247,11 +250,17 @@ def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any], igno
             elif not any(f"{prefix}{key}.".startswith(f"{group}.") for group in ignore):
                 yield f"{prefix}{key}", ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
-    there, here = dict(flat(saved)), dict(flat(current))
-    keys = [k for k in here | there if k not in here or k not in there or here[k] != there[k]]
-    if keys:
-        shown = "; ".join(f"{k} was {there.get(k, '(absent)')!r}, is {here.get(k, '(absent)')!r}" for k in keys)
-        flags = " ".join(shlex.quote(f"--config.{k}={there[k]}") for k in keys if k in there and k in here)
+    there, here = dict(flat(there)), dict(flat(here))
+    found = [(key, there.get(key, ABSENT), here.get(key, ABSENT)) for key in here | there]
+    return [(key, was, now) for key, was, now in found if was != now]
+
+
+def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raises a UserError that shows each key in which two configs differ, but for those that a resumed run may change."""
+    found = differences(saved, current, ignore=("log", "mesh"))
+    if found:
+        shown = "; ".join(f"{key} was {was!r}, is {now!r}" for key, was, now in found)
+        flags = " ".join(shlex.quote(f"--config.{key}={was}") for key, was, now in found if ABSENT not in (was, now))
         back = f", or set back {flags}" if flags else ""
         raise UserError(f"this workdir was trained with another config: {shown}; choose another --workdir{back}")
 

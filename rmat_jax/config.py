@@ -223,8 +223,33 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices share what. Training is the same on any mesh, so this may change when a run resumes.
+
+    The lanes of the batch are spread over data * fsdp devices. The axis `data` copies parameters and optimiser state, `fsdp`
+    divides them, `tensor` divides them and each lane's matrix products too. `sharding.py` has the rules.
+    """
+
+    data: int = 0  # devices; 0: all that the other two axes leave
+    fsdp: int = 1  # devices
+    tensor: int = 1  # devices; neighbours, since they talk in every layer
+    parallelism: str = "jit"  # "jit" | "pmap": jax.pmap over `data` alone, the devices of one process
+
+    def __post_init__(self):
+        _check(self.data >= 0, f"mesh.data={self.data} must not be negative; 0 stands for all devices that are left")
+        for name in ("fsdp", "tensor"):
+            _check(getattr(self, name) > 0, f"mesh.{name}={getattr(self, name)} must be positive")
+        _check_choice("mesh.parallelism", self.parallelism, ("jit", "pmap"))
+        _check(
+            self.parallelism == "jit" or self.fsdp == self.tensor == 1,
+            f"mesh.parallelism='pmap' copies the parameters to every device: it needs mesh.fsdp={self.fsdp} and "
+            f"mesh.tensor={self.tensor} to be 1; use mesh.parallelism=jit",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """What is shown and kept. The only group that may change when a run resumes: nothing here touches the training."""
+    """What is shown and kept. May change when a run resumes: nothing here touches the training."""
 
     every: int = 20  # steps between lines of metrics.jsonl and TensorBoard
     seconds: float = 5.0  # between progress lines
@@ -247,11 +272,12 @@ class Config:
     model: RMATConfig = RMATConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
     log: LogConfig = LogConfig()
     steps: int = 1000
     batch_size: int = 8  # [B] lanes
     chunks_per_step: int = 4  # [N] chunks of each lane that one optimiser step reads
-    accumulation: int = 1  # the batch is computed in this many parts
+    accumulation: int = 1  # the lanes of a device are computed in this many parts, one after the other
     eval_tokens: int = 65_536  # of held-out text
     eval_batch_size: int = (
         8  # lanes that read it; its own setting, so that runs of any batch_size are scored on the same text

@@ -15,6 +15,9 @@ from ml_collections import config_dict, config_flags
 
 from rmat_jax.config import Config, UserError, from_dict, to_dict
 
+# Of train.py, beside the config's.
+OWN_FLAGS = ("config", "workdir", "until", "coordinator", "num_processes", "process_id", "start_timeout", "help")
+
 
 def defaults() -> config_dict.ConfigDict:
     """Every key of Config with its default: what a file in configs/ starts from. Unknown keys are errors."""
@@ -34,7 +37,7 @@ def _check_override(override: str, known: list[str]) -> None:
         name = name.removeprefix("config.")
         raise UserError(f"{override!r} lacks its dashes; write --config.{name}={value or 'VALUE'}")
     if not name.startswith("--config."):
-        near = difflib.get_close_matches(name.lstrip("-"), ["config", "workdir", "until", "help"], n=1)
+        near = difflib.get_close_matches(name.lstrip("-"), OWN_FLAGS, n=1)
         raise UserError(
             f"unknown argument {override!r}" + (f"; did you mean --{near[0]}?" if near else "; --help lists them")
         )

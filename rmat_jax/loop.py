@@ -1,32 +1,33 @@
 """The training run: resume, step, log, evaluate, sample, save."""
 
 import contextlib
-import functools
 import json
 import math
 import time
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
-from rmat_jax import infer
-from rmat_jax.checkpoint import Checkpoints, check_same_config
+from rmat_jax import infer, parallel, processes, sharding
+from rmat_jax.checkpoint import Checkpoints, check_same_config, differences
 from rmat_jax.config import Config, UserError, to_dict
 from rmat_jax.data import Data, make_data
 from rmat_jax.evals.heldout import evaluate_heldout
-from rmat_jax.metrics import MetricWriter
+from rmat_jax.metrics import MetricWriter, NoWriter
 from rmat_jax.model import RMAT
 from rmat_jax.optim import make_optimizer, make_schedule
+from rmat_jax.sharding import make_mesh
 from rmat_jax.signals import Signals
-from rmat_jax.state import TrainState, init_state
-from rmat_jax.step import Sums, train_step
+from rmat_jax.state import TrainState
+from rmat_jax.step import Sums
 
 
 def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     """Trains to `config.steps`, from the newest good checkpoint of `workdir` if there is one.
 
     Args:
-        config: the experiment; but for its `log` group it must be the one that `workdir` was begun with.
+        config: the experiment; but for its `log` and `mesh` groups it must be the one that `workdir` was begun with.
         workdir: gets checkpoints/, config.json, metrics.jsonl, samples.txt, tensorboard/, corpus/, tokenizer/.
         until: save and stop after this step, as if interrupted there.
 
@@ -43,10 +44,11 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         raise UserError(f"until={until} must be at least 1")
     if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
         raise UserError("dtype='float64' needs 64-bit types; set JAX_ENABLE_X64=1, or use dtype='float32'")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}; choose another") from error
+    optimizer = make_optimizer(config)
+    mesh = make_mesh(config.mesh)
+    abstract = parallel.abstract_state(config, optimizer, mesh)
+    _check_same_command(config)
+    _make_workdir(workdir)
     with (
         Checkpoints(workdir / "checkpoints", keep=config.log.keep) as checkpoints,
         Signals("saving after this step") as signals,
@@ -54,14 +56,14 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         saved_config = checkpoints.saved_config()
         if saved_config is not None:
             check_same_config(saved_config, to_dict(config))
-        (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=1))
-        data = make_data(config, workdir)
+        if processes.is_main():
+            (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=1))
+        rows = sharding.local_rows(mesh, config.batch_size)
+        data = processes.main_first(lambda: make_data(config, workdir, rows))
 
-        optimizer = make_optimizer(config)
-        init = functools.partial(init_state, config, optimizer)
-        restored = checkpoints.restore(jax.eval_shape(init))
+        restored = checkpoints.restore(abstract)
         if restored is None:
-            state, step, seconds = jax.jit(init)(), 0, 0.0
+            state, step, seconds = parallel.make_init(config, optimizer, mesh)(), 0, 0.0
         else:
             step, state, meta = restored
             seconds = meta["seconds"]
@@ -70,54 +72,88 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
                     f"the data of {workdir} has changed: it was {meta['data']}, is {data.identity}; bring it back, or choose "
                     "another --workdir"
                 )
-        print(_summary(config, data, state), flush=True)
-        print(f"resuming from step {step} of {workdir}" if restored else f"starting in {workdir}", flush=True)
+        processes.say(_summary(config, data, state, mesh))
+        processes.say(f"resuming from step {step} of {workdir}" if restored else f"starting in {workdir}")
         if step < last_step:
-            print("compiling the train step", flush=True)
+            processes.say("compiling the train step")
 
-        train = jax.jit(functools.partial(train_step, config, optimizer), donate_argnums=0)
+        train = parallel.make_train_step(config, optimizer, mesh)
         batches = data.train.batches(step)
-        with MetricWriter(workdir, step) as writer:
+        vote, stopped = processes.Vote(mesh), 0
+        with MetricWriter(workdir, step) if processes.is_main() else NoWriter() as writer:
             log = _Log(config, writer, seconds, started)
 
             def save():
                 log.flush()
                 checkpoints.save(step, state, config, {"seconds": log.seconds(), "data": data.identity})
 
-            while step < last_step and not signals.caught:
+            while step < last_step and not (stopped := vote.ask(signals.caught)):
                 batch = next(batches)
-                state, sums = train(state, {name: batch[name] for name in ("tokens", "targets", "documents")})
+                state, sums = train(state, sharding.global_batch(mesh, config.batch_size, rows, batch))
                 step += 1
                 log.step(step, sums)
                 if _due(config.log.eval_every, step) or step == config.steps:
                     log.flush()
                     with log.paused():
-                        _evaluate(config, state, data, step, writer, log.seconds())
+                        _evaluate(config, state, mesh, data, step, writer, log.seconds())
                 if _due(config.log.save_every, step):
                     save()
             if step:
                 save()  # does nothing for a step that is saved already
         checkpoints.wait()
     if not step:
-        print("stopped before the first step; nothing to save", flush=True)
+        processes.say("stopped before the first step; nothing to save")
     elif step < config.steps:
-        print(f"saved at step {step} of {config.steps}; the same command goes on from there", flush=True)
+        processes.say(f"saved at step {step} of {config.steps}; the same command goes on from there")
     else:
-        print(f"done: {step} steps in {_clock(log.seconds())}; {workdir}", flush=True)
-    return 128 + signals.caught if signals.caught else 0
+        processes.say(f"done: {step} steps in {_clock(log.seconds())}; {workdir}")
+    return 128 + stopped if stopped else 0
+
+
+def _check_same_command(config: Config) -> None:
+    """All processes have the config of process 0."""
+    if jax.process_count() == 1:
+        return
+    first = json.loads(processes.tell(json.dumps(to_dict(config)))[0])
+
+    def check():
+        found = differences(first, to_dict(config))
+        if found:
+            shown = "; ".join(f"{key} is {there!r} in process 0, {here!r} here" for key, there, here in found)
+            raise UserError(f"{shown}; start all processes with the same command")
+
+    processes.together(check)
+
+
+def _make_workdir(workdir: Path) -> None:
+    """Process 0 makes it, the others look whether they see the same disk."""
+
+    def make():
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}; choose another") from error
+
+    def look():
+        if not workdir.is_dir():
+            raise UserError(f"--workdir={workdir} is not seen by all processes; choose one on a disk that they share")
+
+    processes.main_first(make if processes.is_main() else look)
 
 
 def _due(every: int, step: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _summary(config: Config, data: Data, state: TrainState) -> str:
+def _summary(config: Config, data: Data, state: TrainState, mesh: Mesh) -> str:
     c = config.model
     count = sum(x.size for x in jax.tree.leaves(state.params))
     memory = f"{c.memory_slots} slots, {c.memory_writes} written a chunk, gate {c.gate}" if c.has_memory else "off"
     span = min(c.bptt_chunks or config.chunks_per_step, config.chunks_per_step)
     streaming = jax.eval_shape(lambda: RMAT(c).initial_state(1))
-    device = jax.devices()[0]
+    axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
+    axes += f" ({config.mesh.parallelism})" if axes else ""
+    several = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     rows = {
         "data": data.describe,
         "parameters": f"{count:,}",
@@ -128,31 +164,44 @@ def _summary(config: Config, data: Data, state: TrainState) -> str:
         "BPTT span": f"{span} chunks = {span * c.chunk_len} tokens",
         "a step reads": f"{config.batch_size} lanes x {config.segment_len} tokens",
         "state": f"{streaming.num_bytes():,} bytes a stream, whatever its length",
-        "device": f"{jax.device_count()} x {device.device_kind}, {c.dtype}",
+        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {c.dtype}"
+        + (f", {axes}" if axes else "")
+        + several,
     }
     return "\n".join(f"{name:14s} {value}" for name, value in rows.items())
 
 
-def _evaluate(config: Config, state: TrainState, data: Data, step: int, writer: MetricWriter, seconds: float) -> None:
+def _evaluate(
+    config: Config,
+    state: TrainState,
+    mesh: Mesh,
+    data: Data,
+    step: int,
+    writer: MetricWriter | NoWriter,
+    seconds: float,
+) -> None:
     """Held-out text with and without memory, and a sample."""
-    held = evaluate_heldout(config, state.params, data.heldout, data.heldout.num_bytes)
+    held = evaluate_heldout(config, state.params, data.heldout, data.heldout.num_bytes, mesh=mesh)
     values = {"accuracy": held.accuracy, "bits_per_token": held.bits_per_token}
     line = f"step {step}: held-out accuracy {held.accuracy:.3f}"
     if held.bits_per_byte is not None:
         values["bits_per_byte"] = held.bits_per_byte
         line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte"
     if config.model.has_memory:
-        cut = evaluate_heldout(config, state.params, data.heldout, data.heldout.num_bytes, cut=True)
+        cut = evaluate_heldout(config, state.params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh)
         if cut.bits_per_byte is None:
             values["accuracy_without_memory"] = cut.accuracy
             line += f", {cut.accuracy:.3f} without memory"
         else:
             values["bits_per_byte_without_memory"] = cut.bits_per_byte
             line += f", {cut.bits_per_byte:.4f} without memory"
-    print(line, flush=True)
+    processes.say(line)
     writer.write("heldout", step, **values, seconds=seconds)
-    if config.log.sample_tokens and data.tokenizer is not None:
-        session = infer.Engine(RMAT(config.model), state.params, data.tokenizer, rows=1).open(config.log.sample_prompt)
+    if not config.log.sample_tokens or data.tokenizer is None:
+        return
+    params = sharding.on_one_device(mesh, state.params)  # all processes help, one writes
+    if processes.is_main():
+        session = infer.Engine(RMAT(config.model), params, data.tokenizer, rows=1).open(config.log.sample_prompt)
         written = session.write(max_new_tokens=config.log.sample_tokens, seed=step)
         text = config.log.sample_prompt + "".join(written)
         shown = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
@@ -163,7 +212,7 @@ def _evaluate(config: Config, state: TrainState, data: Data, step: int, writer: 
 class _Log:
     """Progress lines and records. Sums are fetched one step late, so that the device never waits for the host."""
 
-    def __init__(self, config: Config, writer: MetricWriter, seconds: float, started: float):
+    def __init__(self, config: Config, writer: MetricWriter | NoWriter, seconds: float, started: float):
         self._config, self._writer = config, writer
         self._schedule = make_schedule(config)
         self._offset = seconds - started
@@ -238,7 +287,7 @@ class _Log:
         line = f"step {step}/{self._config.steps}  loss {loss:.4f} nats ({loss / math.log(2):.3f} bits) a token"
         if rate:
             line += f"  {rate:,.0f} tokens/s  {_clock(self._tokens(self._config.steps - step) / rate)} left"
-        print(line, flush=True)
+        processes.say(line)
         self._printed = now
 
 

@@ -47,3 +47,19 @@ class MetricWriter:
         with self._samples.open("a", encoding="utf-8") as file:
             file.write(f"--- step {step}\n{text}\n")
         self._board.add_text("sample", text, step)
+
+
+class NoWriter:
+    """For the processes that leave writing to another one."""
+
+    def __enter__(self) -> "NoWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def write(self, split: str, step: int, **values: float) -> None:
+        pass
+
+    def write_sample(self, step: int, text: str) -> None:
+        pass

@@ -8,6 +8,7 @@ from rmat_jax.config import RMATConfig, UserError
 from rmat_jax.modules import carry
 from rmat_jax.modules.block import Block
 from rmat_jax.modules.carry import NOBODY, Layers, Piece, State
+from rmat_jax.modules.dropout import Dropout
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.ops import losses
 from rmat_jax.types import Array, PyTree
@@ -41,7 +42,7 @@ class RMAT(nn.Module):
             dtype=c.dtype,
             param_dtype=c.param_dtype,
         )
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         block = nn.remat(Block, prevent_cse=False) if "block" in c.remat else Block
         if self.unstacked:
             self.layers = [block(c) for _ in range(c.num_layers)]
@@ -181,7 +182,7 @@ class RMAT(nn.Module):
             state = jax.tree.map(lambda x: jnp.where(inputs["detach"], jax.lax.stop_gradient(x), x), state)
         piece = carry.enter(self.config, state, inputs["positions"], inputs["documents"])
         x_BSD = self.embed(inputs["tokens"]) * self.config.width**0.5  # unit scale, as that of the layers' outputs
-        x_BSD = self.dropout(x_BSD, deterministic=not self.has_rng("dropout"))
+        x_BSD = self.dropout(x_BSD)
         x_BSD, layers = self._through("__call__", x_BSD, state.layers, piece)
         if not state.is_closed:
             layers = self._close(carry.append(state.layers, layers, piece, x_BSD), piece)

@@ -1,5 +1,9 @@
 """One step of training and one of evaluation: pure functions, to be jitted by the caller."""
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,40 +30,66 @@ class Sums:
     grad_norm: Array  # of the mean gradient, before clipping
 
 
+class Totals(NamedTuple):
+    """Sums over the tokens of some lanes; those of other lanes are added to them."""
+
+    grads: PyTree  # of `loss`
+    loss: Array  # nats
+    correct: Array
+    scored: Array
+
+
+def totals(config: Config, params: PyTree, memory: State, batch: Batch, key: Array) -> tuple[Totals, State, tuple[()]]:
+    """Reads T tokens of each lane, in `config.accumulation` parts: part p has every lane whose index is p modulo that.
+
+    Returns:
+        The sums, the lanes' memory, and nothing by row: what `sharding.spread` takes.
+    """
+
+    def loss(params, memory, part, key):
+        rngs = {"dropout": key} if config.model.dropout else None
+        scores, memory = RMAT(config.model).apply(
+            {"params": params}, part["tokens"], part["targets"], memory, part["documents"], rngs=rngs, method=RMAT.score
+        )
+        loss = scores.loss_BT.sum()
+        scored = (part["targets"] != IGNORE).sum()
+        return loss, (memory, loss, scores.correct_BT.sum(), scored)
+
+    def add(grads, inputs):
+        part_grads, (memory, *sums) = jax.grad(loss, has_aux=True)(params, *inputs)
+        return jax.tree.map(jnp.add, grads, part_grads), (memory, sums)
+
+    parts = config.accumulation
+    if parts == 1:
+        grads, (memory, *sums) = jax.grad(loss, has_aux=True)(params, memory, batch, jax.random.split(key, 1)[0])
+        return Totals(grads, *sums), memory, ()
+    batch = {name: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
+    inputs = (carry.split_rows(memory, parts), batch, jax.random.split(key, parts))
+    grads, (memory, sums) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), inputs)
+    return Totals(grads, *(x.sum() for x in sums)), carry.merge_rows(memory), ()
+
+
 def train_step(
-    config: Config, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    spread: Callable[[Callable], Callable] = lambda totals: totals,
 ) -> tuple[TrainState, Sums]:
     """Reads T tokens of every lane and takes one optimiser step on their mean loss.
 
     The lanes' memory comes from the step before and goes to the next; no gradient crosses steps.
+
+    Args:
+        config, optimizer: of the experiment.
+        state: before the step.
+        batch: [B, T] each.
+        spread: makes of `totals` over some lanes one over all, each device computing its own: see `sharding.py`.
     """
-    model = RMAT(config.model)
     key = jax.random.fold_in(state.key, state.step)
-    scored = (batch["targets"] != IGNORE).sum()
-
-    def mean_loss(params, memory, part, key):
-        rngs = {"dropout": key} if config.model.dropout else None
-        scores, memory = model.apply(
-            {"params": params}, part["tokens"], part["targets"], memory, part["documents"], rngs=rngs, method=RMAT.score
-        )
-        loss = scores.loss_BT.sum()
-        return loss / jnp.maximum(scored, 1), (memory, loss, scores.correct_BT.sum())
-
-    def accumulate(grads, inputs):
-        part_grads, out = jax.grad(mean_loss, has_aux=True)(state.params, *inputs)
-        return jax.tree.map(jnp.add, grads, part_grads), out
-
-    parts = config.accumulation
-    names = ("tokens", "targets", "documents")
-    batch_parts = {name: batch[name].reshape(parts, -1, *batch[name].shape[1:]) for name in names}
-    inputs = (carry.split_rows(state.memory, parts), batch_parts, jax.random.split(key, parts))
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    if parts == 1:
-        grads, out = accumulate(zeros, jax.tree.map(lambda x: x[0], inputs))
-        memory, loss, correct = out
-    else:
-        grads, (memory, loss, correct) = jax.lax.scan(accumulate, zeros, inputs)
-        memory, loss, correct = carry.merge_rows(memory), loss.sum(), correct.sum()
+    batch = {name: batch[name] for name in ("tokens", "targets", "documents")}
+    total, memory, _ = spread(functools.partial(totals, config))(state.params, state.memory, batch, key)
+    grads = jax.tree.map(lambda grad: grad / jnp.maximum(total.scored, 1).astype(grad.dtype), total.grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = state.replace(
         step=state.step + 1,
@@ -67,12 +97,12 @@ def train_step(
         opt_state=opt_state,
         memory=memory,
     )
-    return state, Sums(loss, correct, scored, optax.tree.norm(grads))
+    return state, Sums(total.loss, total.correct, total.scored, optax.tree.norm(grads))
 
 
 def eval_step(
     config: Config, params: PyTree, memory: State, batch: Batch, *, cut: bool = False
-) -> tuple[State, Scores]:
+) -> tuple[tuple[()], State, Scores]:
     """Scores every token of a batch, with the memory of the lanes, or with the memory emptied before each chunk.
 
     Args:
@@ -81,6 +111,9 @@ def eval_step(
         memory: of the lanes, closed; goes from call to call.
         batch: as for training.
         cut: empty the memory at each chunk's start. A sliding window is not touched: the difference is the memory's.
+
+    Returns:
+        No sums, the lanes' memory, and the scores by row: what `sharding.spread` takes.
     """
     model = RMAT(config.model)
     batch_size, length = batch["tokens"].shape
@@ -96,4 +129,4 @@ def eval_step(
     names = ("tokens", "targets", "documents")
     parts = {name: batch[name].reshape(batch_size, calls, -1).swapaxes(0, 1) for name in names}
     memory, scores = jax.lax.scan(read, memory, parts)
-    return memory, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(batch_size, length), scores)
+    return (), memory, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(batch_size, length), scores)

@@ -38,6 +38,7 @@ SMALL = {
     "eval_tokens": 256,
     "log.every": 1,
     "log.sample_tokens": 8,
+    "mesh.data": 1,
 }
 
 

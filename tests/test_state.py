@@ -84,13 +84,14 @@ def test_splitting_rows_keeps_each_row_together():
     state = jax.tree.map(
         lambda x: jnp.asarray(np.random.default_rng(x.size).normal(size=x.shape)), initial_state(config, 6)
     )
-    parts = split_rows(state, 3)
-    jax.tree.map(np.testing.assert_array_equal, merge_rows(parts), state)
-    second = jax.tree.map(lambda x: x[1], parts)
-    np.testing.assert_array_equal(second.position_B, state.position_B[2:4])
-    np.testing.assert_array_equal(second.ages_BM, state.ages_BM[2:4])
-    np.testing.assert_array_equal(second.layers.slots_BMD, state.layers.slots_BMD[:, 2:4])
-    np.testing.assert_array_equal(second.layers.open.keys_BHEC, state.layers.open.keys_BHEC[:, 2:4])
+    for neighbours, rows in ((False, slice(1, None, 3)), (True, slice(2, 4))):
+        parts = split_rows(state, 3, neighbours=neighbours)
+        jax.tree.map(np.testing.assert_array_equal, merge_rows(parts, neighbours=neighbours), state)
+        second = jax.tree.map(lambda x: x[1], parts)
+        np.testing.assert_array_equal(second.position_B, state.position_B[rows])
+        np.testing.assert_array_equal(second.ages_BM, state.ages_BM[rows])
+        np.testing.assert_array_equal(second.layers.slots_BMD, state.layers.slots_BMD[:, rows])
+        np.testing.assert_array_equal(second.layers.open.keys_BHEC, state.layers.open.keys_BHEC[:, rows])
 
 
 @pytest.mark.parametrize(("length", "lengths"), [(12, None), (8, np.array([8, 3]))])

@@ -126,8 +126,8 @@ def test_evaluation_with_its_memory_cut_differs_after_the_first_chunk_only():
     batch["targets"], batch["documents"] = batch["tokens"], np.zeros((B, T), int)
     memory = initial_state(config.model, B, closed=True)
     run = jax.jit(functools.partial(eval_step, config), static_argnames="cut")
-    last, scores = run(params, memory, batch)
-    _, cut = run(params, memory, batch, cut=True)
+    _, last, scores = run(params, memory, batch)
+    *_, cut = run(params, memory, batch, cut=True)
     change = np.abs(cut.loss_BT - scores.loss_BT)
     assert (change[:, :C] == 0).all() and (change[:, C:] > 1e-6).all()
 
@@ -141,8 +141,8 @@ def test_without_memory_cutting_it_changes_nothing():
     config = make_config(streams=("full", "local"), window="sliding")
     memory, batch = initial_state(config.model, B, closed=True), make_batch(config)
     run = jax.jit(functools.partial(eval_step, config), static_argnames="cut")
-    _, scores = run(make_params(config.model), memory, batch)
-    _, cut = run(make_params(config.model), memory, batch, cut=True)
+    *_, scores = run(make_params(config.model), memory, batch)
+    *_, cut = run(make_params(config.model), memory, batch, cut=True)
     np.testing.assert_allclose(cut.loss_BT, scores.loss_BT, rtol=0, atol=1e-12)
 
 

@@ -4,10 +4,10 @@
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rmat_jax.config import Config, UserError
+from rmat_jax.config import Config
 from rmat_jax.data.corpus import build_corpus
 from rmat_jax.data.heldout import HeldoutLanes
 from rmat_jax.data.lanes import Batch, Lanes
@@ -42,29 +42,26 @@ class Data:
     source: Source | None
 
 
-def make_data(config: Config, workdir: Path, process_index: int = 0, process_count: int = 1) -> Data:
+def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) -> Data:
     """All data of an experiment; corpus and tokenizer are kept in `workdir` and found there again.
 
-    Process p of n reads rows p * B / n to (p + 1) * B / n of the same global batch, of training and of held-out text.
+    Args:
+        config: the experiment.
+        workdir: gets corpus/ and tokenizer/.
+        rows: of the training batch that this process reads; None: all. The batch is the same whoever reads what.
+            Held-out text is read whole by everybody.
 
     Raises:
         UserError: bad settings, or nothing to read.
     """
     batch_size, eval_batch_size, length = config.batch_size, config.eval_batch_size, config.segment_len
-
-    def rows(name: str, size: int) -> range:
-        if size % process_count:
-            raise UserError(f"{name}={size} must be a multiple of the {process_count} processes that share it")
-        share = size // process_count
-        return range(process_index * share, (process_index + 1) * share)
-
-    train_rows, eval_rows = rows("batch_size", batch_size), rows("eval_batch_size", eval_batch_size)
+    rows = range(batch_size) if rows is None else rows
 
     if config.data.synthetic:
-        train = RecallLanes(config, train_rows, "train")
+        train = RecallLanes(config, rows, "train")
         # At least one whole document: the questions stand at its end.
         tokens = max(config.eval_tokens // eval_batch_size, train.document_len)
-        heldout = RecallLanes(config, eval_rows, "heldout", steps=-(-tokens // length))
+        heldout = RecallLanes(config, range(eval_batch_size), "heldout", steps=-(-tokens // length))
         describe = f"synthetic recall: documents of {train.document_len} tokens, {config.data.recall_pairs} pairs each"
         return Data(describe, "synthetic", Train(train), heldout, tokenizer=None, source=None)
 
@@ -77,8 +74,8 @@ def make_data(config: Config, workdir: Path, process_index: int = 0, process_cou
     return Data(
         f"{source.describe}: {train.describe}; held out: {heldout.describe}",
         f"text {train.digest}, held-out text {heldout.digest}, {tokenizer.describe}",
-        Train(Lanes(train, batch_size, length, config.data.seed, train_rows)),
-        HeldoutLanes(heldout, eval_batch_size, length, config.eval_tokens, tokenizer, eval_rows),
+        Train(Lanes(train, batch_size, length, config.data.seed, rows)),
+        HeldoutLanes(heldout, eval_batch_size, length, config.eval_tokens, tokenizer),
         tokenizer,
         source,
     )

@@ -1,6 +1,6 @@
 """Held-out batches: one pass, in order, the same for every evaluation of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class HeldoutLanes:
     bits per byte = total nats / ln 2 / num_bytes. The target `end` costs nats and stands for no byte.
 
     Args:
-        corpus, batch_size, length, rows: as for `Lanes`.
+        corpus, batch_size, length: as for `Lanes`.
         eval_tokens: the budget, for all rows.
         tokenizer: the corpus' own.
 
@@ -36,14 +36,12 @@ class HeldoutLanes:
         length: int,
         eval_tokens: int,
         tokenizer: Tokenizer,
-        rows: Sequence[int] | None = None,
     ):
         share = eval_tokens // batch_size
         if share == 0:
             raise UserError(
                 f"eval_tokens={eval_tokens} must be at least eval_batch_size={batch_size}: a token for each row"
             )
-        self.rows = range(batch_size) if rows is None else rows
         self.length = length
         self._tokens = corpus.tokens
         self._tokenizer = tokenizer
@@ -65,9 +63,8 @@ class HeldoutLanes:
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} of {len(self)}")
         position = step * self.length
-        batch = {name: np.empty((len(self.rows), self.length), np.int32) for name in FIELDS}
-        for index, row in enumerate(self.rows):
-            lane = self._lanes[row]
+        batch = {name: np.empty((len(self._lanes), self.length), np.int32) for name in FIELDS}
+        for index, lane in enumerate(self._lanes):
             total = int(lane.lengths.sum())
             count = min(max(total - position, 0), self.length)
             padding = np.arange(position, position + self.length) - total

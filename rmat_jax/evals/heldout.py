@@ -1,20 +1,31 @@
 """Held-out loss: what every scored token costs, with its place in the chunk and in its document."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from rmat_jax import sharding
 from rmat_jax.config import IGNORE, Config, UserError
-from rmat_jax.modules.carry import NOBODY, initial_state
+from rmat_jax.modules.carry import NOBODY, State, initial_state
 from rmat_jax.step import eval_step
 from rmat_jax.types import PyTree
 
 MIN_DOCUMENTS = 10  # fewer are too few to take a standard error over
 
-_step = jax.jit(eval_step, static_argnames=("config", "cut"))
+
+@functools.partial(jax.jit, static_argnames=("config", "cut", "mesh"))
+def _step(config, params, memory, batch, cut, mesh):
+    read = functools.partial(eval_step, config, cut=cut)
+    if mesh is None:
+        _, memory, scores = read(params, memory, batch)
+        return memory, scores
+    _, memory, scores = sharding.spread(mesh, read, divided=())(params, memory, batch)
+    return memory, jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +98,7 @@ def evaluate_heldout(
     num_bytes: int | None,
     *,
     cut: bool = False,
+    mesh: Mesh | None = None,
 ) -> Heldout:
     """Reads held-out text as training does: lane by lane, the memory carried from batch to batch.
 
@@ -99,18 +111,21 @@ def evaluate_heldout(
             int32 each, all of one shape, T a multiple of the chunk. A lane goes on from batch to batch.
         num_bytes: raw bytes that all scored targets stand for; None: they stand for none.
         cut: empty the memory before each chunk, see `eval_step`.
+        mesh: where `params` live, whose devices share the rows; every process gives all rows and gets all results.
 
     Raises:
-        UserError: nothing is scored.
+        UserError: nothing is scored, or the mesh does not divide the rows.
     """
     memory, parts = None, []
     for index, batch in enumerate(batches):
         rows, length = batch["tokens"].shape
         if memory is None:
-            memory = initial_state(config.model, rows, closed=True)
+            memory = _empty_memory(config, rows, mesh)
             last_B, count_B = np.full(rows, NOBODY), np.zeros(rows, np.int64)
         read = {name: batch[name] for name in ("tokens", "targets", "documents")}
-        memory, scores = _step(config=config, params=params, memory=memory, batch=read, cut=cut)
+        if mesh is not None:
+            read = sharding.global_batch(mesh, rows, range(rows), read)
+        memory, scores = _step(config=config, params=params, memory=memory, batch=read, cut=cut, mesh=mesh)
         scores = jax.device_get(scores)
 
         begins_BT = np.diff(batch["documents"], axis=1, prepend=last_B[:, None]) != 0
@@ -131,6 +146,19 @@ def evaluate_heldout(
         raise UserError("the held-out batches hold no token to score; hold more text out, or raise eval_tokens")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Heldout(**joined, chunk_len=config.model.chunk_len, num_bytes=num_bytes)
+
+
+def _empty_memory(config: Config, rows: int, mesh: Mesh | None) -> State:
+    empty = functools.partial(initial_state, config.model, rows, closed=True)
+    if mesh is None:
+        return empty()
+    lanes = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % lanes:
+        raise UserError(
+            f"eval_batch_size={rows} must be a multiple of mesh.data={mesh.shape['data']} x "
+            f"mesh.fsdp={mesh.shape['fsdp']} = {lanes}; try eval_batch_size={-(-rows // lanes) * lanes}"
+        )
+    return jax.jit(empty, out_shardings=sharding.shardings(mesh, jax.eval_shape(empty)))()
 
 
 def offset_bins(offsets: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
 from rmat_jax.modules.carry import NOBODY, LayerState, Piece, Reading, packed, unpacked, where_rows, without_chunk_keys
+from rmat_jax.modules.dropout import Dropout
 from rmat_jax.modules.memory import Memory
 from rmat_jax.modules.mlp import MLP, projection
 from rmat_jax.modules.norms import layer_norm
@@ -30,7 +31,7 @@ class Block(nn.Module):
         self.fusion = self.param("fusion", nn.initializers.zeros, (len(c.streams),), jnp.dtype(c.param_dtype))
         self.mlp_norm = layer_norm(c)
         self.mlp = MLP(c)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         if c.has_memory:
             self.memory = Memory(c)
 
@@ -99,7 +100,7 @@ class Block(nn.Module):
         return rotate(x_BSHE, positions_BS, self.config.rope_base, self.config.rope)
 
     def _drop(self, x_BSD: Array) -> Array:
-        return self.dropout(x_BSD, deterministic=not self.has_rng("dropout"))
+        return self.dropout(x_BSD)
 
     def _chunk_keys(self, keys_BSHE: Array, values_BSHE: Array, state: LayerState, piece: Piece) -> list[Keys]:
         """The carried window, the open chunk so far, and the piece itself. They are read where they lie, not joined."""

@@ -293,20 +293,26 @@ def put_rows(state: State, index_G: Array, rows: State) -> State:
     return _by_rows(lambda axis, x, new: x.at[(slice(None),) * axis + (index_G,)].set(new, mode="drop"), state, rows)
 
 
-def split_rows(state: State, parts: int) -> State:
-    """The rows in `parts` equal groups along a new leading axis; the leaves of the layers keep L behind it."""
+def split_rows(state: State, parts: int, *, neighbours: bool = False) -> State:
+    """The rows in `parts` equal groups along a new leading axis; the leaves of the layers keep L behind it.
+
+    Group p has the rows whose index is p modulo `parts`, or with `neighbours` the p-th run of rows.
+    """
 
     def split(axis, x):
-        return jnp.moveaxis(x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :]), axis, 0)
+        before, after = x.shape[:axis], x.shape[axis + 1 :]
+        if neighbours:
+            return jnp.moveaxis(x.reshape(*before, parts, -1, *after), axis, 0)
+        return jnp.moveaxis(x.reshape(*before, -1, parts, *after), axis + 1, 0)
 
     return _by_rows(split, state)
 
 
-def merge_rows(state: State) -> State:
+def merge_rows(state: State, *, neighbours: bool = False) -> State:
     """The inverse of `split_rows`."""
 
     def merge(axis, x):
-        x = jnp.moveaxis(x, 0, axis)
+        x = jnp.moveaxis(x, 0, axis if neighbours else axis + 1)
         return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
     return _by_rows(merge, state)

@@ -17,8 +17,8 @@ END = 256
 LENGTHS = [30, 5, 80, 1, 12, 44]
 
 
-def make(corpus, batch_size=2, length=16, eval_tokens=10_000, rows=None):
-    return HeldoutLanes(corpus, batch_size, length, eval_tokens, ByteTokenizer(), rows)
+def make(corpus, batch_size=2, length=16, eval_tokens=10_000):
+    return HeldoutLanes(corpus, batch_size, length, eval_tokens, ByteTokenizer())
 
 
 def stream(lanes):
@@ -94,18 +94,6 @@ def test_long_document_fills_all_rows_with_different_parts(corpus_of, random_doc
     lanes = make(corpus_of([document]), batch_size=4, eval_tokens=400)
     assert b"".join(lanes.texts()) == document[:400]
     assert [len(text) for text in lanes.texts()] == [100] * 4
-
-
-def test_processes_together_read_the_global_batch(corpus_of, random_documents):
-    corpus = corpus_of(random_documents(LENGTHS))
-    whole = make(corpus, 4)
-    parts = [make(corpus, 4, rows=range(2 * p, 2 * p + 2)) for p in range(2)]
-    assert [len(part) for part in parts] == [len(whole)] * 2
-    assert [part.num_bytes for part in parts] == [whole.num_bytes] * 2
-    halves = [stream(part) for part in parts]
-    assert (halves[0]["tokens"] != halves[1]["tokens"]).any()
-    for name in FIELDS:
-        np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), stream(whole)[name])
 
 
 def test_budget_below_a_token_a_row_is_refused(corpus_of, random_documents):

@@ -1,0 +1,95 @@
+"""The train step on a mesh: the one of `step.py`, jitted with explicit shardings, or mapped by pmap."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from rmat_jax import sharding
+from rmat_jax.config import Config, UserError
+from rmat_jax.modules import carry
+from rmat_jax.state import TrainState, init_state
+from rmat_jax.step import Batch, Sums, Totals, train_step
+
+
+def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the train state.
+
+    Raises:
+        UserError: the mesh does not fit the experiment.
+    """
+    lanes = mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.batch_size % (lanes * config.accumulation):
+        of = f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} x accumulation={config.accumulation}"
+        raise UserError(
+            f"batch_size={config.batch_size} must be a multiple of {of} = {lanes * config.accumulation}; change it, or "
+            "set mesh.data"
+        )
+    if config.model.num_heads % mesh.shape["tensor"]:
+        raise UserError(
+            f"mesh.tensor={mesh.shape['tensor']} must divide num_heads={config.model.num_heads}: each device has whole heads"
+        )
+    return sharding.placed(mesh, jax.eval_shape(functools.partial(init_state, config, optimizer)))
+
+
+def make_init(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> Callable[[], TrainState]:
+    """`init_state`, each device making its own part."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
+    return jax.jit(functools.partial(init_state, config, optimizer), out_shardings=shardings)
+
+
+def make_train_step(
+    config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    """The compiled `train_step`. It takes the state that it is given and leaves nothing of it (donation).
+
+    Raises:
+        UserError: the mesh does not fit the experiment.
+    """
+    state = abstract_state(config, optimizer, mesh)
+    if config.mesh.parallelism == "pmap":
+        return _pmapped(config, optimizer, mesh)
+    divided = Totals(sharding.specs(mesh, {"params": state.params})["params"], P(), P(), P())
+    spread = functools.partial(sharding.spread, mesh, divided=divided)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(
+        functools.partial(train_step, config, optimizer, spread=spread),
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _pmapped(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> Callable:
+    """Each device of `data` runs the whole step on its lanes, with everybody's sums."""
+    if jax.process_count() > 1:
+        raise UserError("mesh.parallelism='pmap' is for the devices of one process; use mesh.parallelism=jit")
+    devices = mesh.devices.flatten().tolist()
+
+    def summed(totals):
+        def everybodys(*args):
+            sums, memory, rows = totals(*args)
+            return jax.lax.psum(sums, "data"), memory, rows
+
+        return everybodys
+
+    by_device = TrainState(step=None, params=None, opt_state=None, key=None, memory=0)
+    mapped = jax.pmap(
+        functools.partial(train_step, config, optimizer, spread=summed),
+        "data",
+        in_axes=(by_device, 0),
+        out_axes=(by_device, None),
+        devices=devices,
+        donate_argnums=0,
+    )
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        batch = {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in batch.items()}
+        memory = carry.split_rows(state.memory, len(devices), neighbours=True)
+        state, sums = mapped(state.replace(memory=memory), batch)
+        return state.replace(memory=carry.merge_rows(state.memory, neighbours=True)), sums
+
+    return step

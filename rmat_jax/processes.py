@@ -1,0 +1,191 @@
+"""Several processes of one run: how they meet, agree, fail together, and speak with one voice.
+
+All of them make the same calls in the same order. With one process nothing here costs anything.
+"""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rmat_jax.config import UserError
+
+TEXT_BYTES = 1 << 14  # of what processes tell each other
+HEARTBEAT_SECONDS = 60  # a process that is silent for so long counts as dead
+
+Result = TypeVar("Result")
+
+
+def connect(coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int) -> None:
+    """Meets the other processes: those of the flags, else of the cluster (Cloud or GKE TPU, Slurm, Open MPI), else none.
+
+    Must come before anything is computed.
+
+    Args:
+        coordinator: HOST:PORT where process 0 listens.
+        num_processes: of the run; 1: do not look for a cluster.
+        process_id: of this one, 0..num_processes-1.
+        timeout: seconds after which the process ends with one line and exit code 2, if not all others have come.
+
+    Raises:
+        UserError: flags that do not fit together.
+    """
+    if num_processes == 1:
+        return
+    given = (coordinator, num_processes, process_id)
+    if any(x is not None for x in given) and None in given:
+        raise UserError("--coordinator, --num_processes and --process_id go together; give all three or none")
+    if num_processes is not None and not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id={process_id} must lie in 0..{num_processes - 1}, below --num_processes")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise UserError(f"--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.2:1234")
+
+    def give_up():
+        who = "a process" if process_id is None else f"process {process_id} of {num_processes}"
+        where = f" at {coordinator}" if coordinator else ""
+        what = (
+            "not all others came"
+            if process_id == 0
+            else f"the coordinator{where} did not answer, or others are missing"
+        )
+        _fail(
+            f"{who}: {what} within {timeout} s; start all processes with the same --coordinator, open its port, "
+            "or set --num_processes=1 for a run of one process",
+            code=2,
+        )
+
+    # JAX would abort the process with a stack trace when its own time is over, so ours is over first.
+    alarm = threading.Timer(timeout, give_up)
+    alarm.daemon = True
+    alarm.start()
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM, which `signals.py` handles
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=timeout + 60,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        if "coordinator_address should be defined" not in str(error):
+            raise UserError(f"the processes cannot meet: {error}") from error
+        # No cluster: a run of one process.
+    except RuntimeError as error:
+        if coordinator is None and "must be called before" in str(error):
+            return  # somebody has computed already, in a process of its own or in one that met the others
+        raise UserError(f"the processes cannot meet: {' '.join(str(error).split())}") from error
+    finally:
+        alarm.cancel()
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints, once for all processes."""
+    if is_main():
+        print(text, flush=True)
+
+
+def tell(text: str) -> list[str]:
+    """What each process told the others, in their order. At most TEXT_BYTES of UTF-8 each."""
+    data = np.frombuffer(text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0"), np.uint8)
+    gathered = np.atleast_2d(multihost_utils.process_allgather(data))
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in gathered]
+
+
+def together(function: Callable[[], Result]) -> Result:
+    """Calls it in each process; bad input of one is an error in all.
+
+    Raises:
+        UserError: what this process raised, or else the first other one that did.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, error = None, None
+    try:
+        result = function()
+    except UserError as caught:
+        error = caught
+    told = tell(str(error) if error else "")
+    if error:
+        raise error
+    for index, message in enumerate(told):
+        if message:
+            raise UserError(f"process {index}: {message}")
+    return result
+
+
+def main_first(function: Callable[[], Result]) -> Result:
+    """Calls it in process 0, then in the others, who find on disk what it has left there."""
+    if jax.process_count() == 1:
+        return function()
+    result = together(function if is_main() else lambda: None)
+    return together((lambda: result) if is_main() else function)
+
+
+class Vote:
+    """Does any process wish to stop? Asked at each step and answered at the next, so that nobody waits."""
+
+    def __init__(self, mesh: Mesh):
+        self._sharding = NamedSharding(mesh, P(mesh.axis_names))
+        self._largest = jax.jit(lambda wishes: wishes.max(), out_shardings=NamedSharding(mesh, P()))
+        self._asked = None
+
+    def ask(self, wish: int) -> int:
+        """The largest wish of all processes at the call before; with one process, its own wish now."""
+        if jax.process_count() == 1:
+            return wish
+        answer = 0 if self._asked is None else int(self._asked)
+        wishes = jax.make_array_from_callback(
+            (self._sharding.num_devices,), self._sharding, lambda _: np.array([wish], np.int32)
+        )
+        self._asked = self._largest(wishes)
+        return answer
+
+
+def run(function: Callable[[], int]) -> int:
+    """Calls it as what this process is there for. Among several, a failure ends the process at once.
+
+    Otherwise Python would wait at its exit for the others, who wait for this process in a collective operation.
+    """
+    if jax.process_count() == 1:
+        return function()
+    try:
+        return function()
+    except UserError as error:
+        _fail(str(error), code=2)
+    except KeyboardInterrupt:
+        os._exit(130)
+    except jax.errors.JaxRuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        _fail(
+            f"process {jax.process_index()} cannot go on: {reason}. If another process has died, start all of them again: "
+            "the same command goes on from the last checkpoint",
+            code=1,
+        )
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if sys.stdout:
+        sys.stdout.flush()
+    if jax.distributed.is_initialized() and is_main():
+        time.sleep(2)  # the coordinator lives here: the others, who may have the same to say, lose it with this process
+    os._exit(code)

@@ -1,0 +1,195 @@
+"""Which device holds what: the mesh, one table of rules, and their translation into JAX's shardings.
+
+A mesh has three axes. `data` and `fsdp` divide the lanes of the batch; parameters and optimiser state are copied along
+`data` and divided along `fsdp` and `tensor`. `spread` makes a function of some lanes one of all: each device gathers the
+parameters once, computes its own lanes, and the sums are added up once at the end (ZeRO, arXiv 1910.02054). A recurrent model
+reads its weights anew for every chunk, so to gather and reduce them inside the scan over chunks, as a compiler that
+divides the whole program does, would cost N times the traffic. Along `tensor` the compiler divides the matrix products.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rmat_jax.config import MeshConfig, UserError
+from rmat_jax.types import Array, PyTree
+
+AXES = ("data", "fsdp", "tensor")
+LANES = ("data", "fsdp")  # a row of the batch belongs to the devices of one place along these
+
+# The first pattern that matches the end of a leaf's path decides. A spec names the axes that divide each dimension, the
+# leading ones first. Matrices into heads and hidden units are divided by `tensor` along their outputs, those out of them
+# along their inputs, so that each device keeps whole heads and units of its own.
+RULES = (
+    (r"(embed/embedding|params/output|[mn]u/output)", P("tensor", "fsdp")),  # [V, D]
+    (r"layers/(query|key|value|memory/key|memory/value|mlp/inner)/kernel", P(None, "fsdp", "tensor")),  # [L, D, F]
+    (r"layers/(output|mlp/outer)/kernel", P(None, "tensor", "fsdp")),  # [L, F, D]
+    (r"layers/memory/gate/[WU][zrc]", P(None, "fsdp", "tensor")),  # [L, D, D]
+    (r"layers/memory/pool_queries", P()),  # [L, K, D]
+    (r"layers/mlp/inner/bias", P(None, "tensor")),  # [L, F]
+    (r"(bias|scale|fusion|gate/b[zr])", P()),
+    (r"layers/slots_BMD", P(None, LANES)),  # of the lanes' memory, with L before B
+    (r"layers/window_(keys|values)_BHEW", P(None, LANES, "tensor")),
+    (r"(document_B|ages_BM|window_documents_BW)", P(LANES)),
+    (r"(tokens|targets|documents)", P(LANES)),  # of a batch
+    (r"(step|key|count)", P()),
+)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config` over all devices, or these.
+
+    Raises:
+        UserError: the axes need more devices than there are, or leave some of them out.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    count, others = len(devices), config.fsdp * config.tensor
+    data = config.data or max(count // others, 1)
+    if data * others > count:
+        raise UserError(
+            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} needs {data * others} devices, "
+            f"there {'is' if count == 1 else 'are'} {count}; lower one of them, or start more"
+        )
+    if data * others < count and (jax.process_count() > 1 or not config.data):
+        raise UserError(
+            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} is {data * others} of "
+            f"{count} devices; make the product {count}"
+        )
+    return jax.make_mesh(
+        (data, config.fsdp, config.tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: data * others]
+    )
+
+
+def specs(mesh: Mesh, tree: PyTree) -> PyTree:
+    """The PartitionSpec of each leaf of a TrainState, a part of one, or a batch, by `RULES`.
+
+    Raises:
+        UserError: a leaf that no rule matches, or whose size an axis does not divide; it is named.
+    """
+
+    def spec(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, found in RULES:
+            if re.search(f"(^|/){pattern}$", name):
+                _check_divides(mesh, name, leaf.shape, found)
+                return found
+        raise UserError(f"no rule of rmat_jax/sharding.py says where {name} {list(leaf.shape)} lives; add one to RULES")
+
+    return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def shardings(mesh: Mesh, tree: PyTree) -> PyTree:
+    """`specs` as NamedShardings."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(mesh, tree), is_leaf=_is_spec)
+
+
+def placed(mesh: Mesh, tree: PyTree) -> PyTree:
+    """The leaves' shapes and dtypes with their shardings: what `Checkpoints.restore` and `jit(...).lower` take."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings(mesh, tree),
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of [B, ...] arrays."""
+    return NamedSharding(mesh, P(LANES))
+
+
+def on_one_device(mesh: Mesh, tree: PyTree) -> PyTree:
+    """A copy of the whole tree on one device of each process. All processes must call it."""
+    if mesh.size == 1:
+        return tree
+    whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """The rows of a global batch that this process must read: those of its own devices."""
+    owned = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (rows,) in owned for row in range(batch_size)[rows]})
+
+
+def global_batch(mesh: Mesh, batch_size: int, rows: Sequence[int], batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """The global batch [B, ...] of which this process has read `rows`, as `local_rows` names them."""
+
+    def whole(x):
+        def part(index):
+            first = rows.index(index[0].start or 0)
+            return x[first : first + len(range(batch_size)[index[0]])]
+
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), batch_sharding(mesh), part)
+
+    return {name: whole(x) for name, x in batch.items()}
+
+
+def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
+    """A function of some lanes, `function(params, memory, batch, *same) -> (sums, memory, rows)`, as one of all lanes.
+
+    Args:
+        mesh: to spread them over.
+        function: its `sums` are added up over the lanes; `rows` are [B, ...] each; `same` is equal for all lanes.
+        divided: specs of `sums`, by which they are left divided along `fsdp`; P() leaves a copy on every device.
+    """
+    axes = tuple(axis for axis in LANES if mesh.shape[axis] > 1)
+    if not axes:
+        return function
+
+    def of_lanes(spec):
+        return P(*(axes if entry == LANES else None for entry in spec))
+
+    def of_sums(spec):
+        return P(*(entry if entry in axes else None for entry in spec))
+
+    def add(spec, x):
+        for axis in axes:
+            if axis in spec:
+                x = jax.lax.psum_scatter(x, axis, scatter_dimension=spec.index(axis), tiled=True)
+            else:
+                x = jax.lax.psum(x, axis)
+        return x
+
+    def local(*args):
+        sums, memory, rows = function(*args)
+        return jax.tree.map(add, divided, sums, is_leaf=_is_spec), memory, rows
+
+    def whole(params, memory, batch, *same):
+        lanes = jax.tree.map(of_lanes, specs(mesh, memory), is_leaf=_is_spec)
+        return jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(P(), lanes, P(axes), *(P() for _ in same)),
+            out_specs=(jax.tree.map(of_sums, divided, is_leaf=_is_spec), lanes, P(axes)),
+            # All axes, where the compiler has nothing to divide: it fails on an axis of one device (jax 0.10.2).
+            axis_names=set(AXES if mesh.shape["tensor"] == 1 else axes),
+            check_vma=False,  # or the gradient of what the lanes share would be added up after every chunk
+        )(params, memory, batch, *same)
+
+    return whole
+
+
+def _is_spec(x) -> bool:
+    return isinstance(x, P)
+
+
+def _check_divides(mesh: Mesh, name: str, shape: tuple[int, ...], spec: P) -> None:
+    for dimension, (size, axes) in enumerate(zip(shape, spec, strict=False)):
+        axes = axes if isinstance(axes, tuple) else (axes,) if axes else ()
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        if size % parts:
+            named = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes if mesh.shape[axis] > 1)
+            raise UserError(
+                f"{name} {list(shape)}: {named} must divide dimension {dimension}, which is {size}; "
+                f"make it a multiple of {parts}, or change the mesh"
+            )
