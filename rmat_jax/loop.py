@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import time
+import uuid
 from pathlib import Path
 
 import jax
@@ -126,7 +127,7 @@ def _check_same_command(config: Config) -> None:
 
 
 def _make_workdir(workdir: Path) -> None:
-    """Process 0 makes it, the others look whether they see the same disk."""
+    """Process 0 makes it and leaves a mark, which the others must see: checkpoints need a disk that all share."""
 
     def make():
         try:
@@ -134,11 +135,21 @@ def _make_workdir(workdir: Path) -> None:
         except OSError as error:
             raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}; choose another") from error
 
-    def look():
-        if not workdir.is_dir():
-            raise UserError(f"--workdir={workdir} is not seen by all processes; choose one on a disk that they share")
+    processes.together(make)
+    if jax.process_count() == 1:
+        return
+    mark = workdir / f".shared-{processes.tell(uuid.uuid4().hex)[0]}"
 
-    processes.main_first(make if processes.is_main() else look)
+    def look():
+        until = time.monotonic() + 10  # network disks take their time
+        while not mark.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        if not mark.exists():
+            raise UserError(f"--workdir={workdir} is not the same disk for all processes; choose one that they share")
+
+    processes.main_first(mark.touch if processes.is_main() else look)
+    if processes.is_main():
+        mark.unlink()
 
 
 def _due(every: int, step: int) -> bool:

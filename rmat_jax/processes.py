@@ -57,7 +57,7 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
             if process_id == 0
             else f"the coordinator{where} did not answer, or others are missing"
         )
-        _fail(
+        _end(
             f"{who}: {what} within {timeout} s; start all processes with the same --coordinator, open its port, "
             "or set --num_processes=1 for a run of one process",
             code=2,
@@ -166,12 +166,12 @@ def run(function: Callable[[], int]) -> int:
     try:
         return function()
     except UserError as error:
-        _fail(str(error), code=2)
+        _end(str(error), code=2, wait=is_main())
     except KeyboardInterrupt:
         os._exit(130)
     except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        _fail(
+        _end(
             f"process {jax.process_index()} cannot go on: {reason}. If another process has died, start all of them again: "
             "the same command goes on from the last checkpoint",
             code=1,
@@ -182,10 +182,10 @@ def run(function: Callable[[], int]) -> int:
         os._exit(1)
 
 
-def _fail(message: str, code: int) -> None:
+def _end(message: str, code: int, wait: bool = False) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
     if sys.stdout:
         sys.stdout.flush()
-    if jax.distributed.is_initialized() and is_main():
-        time.sleep(2)  # the coordinator lives here: the others, who may have the same to say, lose it with this process
+    if wait:  # process 0 is the coordinator: the others, who may have the same to say, end when it does
+        time.sleep(2)
     os._exit(code)

@@ -1,0 +1,160 @@
+"""Law 5 across processes, and checkpoints across shapes: the real command, several of them at once."""
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.reliability import ROOT, final_digests, free_port, launch, overrides, start, write_text
+from rmat_jax import flags, loop, processes
+from rmat_jax.checkpoint import restore_params
+from rmat_jax.config import UserError
+from rmat_jax.metrics import read_metrics
+
+CONFIG = str(ROOT / "configs/quickstart.py")
+QUIET = {"steps": 30, "log.eval_every": 20, "log.save_every": 0}
+TOLERANCE = 1e-5  # see laws/test_mesh.py; the learning rate is half of that there
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    write_text(folder / "text")
+    return folder
+
+
+def given(folder: Path, **values) -> list[str]:
+    return overrides(folder / "text", **(QUIET | values))
+
+
+def finish(started) -> list[int]:
+    return [process.wait(timeout=240) for process in started]
+
+
+def log(workdir: Path, index: int) -> str:
+    return Path(f"{workdir}.{index}.log").read_text()
+
+
+def train_here(folder: Path, name: str, until: int, **mesh) -> None:
+    """In this process, which has eight virtual devices."""
+    values = {f"mesh.{axis}": size for axis, size in mesh.items()}
+    config = flags.load_config(CONFIG, given(folder, **values))
+    assert loop.run(config, folder / name, until=until) == 0
+
+
+def losses(workdir: Path) -> np.ndarray:
+    lines = [line for line in read_metrics(workdir) if line["split"] == "train"]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))  # each once
+    return np.array([line["loss"] for line in lines])
+
+
+@pytest.fixture(scope="module")
+def one_device(folder):
+    """20 steps on one device."""
+    train_here(folder, "one", 20, data=1)
+    return folder / "one"
+
+
+@pytest.fixture(scope="module")
+def two_processes(folder):
+    """20 steps on 2 processes x 2 devices."""
+    assert finish(start(folder / "two", 2, 2, *given(folder), "--until=20")) == [0, 0], log(folder / "two", 0)
+    return folder / "two"
+
+
+def test_two_processes_train_like_one_device(one_device, two_processes):
+    np.testing.assert_allclose(losses(two_processes), losses(one_device), rtol=0, atol=TOLERANCE)
+    (expected, *_), (actual, *_) = (restore_params(w / "checkpoints") for w in (one_device, two_processes))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE), actual, expected)
+    one, two = ([line for line in read_metrics(w) if line["split"] == "heldout"] for w in (one_device, two_processes))
+    assert len(one) == len(two) == 1
+    for name in ("bits_per_byte", "bits_per_byte_without_memory"):
+        np.testing.assert_allclose(one[0][name], two[0][name], rtol=0, atol=10 * TOLERANCE)  # 8 bits a byte or so
+    assert len(losses(two_processes)) == 20 and losses(two_processes)[-1] < losses(two_processes)[0]
+
+
+def test_one_process_speaks(two_processes):
+    first, second = log(two_processes, 0), log(two_processes, 1)
+    assert "4 x cpu, float32, data=4 (jit), 2 processes" in first
+    assert "saved at step 20 of 30" in first
+    assert "step" not in second.replace("steps", ""), second
+
+
+def test_saved_on_two_processes_resumed_on_one(folder, one_device, two_processes):
+    """And with other axes. The next steps are those of the run that went on."""
+    shutil.copytree(two_processes, folder / "fewer processes")
+    train_here(folder, "fewer processes", 30, data=1, fsdp=2)
+    shutil.copytree(one_device, folder / "one goes on")
+    train_here(folder, "one goes on", 30, data=1)
+    np.testing.assert_allclose(
+        losses(folder / "fewer processes"), losses(folder / "one goes on"), rtol=0, atol=TOLERANCE
+    )
+
+
+def test_saved_on_eight_devices_resumed_on_two_and_on_one(folder):
+    for until, mesh in ((10, {"data": 4, "fsdp": 2}), (20, {"data": 1, "fsdp": 2}), (30, {"data": 1})):
+        train_here(folder, "fewer", until, **mesh)
+    train_here(folder, "eight", 30, data=4, fsdp=2)
+    np.testing.assert_allclose(losses(folder / "fewer"), losses(folder / "eight"), rtol=0, atol=TOLERANCE)
+
+
+def test_sigterm_to_one_of_two_processes_saves_and_the_same_command_ends_the_same(folder, two_processes):
+    """benchmarks/reliability.py does so at random instants, and kills."""
+    workdir = folder / "term"
+    started = start(workdir, 2, 2, *given(folder), "--until=20")
+    until = time.monotonic() + 120
+    while "step 1/" not in log(workdir, 0) and time.monotonic() < until:
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    assert finish(started) == [128 + signal.SIGTERM] * 2
+    assert "SIGTERM: saving" in log(workdir, 1) and "SIGTERM" not in log(workdir, 0)
+    assert 1 <= len(losses(workdir)) < 20
+    assert finish(start(workdir, 2, 2, *given(folder), "--until=20")) == [0, 0]
+    assert "resuming from step" in log(workdir, 0)
+    assert final_digests(workdir) == final_digests(two_processes)  # bit for bit
+
+
+def one_line(workdir: Path, index: int, *parts: str) -> None:
+    lines = [line for line in log(workdir, index).splitlines() if line and not line.startswith("[Gloo]")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_processes_with_different_configs(folder):
+    workdir, port = folder / "different", free_port()
+    steps = "--config.steps=30", "--config.steps=40"
+    assert finish([launch(workdir, port, i, 2, 1, *given(folder), steps[i]) for i in range(2)]) == [2, 2]
+    one_line(workdir, 0, "process 1: steps is 30 in process 0, 40 here; start all processes with the same command")
+    one_line(workdir, 1, "steps is 30 in process 0, 40 here")
+
+
+def test_processes_that_do_not_share_a_disk(folder):
+    workdirs, port = (folder / "here", folder / "there"), free_port()
+    assert finish([launch(workdirs[i], port, i, 2, 1, *given(folder)) for i in range(2)]) == [2, 2]
+    one_line(workdirs[1], 1, "there is not the same disk for all processes; choose one that they share")
+
+
+@pytest.mark.parametrize(("index", "what"), [(0, "not all others came"), (1, "did not answer")])
+def test_processes_that_do_not_come(folder, index, what):
+    workdir, begun = folder / f"alone{index}", time.monotonic()
+    assert finish([launch(workdir, free_port(), index, 2, 1, *given(folder), "--start_timeout=3")]) == [2]
+    one_line(workdir, index, f"process {index} of 2", what, "within 3 s", "--num_processes=1")
+    assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("10.0.0.2:1234", 2, None), "give all three or none"),
+        (("10.0.0.2:1234", 2, 2), r"--process_id=2 must lie in 0..1"),
+        (("10.0.0.2", 2, 0), "--coordinator=10.0.0.2 must be HOST:PORT"),
+    ],
+)
+def test_flags_that_do_not_fit_together(values, message):
+    with pytest.raises(UserError, match=message):
+        processes.connect(*values, timeout=1)
