@@ -121,13 +121,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/reliability"), help="is emptied; default %(default)s")
     parser.add_argument("--terms", type=int, default=10, help="SIGTERMs; default %(default)s")
     parser.add_argument("--kills", type=int, default=20, help="kill -9s; default %(default)s")
-    parser.add_argument("--steps", type=int, default=300, help="default %(default)s")
+    parser.add_argument("--steps", type=int, default=60, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the instants; default %(default)s")
     args = parser.parse_args()
     out = args.out.absolute()
     shutil.rmtree(out, ignore_errors=True)
     text = write_text(out / "text")
-    flags = overrides(text, steps=args.steps, **{"log.save_every": 20, "log.eval_every": 100})
+    flags = overrides(text, steps=args.steps, **{"log.save_every": 10, "log.eval_every": 30})
 
     for name in ("warm-up", "uninterrupted"):  # the first one fills the compilation cache
         begun = time.monotonic()

@@ -4,6 +4,7 @@ Heavy imports stand inside the commands: help and typos answer at once.
 """
 
 import argparse
+import os
 import shlex
 import sys
 
@@ -49,6 +50,16 @@ transformer that attends to all of it (the same code), and GPT-2 where Hugging F
     python -m rmat_jax bench stream --json=stream.json --plot=stream.png
     python -m rmat_jax bench stream --json=large.json --config=configs/enwik8.py --contexts=1024,8192 --profile
     taskset -c 0 python -m rmat_jax bench stream --json=one_core.json
+"""
+PLAN = """What a training step would take on accelerators that you do not have: memory, FLOPs, bytes exchanged.
+
+    python -m rmat_jax plan --config=configs/pg19_1b.py --topology=v5e:16x16 --json=plan.json
+    python -m rmat_jax plan --config=configs/pg19_1b.py --topology=v5p:4x4x4 --config.mesh.fsdp=64 --config.mesh.tensor=1 --advise
+    python -m rmat_jax plan --config=configs/pg19_150m.py --topology=gpu:h100:16
+
+TPU slices (v4, v5e, v5p, v6e): the real train step is compiled for them, which takes minutes and
+`pip install "jax[tpu]"`, but no TPU. GPUs (a100-40, a100-80, h100, h200, b200): arithmetic, marked so.
+Any key of the config can be set. Where the step does not fit, what would fit is tried and shown.
 """
 
 
@@ -134,7 +145,17 @@ def main(argv: list[str] | None = None) -> int:
     bench.add_argument("--rounds", type=int, metavar="N", help="of all models and contexts; default 15")
     bench.add_argument("--profile", action="store_true", help="where the time of one of our tokens goes")
 
-    args = parser.parse_args(argv)
+    plan = commands.add_parser("plan", help="memory, FLOPs and traffic on accelerators not there", description=PLAN)
+    plan.set_defaults(function=_plan)
+    plan.add_argument("--config", required=True, metavar="FILE", help="of configs/, or your own")
+    plan.add_argument("--topology", required=True, metavar="NAME", help="v5e:16x16, v5p:4x4x4, gpu:h100:8, ...")
+    plan.add_argument("--advise", action="store_true", help="also what would take less, where it fits")
+    plan.add_argument("--json", type=flags.folder, metavar="FILE", help="gets every number")
+
+    args, overrides = parser.parse_known_args(argv)
+    if overrides and args.command != "plan":
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    args.overrides = overrides
     return args.function(args)
 
 
@@ -240,4 +261,22 @@ def _bench(args: argparse.Namespace) -> int:
     if args.plot:
         plot(report, args.plot)
         print(f"written: {args.plot}")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise UserError(f"{args.json} cannot be written: there is no folder {args.json.parent}; make it first")
+    config = flags.load_config(args.config, args.overrides)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # read when JAX is imported; accelerators that are there are not touched
+    from rmat_jax.plan import plan
+
+    def progress(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    report = plan(config, args.topology, advise=args.advise, progress=progress)
+    print(report.text())
+    if args.json:
+        args.json.write_text(report.json())
+        print(f"written: {args.json}")
     return 0

@@ -83,7 +83,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def folder(text: str) -> Path:
-    """A folder as the shell's user meant it: the ~ of --workdir=~/runs is not always expanded before it gets here."""
+    """A path as the shell's user meant it: the ~ of --workdir=~/runs is not always expanded before it gets here."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is an address, not a path; mount the bucket (gcsfuse, s3fs) and give the mount's path"
+        )
     return Path(text).expanduser()
 
 

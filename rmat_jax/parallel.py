@@ -21,12 +21,17 @@ def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh
     Raises:
         UserError: the mesh does not fit the experiment.
     """
+    named = f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']}"
     lanes = mesh.shape["data"] * mesh.shape["fsdp"]
     if config.batch_size % (lanes * config.accumulation):
-        of = f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} x accumulation={config.accumulation}"
         raise UserError(
-            f"batch_size={config.batch_size} must be a multiple of {of} = {lanes * config.accumulation}; change it, or "
-            "set mesh.data"
+            f"batch_size={config.batch_size} must be a multiple of {named} x accumulation={config.accumulation} = "
+            f"{lanes * config.accumulation}; change it, or set mesh.data"
+        )
+    if config.eval_batch_size % lanes:
+        raise UserError(
+            f"eval_batch_size={config.eval_batch_size} must be a multiple of {named} = {lanes}; try "
+            f"eval_batch_size={-(-config.eval_batch_size // lanes) * lanes}"
         )
     if config.model.num_heads % mesh.shape["tensor"]:
         raise UserError(

@@ -61,6 +61,22 @@ BAD = {
     "token ids outside the vocabulary": (["--config.model.vocab_size=200"], ["257", "vocab_size=200"]),
     "a step before the first": (["--until=0"], ["until=0"]),
     "64 bits that JAX does not have": (["--config.model.dtype=float64"], ["JAX_ENABLE_X64=1"]),
+    "a mesh larger than the devices": (["--config.mesh.fsdp=9"], ["mesh.fsdp=9", "needs 9 devices, there are 8"]),
+    "lanes that the mesh does not divide": (["--config.mesh.data=8"], ["batch_size=4", "accumulation=2 = 16"]),
+    "a vocabulary that the mesh does not divide": (
+        ["--config.mesh.tensor=2"],
+        ["params/embed/embedding [257, 16]", "mesh.tensor=2 must divide dimension 0", "multiple of 2"],
+    ),
+    "held-out lanes that the mesh does not divide": (
+        ["--config.mesh.data=2", "--config.eval_batch_size=3"],
+        ["eval_batch_size=3", "try eval_batch_size=4"],
+    ),
+    "pmap that divides parameters": (
+        ["--config.mesh.parallelism=pmap", "--config.mesh.fsdp=2"],
+        ["mesh.fsdp=2", "jit"],
+    ),
+    "an address for a workdir": (["--workdir=gs://bucket/run"], ["is an address", "mount the bucket"]),
+    "a process without the others": (["--process_id=1"], ["--coordinator", "give all three or none"]),
     "a workdir that is a file": ([f"--workdir={__file__}"], ["cannot be made"]),
 }
 

@@ -114,7 +114,7 @@ def evaluate_heldout(
         mesh: where `params` live, whose devices share the rows; every process gives all rows and gets all results.
 
     Raises:
-        UserError: nothing is scored, or the mesh does not divide the rows.
+        UserError: nothing is scored, or the mesh does not divide the rows, which is said of the memory's arrays.
     """
     memory, parts = None, []
     for index, batch in enumerate(batches):
@@ -152,12 +152,6 @@ def _empty_memory(config: Config, rows: int, mesh: Mesh | None) -> State:
     empty = functools.partial(initial_state, config.model, rows, closed=True)
     if mesh is None:
         return empty()
-    lanes = mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows % lanes:
-        raise UserError(
-            f"eval_batch_size={rows} must be a multiple of mesh.data={mesh.shape['data']} x "
-            f"mesh.fsdp={mesh.shape['fsdp']} = {lanes}; try eval_batch_size={-(-rows // lanes) * lanes}"
-        )
     return jax.jit(empty, out_shardings=sharding.shardings(mesh, jax.eval_shape(empty)))()
 
 
