@@ -100,8 +100,11 @@ def interrupted(
         for index in victims:
             if started[index].poll() is None:
                 started[index].send_signal(number)
-        deadline = time.monotonic() + (120 if number == signal.SIGTERM else SURVIVOR_SECONDS)
-        while any(p.poll() is None for p in started) and time.monotonic() < deadline:
+        limit = time.monotonic() + 120
+        while all(p.poll() is None for p in started) and time.monotonic() < limit:
+            time.sleep(0.1)
+        limit = min(limit, time.monotonic() + SURVIVOR_SECONDS)
+        while any(p.poll() is None for p in started) and time.monotonic() < limit:
             time.sleep(0.1)
         codes = [p.poll() for p in started]
         for p in started:  # as a launcher does when one of its processes has died

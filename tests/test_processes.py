@@ -1,7 +1,10 @@
 """Law 5 across processes, and checkpoints across shapes: the real command, several of them at once."""
 
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -158,3 +161,44 @@ def test_processes_that_do_not_come(folder, index, what):
 def test_flags_that_do_not_fit_together(values, message):
     with pytest.raises(UserError, match=message):
         processes.connect(*values, timeout=1)
+
+
+MEET = """
+import jax, sys
+from rmat_jax import processes
+processes.connect(None, None, None, timeout=60)
+print(jax.process_index(), jax.process_count(), processes.tell(f"I am {jax.process_index()}"))
+"""
+CLUSTERS = {  # the variables that a launcher sets for process `index` of 2, by a job's number
+    "Slurm": lambda job, index: {
+        "SLURM_JOB_ID": str(job),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+    },
+    "Open MPI": lambda job, index: {
+        "OMPI_MCA_orte_hnp_uri": f"{job << 12}.0;tcp://127.0.0.1:34911",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": str(index),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
+    },
+}
+
+
+def meet(environments: list[dict[str, str]]) -> list[str]:
+    """What processes with these variables say when they have met."""
+    command, given = [sys.executable, "-c", MEET], {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": ""} | e, **given) for e in environments]
+    return [process.communicate(timeout=120)[0].splitlines()[-1] for process in started]
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_processes_find_each_other_through_the_cluster(cluster):
+    job, heard = free_port(), ["I am 0", "I am 1"]
+    said = meet([CLUSTERS[cluster](job, index) for index in range(2)])
+    assert said == [f"0 2 {heard}", f"1 2 {heard}"]
+
+
+def test_control_without_a_cluster_a_process_is_alone():
+    assert meet([{}]) == ["0 1 ['I am 0']"]
