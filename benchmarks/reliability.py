@@ -20,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+from rmat_jax.metrics import read_metrics
+
 ROOT = Path(__file__).parent.parent
 SMALL = {
     "model.width": 16,
@@ -88,14 +90,17 @@ def final_digests(workdir: Path) -> dict[str, int]:
     return {name: leaf["digest"] for name, leaf in body["leaves"].items()} | {"step": body["step"]}
 
 
-def interrupted(
-    workdir: Path, flags: list[str], number: signal.Signals, times: int, lifetime: float, seed: int
-) -> dict:
-    """One run, interrupted `times` times at instants within the `lifetime` of the uninterrupted one, then let to its end."""
+def steps_done(workdir: Path) -> int:
+    return max((line["step"] for line in read_metrics(workdir)), default=0)
+
+
+def interrupted(workdir: Path, flags: list[str], number: signal.Signals, times: int, longest: float, seed: int) -> dict:
+    """One run, started `times` times and interrupted at a random instant, at most `longest` seconds after its start; then
+    started once more and let to its end. How often the two processes ended with which exit codes."""
     rng, ended = random.Random(seed), collections.Counter()
     for count in range(times):
         started = start(workdir, 2, 2, *flags)
-        instant, victims = rng.uniform(0, lifetime), rng.choice([[0], [1], [0, 1]])
+        instant, victims = rng.uniform(0, longest), rng.choice([[0], [1], [0, 1]])
         time.sleep(instant)
         for index in victims:
             if started[index].poll() is None:
@@ -112,11 +117,25 @@ def interrupted(
                 p.kill()
                 p.wait()
         ended[str(codes)] += 1
-        print(f"{number.name} {count + 1}/{times} at {instant:.1f} s to {victims}: exit codes {codes}", flush=True)
+        at = f"at {instant:.1f} s to {victims}, step {steps_done(workdir)}"
+        print(f"{number.name} {count + 1}/{times} {at}: exit codes {codes}", flush=True)
     codes = [p.wait() for p in start(workdir, 2, 2, *flags)]
     if any(codes):
         sys.exit(f"the last start ended with {codes}; see {workdir}.0.log")
     return dict(ended)
+
+
+def uninterrupted(workdir: Path, flags: list[str]) -> tuple[float, float]:
+    """Seconds to the first step, and to the end."""
+    begun, first = time.monotonic(), None
+    started = start(workdir, 2, 2, *flags)
+    while any(p.poll() is None for p in started):
+        time.sleep(0.1)
+        if first is None and steps_done(workdir):
+            first = time.monotonic() - begun
+    if any(p.returncode for p in started):
+        sys.exit(f"an uninterrupted run ended with {[p.returncode for p in started]}; see {workdir}.0.log")
+    return first, time.monotonic() - begun
 
 
 def main() -> None:
@@ -124,28 +143,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/reliability"), help="is emptied; default %(default)s")
     parser.add_argument("--terms", type=int, default=10, help="SIGTERMs; default %(default)s")
     parser.add_argument("--kills", type=int, default=20, help="kill -9s; default %(default)s")
-    parser.add_argument("--steps", type=int, default=60, help="default %(default)s")
+    parser.add_argument("--steps", type=int, default=300, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the instants; default %(default)s")
     args = parser.parse_args()
     out = args.out.absolute()
     shutil.rmtree(out, ignore_errors=True)
     text = write_text(out / "text")
-    flags = overrides(text, steps=args.steps, **{"log.save_every": 10, "log.eval_every": 30})
+    flags = overrides(text, steps=args.steps, **{"log.save_every": 10, "log.eval_every": 50})
 
     for name in ("warm-up", "uninterrupted"):  # the first one fills the compilation cache
-        begun = time.monotonic()
-        codes = [p.wait() for p in start(out / name, 2, 2, *flags)]
-        lifetime = time.monotonic() - begun
-        print(f"{name}: {lifetime:.0f} s, exit codes {codes}", flush=True)
+        first, last = uninterrupted(out / name, flags)
+        print(f"{name}: first step after {first:.0f} s, end after {last:.0f} s", flush=True)
     expected = final_digests(out / "uninterrupted")
 
     rows = []
     for number, times in ((signal.SIGTERM, args.terms), (signal.SIGKILL, args.kills)):
-        ended = interrupted(out / number.name, flags, number, times, lifetime, args.seed)
+        # So long that the run gets on, and so short that it is not done before the last interruption.
+        longest = first + (last - first) / times
+        ended = interrupted(out / number.name, flags, number, times, longest, args.seed)
         equal = final_digests(out / number.name) == expected
         rows.append((number.name, times, equal, ended))
     control = out / "another seed"
-    codes = [p.wait() for p in start(control, 2, 2, *flags, "--config.seed=1")]
+    uninterrupted(control, [*flags, "--config.seed=1"])
     differ = final_digests(control) != expected
 
     print(f"\n| signal | instants | all {len(expected)} digests of the end equal | exit codes of the two processes |")

@@ -160,26 +160,41 @@ def run(function: Callable[[], int]) -> int:
     """Calls it as what this process is there for. Among several, a failure ends the process at once.
 
     Otherwise Python would wait at its exit for the others, who wait for this process in a collective operation.
+
+    Raises:
+        UserError: with one process, also where a device has too little memory.
     """
-    if jax.process_count() == 1:
-        return function()
     try:
-        return function()
-    except UserError as error:
-        _end(str(error), code=2, wait=is_main())
-    except KeyboardInterrupt:
-        os._exit(130)
-    except jax.errors.JaxRuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        _end(
-            f"process {jax.process_index()} cannot go on: {reason}. If another process has died, start all of them again: "
-            "the same command goes on from the last checkpoint",
-            code=1,
-        )
-    except BaseException:
+        return _with_memory(function)
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        if isinstance(error, UserError):
+            _end(str(error), code=2, wait=is_main())
+        if isinstance(error, KeyboardInterrupt):
+            os._exit(130)
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            reason = " ".join(str(error).split())[:300]
+            _end(
+                f"process {jax.process_index()} cannot go on: {reason}. If another process has died, start all of them "
+                "again: the same command goes on from the last checkpoint",
+                code=1,
+            )
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
+
+
+def _with_memory(function: Callable[[], Result]) -> Result:
+    try:
+        return function()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"a device has too little memory ({' '.join(str(error).split())[:200]}); try --config.model.remat=chunk+block, a "
+            "larger --config.accumulation, --config.mesh.fsdp or --config.mesh.tensor; python -m rmat_jax plan tells what fits"
+        ) from error
 
 
 def _end(message: str, code: int, wait: bool = False) -> None:

@@ -163,6 +163,16 @@ def test_flags_that_do_not_fit_together(values, message):
         processes.connect(*values, timeout=1)
 
 
+def test_too_little_memory_is_said_in_one_line():
+    def exhausted(message):
+        raise jax.errors.JaxRuntimeError(message)
+
+    with pytest.raises(UserError, match="too little memory .*9.7G.*remat=chunk.block.*mesh.fsdp"):
+        processes.run(lambda: exhausted("RESOURCE_EXHAUSTED: Attempting to allocate 9.7G."))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        processes.run(lambda: exhausted("INTERNAL: another error"))
+
+
 MEET = """
 import jax, sys
 from rmat_jax import processes

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks import reliability
 from rmat_jax import flags
 from rmat_jax.checkpoint import Checkpoints, digests
 from rmat_jax.data import make_data
@@ -20,26 +21,7 @@ from rmat_jax.step import train_step
 
 ROOT = Path(__file__).parent.parent
 CONFIG = str(ROOT / "configs/quickstart.py")
-SMALL = {
-    "model.width": 16,
-    "model.num_layers": 2,
-    "model.num_heads": 2,
-    "model.chunk_len": 16,
-    "model.window_len": 8,
-    "model.window": "sliding",
-    "model.memory_slots": 8,
-    "model.memory_writes": 4,
-    "model.dropout": 0.1,
-    "batch_size": 4,
-    "chunks_per_step": 2,
-    "accumulation": 2,
-    "steps": 10,
-    "optim.warmup_steps": 2,
-    "eval_tokens": 256,
-    "log.every": 1,
-    "log.sample_tokens": 8,
-    "mesh.data": 1,
-}
+SMALL = reliability.SMALL | {"batch_size": 4, "steps": 10, "log.sample_tokens": 8, "mesh.data": 1}
 
 
 def small_flags(text: Path) -> list[str]:
@@ -68,10 +50,7 @@ def saved(config, workdir: Path):
 def runs(tmp_path_factory):
     """A run of 10 steps, and one of 5 that another process went on with; what that process printed."""
     folder = tmp_path_factory.mktemp("resume")
-    text = folder / "text"
-    text.mkdir()
-    for i in range(30):
-        (text / f"{i}.txt").write_text("".join(f"{i} says {j * i % 17}.\n" for j in range(40 + i)))
+    text = reliability.write_text(folder / "text")
     train(text, folder / "whole")
     train(text, folder / "parts", "--until=5")
     printed = train(text, folder / "parts")

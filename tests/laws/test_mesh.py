@@ -99,6 +99,14 @@ def test_a_mesh_trains_like_one_device(name):
     assert losses[-1] < losses[0] - 0.1
 
 
+@pytest.mark.parametrize("name", ["all", "pmap"])
+def test_the_step_leaves_nothing_of_the_state_it_was_given(name):
+    devices, init, step = program(MESHES[name])
+    state, batch = init(), make_batch(make_config(), 0)
+    step(state, sharding.global_batch(devices, B, range(B), batch))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
+
+
 def test_control_a_lane_that_does_not_count_shows():
     state, losses = trained(MESHES["data"], lane_lost=True)
     expected, expected_losses = trained(ONE)
