@@ -10,6 +10,7 @@ started again by the same command until they are done. The digests of everything
 import argparse
 import collections
 import json
+import math
 import os
 import random
 import shutil
@@ -158,8 +159,10 @@ def main() -> None:
 
     rows = []
     for number, times in ((signal.SIGTERM, args.terms), (signal.SIGKILL, args.kills)):
-        # So long that the run gets on, and so short that it is not done before the last interruption.
-        longest = first + (last - first) / times
+        # A start that lasts uniformly up to first + x trains for x^2 / 2 (first + x) seconds on average. All of them together
+        # shall get through most of the run, and not be done before the last interruption.
+        each = 0.8 * (last - first) / times
+        longest = first + each + math.sqrt(each**2 + 2 * each * first)
         ended = interrupted(out / number.name, flags, number, times, longest, args.seed)
         equal = final_digests(out / number.name) == expected
         rows.append((number.name, times, equal, ended))
