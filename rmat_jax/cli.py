@@ -268,7 +268,9 @@ def _plan(args: argparse.Namespace) -> int:
     if args.json and not args.json.absolute().parent.is_dir():
         raise UserError(f"{args.json} cannot be written: there is no folder {args.json.parent}; make it first")
     config = flags.load_config(args.config, args.overrides)
-    os.environ["JAX_PLATFORMS"] = "cpu"  # read when JAX is imported; accelerators that are there are not touched
+    # Read when JAX is imported. Accelerators that are there are not touched, and programs for those that are not cannot be
+    # taken from the cache (jax 0.10.2).
+    os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     from rmat_jax.plan import plan
 
     def progress(line: str) -> None:

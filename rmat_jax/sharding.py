@@ -7,6 +7,7 @@ reads its weights anew for every chunk, so to gather and reduce them inside the 
 divides the whole program does, would cost N times the traffic. Along `tensor` the compiler divides the matrix products.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,7 @@ def specs(mesh: Mesh, tree: PyTree) -> PyTree:
 
 def shardings(mesh: Mesh, tree: PyTree) -> PyTree:
     """`specs` as NamedShardings."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(mesh, tree), is_leaf=_is_spec)
+    return _map_specs(lambda spec: NamedSharding(mesh, spec), specs(mesh, tree))
 
 
 def placed(mesh: Mesh, tree: PyTree) -> PyTree:
@@ -146,14 +147,14 @@ def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
     if not axes:
         return function
 
-    def of_lanes(spec):
+    def only(names, spec):
+        return P(*(entry if entry in names else None for entry in spec))
+
+    def along_lanes(spec):
         return P(*(axes if entry == LANES else None for entry in spec))
 
-    def of_sums(spec):
-        return P(*(entry if entry in axes else None for entry in spec))
-
     def add(spec, x):
-        for axis in axes:
+        for axis in reversed(axes):  # `fsdp` first: what it scatters is all that `data` has to add
             if axis in spec:
                 x = jax.lax.psum_scatter(x, axis, scatter_dimension=spec.index(axis), tiled=True)
             else:
@@ -162,15 +163,21 @@ def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
 
     def local(*args):
         sums, memory, rows = function(*args)
-        return jax.tree.map(add, divided, sums, is_leaf=_is_spec), memory, rows
+        add_all = functools.partial(_map_specs, add, divided)
+        if (
+            mesh.shape["tensor"] > 1
+        ):  # each device adds its own part along it: the compiler would gather the parts first
+            own = _map_specs(functools.partial(only, ("tensor",)), divided)
+            add_all = jax.shard_map(add_all, in_specs=(own,), out_specs=own, axis_names={"tensor"}, check_vma=False)
+        return add_all(sums), memory, rows
 
     def whole(params, memory, batch, *same):
-        lanes = jax.tree.map(of_lanes, specs(mesh, memory), is_leaf=_is_spec)
+        lanes = _map_specs(along_lanes, specs(mesh, memory))
         return jax.shard_map(
             local,
             mesh=mesh,
             in_specs=(P(), lanes, P(axes), *(P() for _ in same)),
-            out_specs=(jax.tree.map(of_sums, divided, is_leaf=_is_spec), lanes, P(axes)),
+            out_specs=(_map_specs(functools.partial(only, axes), divided), lanes, P(axes)),
             # All axes, where the compiler has nothing to divide: it fails on an axis of one device (jax 0.10.2).
             axis_names=set(AXES if mesh.shape["tensor"] == 1 else axes),
             check_vma=False,  # or the gradient of what the lanes share would be added up after every chunk
@@ -179,8 +186,9 @@ def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
     return whole
 
 
-def _is_spec(x) -> bool:
-    return isinstance(x, P)
+def _map_specs(function: Callable, specs: PyTree, *others: PyTree) -> PyTree:
+    """tree.map over PartitionSpecs, which are tuples."""
+    return jax.tree.map(function, specs, *others, is_leaf=lambda x: isinstance(x, P))
 
 
 def _check_divides(mesh: Mesh, name: str, shape: tuple[int, ...], spec: P) -> None:

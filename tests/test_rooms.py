@@ -17,7 +17,7 @@ ROOMS = [
     ["parallel"],
     ["checkpoint", "metrics"],
     ["infer"],
-    ["evals", "bench"],
+    ["evals", "bench", "plan"],
     ["loop"],
     ["flags"],
     ["interop"],

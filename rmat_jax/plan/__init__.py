@@ -1,0 +1,5 @@
+"""What a training step would take on accelerators that are not there: `plan(config, "v5e:16x16")`."""
+
+from rmat_jax.plan.plan import Report, plan
+
+__all__ = ["Report", "plan"]

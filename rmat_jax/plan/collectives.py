@@ -1,0 +1,216 @@
+"""Bytes that the devices exchange, from the text of a compiled program (HLO).
+
+A collective counts as often as the loops around it run, and with what one device sends over its links by the ring
+algorithm, for a group of g devices and an array of so many bytes, whole:
+
+    all-gather, reduce-scatter, all-to-all      (g - 1) / g
+    all-reduce                                  2 (g - 1) / g     a reduce-scatter, then an all-gather
+    collective-permute                          1
+
+The text of TPU programs shows some collectives several times, in each fusion that they run beside: these stages have the
+same chain_id, and are one. (The channel_id does not tell: all sums of a `shard_map` may have the same.) A reduce-scatter may
+show there as the all-reduce of a fusion that is called so.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+BITS = {"pred": 8, "token": 0}  # of types whose name does not say it
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
+_ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([^\s,)}]+)")
+_CALLED_LISTS = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective of a program."""
+
+    kind: str  # of KINDS
+    size: float  # bytes of the whole array, all operands together
+    group: int  # devices that take part with one another
+    runs: int  # times a call of the program
+
+    @property
+    def sent(self) -> float:
+        """Bytes that one device sends in a call of the program."""
+        if self.kind == "collective-permute":
+            return self.size * self.runs
+        return (2 if self.kind == "all-reduce" else 1) * self.size * (self.group - 1) / self.group * self.runs
+
+
+def bytes_sent(hlo: str) -> dict[str, float]:
+    """Bytes that one device sends in a call of the program, by kind, all of KINDS."""
+    total = dict.fromkeys(KINDS, 0.0)
+    for collective in find(hlo):
+        total[collective.kind] += collective.sent
+    return total
+
+
+def find(hlo: str) -> list[Collective]:
+    """All collectives of `compiled.as_text()` that run, those between more than one device.
+
+    Of a conditional all branches count.
+
+    Raises:
+        ValueError: a loop around a collective whose number of iterations the text does not tell.
+    """
+    computations, entry = _parse(hlo)
+    devices = math.prod(int(n) for n in re.findall(r"(?:replica_count|num_partitions)=(\d+)", hlo.partition("\n")[0]))
+    found: list[Collective] = []
+    seen: set[tuple] = set()
+
+    def visit(name: str, place: tuple[str, ...], runs: int, scatters: bool) -> None:
+        """`place`: the loops around it, from the outermost."""
+        for instruction in computations[name].values():
+            kind = instruction.kind.removesuffix("-start")
+            if kind in KINDS:
+                group = _group(instruction.rest, devices)
+                chain = re.search(r'chain_id="\d+"', instruction.rest)
+                stage = (place, chain[0]) if chain else None
+                if group > 1 and stage not in seen:
+                    shown = "reduce-scatter" if scatters and kind == "all-reduce" else kind
+                    found.append(Collective(shown, _size(kind, instruction, group), group, runs))
+                if stage:
+                    seen.add(stage)
+                continue  # what it calls adds two numbers
+            if instruction.kind in ("async-update", "async-done"):
+                continue  # they call what their start called
+            for called in _called(instruction.rest):
+                if called not in reaches:
+                    continue
+                if instruction.kind == "while":
+                    times = _iterations(computations, computations[name], instruction)
+                    visit(called, (*place, instruction.name), runs * times, scatters)
+                else:
+                    visit(called, place, runs, scatters or called.startswith("all-reduce-scatter"))
+
+    reaches = _with_collectives(computations)
+    visit(entry, (), 1, False)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    type: str
+    kind: str
+    rest: str  # from its operands on
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([^\s,()]+)", self.rest.partition(")")[0])
+
+
+_Computation = dict[str, _Instruction]  # by name; the last that is a tuple is the result of a loop's body
+
+
+def _parse(hlo: str) -> tuple[dict[str, _Computation], str]:
+    """The computations, and the name of the first to run."""
+    computations, entry, current = {}, "", {}
+    for line in hlo.splitlines():
+        if match := _COMPUTATION.match(line):
+            current = computations[match[2]] = {}
+            entry = match[2] if match[1] else entry
+        elif match := _INSTRUCTION.match(line):
+            current[match[1]] = _Instruction(*match.groups())
+    return computations, entry
+
+
+def _called(rest: str) -> list[str]:
+    lists = (name.strip().lstrip("%") for names in _CALLED_LISTS.findall(rest) for name in names.split(","))
+    return [*_CALLED.findall(rest), *lists]
+
+
+def _with_collectives(computations: dict[str, _Computation]) -> set[str]:
+    """The computations that hold a collective or call one that does."""
+    callers = collections.defaultdict(set)
+    reached = []
+    for name, computation in computations.items():
+        if any(i.kind.removesuffix("-start") in KINDS for i in computation.values()):
+            reached.append(name)
+        for instruction in computation.values():
+            for called in _called(instruction.rest):
+                callers[called].add(name)
+    seen = set(reached)
+    while reached:
+        new = callers[reached.pop()] - seen
+        seen |= new
+        reached += new
+    return seen
+
+
+def _iterations(computations: dict[str, _Computation], around: _Computation, loop: _Instruction) -> int:
+    """As the compiler noted, or else read from a counter: where it starts, what is added to it, what it stays below."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(known[1])
+    condition, body = (
+        computations[re.search(rf"{part}=%?([^\s,)}}]+)", loop.rest)[1]] for part in ("condition", "body")
+    )
+    try:
+        compare = next(i for i in condition.values() if i.kind == "compare" and "direction=LT" in i.rest)
+        counter, end = (_behind(condition, name) for name in compare.operands)
+        place = int(re.search(r"index=(\d+)", counter.rest)[1])
+        result = [i for i in body.values() if i.kind == "tuple"][-1]
+        added = _behind(body, result.operands[place])
+        step = next(i for i in (_behind(body, name) for name in added.operands) if i.kind == "constant")
+        start = _behind(around, _behind(around, loop.operands[0]).operands[place])
+        if [added.kind, start.kind, end.kind] != ["add", "constant", "constant"]:
+            raise LookupError
+        start, end, step = (int(i.rest.partition(")")[0]) for i in (start, end, step))
+    except (LookupError, StopIteration, TypeError, ValueError) as error:
+        raise ValueError(
+            f"how often does the loop {loop.name} run? It counts in a way that is not known here"
+        ) from error
+    return -(-(end - start) // step)
+
+
+def _behind(computation: _Computation, name: str) -> _Instruction:
+    """What a name stands for, behind its copies."""
+    while computation[name].kind in ("copy", "bitcast"):
+        name = computation[name].operands[0]
+    return computation[name]
+
+
+def _group(rest: str, devices: int) -> int:
+    """Devices of one group, in any notation: {{0,1},{2,3}}, [2,4]<=[8], mesh['a'=2,'b'=4] {'b'}, or pairs."""
+    if pairs := re.search(r"source_target_pairs=\{([^ ]*)\}", rest):
+        return 2 if any(a != b for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1])) else 1
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return listed[1].count(",") + 1
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+        return int(iota[2])
+    if mesh := re.search(r"replica_groups=@?mesh\[([^]]*)\][^{]*\{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
+        # An axis in part is written 'axis':(size before)size.
+        named = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in named)
+    if re.search(r"replica_groups=\{\}", rest) or "replica_groups" not in rest:
+        return devices
+    raise ValueError(f"replica_groups in a notation that is not known here: {rest[:200]}")
+
+
+def _size(kind: str, instruction: _Instruction, group: int) -> float:
+    """Bytes of the whole array, from the type of the result. That of a start holds the operands too."""
+    size = sum(
+        math.prod(map(int, filter(None, shape.split(",")))) * _bits(dtype) / 8
+        for dtype, shape in _ARRAY.findall(re.sub(r"\{[^{}]*\}|/\*.*?\*/", "", instruction.type))
+        if not (instruction.kind.endswith("-start") and not shape)  # a start's contexts
+    )
+    started = instruction.kind.endswith("-start")
+    if kind == "all-gather":
+        return size * group / (group + 1) if started else size
+    if kind == "reduce-scatter":
+        return size * group / (group + 1) if started else size * group
+    if kind in ("all-to-all", "collective-permute"):
+        return size / 2 if started else size
+    return size
+
+
+def _bits(dtype: str) -> int:
+    return BITS[dtype] if dtype in BITS else int(re.search(r"\d+", dtype)[0])

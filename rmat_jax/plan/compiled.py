@@ -1,0 +1,167 @@
+"""The train step of an experiment, compiled for devices that need not be there, and what the compiled program tells."""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rmat_jax import parallel, sharding
+from rmat_jax.config import Config, UserError
+from rmat_jax.optim import make_optimizer
+from rmat_jax.plan import collectives, flops
+from rmat_jax.plan.chips import Topology
+from rmat_jax.state import TrainState
+from rmat_jax.types import PyTree
+
+ENVIRONMENT = {  # of libtpu, which otherwise looks for a TPU and complains that there is none
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # by several processes: nothing here opens a TPU
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Bytes that one device holds, by arithmetic on shapes and shardings."""
+
+    params: int
+    optimizer: int
+    memory: int  # the lanes' memory, carried from step to step
+    gathered: int  # parameters in full along fsdp, as long as a step computes; 0 where fsdp=1
+    grads: int  # of the device's lanes, in full along fsdp, before they are added up
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled train step, for one device of its mesh."""
+
+    peak: int  # bytes: arguments, results, temporaries and code; more than `limit`: it does not fit
+    limit: int  # bytes that the compiler may use; 0: it did not say
+    bytes_sent: dict[str, float]  # in a step, by kind: see `collectives`; empty where it does not fit
+    compile_seconds: float
+
+
+def tpu_devices(topology: Topology) -> list[jax.Device]:
+    """The devices of a slice that is not there, to compile for. Takes libtpu, not a TPU.
+
+    Raises:
+        UserError: libtpu is missing, or there is no such slice.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"--topology={topology} needs the TPU compiler, which is not installed: pip install 'jax[tpu]' (700 MB, no TPU "
+            "needed); --topology=gpu:h100:8 needs nothing"
+        )
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    options = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}  # a chip is one device
+    if topology.count == 1:
+        options["chips_per_host_bounds"] = [1, 1, 1]
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options).devices
+    except Exception as error:  # of whatever class the compiler raises
+        message = " ".join(str(error).split())
+        raise UserError(f"--topology={topology} is refused by the TPU compiler: {message[:300]}") from error
+    return devices
+
+
+def make_mesh(config: Config, topology: Topology, devices: Sequence[jax.Device] = ()) -> Mesh | AbstractMesh:
+    """The mesh of an experiment on all of a topology; without devices an abstract one, on which programs can be traced.
+
+    Raises:
+        UserError: the product of the axes is not the number of chips.
+    """
+    m, count = config.mesh, topology.count
+    if m.parallelism != "jit":
+        raise UserError(f"mesh.parallelism={m.parallelism!r} is not planned for; use mesh.parallelism=jit")
+    data = m.data or max(count // (m.fsdp * m.tensor), 1)
+    if data * m.fsdp * m.tensor != count:
+        raise UserError(
+            f"mesh.data={data} x mesh.fsdp={m.fsdp} x mesh.tensor={m.tensor} is {data * m.fsdp * m.tensor} devices, "
+            f"--topology={topology} has {count}; make the product {count}"
+        )
+    if devices:
+        return sharding.make_mesh(m, devices)
+    return AbstractMesh((data, m.fsdp, m.tensor), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def held(state: TrainState, mesh: Mesh | AbstractMesh) -> Held:
+    """What one device holds of an abstract state, and what a step adds to it: see `sharding.spread`."""
+
+    def whole(leaf):
+        spec = P(*(axis if axis == "tensor" else None for axis in leaf.sharding.spec))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    grads = tree_bytes(jax.tree.map(whole, state.params))
+    return Held(
+        params=tree_bytes(state.params),
+        optimizer=tree_bytes(state.opt_state),
+        memory=tree_bytes(state.memory),
+        gathered=grads if mesh.shape["fsdp"] > 1 else 0,
+        grads=grads,
+    )
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """Bytes of a device's part of all leaves, without the padding that a TPU adds."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def trace(config: Config, mesh: Mesh | AbstractMesh) -> tuple[jax.stages.Traced, int, Held]:
+    """The train step, its FLOPs on all devices together, and what one device holds.
+
+    Raises:
+        UserError: the mesh does not fit the experiment.
+    """
+    optimizer = make_optimizer(config)
+    state = parallel.abstract_state(config, optimizer, mesh)
+    tokens_BT = jax.ShapeDtypeStruct(
+        (config.batch_size, config.segment_len), jnp.int32, sharding=sharding.batch_sharding(mesh)
+    )
+    batch = dict.fromkeys(("tokens", "targets", "documents"), tokens_BT)
+    traced = parallel.make_train_step(config, optimizer, mesh).trace(state, batch)
+    return traced, flops.count(traced.jaxpr), held(state, mesh)
+
+
+def compile_step(traced: jax.stages.Traced, held: Held) -> Program:
+    """Compiles; this takes minutes. A program that does not fit is no error."""
+    start = time.monotonic()
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        used, limit = parse_exhausted(str(error), held.params + held.optimizer + held.memory)
+        if not used:
+            raise
+        return Program(used, limit, {}, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    m = compiled.memory_analysis()
+    results = m.output_size_in_bytes - m.alias_size_in_bytes
+    peak = m.argument_size_in_bytes + results + m.temp_size_in_bytes + m.generated_code_size_in_bytes
+    return Program(peak, 0, collectives.bytes_sent(compiled.as_text()), seconds)
+
+
+def parse_exhausted(message: str, arguments: int) -> tuple[int, int]:
+    """Bytes needed and bytes there are, of the TPU compiler's error; zeros: it is another error.
+
+    It says either "Used 20.50G of 15.75G hbm", or how much the temporaries alone would take, to which the arguments come.
+    """
+    size = r"([\d.]+)([KMG]?)"
+    unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+    for pattern, more in (
+        (rf"Used {size} of {size} hbm", 0),
+        (rf"temporaries \({size}\) exceeds available HBM \({size}\)", arguments),
+    ):
+        if found := re.search(pattern, message):
+            return int(float(found[1]) * unit[found[2]]) + more, int(float(found[3]) * unit[found[4]])
+    return 0, 0

@@ -1,0 +1,264 @@
+"""What a training step would take on accelerators that are not there: memory, FLOPs, bytes exchanged, and what to change.
+
+For a TPU slice the real train step is compiled by the real compiler, so memory and exchanged bytes are the program's own. For
+GPUs both are arithmetic: see `arithmetic.py`. FLOPs are counted in the step's jaxpr for either. Seconds are always arithmetic:
+the chip's data sheet at its peak, so bounds that no run goes below, and neither says how far the two overlap.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+
+from rmat_jax.config import Config, UserError, from_dict, to_dict
+from rmat_jax.plan import arithmetic, compiled
+from rmat_jax.plan.chips import GIB, Topology, parse_topology
+from rmat_jax.plan.compiled import Held
+
+ACCURACY = (  # see arithmetic.py
+    "beside TPU programs peaks came out up to 11% too low with mesh.tensor=1 or 2, 22% with 4, 54% with 8; bytes sent up to 50%"
+)
+PATIENCE = 240.0  # seconds after which no other alternative is begun
+
+
+@dataclasses.dataclass(frozen=True)
+class Alternative:
+    """The same experiment with some keys changed."""
+
+    overrides: dict[str, int | str]
+    peak: int  # bytes
+    fits: bool
+    flops: int  # a token, all devices
+    seconds: float  # that it took to find out
+
+    @property
+    def flags(self) -> str:
+        return " ".join(f"--config.{key}={value}" for key, value in self.overrides.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A step on one topology. Bytes and seconds are those of one device."""
+
+    config: Config
+    topology: Topology
+    mesh: dict[str, int]
+    held: Held
+    peak: int
+    limit: int  # bytes that a program may use
+    flops: int  # of a step, on all devices together, with what is computed again
+    bytes_sent: dict[str, float]  # in a step, by kind of collective; empty where the program does not fit
+    compile_seconds: float  # 0: nothing was compiled
+    alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.limit
+
+    @property
+    def tokens(self) -> int:
+        """That one step reads."""
+        return self.config.batch_size * self.config.segment_len
+
+    @property
+    def temporaries(self) -> int:
+        """Bytes beyond what stays from step to step: activations, gathered parameters, gradients, code, padding."""
+        return self.peak - self.held.params - self.held.optimizer - self.held.memory
+
+    @property
+    def compute_seconds(self) -> float:
+        """Of a step, at the chip's peak in bfloat16, all devices sharing all products equally."""
+        return self.flops / self.topology.count / self.topology.chip.flops
+
+    @property
+    def communication_seconds(self) -> float:
+        """Of a step, over all links of the chip at once."""
+        return sum(self.bytes_sent.values()) / self.topology.chip.bandwidth
+
+    def json(self) -> str:
+        values = {
+            "topology": str(self.topology),
+            "chips": self.topology.count,
+            "compiled": bool(self.topology.slice_name),
+            "mesh": self.mesh,
+            "tokens_a_step": self.tokens,
+            "bytes": dataclasses.asdict(self.held)
+            | {"temporaries": self.temporaries, "peak": self.peak, "limit": self.limit},
+            "fits": self.fits,
+            "flops_a_step": self.flops,
+            "flops_a_step_and_device": self.flops / self.topology.count,
+            "bytes_sent_a_step": self.bytes_sent,
+            "compute_seconds": self.compute_seconds,
+            "communication_seconds": self.communication_seconds if self.bytes_sent else None,
+            "compile_seconds": self.compile_seconds,
+            "alternatives": [dataclasses.asdict(alternative) for alternative in self.alternatives],
+            "config": to_dict(self.config),
+        }
+        return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+    def text(self) -> str:
+        """For people."""
+        return "\n".join([*self._title(), "", *self._memory(), "", *self._step(), *self._advice()])
+
+    def _title(self) -> list[str]:
+        c, chip = self.config, self.topology.chip
+        mesh = " x ".join(f"{axis}={size}" for axis, size in self.mesh.items())
+        if not self.topology.slice_name:
+            how = "ARITHMETIC, nothing was compiled: " + ACCURACY
+        else:
+            did = "compiled the train step" if self.fits else "refused the train step"
+            how = f"the TPU compiler {did} in {self.compile_seconds:.0f} s"
+        return [
+            f"{self.topology}: {self.topology.count} x {chip.name}, mesh {mesh}; {how}",
+            f"a step reads {c.batch_size} lanes x {c.chunks_per_step} chunks x {c.model.chunk_len} tokens "
+            f"= {self.tokens:,} tokens; remat={c.model.remat}, accumulation={c.accumulation}",
+        ]
+
+    def _memory(self) -> list[str]:
+        h = self.held
+        rest = self.temporaries - h.gathered - h.grads
+        verdict = "FITS" if self.fits else "DOES NOT FIT"
+        rows = [
+            ("parameters", h.params, ""),
+            ("optimiser state", h.optimizer, ""),
+            ("memory of the lanes", h.memory, ""),
+            ("temporaries and code", self.temporaries, ""),
+            ("  parameters gathered", h.gathered, "arithmetic: float32; the compiler may gather them narrower"),
+            ("  gradients", h.grads, "arithmetic"),
+            ("  activations and others", rest, "what is left"),
+            ("peak", self.peak, f"of {_gib(self.limit)} GiB: {verdict}"),
+        ]
+        return [
+            "memory of one device, GiB",
+            *(f"  {name:26}{_gib(size):>9}  {note}".rstrip() for name, size, note in rows),
+        ]
+
+    def _step(self) -> list[str]:
+        each = self.flops / self.topology.count
+        forward = self.config.model.flops_per_token() * self.tokens
+        lines = [
+            "one step",
+            f"  FLOPs                     {self.flops:.3e}  of all devices; {each:.3e} of each; "
+            f"{self.flops / forward:.2f} forward passes (3 without recomputation)",
+        ]
+        for kind, sent in self.bytes_sent.items():
+            lines.append(f"  {kind:26}{sent / 1e9:9.3f}  GB sent by each device")
+        lines.append(f"  computing                 {self.compute_seconds:9.3f}  s at least: arithmetic, bfloat16 peak")
+        if self.bytes_sent:
+            lines.append(
+                f"  sending                   {self.communication_seconds:9.3f}  s at least: arithmetic, all links"
+            )
+        return lines
+
+    def _advice(self) -> list[str]:
+        if not self.alternatives:
+            return []
+        lines = ["", "what to change" + ("" if self.fits else " (it does not fit)")]
+        own = self.flops / self.tokens
+        for alternative in sorted(self.alternatives, key=lambda a: a.peak):
+            saved = self.peak - alternative.peak
+            lines.append(
+                f"  {alternative.flags:58}peak {_gib(alternative.peak):>7} GiB, {_gib(abs(saved))} "
+                f"{'less' if saved >= 0 else 'more'}, {alternative.flops / own - 1:+.0%} FLOPs a token: "
+                f"{'fits' if alternative.fits else 'does not fit'}"
+            )
+        return lines
+
+
+def plan(
+    config: Config, topology: str, *, advise: bool = False, progress: Callable[[str], None] = lambda line: None
+) -> Report:
+    """Plans a training step of an experiment.
+
+    Args:
+        config: the experiment; its mesh must take all chips.
+        topology: "v5e:16x16", a TPU slice, for which the step is compiled (minutes; takes libtpu, no TPU), or "gpu:h100:8".
+        advise: also try what would take less memory. Where the step does not fit this is always done.
+        progress: gets a line before each compilation.
+
+    Raises:
+        UserError: an unknown topology, a mesh that fits neither it nor the experiment, or libtpu is missing.
+    """
+    where = parse_topology(topology)
+    measure = functools.partial(_arithmetic, where)
+    if where.slice_name:
+        compiled.make_mesh(config, where)  # its errors first, before libtpu is looked for
+        measure = functools.partial(_compiled, where, compiled.tpu_devices(where), progress)
+    report = measure(config)
+    if not (advise or not report.fits):
+        return report
+    start, found = time.monotonic(), []
+    for overrides, changed in alternatives(config, report.mesh):
+        begun = time.monotonic()
+        if begun - start > PATIENCE:
+            progress(f"not tried: {overrides}; {PATIENCE:.0f} s have passed")
+            continue
+        try:
+            other = measure(changed)
+        except UserError:  # such a mesh does not fit the experiment
+            continue
+        found.append(
+            Alternative(overrides, other.peak, other.fits, other.flops / other.tokens, time.monotonic() - begun)
+        )
+    return dataclasses.replace(report, alternatives=tuple(found))
+
+
+def alternatives(config: Config, mesh: dict[str, int]) -> list[tuple[dict[str, int | str], Config]]:
+    """Experiments that may take less memory: overrides, and the config with them. What breaks a rule is left out."""
+    m = config.mesh
+    tried: list[dict[str, int | str]] = []
+    if config.model.remat != "chunk+block":
+        tried.append({"model.remat": "chunk+block"})
+    if mesh["data"] % 2 == 0:
+        tried.append({"mesh.fsdp": 2 * m.fsdp} | ({"mesh.data": m.data // 2} if m.data else {}))
+    if m.fsdp % 2 == 0:
+        tried.append({"mesh.fsdp": m.fsdp // 2, "mesh.tensor": 2 * m.tensor})
+    tried.append({"accumulation": 2 * config.accumulation})
+    if config.batch_size % 2 == 0:
+        tried.append({"batch_size": config.batch_size // 2})
+    if config.chunks_per_step % 2 == 0:
+        tried.append({"chunks_per_step": config.chunks_per_step // 2})
+    valid = []
+    for overrides in tried:
+        try:
+            valid.append((overrides, changed(config, overrides)))
+        except UserError:
+            continue
+    return valid
+
+
+def changed(config: Config, overrides: dict[str, int | str]) -> Config:
+    """The config with some keys, "mesh.fsdp", set. Raises UserError where that breaks a rule."""
+    values = to_dict(config)
+    for key, value in overrides.items():
+        *path, last = key.split(".")
+        functools.reduce(dict.__getitem__, path, values)[last] = value
+    return from_dict(Config, values)
+
+
+def _compiled(where: Topology, devices: list, progress: Callable[[str], None], config: Config) -> Report:
+    mesh = compiled.make_mesh(config, where, devices)
+    traced, flops, held = compiled.trace(config, mesh)
+    m = mesh.shape
+    progress(
+        f"compiling the train step for {where.count} x TPU {where.chip.name} (data={m['data']}, fsdp={m['fsdp']}, "
+        f"tensor={m['tensor']}, {config.batch_size} lanes of {config.chunks_per_step} chunks, "
+        f"remat={config.model.remat}); this takes minutes"
+    )
+    program = compiled.compile_step(traced, held)
+    limit = program.limit or where.chip.memory
+    return Report(config, where, dict(m), held, program.peak, limit, flops, program.bytes_sent, program.compile_seconds)
+
+
+def _arithmetic(where: Topology, config: Config) -> Report:
+    mesh = compiled.make_mesh(config, where)
+    _, flops, held = compiled.trace(config, mesh)
+    m = dict(mesh.shape)
+    peak = held.params + held.optimizer + held.memory + arithmetic.temporaries(config, m, held)
+    sent = arithmetic.bytes_sent(config, m, held)
+    return Report(config, where, m, held, peak, where.chip.memory, flops, sent, 0.0)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:,.2f}"
