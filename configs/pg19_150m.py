@@ -36,7 +36,6 @@ def get_config():
     config.model.memory_writes = 32
     config.model.dtype = "bfloat16"
     config.model.remat = "chunk+block"
-    config.mesh.fsdp = 16
     config.batch_size = 32
     config.chunks_per_step = 8
     config.steps = 500_000
@@ -44,6 +43,6 @@ def get_config():
     config.optim.warmup_steps = 1000
     config.log.eval_every = 5000
     config.log.save_every = 1000
-    config.eval_batch_size = 16
+    config.eval_batch_size = 32
     config.eval_tokens = 2_000_000
     return config

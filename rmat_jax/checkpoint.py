@@ -21,10 +21,12 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from rmat_jax import processes
 from rmat_jax.config import UserError, to_dict
 from rmat_jax.types import Array, PyTree
 
 ABSENT = "(absent)"
+MAY_CHANGE = ("log", "mesh", "eval_batch_size")  # of a config, when a run resumes: the training stays the same
 FORMAT = 1  # of what is on disk; raise it when older code would misread the new
 
 
@@ -185,13 +187,17 @@ class Checkpoints:
 
         def read(step):
             body = _read_body(self.folder, step)
-            leaves = _read_leaves(self.folder, step, body["leaves"], wanted)
-            return step, jax.tree.unflatten(jax.tree.structure(abstract_state), leaves.values()), body["meta"]
+            return step, _read_leaves(self.folder, step, body["leaves"], wanted), body
 
         self.wait()
-        found = _newest(self.folder, _steps(self.folder), read, self._damaged)
+        found = _newest(
+            self.folder, _steps(self.folder), read, self._damaged, lambda found: _verify(found[1], found[2]["leaves"])
+        )
         self._held = found and found[0]
-        return found
+        if found is None:
+            return None
+        step, leaves, body = found
+        return step, jax.tree.unflatten(jax.tree.structure(abstract_state), leaves.values()), body["meta"]
 
     def saved_config(self) -> dict[str, Any] | None:
         """The config of the newest step whose JSON is intact; None if there is no step. Raises like `restore`."""
@@ -223,16 +229,18 @@ def restore_params(folder: Any, step: int | None = None) -> tuple[PyTree, dict[s
         body = _read_body(folder, step)
         saved = {name: leaf for name, leaf in body["leaves"].items() if name.startswith("params/")}
         wanted = {n: jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"])) for n, leaf in saved.items()}
-        params: dict[str, Any] = {}
-        for name, leaf in _read_leaves(folder, step, saved, wanted).items():
-            _, *path, last = name.split("/")
-            node = params
-            for key in path:
-                node = node.setdefault(key, {})
-            node[last] = leaf
-        return params, body["config"], step
+        return _read_leaves(folder, step, saved, wanted), body, step
 
-    return _newest(folder, there if step is None else [step], read, set())
+    steps = there if step is None else [step]
+    leaves, body, step = _newest(folder, steps, read, set(), lambda found: _verify(found[0], found[1]["leaves"]))
+    params: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        _, *path, last = name.split("/")
+        node = params
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return params, body["config"], step
 
 
 def differences(
@@ -257,7 +265,7 @@ def differences(
 
 def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Raises a UserError that shows each key in which two configs differ, but for those that a resumed run may change."""
-    found = differences(saved, current, ignore=("log", "mesh"))
+    found = differences(saved, current, ignore=MAY_CHANGE)
     if found:
         shown = "; ".join(f"{key} was {was!r}, is {now!r}" for key, was, now in found)
         flags = " ".join(shlex.quote(f"--config.{key}={was}") for key, was, now in found if ABSENT not in (was, now))
@@ -275,19 +283,42 @@ def _steps(folder: epath.Path) -> list[int]:
     return [found.step for found in ocp.path.step.standard_name_format().find_all(folder)]
 
 
-def _newest(folder: epath.Path, steps: Iterable[int], read: Callable[[int], Any], damaged: set[int]) -> Any:
-    """`read` of the newest of `steps` for which it does not fail; those for which it did join `damaged`."""
-    steps = sorted(steps, reverse=True)
-    for step in steps:
+def _newest(
+    folder: epath.Path,
+    steps: Iterable[int],
+    read: Callable[[int], Any],
+    damaged: set[int],
+    verify: Callable[[Any], None] = lambda found: None,
+) -> Any:
+    """`read` of the newest of `steps` for which neither it nor `verify` fails; those for which one did join `damaged`.
+
+    All processes try the same steps, and what fails in one of them is damaged for all: `read` may fail in one alone, `verify`
+    computes with all of them and fails in all.
+    """
+
+    def attempt(step):
         try:
-            if step not in damaged:
-                return read(step)
+            return read(step), ""
         except UserError:
             raise
         except Exception as error:  # whatever Orbax, TensorStore and the file system make of damaged files
-            damaged.add(step)
-            if jax.process_index() == 0:
-                print(f"warning: step {step} of {folder} is damaged, left out: {_cause(error)}", file=sys.stderr)
+            return None, _cause(error)
+
+    steps = json.loads(processes.tell(json.dumps(sorted(steps, reverse=True)))[0])
+    for step in steps:
+        if step in damaged:
+            continue
+        found, wrong = processes.together(lambda step=step: attempt(step))
+        wrong = next(filter(None, processes.tell(wrong)), "")
+        if not wrong:
+            try:
+                verify(found)
+                return found
+            except ValueError as error:
+                wrong = str(error)
+        damaged.add(step)
+        if processes.is_main():
+            print(f"warning: step {step} of {folder} is damaged, left out: {wrong}", file=sys.stderr)
     if steps:
         raise UserError(f"{folder}: damaged, all of step {', '.join(map(str, steps))}; bring back a copy or start anew")
     return None
@@ -306,7 +337,7 @@ def _read_body(folder: epath.Path, step: int) -> dict[str, Any]:
 def _read_leaves(
     folder: epath.Path, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """The leaves named in `wanted`, in its order, verified against the JSON's `saved`. No other leaf is read."""
+    """The leaves named in `wanted`, in its order. No other leaf is read. Shapes and dtypes are those of the JSON's `saved`."""
     here = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
     there = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in saved.items()}
     for name in sorted(here | there):
@@ -325,12 +356,15 @@ def _read_leaves(
     args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
     read = ocp.PyTreeCheckpointHandler().restore(folder / str(step) / "state", args=args)
     empty = {n: jnp.zeros(x.shape, x.dtype, device=x.sharding) for n, x in specs.items() if not x.size}
-    leaves = {name: (read | empty)[name] for name in wanted}
+    return {name: (read | empty)[name] for name in wanted}
+
+
+def _verify(leaves: Mapping[str, Array], saved: Mapping[str, Any]) -> None:
+    """Raises a ValueError that names the leaves which differ from what was saved."""
     digest = digests(leaves)
-    wrong = [n for n in leaves if digest[n] != saved[n]["digest"] or leaves[n].dtype != wanted[n].dtype]
+    wrong = [n for n, leaf in leaves.items() if (digest[n], str(leaf.dtype)) != (saved[n]["digest"], saved[n]["dtype"])]
     if wrong:
         raise ValueError(f"what was read of {', '.join(wrong)} is not what was saved")
-    return leaves
 
 
 def _named(tree: PyTree) -> dict[str, Any]:

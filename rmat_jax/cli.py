@@ -7,6 +7,7 @@ import argparse
 import os
 import shlex
 import sys
+from pathlib import Path
 
 from rmat_jax import flags
 from rmat_jax.config import RMATConfig, UserError
@@ -159,6 +160,15 @@ def main(argv: list[str] | None = None) -> int:
     return args.function(args)
 
 
+def _check_files(*files: Path | None) -> None:
+    """Files that will be written, after much work."""
+    for file in filter(None, files):
+        if not file.absolute().parent.is_dir():
+            raise UserError(f"{file} cannot be written: there is no folder {file.parent}; make it first")
+        if file.is_dir():
+            raise UserError(f"{file} cannot be written: it is a folder; give a file in it")
+
+
 def _generate(args: argparse.Namespace) -> int:
     from rmat_jax import infer
 
@@ -216,9 +226,7 @@ def _crosscheck(args: argparse.Namespace) -> int:
         raise UserError("--framework goes with --against=FILE; a comparison of both needs no such flag")
     if args.torch and (args.dump or args.framework == "jax"):
         raise UserError("--torch names a port to be checked; it cannot go with --dump or --framework=jax")
-    for file in (args.out, args.dump):
-        if file and not file.absolute().parent.is_dir():
-            raise UserError(f"{file} cannot be written: there is no folder {file.parent}; make it first")
+    _check_files(args.out, args.dump)
     if args.against:
         framework = args.framework or ("torch" if args.torch else "jax")
         report = crosscheck.replay(args.against, args.dtype, framework, args.torch, args.precision)
@@ -241,9 +249,7 @@ def _crosscheck(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     if args.name != "stream":
         raise UserError(f"there is no benchmark {args.name!r}; the one there is: stream")
-    for file in filter(None, (args.json, args.plot)):
-        if not file.absolute().parent.is_dir():
-            raise UserError(f"{file} cannot be written: there is no folder {file.parent}; make it first")
+    _check_files(args.json, args.plot)
     if args.plot and args.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot={args.plot} must end in .png, .svg or .pdf")
     config = flags.load_config(args.config).model if args.config else RMATConfig()
@@ -265,8 +271,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    if args.json and not args.json.absolute().parent.is_dir():
-        raise UserError(f"{args.json} cannot be written: there is no folder {args.json.parent}; make it first")
+    _check_files(args.json)
     config = flags.load_config(args.config, args.overrides)
     # Read when JAX is imported. Accelerators that are there are not touched, and programs for those that are not cannot be
     # taken from the cache (jax 0.10.2).

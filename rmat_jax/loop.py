@@ -1,10 +1,12 @@
 """The training run: resume, step, log, evaluate, sample, save."""
 
 import contextlib
+import fcntl
 import json
 import math
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -48,9 +50,10 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     optimizer = make_optimizer(config)
     mesh = make_mesh(config.mesh)
     abstract = parallel.abstract_state(config, optimizer, mesh)
-    _check_same_command(config)
+    _check_same_command(config, until)
     _make_workdir(workdir)
     with (
+        _alone(workdir),
         Checkpoints(workdir / "checkpoints", keep=config.log.keep) as checkpoints,
         Signals("saving after this step") as signals,
     ):
@@ -111,34 +114,51 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     return 128 + stopped if stopped else 0
 
 
-def _check_same_command(config: Config) -> None:
-    """All processes have the config of process 0."""
-    if jax.process_count() == 1:
-        return
-    first = json.loads(processes.tell(json.dumps(to_dict(config)))[0])
+def _check_same_command(config: Config, until: int | None) -> None:
+    """All processes have the flags of process 0."""
+    mine = to_dict(config) | {"until": until}
+    told = processes.tell(json.dumps(mine))
 
     def check():
-        found = differences(first, to_dict(config))
+        if len(told[0].encode()) == processes.TEXT_BYTES:
+            raise UserError("the config is too long for processes to compare; shorten log.sample_prompt")
+        found = differences(json.loads(told[0]), mine)
         if found:
             shown = "; ".join(f"{key} is {there!r} in process 0, {here!r} here" for key, there, here in found)
             raise UserError(f"{shown}; start all processes with the same command")
 
-    processes.together(check)
+    if len(told) > 1:
+        processes.together(check)
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """No other run writes into this workdir meanwhile."""
+
+    def lock(file):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"another run is at work in {workdir}; wait for it, or choose another --workdir") from None
+        except OSError:
+            pass  # a disk that knows no locks
+
+    with open(workdir / ".lock", "w") if processes.is_main() else contextlib.nullcontext() as file:
+        processes.together(lambda: lock(file) if processes.is_main() else None)
+        yield
 
 
 def _make_workdir(workdir: Path) -> None:
     """Process 0 makes it and leaves a mark, which the others must see: checkpoints need a disk that all share."""
+    mark = workdir / f".shared-{processes.tell(uuid.uuid4().hex)[0]}"
 
     def make():
         try:
             workdir.mkdir(parents=True, exist_ok=True)
+            if processes.is_main():
+                mark.touch()
         except OSError as error:
             raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}; choose another") from error
-
-    processes.together(make)
-    if jax.process_count() == 1:
-        return
-    mark = workdir / f".shared-{processes.tell(uuid.uuid4().hex)[0]}"
 
     def look():
         until = time.monotonic() + 10  # network disks take their time
@@ -147,9 +167,12 @@ def _make_workdir(workdir: Path) -> None:
         if not mark.exists():
             raise UserError(f"--workdir={workdir} is not the same disk for all processes; choose one that they share")
 
-    processes.main_first(mark.touch if processes.is_main() else look)
-    if processes.is_main():
-        mark.unlink()
+    processes.together(make)
+    try:
+        processes.together(look)
+    finally:
+        if processes.is_main():
+            mark.unlink(missing_ok=True)
 
 
 def _due(every: int, step: int) -> bool:

@@ -26,17 +26,19 @@ def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh
     if config.batch_size % (lanes * config.accumulation):
         raise UserError(
             f"batch_size={config.batch_size} must be a multiple of {named} x accumulation={config.accumulation} = "
-            f"{lanes * config.accumulation}; change it, or set mesh.data"
+            f"{lanes * config.accumulation}; change the mesh or, in a new run, batch_size"
         )
     if config.eval_batch_size % lanes:
         raise UserError(
             f"eval_batch_size={config.eval_batch_size} must be a multiple of {named} = {lanes}; try "
             f"eval_batch_size={-(-config.eval_batch_size // lanes) * lanes}"
         )
-    if config.model.num_heads % mesh.shape["tensor"]:
-        raise UserError(
-            f"mesh.tensor={mesh.shape['tensor']} must divide num_heads={config.model.num_heads}: each device has whole heads"
-        )
+    tensor, heads, vocabulary = mesh.shape["tensor"], config.model.num_heads, config.model.vocab_size
+    if heads % tensor:
+        raise UserError(f"mesh.tensor={tensor} must divide num_heads={heads}: each device has whole heads")
+    if vocabulary % tensor:
+        larger = -(-vocabulary // tensor) * tensor
+        raise UserError(f"mesh.tensor={tensor} must divide vocab_size={vocabulary}; try model.vocab_size={larger}")
     return sharding.placed(mesh, jax.eval_shape(functools.partial(init_state, config, optimizer)))
 
 

@@ -19,8 +19,10 @@ from jax.sharding import PartitionSpec as P
 
 from rmat_jax.config import UserError
 
-TEXT_BYTES = 1 << 14  # of what processes tell each other
+TEXT_BYTES = 1 << 16  # of what processes tell each other
 HEARTBEAT_SECONDS = 60  # a process that is silent for so long counts as dead
+# How many processes a launcher has started, as Open MPI, MPICH and Slurm say.
+SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 Result = TypeVar("Result")
 
@@ -79,13 +81,19 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
             raise UserError(f"the processes cannot meet: {error}") from error
-        # No cluster: a run of one process.
+        # No cluster: a run of one process, unless a launcher says otherwise, see below.
     except RuntimeError as error:
-        if coordinator is None and "must be called before" in str(error):
-            return  # somebody has computed already, in a process of its own or in one that met the others
-        raise UserError(f"the processes cannot meet: {' '.join(str(error).split())}") from error
+        # Where somebody has computed already, this is a process of its own, or one that has met the others.
+        if coordinator is not None or "must be called before" not in str(error):
+            raise UserError(f"the processes cannot meet: {' '.join(str(error).split())}") from error
     finally:
         alarm.cancel()
+    launched = max(int(os.environ.get(name) or 1) for name in SIZES)
+    if launched > 1 and jax.process_count() == 1:
+        raise UserError(
+            f"this is one of {launched} processes, but JAX {jax.__version__} does not know their launcher, so each would train "
+            "alone; give --coordinator, --num_processes and --process_id, or --num_processes=1 for a run of one process"
+        )
 
 
 def is_main() -> bool:
@@ -100,7 +108,9 @@ def say(text: str) -> None:
 
 
 def tell(text: str) -> list[str]:
-    """What each process told the others, in their order. At most TEXT_BYTES of UTF-8 each."""
+    """What each process told the others, in their order. At most TEXT_BYTES of UTF-8; more are cut off."""
+    if jax.process_count() == 1:
+        return [text]
     data = np.frombuffer(text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0"), np.uint8)
     gathered = np.atleast_2d(multihost_utils.process_allgather(data))
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in gathered]

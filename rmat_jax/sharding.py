@@ -61,9 +61,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} is {data * others} of "
             f"{count} devices; make the product {count}"
         )
-    return jax.make_mesh(
-        (data, config.fsdp, config.tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: data * others]
-    )
+    shape, axis_types = (data, config.fsdp, config.tensor), (AxisType.Auto,) * 3
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices[: data * others])
+    except (AssertionError, NotImplementedError) as error:  # these devices are wired otherwise
+        raise UserError(
+            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} cannot be laid over these "
+            f"{count} devices; use all of them, in powers of two"
+        ) from error
 
 
 def specs(mesh: Mesh, tree: PyTree) -> PyTree:

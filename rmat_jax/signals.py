@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 
 class Signals:
-    """While it is entered, Ctrl-C and SIGTERM set `caught` and say what happens next; a second one raises at once."""
+    """While it is entered, Ctrl-C and SIGTERM set `caught` and say what happens next. A second Ctrl-C raises at once; a
+    second SIGTERM does not: launchers repeat it, and SIGKILL comes soon enough."""
 
     def __init__(self, saying: str):
         """Args: saying: printed after the signal's name; "" prints nothing."""
@@ -25,6 +26,8 @@ class Signals:
 
     def _catch(self, number, frame) -> None:
         if self.caught:
+            if number == signal.SIGTERM:
+                return
             signal.signal(number, self._before[number])
             raise KeyboardInterrupt
         self.caught = number

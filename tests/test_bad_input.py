@@ -65,7 +65,7 @@ BAD = {
     "lanes that the mesh does not divide": (["--config.mesh.data=8"], ["batch_size=4", "accumulation=2 = 16"]),
     "a vocabulary that the mesh does not divide": (
         ["--config.mesh.tensor=2"],
-        ["params/embed/embedding [257, 16]", "mesh.tensor=2 must divide dimension 0", "multiple of 2"],
+        ["mesh.tensor=2 must divide vocab_size=257", "try model.vocab_size=258"],
     ),
     "held-out lanes that the mesh does not divide": (
         ["--config.mesh.data=2", "--config.eval_batch_size=3"],

@@ -2,12 +2,15 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from rmat_jax import flags, loop
 from rmat_jax.config import UserError
 from rmat_jax.metrics import read_metrics
+from rmat_jax.signals import Signals
 from tests.test_resume import CONFIG, saved, small_flags
 
 
@@ -64,3 +67,27 @@ def test_text_that_changed_is_refused(text, tmp_path):
     text.write_text("Another line of text.\n" * 400)
     with pytest.raises(UserError, match=f"has changed: it was text {before}.* another --workdir"):
         loop.run(config, tmp_path / "run")
+
+
+LOCK = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+
+
+def test_a_workdir_has_one_run_at_a_time(text, tmp_path):
+    config, workdir = load(text), tmp_path / "run"
+    workdir.mkdir()
+    other = subprocess.Popen([sys.executable, "-c", LOCK, workdir / ".lock"], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(UserError, match="another run is at work in .*run; wait for it"):
+        loop.run(config, workdir, until=1)
+    other.kill()
+    other.communicate()
+    assert loop.run(config, workdir, until=1) == 0
+
+
+def test_a_second_sigterm_does_not_cut_the_saving_off():
+    with Signals("") as signals:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.caught == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

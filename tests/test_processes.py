@@ -128,12 +128,32 @@ def one_line(workdir: Path, index: int, *parts: str) -> None:
         assert part in lines[0]
 
 
-def test_processes_with_different_configs(folder):
-    workdir, port = folder / "different", free_port()
-    steps = "--config.steps=30", "--config.steps=40"
-    assert finish([launch(workdir, port, i, 2, 1, *given(folder), steps[i]) for i in range(2)]) == [2, 2]
-    one_line(workdir, 0, "process 1: steps is 30 in process 0, 40 here; start all processes with the same command")
-    one_line(workdir, 1, "steps is 30 in process 0, 40 here")
+def test_what_one_process_cannot_read_is_damaged_for_all(folder, two_processes):
+    """Both go on from the step before; the end is the same."""
+    steps = sorted(int(path.name) for path in (folder / "term" / "checkpoints").iterdir())
+    assert len(steps) == 2 and steps[1] == 20
+    workdir = folder / "damaged"
+    shutil.copytree(folder / "term", workdir)
+    for file in (workdir / "checkpoints" / "20" / "state" / "ocdbt.process_1" / "d").iterdir():
+        file.unlink()  # of process 1's lanes
+    assert finish(start(workdir, 2, 2, *given(folder), "--until=20")) == [0, 0]
+    assert f"warning: step 20 of {workdir / 'checkpoints'} is damaged" in log(workdir, 0)
+    assert f"resuming from step {steps[0]}" in log(workdir, 0)
+    assert final_digests(workdir) == final_digests(two_processes)
+
+
+@pytest.mark.parametrize(
+    ("flags_of", "what"),
+    [
+        (("--config.steps=30", "--config.steps=40"), "steps is 30 in process 0, 40 here"),
+        (("--until=10", "--until=20"), "until is 10 in process 0, 20 here"),
+    ],
+)
+def test_processes_with_different_flags(folder, flags_of, what):
+    workdir, port = folder / what.split()[0], free_port()
+    assert finish([launch(workdir, port, i, 2, 1, *given(folder), flags_of[i]) for i in range(2)]) == [2, 2]
+    one_line(workdir, 0, f"process 1: {what}; start all processes with the same command")
+    one_line(workdir, 1, what)
 
 
 def test_processes_that_do_not_share_a_disk(folder):
@@ -212,3 +232,10 @@ def test_processes_find_each_other_through_the_cluster(cluster):
 
 def test_control_without_a_cluster_a_process_is_alone():
     assert meet([{}]) == ["0 1 ['I am 0']"]
+
+
+def test_a_launcher_that_nobody_knows_is_no_run_of_one(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one of 2 processes, .* each would train alone; give --coordinator"):
+        processes.connect(None, None, None, timeout=5)
+    processes.connect(None, 1, None, timeout=5)

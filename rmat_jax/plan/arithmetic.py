@@ -78,7 +78,7 @@ def bytes_sent(config: Config, mesh: dict[str, int], held: Held) -> dict[str, fl
     return dict.fromkeys(KINDS, 0.0) | {
         "all-gather": _others(mesh["fsdp"]) * held.gathered,
         "reduce-scatter": _others(mesh["fsdp"]) * held.grads,
-        "all-reduce": 2 * _others(mesh["data"]) * held.grads + 2 * _others(mesh["tensor"]) * activations,
+        "all-reduce": 2 * _others(mesh["data"]) * held.grads / mesh["fsdp"] + 2 * _others(mesh["tensor"]) * activations,
     }
 
 

@@ -82,7 +82,7 @@ def parse_topology(text: str) -> Topology:
 
 def _find(what: str, chips: tuple[Chip, ...], name: str, text: str) -> Chip:
     for chip in chips:
-        if chip.name == name:
+        if chip.name == name.lower():
             return chip
     names = ", ".join(chip.name for chip in chips)
     hint = "; a TPU slice is v5e:4x4, GPUs are gpu:h100:8" if what == "TPU" else ""

@@ -119,6 +119,7 @@ class Report:
         h = self.held
         rest = self.temporaries - h.gathered - h.grads
         verdict = "FITS" if self.fits else "DOES NOT FIT"
+        part = "" if self.topology.slice_name else " (JAX takes 75% unless XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or so)"
         rows = [
             ("parameters", h.params, ""),
             ("optimiser state", h.optimizer, ""),
@@ -127,7 +128,7 @@ class Report:
             ("  parameters gathered", h.gathered, "arithmetic: float32; the compiler may gather them narrower"),
             ("  gradients", h.grads, "arithmetic"),
             ("  activations and others", rest, "what is left"),
-            ("peak", self.peak, f"of {_gib(self.limit)} GiB: {verdict}"),
+            ("peak", self.peak, f"of {_gib(self.limit)} GiB{part}: {verdict}"),
         ]
         return [
             "memory of one device, GiB",
@@ -181,6 +182,8 @@ def plan(
         UserError: an unknown topology, a mesh that fits neither it nor the experiment, or libtpu is missing.
     """
     where = parse_topology(topology)
+    if config.model.dtype == "float64":
+        raise UserError("dtype='float64' is not planned for; use float32 or bfloat16")
     measure = functools.partial(_arithmetic, where)
     if where.slice_name:
         compiled.make_mesh(config, where)  # its errors first, before libtpu is looked for

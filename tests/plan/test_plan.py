@@ -141,6 +141,7 @@ def test_arithmetic_by_hand():
     assert sent(1, 1, 1) == {}
     assert sent(1, 4, 1) == {"all-gather": 3 / 4 * 800, "reduce-scatter": 3 / 4 * 800}
     assert sent(4, 1, 1) == {"all-reduce": 2 * 3 / 4 * 800}
+    assert sent(2, 4, 1)["all-reduce"] == 2 * 1 / 2 * 800 / 4  # of what fsdp has divided
     forward_and_backward, block_sums, lanes = 2, 2, 8
     numbers = forward_and_backward * block_sums * MODEL.num_layers * lanes * config.segment_len * MODEL.width
     assert sent(1, 1, 2) == {"all-reduce": 2 * 1 / 2 * numbers * 4}
