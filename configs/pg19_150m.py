@@ -11,8 +11,11 @@ Not as there: every layer has a memory, there one has; keys, values and gates of
 Rotary positions instead of T5's, AdamW with a cosine instead of Adafactor, no dropout, 32 lanes and all rates our choice, a
 byte-pair vocabulary trained on the corpus: compare bits a byte, or perplexity a word, not a token.
 
-Hardware: a slice v5e:4x4. Expect: it has not been run, only compiled. The plan gives, of each chip and in each step of 131,072
-tokens, a peak of 5.8 of 16 GiB, 2.0e13 FLOPs (0.10 s at the chip's peak) and 2.8 GB sent (0.014 s over all its links).
+Hardware: a slice v5e:4x4, or any number of devices that divides 32; with fewer of 16 GB, --config.accumulation=2 or more, so that
+two lanes are computed at a time.
+Expect: it has not been run, only compiled. The plan for v5e:4x4 gives, of each chip and in each step of 131,072 tokens, a peak of
+9.1 of 16 GiB, 2.0e13 FLOPs (0.10 s at the chip's peak) and 2.1 GB sent (0.011 s over all its links); with mesh.fsdp=16 a peak of
+5.8 GiB and 2.8 GB sent.
 """
 
 from rmat_jax import flags

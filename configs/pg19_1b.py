@@ -5,21 +5,19 @@
 
 Hardware: a slice v5e:16x16. A step reads 64 lanes of 64 chunks of 1,024 tokens, 4.2 million tokens. 537 of the 1,309 million
 parameters are the memory's (keys, values and gates of 16 layers), which are read once a chunk: 7% of the FLOPs.
-Expect: it has not been run, only compiled. The plan gives, of each chip and in each step, a peak of 10.4 of 16 GiB, 1.20e14 FLOPs
-(0.61 s at the chip's peak) and 83 GB sent (0.41 s over all its links), nearly all of them along `tensor`.
+Expect: it has not been run, only compiled. The plan gives, of each chip and in each step, a peak of 11.2 of 16 GiB, 1.20e14 FLOPs
+(0.61 s at the chip's peak) and 72 GB sent (0.36 s over all its links), nearly all of them along `tensor`.
 Compared, by the same plan:
 
 | mesh.fsdp x tensor, lanes, chunks | remat | tokens a step | peak, GiB | GB sent | s computing | s sending | |
 |---|---|---|---|---|---|---|---|
-| 64 x 4, 64, 64 | chunk | 4.2 million | 10.4 | 83 | 0.61 | 0.41 | this |
-| 64 x 4, 64, 64 | chunk+block | 4.2 million | 6.9 | 98 | 0.75 | 0.49 | |
-| 32 x 8, 32, 64 | chunk+block | 2.1 million | 5.9 | 123 | 0.38 | 0.62 | sends longer than it computes |
-| 128 x 2, 128, 32 | chunk+block | 4.2 million | 10.6 | 40 | 0.75 | 0.20 | least traffic; half the span of back-propagation |
-| 128 x 2, 128, 64 | chunk+block | 8.4 million | 11.8 | 70 | 1.50 | 0.35 | |
+| 64 x 4, 64, 64 | chunk | 4.2 million | 11.2 | 72 | 0.61 | 0.36 | this |
+| 64 x 4, 64, 64 | chunk+block | 4.2 million | 5.7 | 90 | 0.75 | 0.45 | |
+| 32 x 8, 32, 64 | chunk | 2.1 million | 5.6 | 89 | 0.31 | 0.45 | sends longer than it computes |
 
 A lane is computed by the devices of `tensor` alone, so with few of them there are many lanes, and with few tokens a step for
-each of them short back-propagation. On 16 and 64 chips (4 and 16 lanes, mesh.fsdp 4 and 16), with
-remat=chunk+block, it fits as well, and a chip computes the same and sends within 2% of it.
+each of them short back-propagation. On 16 and 64 chips (4 and 16 lanes, mesh.fsdp 4 and 16) it fits as well, and a chip
+computes the same and sends within 1% of it: docs/pods.md.
 """
 
 from rmat_jax import flags

@@ -1,17 +1,17 @@
 """Memory and exchanged bytes of a train step by formula, where no compiler can be asked.
 
-How far off, beside TPU programs of the same experiment and mesh (the sizes of configs/pg19_150m.py on v5e:4x4, with each
-`remat`; configs/pg19_1b.py on v5e:4x4, 8x8 and 16x16), by the compiler's figures:
+How far off, beside TPU programs of the same experiment and mesh, by the compiler's figures:
 
-| mesh.tensor | peak | bytes sent |
-|---|---|---|
-| 1: remat none, block, chunk, chunk+block | -9%, -1%, -8%, -11% to -1% | -24%: gradients are all-reduced, not reduce-scattered |
-| 2 | -9% | -44% |
-| 4 | -22% to +12% | -45% |
-| 8 | -54% | -50% |
+| configs/ | mesh: data x fsdp x tensor | remat | peak | bytes sent |
+|---|---|---|---|---|
+| pg19_150m, v5e:4x4 | 16 x 1 x 1 | chunk+block | -16% | 0% |
+| | 1 x 16 x 1 | chunk+block | -2% | -24%: reduce-scatters become all-reduces |
+| pg19_1b, v5e:16x16 | 1 x 64 x 4 | chunk | -9% | -43% |
+| | 1 x 64 x 4 | chunk+block | -6% | -40% |
+| | 1 x 32 x 8 | chunk | -7% | -48% |
+| v5e:8x8, v5e:4x4 | 1 x 16 x 4, 1 x 4 x 4 | chunk | -8% | -43% |
 
-Along `tensor` the compiler exchanges more than the two all-reduces a layer that suffice, and as `sharding.spread` stands it
-gathers each gradient along `tensor` before it is added up, which takes memory too. GPUs have another compiler still.
+Along `tensor` the compiler exchanges more than the two all-reduces a layer that suffice. GPUs have another compiler still.
 """
 
 import dataclasses
