@@ -202,7 +202,7 @@ def test_a_leaf_without_a_rule_is_named():
         (
             MeshConfig(data=4, tensor=2),
             {"vocab_size": 17},
-            r"params/embed/embedding \[17, 32\]: mesh.tensor=2 must divide",
+            "mesh.tensor=2 must divide vocab_size=17; try model.vocab_size=18",
         ),
         (MeshConfig(data=2, tensor=4), {"num_heads": 2}, "mesh.tensor=4 must divide num_heads=2"),
         (MeshConfig(fsdp=8), {"width": 36, "num_heads": 2}, "mesh.fsdp=8 must divide dimension 1, which is 36"),
