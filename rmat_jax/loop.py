@@ -30,7 +30,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     """Trains to `config.steps`, from the newest good checkpoint of `workdir` if there is one.
 
     Args:
-        config: the experiment; but for its `log` and `mesh` groups it must be the one that `workdir` was begun with.
+        config: the experiment; but for `checkpoint.MAY_CHANGE` it must be the one that `workdir` was begun with.
         workdir: gets checkpoints/, config.json, metrics.jsonl, samples.txt, tensorboard/, corpus/, tokenizer/.
         until: save and stop after this step, as if interrupted there.
 
@@ -47,10 +47,10 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         raise UserError(f"until={until} must be at least 1")
     if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
         raise UserError("dtype='float64' needs 64-bit types; set JAX_ENABLE_X64=1, or use dtype='float32'")
+    _check_same_command(config, until)
     optimizer = make_optimizer(config)
     mesh = make_mesh(config.mesh)
     abstract = parallel.abstract_state(config, optimizer, mesh)
-    _check_same_command(config, until)
     _make_workdir(workdir)
     with (
         _alone(workdir),
