@@ -19,7 +19,8 @@ from rmat_jax.config import UserError
 from rmat_jax.metrics import read_metrics
 
 CONFIG = str(ROOT / "configs/quickstart.py")
-QUIET = {"steps": 30, "log.eval_every": 20, "log.save_every": 0}
+QUIET = {"steps": 40, "log.eval_every": 0, "log.save_every": 0}
+EVALUATED = {"log.eval_every": 20}
 TOLERANCE = 1e-5  # see laws/test_mesh.py; the learning rate is half of that there
 
 
@@ -42,9 +43,9 @@ def log(workdir: Path, index: int) -> str:
     return Path(f"{workdir}.{index}.log").read_text()
 
 
-def train_here(folder: Path, name: str, until: int, **mesh) -> None:
-    """In this process, which has eight virtual devices."""
-    values = {f"mesh.{axis}": size for axis, size in mesh.items()}
+def train_here(folder: Path, name: str, until: int, **values) -> None:
+    """In this process, which has eight virtual devices; axes of the mesh are given by name."""
+    values = {key if "." in key else f"mesh.{key}": value for key, value in values.items()}
     config = flags.load_config(CONFIG, given(folder, **values))
     assert loop.run(config, folder / name, until=until) == 0
 
@@ -58,14 +59,15 @@ def losses(workdir: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def one_device(folder):
     """20 steps on one device."""
-    train_here(folder, "one", 20, data=1)
+    train_here(folder, "one", 20, data=1, **EVALUATED)
     return folder / "one"
 
 
 @pytest.fixture(scope="module")
 def two_processes(folder):
     """20 steps on 2 processes x 2 devices."""
-    assert finish(start(folder / "two", 2, 2, *given(folder), "--until=20")) == [0, 0], log(folder / "two", 0)
+    started = start(folder / "two", 2, 2, *given(folder, **EVALUATED), "--until=20")
+    assert finish(started) == [0, 0], log(folder / "two", 0)
     return folder / "two"
 
 
@@ -83,7 +85,7 @@ def test_two_processes_train_like_one_device(one_device, two_processes):
 def test_one_process_speaks(two_processes):
     first, second = log(two_processes, 0), log(two_processes, 1)
     assert "4 x cpu, float32, data=4 (jit), 2 processes" in first
-    assert "saved at step 20 of 30" in first
+    assert "saved at step 20 of 40" in first
     assert "step" not in second.replace("steps", ""), second
 
 
