@@ -39,7 +39,7 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         timeout: seconds after which the process ends with one line and exit code 2, if not all others have come.
 
     Raises:
-        UserError: flags that do not fit together.
+        UserError: flags that do not fit together, or a launcher of several processes that JAX does not know.
     """
     if num_processes == 1:
         return
