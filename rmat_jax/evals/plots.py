@@ -19,7 +19,7 @@ def training(
     file: Path, train: Sequence[tuple[float, float]], heldout: Sequence[tuple[float, float]], quantity: str
 ) -> None:
     """A curve of training and points of held-out values, (step, value) each."""
-    figure, axes = _figure("Training")
+    figure, axes = new_figure("Training")
     axes.plot(*np.transpose(train), color=GREY, linewidth=1.2, label="training batches")
     if heldout:
         axes.plot(*np.transpose(heldout), "o-", color=BLUE, markersize=5, label="held out")
@@ -30,8 +30,8 @@ def training(
         margin = 0.08 * (max(late) - min(late)) + 1e-3
         axes.set_ylim(min(late) - margin, max(late) + margin)
     axes.set(xlabel="optimiser step", ylabel=quantity, xlim=(0, None))
-    _legend(axes)
-    _save(figure, file)
+    legend(axes)
+    save(figure, file)
 
 
 def loss_by_place(
@@ -51,13 +51,13 @@ def loss_by_place(
     `marks` are labelled vertical lines, error bars two standard errors. `cut=None` is a model without memory: one line,
     no second panel.
     """
-    figure, axes = _figure(title, panels=1 if cut is None else 2)
+    figure, axes = new_figure(title, panels=1 if cut is None else 2)
     upper = axes if cut is None else axes[0]
     if cut is not None:
         upper.plot(places, cut, "s--", color=VERMILLION, markersize=3.5, linewidth=1.4, label=WITHOUT)
     upper.plot(places, kept, "o-", color=BLUE, markersize=4, linewidth=1.4, label="held out" if cut is None else WITH)
     upper.set_ylabel("bits per token")
-    _legend(upper)
+    legend(upper)
     lower = upper
     if cut is not None:
         lower = axes[1]
@@ -76,13 +76,13 @@ def loss_by_place(
                 panel.axvline(place, color=INK, linewidth=0.9, linestyle=":")
             upper.text(place, 0.98, f" {label}", transform=upper.get_xaxis_transform(), va="top", color=INK, fontsize=8)
     lower.set_xlabel(xlabel)
-    _save(figure, file)
+    save(figure, file)
 
 
 def fusion(file: Path, streams: Sequence[str], weights_LS: np.ndarray) -> None:
     """Each layer's mixture of the attention streams, as a stacked bar."""
     layers = np.arange(1, len(weights_LS) + 1)
-    figure, axes = _figure("Fusion weights by layer", height=_bars_height(len(layers)))
+    figure, axes = new_figure("Fusion weights by layer", height=bars_height(len(layers)))
     left = np.zeros(len(layers))
     for stream, weights in zip(streams, weights_LS.T, strict=True):
         bars = axes.barh(layers, weights, left=left, color=STREAM_COLOURS[stream], height=0.72, label=stream)
@@ -95,13 +95,13 @@ def fusion(file: Path, streams: Sequence[str], weights_LS: np.ndarray) -> None:
     axes.grid(False)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(streams), frameon=False, borderaxespad=0.2)
-    _save(figure, file)
+    save(figure, file)
 
 
 def gates(file: Path, openness: Openness, start: float) -> None:
     """Each layer's mean update gate, the middle 80 % of its values, and where it started."""
     layers = np.arange(1, len(openness.mean_L) + 1)
-    figure, axes = _figure("Update gate by layer", height=_bars_height(len(layers)))
+    figure, axes = new_figure("Update gate by layer", height=bars_height(len(layers)))
     spread_L = openness.high_L - openness.low_L
     axes.barh(layers, spread_L, left=openness.low_L, height=0.4, color=LIGHT_BLUE, label="middle 80 %")
     axes.plot(openness.mean_L, layers, "o", color=BLUE, markersize=8, label="mean")
@@ -111,14 +111,16 @@ def gates(file: Path, openness: Openness, start: float) -> None:
     axes.set_ylim(len(layers) + 0.6, 0.4)
     axes.grid(False, axis="y")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0.2)
-    _save(figure, file)
+    save(figure, file)
 
 
-def _bars_height(count: int) -> float:
+def bars_height(count: int) -> float:
+    """Inches for so many horizontal bars."""
     return min(1.3 + 0.42 * count, 9)
 
 
-def _figure(title: str, panels: int = 1, height: float | None = None) -> tuple[Figure, Axes]:
+def new_figure(title: str, panels: int = 1, height: float | None = None) -> tuple[Figure, Axes]:
+    """A figure in the report's style, its panels above each other."""
     figure = Figure(figsize=(7, height or (3.2 if panels == 1 else 4.6)), dpi=120, layout="constrained")
     axes = figure.subplots(panels, sharex=True, height_ratios=[3, 2][:panels])
     for panel in np.ravel(axes):
@@ -129,9 +131,9 @@ def _figure(title: str, panels: int = 1, height: float | None = None) -> tuple[F
     return figure, axes
 
 
-def _legend(axes: Axes) -> None:
+def legend(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=9)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def save(figure: Figure, file: Path) -> None:
     figure.savefig(file)

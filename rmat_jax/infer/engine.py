@@ -26,6 +26,7 @@ import numpy as np
 
 from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.infer.scoring import Cost, continuations
 from rmat_jax.infer.session import Job, Session
 from rmat_jax.infer.snapshot import fingerprint, load_stream
 from rmat_jax.infer.streams import ROOM, Requests, Streams, begin, call_width, check_tokens, decode, put, read, take
@@ -137,6 +138,24 @@ class Engine:
                 return session._stream, session.tokens
             self._check_whole()
             return take(self._streams, np.array([session._row])), session.tokens
+
+    def costs(self, asked: Sequence[tuple[Session, str | bytes | Sequence[int]]]) -> list[Cost]:
+        """What each text would cost as its session's next; the sessions stay where they are, and may come up repeatedly.
+
+        Raises:
+            UserError: an empty text, or ids outside the vocabulary.
+        """
+        texts = [self.encode(text) for _, text in asked]
+        if not all(map(len, texts)):
+            raise UserError("an empty text costs nothing; ask for at least one token")
+        rows = [self.standing(session)[0] for session, _ in asked]
+        found: list[Cost] = []
+        for at in range(0, len(asked), self._prompts):
+            group, part = rows[at : at + self._prompts], texts[at : at + self._prompts]
+            room = self._prompts - len(group)  # filled with the last: one program for any number
+            streams = _side_by_side(group + group[-1:] * room)
+            found += continuations(self.model, self.params, streams, part + part[-1:] * room)[: len(part)]
+        return found
 
     def _check_whole(self) -> None:
         if self._streams.logits_BV.is_deleted():
@@ -251,3 +270,8 @@ class Engine:
     def _thread(self) -> concurrent.futures.Executor:
         """In which asyncio's sessions drive: one thread, so that a program's other threads stay free."""
         return concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="rmat_jax engine")
+
+
+def _side_by_side(rows: Sequence[Streams]) -> Streams:
+    """One row each, as a batch."""
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *rows)

@@ -1,16 +1,18 @@
 """What a text costs a model, whatever its length."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from rmat_jax.config import IGNORE
-from rmat_jax.infer.streams import PREFILL_CHUNKS
-from rmat_jax.model import RMAT
-from rmat_jax.modules.carry import State
+from rmat_jax.infer.streams import PREFILL_CHUNKS, Streams, call_width
+from rmat_jax.model import RMAT, stack_params
+from rmat_jax.modules.carry import State, stack_layers, unstack_layers
+from rmat_jax.ops.losses import Scores
+from rmat_jax.ops.losses import score as score_logits
 from rmat_jax.types import Array, PyTree
 
 
@@ -60,3 +62,59 @@ def score(model: RMAT, params: PyTree, pieces: Iterable[np.ndarray], end: int) -
             tokens, nats = tokens + len(targets), nats + float(cost)
             held = held[len(inputs) :]
             yield Scored(tokens, nats)
+
+
+class Cost(NamedTuple):
+    """What a continuation costs, token by token."""
+
+    nats: np.ndarray  # [n]
+    correct: np.ndarray  # [n] bool, whether it was the most likely token
+
+    @property
+    def total(self) -> float:
+        """Nats."""
+        return float(self.nats.sum())
+
+
+def continuations(model: RMAT, params: PyTree, streams: Streams, texts: Sequence[np.ndarray]) -> list[Cost]:
+    """What each row's text would cost after what the row has read. The streams are left as they are.
+
+    Args:
+        model: the model.
+        params: its parameters, unstacked.
+        streams: where the rows stand; each has read at least one token.
+        texts: token ids for each row, at least one.
+    """
+    lengths, chunk_len = [len(text) for text in texts], model.config.chunk_len
+    first, state = streams.logits_BV, streams.state
+    parts, done = [_first(first, np.array([text[0] for text in texts], np.int32))], 1
+    while done < max(lengths):
+        width = call_width(max(lengths) - done, chunk_len)
+        read_BT, asked_BT = np.zeros((len(texts), width), np.int32), np.full((len(texts), width), IGNORE, np.int32)
+        for row, text in enumerate(texts):
+            part = text[done - 1 : done + width]
+            read_BT[row, : max(len(part) - 1, 0)], asked_BT[row, : max(len(part) - 1, 0)] = part[:-1], part[1:]
+        scores, state = _next(model, params, read_BT, asked_BT, state)
+        parts.append(scores)
+        done += width
+    parts = jax.device_get(parts)
+    nats_BT, correct_BT = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("loss_BT", "correct_BT")
+    )
+    return [
+        Cost(nats[:length].astype(np.float64), correct[:length].astype(bool))
+        for nats, correct, length in zip(nats_BT, correct_BT, lengths, strict=True)
+    ]
+
+
+@jax.jit
+def _first(logits_BV: Array, targets_B: Array) -> Scores:
+    return score_logits(logits_BV[:, None], targets_B[:, None])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _next(model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: State) -> tuple[Scores, State]:
+    """A row that has nothing more to be asked reads padding: its state means nothing from there on."""
+    variables, state = {"params": stack_params(params)}, stack_layers(state)
+    scores, state = model.apply(variables, tokens_BT, targets_BT, state, method=RMAT.score)
+    return scores, unstack_layers(state)

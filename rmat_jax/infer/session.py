@@ -158,9 +158,14 @@ class Session:
             if self._job is not None:
                 self._job.end("given up")
 
-    def fork(self) -> "Session":
-        """Another session that has read the same; it shares the arrays, which never change."""
-        return Session(self.engine, *self.engine.standing(self))
+    def fork(self, *, forget: bool = False) -> "Session":
+        """Another session that has read the same; it shares the arrays, which never change.
+
+        With `forget` its memory is emptied. The open chunk and a sliding window stay, as do the probabilities of the very
+        next token, which were made before.
+        """
+        stream, tokens = self.engine.standing(self)
+        return Session(self.engine, stream.replace(state=stream.state.forget()) if forget else stream, tokens)
 
     def save(self, file: str | Path) -> None:
         """Writes where the session stands to one safetensors file, whole or not at all.

@@ -1,0 +1,102 @@
+"""What every suite gets and what it gives: a trained model and its data, options, one section of the report."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rmat_jax.checkpoint import restore_params
+from rmat_jax.config import Config, UserError, from_dict
+from rmat_jax.data import Data, make_data
+from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rmat_jax.infer import Engine
+from rmat_jax.model import RMAT
+from rmat_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model under test."""
+
+    workdir: Path
+    config: Config
+    params: PyTree
+    step: int  # optimiser steps that made them
+
+    @property
+    def model(self) -> RMAT:
+        return RMAT(self.config.model)
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """What it was trained on. Raises UserError where that is no longer there."""
+        return make_data(self.config, self.workdir)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Raises UserError for a model of synthetic data, which knows no text."""
+        return load_tokenizer(self.config, self.workdir / "tokenizer")
+
+    def engine(self, rows: int = 8) -> Engine:
+        return Engine(self.model, self.params, self.tokenizer, rows=rows, prompts=rows)
+
+
+def load_subject(workdir: Path) -> Subject:
+    """The newest checkpoint of a run. Raises UserError where there is none."""
+    workdir = Path(workdir)
+    params, values, step = restore_params(workdir / "checkpoints")
+    return Subject(workdir, from_dict(Config, values), params, step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the suites may be told; each uses what concerns it. A default of None means that the suite needs no file.
+
+    Raises:
+        UserError: a value against its rule.
+    """
+
+    text: str | None = None  # a file or folder of long texts; None: the run's own held-out documents
+    max_tokens: int = 65_536  # as far as `length` and `recall` look back
+    examples: int = 100  # at most so many questions, dialogues, ... a suite or a cell of its table
+    seed: int = 0  # of what is drawn
+    babi: str | None = None  # a folder of bAbI files, qa1_*_test.txt, ...
+    qa: str | None = None  # a file of JSON lines, or tfds:NAME
+    summary: str | None = None  # a file of JSON lines, or tfds:NAME
+    dialogue: str | None = None  # a file or folder of dialogues, or tfds:NAME
+
+    def __post_init__(self):
+        for name in ("max_tokens", "examples"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """What a suite found, for people and for programs."""
+
+    title: str
+    headline: str  # one sentence with the numbers that matter, for the top of the report
+    text: str  # markdown, without the title; figures are named as they lie beside the report
+    values: dict[str, Any]  # every number, ready for JSON; NaN where nothing was measured
+
+
+def figure(title: str, file: str) -> str:
+    """A figure beside the report, as markdown."""
+    return f"![{title}]({file})"
+
+
+def table(head: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
+    """A markdown table."""
+    head = tuple(head)
+    rows = [head, ("---",) * len(head), *lines]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(f"report: {text}", file=sys.stderr, flush=True)
