@@ -53,17 +53,20 @@ class Block(nn.Module):
             self._rotate(q_BSHE, piece.positions_BS),
             self._rotate(k_BSHE, piece.positions_BS),
         )
+        memory = self._memory_keys(state, piece)
         attended_BSHE = hybrid_attention(
             q_BSHE,
             rotated_q_BSHE,
             piece.positions_BS,
             piece.documents_BS,
             self._chunk_keys(rotated_k_BSHE, v_BSHE, state, piece),
-            self._memory_keys(state, piece),
+            memory,
             dict(zip(self.config.streams, jax.nn.softmax(self.fusion), strict=True)),
             window_len=self.config.window_len,
             window=self.config.window,
         )
+        if memory is not None:
+            self.sow("gauges", "read", (q_BSHE, memory.keys_BJHE, memory.values_BJHE, attended_BSHE))
         x_BSD = x_BSD + self._drop(self.output(attended_BSHE.reshape(x_BSD.shape)))
         y_BSD = x_BSD + self._drop(self.mlp(self.mlp_norm(x_BSD)))
         self.sow("activations", "y", y_BSD)
