@@ -27,6 +27,11 @@ EVALUATE = """Measures a trained model on its held-out text and writes a report 
 
     python -m rmat_jax evaluate --workdir=runs/quickstart --suite=position --out=runs/quickstart
 """
+INSPECT = """What a model does with its memory while it reads one text of any length: fusion weights, gates, how long entries
+stay, which slots are read, and the text itself, coloured by what memory changed. Writes inspect.md, figures and text.html.
+
+    python -m rmat_jax inspect --workdir=runs/quickstart --text=my_program.py --out=runs/quickstart/my_program
+"""
 EXPORT = """Writes the weights of the newest checkpoint to a safetensors file, with config and tokenizer.
 
     python -m rmat_jax export --workdir=runs/quickstart --file=quickstart.safetensors --dtype=bfloat16
@@ -100,6 +105,12 @@ def main(argv: list[str] | None = None) -> int:
     evaluate.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="of a training run")
     evaluate.add_argument("--suite", default="position", metavar="NAME[,NAME]", help="default %(default)s")
     evaluate.add_argument("--out", required=True, type=flags.folder, metavar="DIR", help="gets report.md and its plots")
+
+    inspect = commands.add_parser("inspect", help="what the memory does with one text, as plots", description=INSPECT)
+    inspect.set_defaults(function=_inspect)
+    inspect.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="of a training run")
+    inspect.add_argument("--text", required=True, type=flags.folder, metavar="FILE", help="is read as one document")
+    inspect.add_argument("--out", required=True, type=flags.folder, metavar="DIR", help="gets inspect.md and its plots")
 
     export = commands.add_parser("export", help="write the weights to a file", description=EXPORT)
     export.set_defaults(function=_export)
@@ -195,6 +206,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     from rmat_jax.evals.evaluate import evaluate
 
     report = evaluate(args.workdir, tuple(args.suite.split(",")), args.out)
+    print(report.read_text().partition("\n## ")[0].strip())
+    print(f"\nwritten: {report}")
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from rmat_jax.evals.inspect import inspect
+
+    report = inspect(args.workdir, args.text, args.out)
     print(report.read_text().partition("\n## ")[0].strip())
     print(f"\nwritten: {report}")
     return 0

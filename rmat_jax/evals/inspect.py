@@ -1,0 +1,315 @@
+"""What a trained model does with its memory while it reads one text: numbers, figures, and the text itself, coloured."""
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmat_jax.config import RMATConfig, UserError
+from rmat_jax.data.sources import read_blocks
+from rmat_jax.evals import inspect_plots as plots
+from rmat_jax.evals.gauges import fusion_weights
+from rmat_jax.evals.inspect_count import Counts, ratio
+from rmat_jax.evals.inspect_read import begin, look, mark_ages, passage_chunks, windows
+from rmat_jax.evals.inspect_text import DISTANCES, TextGauge, page
+from rmat_jax.evals.suite import Subject, figure, load_subject, say, table
+
+BLOCK = 1 << 16  # bytes of the text that are held at a time
+PATIENCE = 5.0  # seconds between two lines of progress
+
+
+def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
+    """Reads a text of any length at constant memory and writes what the model did.
+
+    Args:
+        workdir: of a training run; its newest checkpoint is used.
+        text: a file, read as one document.
+        out: folder, made if it is not there; gets inspect.md, its figures, inspect.json and, with a memory, text.html.
+
+    Returns:
+        The path of inspect.md.
+
+    Raises:
+        UserError: no checkpoint, a model of synthetic data, a text that cannot be read or is empty, a folder that cannot
+            be made.
+    """
+    workdir, text, out = Path(workdir), Path(text), Path(out)
+    try:
+        size = text.stat().st_size if text.is_file() else -1
+        with text.open("rb") as opened:
+            empty = not opened.read(1)
+    except OSError as error:
+        raise UserError(f"--text={text} cannot be read: {error.strerror}; give a text file") from error
+    if empty:
+        raise UserError(f"--text={text} is empty; give a text file")
+    subject = load_subject(workdir)
+    tokenizer, model = subject.tokenizer, subject.config.model
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be made: {error.strerror}; choose another") from error
+
+    counts, gauge = Counts(model), TextGauge(tokenizer)
+    bytes_read = _read(subject, text, size, counts, gauge)
+    say("figures")
+    fusion_LS, spread_LS = _fusion(subject)
+    values = _values(model, counts, gauge, fusion_LS, bytes_read)
+    parts = _sections(out, model, counts, gauge, fusion_LS, spread_LS, values)
+    if model.has_memory:
+        lead = f"{text.name}, read by {workdir.resolve().name} at step {subject.step:,}."
+        with (out / "text.html").open("w", encoding="utf-8") as opened:
+            opened.writelines(page("What memory changed", lead, gauge))
+    again = shlex.join([f"--workdir={workdir}", f"--text={text}", f"--out={out}"])
+    head = [
+        f"# {workdir.resolve().name}, step {subject.step:,}, reading {text.name}",
+        _headline(model, values),
+        "Layer 1 reads the tokens. Every number is in `inspect.json`.",
+    ]
+    parts += ["## Again", f"```sh\npython -m rmat_jax inspect {again}\n```"]
+    report = out / "inspect.md"
+    report.write_text("\n\n".join([*head, *parts]) + "\n", encoding="utf-8")
+    about = {"workdir": str(workdir), "step": subject.step, "text": str(text)}
+    (out / "inspect.json").write_text(json.dumps(about | _plain(values), indent=1) + "\n")
+    return report
+
+
+def _read(subject: Subject, text: Path, size: int, counts: Counts, gauge: TextGauge) -> int:
+    """Counts over the whole text, whose bytes it returns. `size` in bytes is for the progress; -1: not known."""
+    model, bytes_read = subject.config.model, 0
+    looking, start, said = begin(model), time.perf_counter(), time.perf_counter()
+    say(f"reading {text.name}" + (f", {size:,} bytes" if size >= 0 else ""))
+
+    def pieces() -> Iterator[np.ndarray]:
+        nonlocal bytes_read
+        with text.open("rb") as opened:
+            for block in read_blocks(opened, BLOCK):
+                bytes_read += len(block)
+                yield subject.tokenizer.encode(block)
+
+    for tokens_NC, targets_NC in windows(model, pieces(), subject.tokenizer.end):
+        marked_NR = mark_ages(model, counts.chunks, len(tokens_NC)) == 0
+        looking, seen = look(model, subject.params, looking, tokens_NC, targets_NC, marked_NR)
+        seen = jax.device_get(seen)
+        counts.add(seen, targets_NC)
+        if model.has_memory:
+            kept, cut = (x.ravel() / math.log(2) for x in (seen.loss_C, seen.cut_C))
+            gauge.add(targets_NC.ravel(), kept, cut, passage_chunks(model) * model.chunk_len)
+        if time.perf_counter() - said > PATIENCE:
+            said = time.perf_counter()
+            speed = counts.tokens / (said - start)
+            say(f"{counts.tokens:,} tokens read, {speed:,.0f} a second")
+    return bytes_read
+
+
+def _fusion(subject: Subject) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weights by layer and stream; where each head has its own, their mean, and the lowest and highest [2, L, S]."""
+    shares = fusion_weights(subject.config, subject.params)
+    if shares.ndim == 2:
+        return shares, None
+    return shares.mean(2), np.stack([shares.min(2), shares.max(2)])
+
+
+def _values(
+    model: RMATConfig, counts: Counts, gauge: TextGauge, fusion_LS: np.ndarray, bytes_read: int
+) -> dict[str, Any]:
+    """Every number of the report."""
+    values: dict[str, Any] = {
+        "tokens": counts.tokens,
+        "bytes": bytes_read,
+        "chunks": counts.chunks,
+        "bits_per_byte": counts.bits[0] / bytes_read,
+        "fusion": {stream: fusion_LS[:, place] for place, stream in enumerate(model.streams)},
+        "by_time": {name: x for name, x in counts.means_by_time().items() if name in ("tokens", "kept")},
+    }
+    if not model.has_memory:
+        return values
+    count = np.maximum(gauge.count_X, 1)
+    mass_LA, even_LA = counts.read_by_age_LA()
+    mass_LX, even_LX = counts.read_by_content_LX()
+    retention_LA = counts.retention_LA()
+    values |= {
+        "bits_per_byte_emptied": counts.bits[1] / bytes_read,
+        "by_time": counts.means_by_time(),
+        "reads": counts.reads,
+        "memory_share": ratio(counts.share_LC.sum(1), counts.share_reads_C.sum()),
+        "memory_share_by_head": ratio(counts.share_LH, counts.reads),
+        "memory_share_by_place": ratio(counts.share_LC, counts.share_reads_C),
+        "slots_by_head": ratio(counts.slots_LH, counts.reads),
+        "saved_by_place": ratio(counts.place_bits_2C[1] - counts.place_bits_2C[0], counts.place_tokens_C),
+        "read_by_age": mass_LA,
+        "read_by_age_if_alike": even_LA[0],
+        "read_by_content_age": mass_LX,
+        "read_by_content_age_if_alike": even_LX,
+        "retention": retention_LA,
+        "half_life_chunks": [_half_life(x_A) for x_A in retention_LA],
+        "saved_by_word_distance": {
+            "tokens": 2 ** np.arange(DISTANCES),
+            "words": gauge.count_X[:-1],
+            "bits": ratio(gauge.saved_X, gauge.count_X)[:-1],
+            "error": np.sqrt(np.maximum(gauge.squares_X / count - (gauge.saved_X / count) ** 2, 0) / count)[:-1],
+            "first_words": gauge.count_X[-1],
+            "first_bits": ratio(gauge.saved_X, gauge.count_X)[-1],
+        },
+        "words": [word._asdict() for word in gauge.words],
+    }
+    if model.gate != "none":
+        values |= {
+            "writes_over": counts.writes,
+            "openness": ratio(counts.open_LD.mean(1), counts.writes),
+            "openness_by_channel": ratio(counts.open_LD, counts.writes),
+        }
+    return values
+
+
+def _half_life(left_A: np.ndarray) -> float:
+    """Chunks until less than half is left; NaN: the text was too short to see it."""
+    below = np.flatnonzero(left_A < 0.5)
+    return float(below[0]) if len(below) else math.nan
+
+
+def _headline(model: RMATConfig, values: dict[str, Any]) -> str:
+    kept = f"**{values['bits_per_byte']:.3f} bits per byte**"
+    size = f"{values['bytes']:,} bytes, {values['tokens']:,} tokens, {values['chunks']:,} chunks"
+    if not model.has_memory:
+        return f"{kept} over {size}. This model has no memory: there are no gates, no slots and no reads to show."
+    cut = values["bits_per_byte_emptied"]
+    return f"{kept} with memory, {cut:.3f} with the memory emptied before each chunk, over {size}."
+
+
+def _sections(
+    out: Path,
+    model: RMATConfig,
+    counts: Counts,
+    gauge: TextGauge,
+    fusion_LS: np.ndarray,
+    spread_LS: np.ndarray | None,
+    values: dict[str, Any],
+) -> list[str]:
+    """Draws every figure that there is something for, and says in two sentences what it shows."""
+    parts: list[str] = []
+
+    def section(title: str, file: str, text: str) -> None:
+        parts.extend([f"## {title}", text, figure(title, file)])
+
+    plots.along(out / "along.png", counts, model.has_memory)
+    text = "Bits per token from the beginning of the text to its end; each point is the mean of a stretch."
+    if model.has_memory:
+        text += f" Below: what memory saves there, on average {(counts.bits[1] - counts.bits[0]) / counts.tokens:+.4f}."
+    section("Along the text", "along.png", text)
+    if len(model.streams) > 1:
+        plots.fusion(out / "fusion.png", model.streams, fusion_LS, spread_LS)
+        shares = ", ".join(f"{s} {x.min():.0%} to {x.max():.0%}" for s, x in values["fusion"].items())
+        text = f"The learned weights by layer: {shares}. They multiply what each stream returns, whatever its size"
+        section("Fusion weights", "fusion.png", text + "; the next figure has what then arrives.")
+    if not model.has_memory:
+        return parts
+    if not counts.reads:
+        return [*parts, f"The text ends within its first chunk of {model.chunk_len} tokens: no memory was read."]
+
+    plots.heads(out / "heads.png", model, counts)
+    shares, slots = values["memory_share_by_head"], values["slots_by_head"]
+    section(
+        "Heads",
+        "heads.png",
+        f"Left: the memory's part of what a head hands on, |memory| / (|memory| + |chunk|), {shares.min():.0%} to "
+        f"{shares.max():.0%}. Right: over how many of {model.memory_slots} slots it spreads its attention (the "
+        f"exponential of the entropy), {slots.min():.1f} to {slots.max():.1f}.",
+    )
+    plots.ages(out / "ages.png", counts)
+    newest, oldest = values["read_by_age"][:, 0], values["read_by_age"][:, -1]
+    section(
+        "Which slots are read",
+        "ages.png",
+        "Above: attention by the chunks since a slot was written; the newest get "
+        f"{_list(newest)} and the oldest {_list(oldest)} by layer (dotted: if all were read alike). Below: by the mean "
+        "age of what the slot holds, which is older where the gate keeps.",
+    )
+    _gates(out, model, counts, values, section)
+    plots.retention(out / "retention.png", model, values["retention"])
+    half = ", ".join("not within sight" if math.isnan(x) else f"{x:.0f} chunks" for x in values["half_life_chunks"])
+    text = (
+        "An entry is followed from its writing: of each channel the product of (1 - z) over all gates that it passed is "
+        f"left, shown as the mean over channels. Half of it is gone after, by layer: {half}."
+    )
+    if model.gate == "none":
+        text = "Without a gate an entry stays whole until it leaves the queue, and nothing of it stays afterwards."
+    section("What stays", "retention.png", text)
+    plots.places(out / "places.png", model, counts)
+    saved = values["saved_by_place"]
+    section(
+        "Where in the chunk",
+        "places.png",
+        "Above: the memory's part of what attention hands on, by place in the chunk. Below: what memory saves there: "
+        f"{saved[0]:+.3f} bits at the chunk's first token, {np.nanmean(saved[len(saved) // 2 :]):+.3f} in its second half.",
+    )
+    if plots.words(out / "words.png", model, gauge):
+        by = values["saved_by_word_distance"]
+        section(
+            "Words that were read before",
+            "words.png",
+            "What memory saves on a word of four letters or more, by the tokens since its last occurrence. On words that the "
+            f"text had not had, where there is nothing to recall: {by['first_bits']:+.3f} bits; bars are two standard errors "
+            "over words.",
+        )
+    parts += _text(out, gauge)
+    return parts
+
+
+def _gates(out: Path, model: RMATConfig, counts: Counts, values: dict[str, Any], section) -> None:
+    if model.gate == "none" or not counts.writes:
+        return
+    plots.gates(out / "gates.png", counts)
+    section(
+        "Gates",
+        "gates.png",
+        f"Mean update gate over {counts.writes:,} writes to slots that held something, by layer: "
+        f"{_list(values['openness'])}. 0 keeps what the slot holds, 1 replaces it.",
+    )
+    by_channel = values["openness_by_channel"]
+    plots.channels(out / "channels.png", by_channel)
+    section(
+        "Gates by channel",
+        "channels.png",
+        "The channels of each layer in the order of their mean gate. Channels that keep nine tenths or more at a write: "
+        f"{_list((by_channel <= 0.1).mean(1))} by layer; channels that replace nine tenths or more: "
+        f"{_list((by_channel >= 0.9).mean(1))}.",
+    )
+
+
+def _text(out: Path, gauge: TextGauge) -> list[str]:
+    parts = ["## The text itself", "[text.html](text.html) shows passages with every character's bits."]
+    if gauge.best:
+        best = gauge.best[0]
+        plots.passage(out / "passage.png", list(gauge.readouts(best)), best.start)
+        parts.append(figure("Where memory helped most", "passage.png"))
+    if gauge.words:
+        lines = [
+            (f"{word.start:,}", _quoted(word.before, word.text), f"{word.kept + word.saved:.1f}", f"{word.kept:.1f}")
+            for word in gauge.words
+        ]
+        parts += ["Words on which memory saved most:", table(("token", "", "bits without", "with memory"), lines)]
+    return parts
+
+
+def _quoted(before: str, word: str) -> str:
+    clean = "".join(c if c.isprintable() else " " for c in before + "\0" + word)
+    return "`` " + clean[-60:].replace("`", "'") + " ``"
+
+
+def _list(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.0%}" for value in values)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -1,0 +1,273 @@
+"""The figures of `inspect`. Titles are sentences, axes are words."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.patches import Rectangle
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.evals.inspect_count import Counts, ratio
+from rmat_jax.evals.inspect_text import DISTANCES, LEVELS, Readout, TextGauge, level
+from rmat_jax.evals.plots import (
+    BLUE,
+    GREY,
+    INK,
+    STREAM_COLOURS,
+    VERMILLION,
+    WITH,
+    WITHOUT,
+    bars_height,
+    legend,
+    new_figure,
+    save,
+)
+
+MOST_LINES = 6  # layers drawn as lines; of more, as many spread evenly
+COLUMNS, ROWS = 84, 12  # of the passage
+
+
+def fusion(file: Path, streams: Sequence[str], shares_LS: np.ndarray, spread_LS: np.ndarray | None) -> None:
+    """Each layer's mixture; with weights for each head, the mean and the range over heads."""
+    layers = np.arange(1, len(shares_LS) + 1)
+    figure, axes = new_figure("How each layer mixes its streams", height=bars_height(len(layers)) + 0.3)
+    if spread_LS is None:
+        left = np.zeros(len(layers))
+        for stream, share_L in zip(streams, shares_LS.T, strict=True):
+            bars = axes.barh(layers, share_L, left=left, color=STREAM_COLOURS[stream], height=0.72, label=stream)
+            labels = [f"{share:.0%}" if share > 0.05 else "" for share in share_L]
+            axes.bar_label(bars, labels, label_type="center", fontsize=9, color="white" if stream == "memory" else INK)
+            left += share_L
+        axes.set_xlabel("learned weight of the stream")
+    else:
+        for place, stream in enumerate(streams):
+            at = layers + 0.24 * (place - (len(streams) - 1) / 2)
+            low, high = spread_LS[..., place]
+            axes.hlines(at, low, high, color=STREAM_COLOURS[stream], linewidth=3, alpha=0.45)
+            axes.plot(shares_LS[:, place], at, "o", color=STREAM_COLOURS[stream], markersize=6, label=stream)
+        axes.set_xlabel("learned weight of the stream: mean over heads, and range")
+    axes.set(ylabel="layer", xlim=(0, 1))
+    axes.set_yticks(layers)
+    axes.set_ylim(len(layers) + 0.6, 0.4)
+    axes.grid(False, axis="y")
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    _legend_above(axes, len(streams))
+    save(figure, file)
+
+
+def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
+    """Layers by heads: the memory's share of what they hand on, and how many slots they look at."""
+    values = {
+        "Memory's share of each head's output": (ratio(counts.share_LH, counts.reads), "{:.0%}", (0, 1)),
+        "Slots that each head spreads over": (
+            ratio(counts.slots_LH, counts.reads),
+            "{:.0f}",
+            (1, config.memory_slots),
+        ),
+    }
+    height = 1.4 + 0.42 * min(config.num_layers, 16)
+    figure = Figure(figsize=(7, height), dpi=120, layout="constrained")
+    for axes, (title, (values_LH, form, limits)) in zip(figure.subplots(1, 2), values.items(), strict=True):
+        image = axes.imshow(values_LH, cmap="Blues", vmin=limits[0], vmax=limits[1], aspect="auto")
+        axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
+        axes.set(xlabel="head", ylabel="layer")
+        for axis, count in ((axes.xaxis, config.num_heads), (axes.yaxis, config.num_layers)):
+            step = -(-count // 12)
+            axis.set_ticks(np.arange(0, count, step), np.arange(1, count + 1, step))
+        bar = figure.colorbar(image, ax=axes, shrink=0.9)
+        bar.ax.yaxis.set_major_formatter(lambda value, _, form=form: form.format(value))
+        if values_LH.size <= 64:
+            for (layer, head), value in np.ndenumerate(values_LH):
+                dark = value > limits[0] + 0.6 * (limits[1] - limits[0])
+                colour = "white" if dark else INK
+                axes.text(head, layer, form.format(value), ha="center", va="center", fontsize=8, color=colour)
+    save(figure, file)
+
+
+def gates(file: Path, counts: Counts) -> None:
+    """Openness along the text, one line a layer."""
+    time = counts.means_by_time()
+    figure, axes = new_figure("How far the update gates open along the text")
+    _layer_lines(axes, time["tokens"], time["open_L"].T)
+    axes.set(xlabel="place in the text (tokens)", ylabel="openness\n(0 keeps, 1 replaces)", ylim=(0, None))
+    axes.xaxis.set_major_formatter(_thousands)
+    save(figure, file)
+
+
+def channels(file: Path, open_LD: np.ndarray) -> None:
+    """Mean openness of every channel, in order."""
+    figure, axes = new_figure("Some channels of a slot remember, others are overwritten")
+    share = (np.arange(open_LD.shape[1]) + 0.5) / open_LD.shape[1]
+    _layer_lines(axes, share, np.sort(open_LD, axis=1))
+    axes.set(xlabel="channels, those that keep most first", ylabel="mean openness\n(0 keeps, 1 replaces)")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    save(figure, file)
+
+
+def retention(file: Path, config: RMATConfig, retention_LA: np.ndarray) -> None:
+    """How much is left of an entry by the chunks since it was written."""
+    figure, axes = new_figure("How much of what was written is still in the memory")
+    chunks = np.arange(retention_LA.shape[1])
+    _layer_lines(axes, chunks, retention_LA, drawstyle="steps-post")
+    turn = config.memory_slots / config.memory_writes
+    if turn < chunks[-1]:
+        axes.axvline(turn, color=INK, linewidth=0.9, linestyle=":")
+        axes.text(turn, 0.03, " the entry's first turn to leave", color=INK, fontsize=8)
+    axes.set(xlabel=f"chunks since it was written (of {config.chunk_len} tokens)", ylabel="left of the entry")
+    axes.set(xlim=(0, chunks[-1]), ylim=(0, 1.03))
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    save(figure, file)
+
+
+def ages(file: Path, counts: Counts) -> None:
+    """Attention on slots by their age, and by the age of what they hold."""
+    figure = Figure(figsize=(7, 5.4), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2)
+    mass_LA, even_LA = counts.read_by_age_LA()
+    mass_LX, even_LX = counts.read_by_content_LX()
+    for axes, mass, even in ((upper, mass_LA, even_LA), (lower, mass_LX, even_LX)):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#E5E5E5", linewidth=0.8)
+        places = np.arange(1, mass.shape[1] + 1) if axes is upper else np.arange(mass.shape[1])
+        _layer_lines(axes, places, mass, marker="o", markersize=3.5)
+        mean = even.mean(0)
+        axes.plot(places, mean, ":", color=INK, linewidth=1.2, label="if all slots were read alike")
+        legend(axes)
+        axes.set(ylabel="share of the attention", ylim=(0, None))
+        axes.yaxis.set_major_formatter("{x:.0%}")
+    upper.set_title("Which slots are read, by when they were written", loc="left", fontweight="bold", fontsize=11)
+    upper.set_xlabel("chunks since the slot was last written")
+    upper.xaxis.get_major_locator().set_params(integer=True)
+    lower.set_title("... and by how old their content is", loc="left", fontweight="bold", fontsize=11)
+    lower.set_xlabel("mean age of what the slot holds, in chunks (from this number to the next)")
+    lower.set_xticks(np.arange(mass_LX.shape[1]), [_short(2.0**power) for power in range(mass_LX.shape[1])])
+    save(figure, file)
+
+
+def places(file: Path, config: RMATConfig, counts: Counts) -> None:
+    """Along the chunk: the memory's share, and the bits that it saves."""
+    figure, (upper, lower) = new_figure("Where in the chunk the memory is used", panels=2)
+    group = -(-config.chunk_len // 64)
+
+    def grouped(x_C):
+        edges = np.arange(0, config.chunk_len, group)
+        return np.add.reduceat(x_C, edges, axis=-1)
+
+    middles = np.arange(0, config.chunk_len, group) + (group - 1) / 2
+    _layer_lines(upper, middles, ratio(grouped(counts.share_LC), grouped(counts.share_reads_C)))
+    upper.set_ylabel("memory's share\nof attention's output")
+    upper.set_ylim(0, None)
+    upper.yaxis.set_major_formatter("{x:.0%}")
+    saved = ratio(grouped(counts.place_bits_2C[1] - counts.place_bits_2C[0]), grouped(counts.place_tokens_C))
+    lower.axhline(0, color=INK, linewidth=0.8)
+    lower.bar(middles, saved, width=0.85 * group, color=BLUE)
+    lower.set(xlabel="place in the chunk (tokens)", ylabel="memory saves\nbits per token")
+    save(figure, file)
+
+
+def along(file: Path, counts: Counts, has_memory: bool) -> None:
+    """Bits per token along the text."""
+    time = counts.means_by_time()
+    figure, axes = new_figure("What the text costs along its way", panels=2 if has_memory else 1)
+    upper = axes[0] if has_memory else axes
+    if has_memory:
+        upper.plot(time["tokens"], time["cut"], color=VERMILLION, linewidth=1.2, linestyle="--", label=WITHOUT)
+    upper.plot(time["tokens"], time["kept"], color=BLUE, linewidth=1.4, label=WITH if has_memory else "this model")
+    upper.set_ylabel("bits per token")
+    legend(upper)
+    if has_memory:
+        axes[1].axhline(0, color=INK, linewidth=0.8)
+        axes[1].plot(time["tokens"], time["cut"] - time["kept"], color=BLUE, linewidth=1.2)
+        axes[1].set_ylabel("memory saves\nbits per token")
+    np.ravel(axes)[-1].set_xlabel("place in the text (tokens)")
+    np.ravel(axes)[-1].xaxis.set_major_formatter(_thousands)
+    save(figure, file)
+
+
+def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
+    """What memory saves on a word by when it was read before. False: there were too few words to draw."""
+    drawn = np.flatnonzero(gauge.count_X >= 10)
+    if not len(drawn):
+        return False
+    count, saved, squares = (x[drawn] for x in (gauge.count_X, gauge.saved_X, gauge.squares_X))
+    mean = saved / count
+    error = np.sqrt(np.maximum(squares / count - mean**2, 0) / count)
+    figure, axes = new_figure("What memory saves on a word, by when the text had it before")
+    axes.axhline(0, color=INK, linewidth=0.8)
+    colours = [GREY if x == DISTANCES else BLUE for x in drawn]
+    axes.bar(np.arange(len(drawn)), mean, color=colours, width=0.7)
+    axes.errorbar(np.arange(len(drawn)), mean, 2 * error, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2)
+    labels = ["never" if x == DISTANCES else _short(2.0**x) for x in drawn]
+    axes.set_xticks(np.arange(len(drawn)), labels)
+    axes.set(xlabel="tokens since the word was last read (from this number to the next)", ylabel="bits saved a word")
+    border = np.searchsorted(drawn, np.log2(config.chunk_len)) - 0.5
+    if -0.5 < border < len(drawn) - 0.5:
+        label = "one chunk: memory alone has what lies further back"
+        axes.axvline(border, color=INK, linewidth=0.9, linestyle=":", label=label)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.18 * (high - low))  # room for the legend, above bars that hang from 0 too
+        legend(axes)
+    axes.grid(False, axis="x")
+    save(figure, file)
+    return True
+
+
+def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
+    """A piece of text as it stands, each character on the colour of what memory saved."""
+    colours = {1: matplotlib.colors.to_rgb(BLUE), -1: matplotlib.colors.to_rgb(VERMILLION)}
+    font = FT2Font(font_manager.findfont("DejaVu Sans Mono"))
+    cells, row, column = [], 0, 0
+    for readout in readouts:
+        for character in readout.text:
+            if column == COLUMNS:
+                row, column = row + 1, 0
+            cells.append((row, column, character, level(readout.cut - readout.kept)))
+            column += 1
+            if character == "\n":
+                row, column = row + 1, 0
+    cells = [cell for cell in cells if cell[0] < ROWS]
+    height = max(cell[0] for cell in cells) + 1
+    figure = Figure(figsize=(7.6, 0.75 + 0.2 * height), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(-0.6, COLUMNS - 0.4), ylim=(height - 0.4, -0.6))
+    axes.axis("off")
+    title = f"Where memory helped most, from token {start:,} on (blue: it saved bits, orange: it cost some)"
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=9)
+    for row, column, character, shade in cells:
+        if shade:
+            colour = (*colours[np.sign(shade)], 0.15 * abs(shade) * 5 / LEVELS)
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, linewidth=0))
+        shown = character if character.isprintable() and font.get_char_index(ord(character)) else "·"
+        if character == "\n":
+            shown = "¶" if shade else ""
+        style = {"ha": "center", "va": "center", "family": "DejaVu Sans Mono", "fontsize": 7.5, "color": INK}
+        axes.text(column, row, shown, parse_math=False, **style)
+    save(figure, file)
+
+
+def _layer_lines(axes: Axes, places: np.ndarray, values_LX: np.ndarray, **style) -> None:
+    """One line a layer from light to dark; of many layers, some."""
+    count = len(values_LX)
+    shown = np.unique(np.linspace(0, count - 1, min(count, MOST_LINES)).astype(int))
+    colours = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(shown)))
+    for layer, colour in zip(shown, colours, strict=True):
+        axes.plot(places, values_LX[layer], color=colour, linewidth=1.5, label=f"layer {layer + 1}", **style)
+    legend(axes)
+
+
+def _legend_above(axes: Axes, columns: int) -> None:
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, borderaxespad=0.2)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value < 1024 else f"{value / 1024:.0f}k"
+
+
+def _thousands(value: float, _) -> str:
+    return f"{value:,.0f}"
