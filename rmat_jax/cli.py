@@ -4,6 +4,7 @@ Heavy imports stand inside the commands: help and typos answer at once.
 """
 
 import argparse
+import dataclasses
 import os
 import shlex
 import sys
@@ -23,9 +24,13 @@ SCORE = """What texts of any length cost a trained model, in bits per byte, at c
     python -m rmat_jax score --workdir=runs/quickstart story.txt another.txt
     zcat log.gz | python -m rmat_jax score --workdir=runs/mine -
 """
-EVALUATE = """Measures a trained model on its held-out text and writes a report with plots.
+EVALUATE = """Measures a trained model and writes one report with plots, report.md, and every number, report.json.
 
     python -m rmat_jax evaluate --workdir=runs/quickstart --suite=position --out=runs/quickstart
+    python -m rmat_jax evaluate --workdir=runs/mine --suite=position,length,recall --text=novels/ --max_tokens=262144 --out=report
+    python -m rmat_jax evaluate --workdir=runs/mine --suite=babi,qa --babi=tasks/ --qa=questions.jsonl --out=report
+
+docs/evaluation.md says what each suite measures: position, length, recall, babi, qa, summary, dialogue, code.
 """
 INSPECT = """What a model does with its memory while it reads one text of any length: fusion weights, gates, how long entries
 stay, which slots are read, and the text itself, coloured by what memory changed. Writes inspect.md, figures and text.html.
@@ -67,6 +72,17 @@ TPU slices (v4, v5e, v5p, v6e): the real train step is compiled for them, which 
 `pip install "jax[tpu]"`, but no TPU. GPUs (a100-40, a100-80, h100, h200, b200): arithmetic, marked so.
 Any key of the config can be set. Where the step does not fit, what would fit is tried and shown.
 """
+ABLATE = """Trains many variants of one config with several seeds and compares them: same tokens, optimiser and parameters.
+
+    python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/ablation --seeds=0,1,2
+    python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/baselines --variants=baselines --config.data.path=books/
+    python -m rmat_jax ablate --config=configs/recall.py --out=runs/gate --variants=queue --vary="model.gate_bias=-4;-2;0"
+    python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/mine --variants= --variant="deep: model.num_layers=6"
+
+Stopped (Ctrl-C), it goes on where it was when the same command is given again; what was finished under --out is not
+trained again by another command either. Variants: each option of the architecture changed alone (grid, the default), the
+models that one would compare with (baselines), or names out of these, separated by commas.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,6 +121,19 @@ def main(argv: list[str] | None = None) -> int:
     evaluate.add_argument("--workdir", required=True, type=flags.folder, metavar="DIR", help="of a training run")
     evaluate.add_argument("--suite", default="position", metavar="NAME[,NAME]", help="default %(default)s")
     evaluate.add_argument("--out", required=True, type=flags.folder, metavar="DIR", help="gets report.md and its plots")
+    evaluate.add_argument(
+        "--text", metavar="PATH", help="a file or folder of long texts for length and recall; default: held-out ones"
+    )
+    evaluate.add_argument("--max_tokens", type=int, metavar="N", help="of context, at most; default 65536")
+    evaluate.add_argument("--examples", type=int, metavar="N", help="of a suite or a cell, at most; default 100")
+    evaluate.add_argument("--seed", type=int, metavar="N", help="of what is drawn; default 0")
+    for name, what in {
+        "babi": "a folder of bAbI files",
+        "qa": "questions on documents, a file of JSON lines or tfds:NAME",
+        "summary": "documents and summaries, a file of JSON lines or tfds:NAME",
+        "dialogue": "a file or folder of dialogues, or tfds:NAME",
+    }.items():
+        evaluate.add_argument(f"--{name}", metavar="PATH", help=what)
 
     inspect = commands.add_parser("inspect", help="what the memory does with one text, as plots", description=INSPECT)
     inspect.set_defaults(function=_inspect)
@@ -164,8 +193,27 @@ def main(argv: list[str] | None = None) -> int:
     plan.add_argument("--advise", action="store_true", help="also what would take less, where it fits")
     plan.add_argument("--json", type=flags.folder, metavar="FILE", help="gets every number")
 
+    ablate = commands.add_parser("ablate", help="train variants and compare them", description=ABLATE)
+    ablate.set_defaults(function=_ablate, argv=argv)
+    ablate.add_argument("--config", required=True, metavar="FILE", help="the base, of configs/ or your own")
+    ablate.add_argument("--out", required=True, type=flags.folder, metavar="DIR", help="gets runs, report.md, figures")
+    ablate.add_argument("--variants", default="grid", metavar="NAME[,NAME]", help="default %(default)s")
+    ablate.add_argument("--variant", action="append", default=[], metavar="NAME: KEY=VALUE ...", help="one of your own")
+    ablate.add_argument(
+        "--vary", action="append", default=[], metavar="KEY=VALUE;VALUE", help="a variant for each value"
+    )
+    ablate.add_argument("--seeds", default="0", metavar="N[,N]", help="default %(default)s")
+    ablate.add_argument(
+        "--parameters",
+        choices=("equal", "free"),
+        default="equal",
+        help="equal: the MLPs' width makes up for what a variant lacks (default)",
+    )
+    ablate.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the cores")
+    ablate.add_argument("--list", action="store_true", help="show the variants and train nothing")
+
     args, overrides = parser.parse_known_args(argv)
-    if overrides and args.command != "plan":
+    if overrides and args.command not in ("plan", "ablate"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     args.overrides = overrides
     return args.function(args)
@@ -204,8 +252,11 @@ def _score(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from rmat_jax.evals.evaluate import evaluate
+    from rmat_jax.evals.suite import Options
 
-    report = evaluate(args.workdir, tuple(args.suite.split(",")), args.out)
+    names = [field.name for field in dataclasses.fields(Options)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    report = evaluate(args.workdir, tuple(args.suite.split(",")), args.out, Options(**given))
     print(report.read_text().partition("\n## ")[0].strip())
     print(f"\nwritten: {report}")
     return 0
@@ -307,3 +358,25 @@ def _plan(args: argparse.Namespace) -> int:
         args.json.write_text(report.json())
         print(f"written: {args.json}")
     return 0
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    config = flags.load_config(args.config, args.overrides)
+    try:
+        seeds = [int(seed) for seed in args.seeds.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds={args.seeds} must be whole numbers, such as 0,1,2") from None
+    from rmat_jax import ablate
+
+    variants = ablate.named(config, args.variants)
+    for text in args.vary:
+        variants += ablate.parse_vary(text)
+    variants += map(ablate.parse_variant, args.variant)
+    if args.list:
+        print("\n".join(f"{variant.name:24s} {variant}" for variant in variants))
+        return 0
+    command = shlex.join(["python", "-m", "rmat_jax", *(sys.argv[1:] if args.argv is None else args.argv)])
+    equal = args.parameters == "equal"
+    code = ablate.ablate(config, args.out, variants, seeds, equal=equal, jobs=args.jobs, command=command)
+    print(f"written: {args.out / 'report.md'}")
+    return code

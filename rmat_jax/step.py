@@ -18,6 +18,7 @@ from rmat_jax.state import TrainState
 from rmat_jax.types import Array, PyTree
 
 Batch = dict[str, Array]  # tokens, targets, documents: [B, T] each
+KEEP, FORGET, ASIDE = range(3)  # what becomes of a row's memory at a chunk: see `eval_step`
 
 
 @struct.dataclass
@@ -103,30 +104,49 @@ def train_step(
 def eval_step(
     config: Config, params: PyTree, memory: State, batch: Batch, *, cut: bool = False
 ) -> tuple[tuple[()], State, Scores]:
-    """Scores every token of a batch, with the memory of the lanes, or with the memory emptied before each chunk.
+    """Scores every token of a batch, with the memory of the lanes, or with the memory emptied before some chunks.
 
     Args:
         config: the experiment.
         params: the model's.
         memory: of the lanes, closed; goes from call to call.
-        batch: as for training.
-        cut: empty the memory at each chunk's start. A sliding window is not touched: the difference is the memory's.
+        batch: as for training. It may have `forget` [B, N], for each chunk KEEP, FORGET (the memory is emptied at its start)
+            or ASIDE (the same, but the next chunk is read as if this one had not been there).
+        cut: FORGET at every chunk. A sliding window is never touched: the difference is the memory's.
 
     Returns:
         No sums, the lanes' memory, and the scores by row: what `sharding.spread` takes.
     """
     model = RMAT(config.model)
     batch_size, length = batch["tokens"].shape
-    calls = length // config.model.chunk_len if cut else 1
+    by_chunk = cut or "forget" in batch
+    calls = length // config.model.chunk_len if by_chunk else 1
 
     def read(memory, part):
-        memory = memory.forget() if cut else memory
-        scores, memory = model.apply(
-            {"params": params}, part["tokens"], part["targets"], memory, part["documents"], method=RMAT.score
+        start = memory.forget() if cut else memory
+        if "forget" in part:
+            start = _where_rows(part["forget"][:, 0] != KEEP, memory.forget(), memory)
+        scores, after = model.apply(
+            {"params": params}, part["tokens"], part["targets"], start, part["documents"], method=RMAT.score
         )
-        return memory, scores
+        if "forget" in part:
+            after = _where_rows(part["forget"][:, 0] == ASIDE, memory, after)
+        return after, scores
 
-    names = ("tokens", "targets", "documents")
+    names = ("tokens", "targets", "documents", *(["forget"] if "forget" in batch and not cut else []))
     parts = {name: batch[name].reshape(batch_size, calls, -1).swapaxes(0, 1) for name in names}
     memory, scores = jax.lax.scan(read, memory, parts)
     return (), memory, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(batch_size, length), scores)
+
+
+def _where_rows(mask_B: Array, new: State, old: State) -> State:
+    """The rows of `new` where the mask holds, those of `old` elsewhere; stacked layers have L before the rows."""
+
+    def pick(axis, new, old):
+        def choose(x, y):
+            return jnp.where(mask_B.reshape((1,) * axis + (-1,) + (1,) * (x.ndim - axis - 1)), x, y)
+
+        return jax.tree.map(choose, new, old)
+
+    rest = pick(0, new.replace(layers=None), old.replace(layers=None))
+    return rest.replace(layers=pick(1, new.layers, old.layers))

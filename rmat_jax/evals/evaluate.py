@@ -1,35 +1,93 @@
-"""Measures a finished or running experiment from its workdir alone."""
+"""Measures a finished or running experiment from its workdir alone: some suites, one report."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmat_jax.checkpoint import restore_params
-from rmat_jax.config import Config, UserError, from_dict
-from rmat_jax.data import make_data
-from rmat_jax.evals.report import write_report
+from rmat_jax.config import UserError
+from rmat_jax.evals.report import command_line, write_report
+from rmat_jax.evals.suite import Options, Section, load_subject, say
 
-SUITES = ("position",)  # position: held-out loss by place, baselines, gauges: the report
+SUITES = {  # name -> module with a function of that name
+    "position": "rmat_jax.evals.position",  # held-out loss by place, baselines, gauges
+    "length": "rmat_jax.evals.length",  # loss by how far the state reaches back
+    "recall": "rmat_jax.evals.recall",  # facts found again, by depth and distance
+    "babi": "rmat_jax.evals.babi",
+    "qa": "rmat_jax.evals.qa",
+    "summary": "rmat_jax.evals.summary",
+    "dialogue": "rmat_jax.evals.dialogue",
+    "code": "rmat_jax.evals.code",
+}
+NEED_FILE = ("babi", "qa", "summary", "dialogue")  # the option of the same name
+ANY_DATA = ("position", "recall")  # the others need a model of text
 
 
-def evaluate(workdir: Path, suites: Sequence[str] = ("position",), out: Path | None = None) -> Path:
-    """Writes the report of the newest checkpoint.
+def evaluate(
+    workdir: Path, suites: Sequence[str] = ("position",), out: Path | None = None, options: Options | None = None
+) -> Path:
+    """Writes the report of the newest checkpoint, anew after each suite.
+
+    A module may have a function `check(subject, options)`, which raises UserError for what can be told at once; those of
+    all suites are asked before any measures.
 
     Args:
         workdir: of a training run.
-        suites: names out of SUITES.
-        out: folder for report.md and its figures; None: the workdir itself.
+        suites: names out of SUITES, in the order of the report.
+        out: folder for report.md, report.json and the figures; None: the workdir itself.
+        options: what the suites are told.
 
     Returns:
         The path of report.md.
 
     Raises:
-        UserError: an unknown suite, no checkpoint, or data that is no longer there.
+        UserError: an unknown suite or one that occurs twice, a file that is not given or not there, no checkpoint, data
+            that is no longer there. One that a suite raises only while it measures is raised after the other suites have
+            run; the report then holds theirs.
     """
-    for suite in suites or ("",):
-        if suite not in SUITES:
-            raise UserError(f"unknown suite {suite!r}; there is {', '.join(SUITES)}")
+    options = options or Options()
+    check_names(suites, options)
+    modules = {name: importlib.import_module(SUITES[name]) for name in suites}
     workdir = Path(workdir)
-    params, values, step = restore_params(workdir / "checkpoints")
-    config = from_dict(Config, values)
-    data = make_data(config, workdir)
-    return write_report(workdir, workdir if out is None else out, config=config, params=params, step=step, data=data)
+    out = workdir if out is None else Path(out)
+    subject = load_subject(workdir)
+    for name, module in modules.items():
+        if name not in ANY_DATA:
+            _ = subject.tokenizer
+        if hasattr(module, "check"):
+            module.check(subject, options)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be made: {error.strerror}; choose another") from error
+
+    sections: dict[str, Section] = {}
+    failures: dict[str, str] = {}
+    command = command_line(subject, suites, out, options)
+    for number, (name, module) in enumerate(modules.items(), 1):
+        say(f"suite {name}, {number} of {len(modules)}")
+        try:
+            sections[name] = getattr(module, name)(subject, options, out)
+        except UserError as error:
+            say(f"suite {name} stopped: {error}")
+            failures[name] = str(error)
+        report = write_report(subject, sections, out, command, failures)
+    if failures:
+        found = "; ".join(f"suite {name}: {error}" for name, error in failures.items())
+        raise UserError(f"{found}; the rest is in {report}" if sections else found)
+    return report
+
+
+def check_names(suites: Sequence[str], options: Options) -> None:
+    """What can be told without the model. Raises UserError."""
+    for index, name in enumerate(suites or ("",)):
+        if name not in SUITES:
+            raise UserError(f"unknown suite {name!r}; there is {', '.join(SUITES)}")
+        if name in suites[:index]:
+            raise UserError(f"suite {name!r} is named twice; name each once")
+    for name in NEED_FILE:
+        if name in suites and getattr(options, name) is None:
+            raise UserError(f"suite {name!r} needs a file; give --{name}=PATH, see docs/evaluation.md")
+    for name in ("text", *NEED_FILE):
+        path = getattr(options, name)
+        if path is not None and not path.startswith("tfds:") and not Path(path).expanduser().exists():
+            raise UserError(f"--{name}={path} does not exist; give a file or folder that does")

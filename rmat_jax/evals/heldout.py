@@ -36,7 +36,7 @@ class Heldout:
     correct: np.ndarray  # [n] bool, whether it was the most likely one
     positions: np.ndarray  # [n] in the chunk, of the token that predicts it
     offsets: np.ndarray  # [n] in the document, of the token that predicts it
-    documents: np.ndarray  # [n] number of the document, distinct over all lanes
+    documents: np.ndarray  # [n] number of the document, distinct over all lanes: B (place in its lane, from 1) + lane
     segments: np.ndarray  # [n] number of the lane and batch
     chunk_len: int
     num_bytes: int | None  # raw bytes that the tokens stand for
@@ -108,7 +108,8 @@ def evaluate_heldout(
         config: the experiment.
         params: the model's.
         batches: of tokens, targets (-1: not scored), documents, offsets (place of a token in its document): [B, T]
-            int32 each, all of one shape, T a multiple of the chunk. A lane goes on from batch to batch.
+            int32 each, all of one shape, T a multiple of the chunk. A lane goes on from batch to batch. They may have
+            `forget` [B, N], see `eval_step`.
         num_bytes: raw bytes that all scored targets stand for; None: they stand for none.
         cut: empty the memory before each chunk, see `eval_step`.
         mesh: where `params` live, whose devices share the rows; every process gives all rows and gets all results.
@@ -122,7 +123,7 @@ def evaluate_heldout(
         if memory is None:
             memory = _empty_memory(config, rows, mesh)
             last_B, count_B = np.full(rows, NOBODY), np.zeros(rows, np.int64)
-        read = {name: batch[name] for name in ("tokens", "targets", "documents")}
+        read = {name: batch[name] for name in ("tokens", "targets", "documents", "forget") if name in batch}
         if mesh is not None:
             read = sharding.global_batch(mesh, rows, range(rows), read)
         memory, scores = _step(config=config, params=params, memory=memory, batch=read, cut=cut, mesh=mesh)

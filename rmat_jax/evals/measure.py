@@ -1,16 +1,33 @@
-"""What the report measures: the model with and without its memory, the baselines, the gauges."""
+"""What `position` measures: the model with its memory, without, and with a memory emptied once; baselines, gauges."""
 
 import dataclasses
-import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from rmat_jax.config import Config
+from rmat_jax.config import IGNORE, Config, RMATConfig
 from rmat_jax.data import Data
 from rmat_jax.evals.baselines import gzip_bits_per_byte, order2_bits_per_byte
 from rmat_jax.evals.gauges import Openness, fusion_weights, gate_openness
 from rmat_jax.evals.heldout import Heldout, Mean, clustered_mean, evaluate_heldout
+from rmat_jax.evals.suite import say
+from rmat_jax.step import FORGET, KEEP
 from rmat_jax.types import PyTree
+
+Batches = Sequence[Mapping[str, np.ndarray]]
+
+
+class CutOnce(NamedTuple):
+    """The same tokens, the memory emptied at one chunk border in the middle of each document that is long enough."""
+
+    heldout: Heldout
+    since: np.ndarray  # [n] tokens since the cut, for each scored token; -1: before it, or in a document without one
+
+    @property
+    def documents(self) -> int:
+        """How many were cut."""
+        return len(np.unique(self.heldout.documents[self.since >= 0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +40,7 @@ class Measured:
     openness: Openness | None
     gzip: tuple[float, float] | None  # bits per byte: each document on its own, all as one file
     order2: float | None  # bits per byte
+    once: CutOnce | None = None  # None: no memory, no text, or no document that is long enough
 
     @property
     def is_text(self) -> bool:
@@ -47,21 +65,67 @@ class Measured:
 def measure(config: Config, params: PyTree, data: Data) -> Measured:
     """Reads the held-out batches with and without memory; a line on stderr before each step that takes time."""
     heldout, model = data.heldout, config.model
-    _say(f"held-out loss of {len(heldout)} batches")
+    say(f"held-out loss of {len(heldout)} batches")
     kept = evaluate_heldout(config, params, heldout, heldout.num_bytes)
-    cut = openness = gzip = order2 = None
+    cut = openness = gzip = order2 = once = None
     if model.has_memory:
-        _say("held-out loss with the memory emptied before each chunk")
+        say("held-out loss with the memory emptied before each chunk")
         cut = evaluate_heldout(config, params, heldout, heldout.num_bytes, cut=True)
+        if heldout.num_bytes is not None:
+            once = cut_once(config, params, heldout, heldout.num_bytes)
         if model.gate != "none":
-            _say("gates")
+            say("gates")
             openness = gate_openness(config, params, heldout)
     if heldout.num_bytes is not None:
-        _say("gzip and the order-2 byte model")
+        say("gzip and the order-2 byte model")
         gzip = gzip_bits_per_byte(heldout.texts())
         order2 = order2_bits_per_byte(data.source.train(), heldout.texts())
-    return Measured(kept, cut, fusion_weights(config, params), openness, gzip, order2)
+    return Measured(kept, cut, fusion_weights(config, params), openness, gzip, order2, once)
 
 
-def _say(text: str) -> None:
-    print(f"report: {text}", file=sys.stderr, flush=True)
+def cut_once(config: Config, params: PyTree, batches: Batches, num_bytes: int | None) -> CutOnce | None:
+    """Reads the batches with the memory emptied where `choose_cuts` says; None: nowhere."""
+    batches = list(batches)
+    documents_BT, targets_BT = (np.concatenate([b[name] for b in batches], axis=1) for name in ("documents", "targets"))
+    forget_BN, since_BT = choose_cuts(config.model, documents_BT, targets_BT != IGNORE)
+    if not (forget_BN == FORGET).any():
+        return None
+    say("held-out loss with the memory emptied once in each document")
+    parts = np.split(forget_BN, len(batches), axis=1)
+    marked = [batch | {"forget": part} for batch, part in zip(map(dict, batches), parts, strict=True)]
+    since = [
+        since_Bt[batch["targets"] != IGNORE]
+        for batch, since_Bt in zip(batches, np.split(since_BT, len(batches), axis=1), strict=True)
+    ]
+    return CutOnce(evaluate_heldout(config, params, marked, num_bytes), np.concatenate(since))
+
+
+def choose_cuts(model: RMATConfig, documents_BT: np.ndarray, scored_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One chunk border for each document that is long enough: the first one in its second half before which it has filled
+    the whole queue, and behind which it goes on for a chunk.
+
+    Args:
+        model: whose memory it is.
+        documents_BT: id of the document of each token, whole lanes.
+        scored_BT: which tokens are scored; a document without any is padding.
+
+    Returns:
+        `forget` [B, N] for the batches, and the tokens since the cut [B, T]; -1: none.
+    """
+    rows, length = documents_BT.shape
+    chunk = model.chunk_len
+    filling = -(-model.memory_slots // model.memory_writes) * chunk
+    forget_BN = np.full((rows, length // chunk), KEEP, np.int32)
+    since_BT = np.full((rows, length), -1)
+    for lane in range(rows):
+        starts = np.flatnonzero(np.diff(documents_BT[lane], prepend=documents_BT[lane, 0] - 1))
+        for start, end in zip(starts, [*starts[1:], length], strict=True):
+            border = max(_round_up((start + end) // 2, chunk), _round_up(start, chunk) + filling)
+            if border + chunk <= end and scored_BT[lane, start:end].any():
+                forget_BN[lane, border // chunk] = FORGET
+                since_BT[lane, border:end] = np.arange(end - border)
+    return forget_BN, since_BT
+
+
+def _round_up(place: int, chunk: int) -> int:
+    return -(-place // chunk) * chunk

@@ -61,22 +61,64 @@ def loss_by_place(
     lower = upper
     if cut is not None:
         lower = axes[1]
-        lower.axhline(0, color=INK, linewidth=0.8)
-        values, errors = (np.array([getattr(gain, name) for gain in gains]) for name in ("value", "error"))
-        lower.errorbar(places, values, 2 * np.nan_to_num(errors), fmt="o", color=BLUE, markersize=4, elinewidth=1.2)
+        differences(lower, places, gains, BLUE)
         lower.set_ylabel("memory saves\nbits per token")
     if log:
-        lower.set_xscale("log", base=2)
-        ticks = 2.0 ** np.arange(np.floor(np.log2(places[0])), np.ceil(np.log2(places[-1])) + 1)
-        lower.set_xticks(ticks, [f"{tick:.0f}" if tick < 1024 else f"{tick / 1024:.0f}k" for tick in ticks])
-        lower.minorticks_off()
+        token_axis(lower, places)
+    mark(upper, lower, marks)
+    lower.set_xlabel(xlabel)
+    save(figure, file)
+
+
+def recovery(
+    file: Path, places: np.ndarray, kept: np.ndarray, once: np.ndarray, cut: np.ndarray, costs: Sequence[Mean]
+) -> None:
+    """Bits per token after the memory was emptied once, beside the memory as it was and one that is always emptied."""
+    figure, (upper, lower) = new_figure("After the memory was emptied once", panels=2)
+    upper.plot(places, cut, "s--", color=VERMILLION, markersize=3.5, linewidth=1.4, label=WITHOUT)
+    upper.plot(places, once, "D-", color=ORANGE, markersize=4, linewidth=1.4, label="emptied once, at 0")
+    upper.plot(places, kept, "o-", color=BLUE, markersize=4, linewidth=1.4, label="never emptied")
+    upper.set_ylabel("bits per token")
+    legend(upper)
+    differences(lower, places, costs, ORANGE)
+    lower.set_ylabel("emptying it once\ncosts bits per token")
+    token_axis(lower, places)
+    lower.set_xlabel("tokens since it was emptied")
+    save(figure, file)
+
+
+def differences(axes: Axes, places: np.ndarray, means: Sequence[Mean], colour: str) -> None:
+    """Points with bars of two standard errors, and the line at zero."""
+    axes.axhline(0, color=INK, linewidth=0.8)
+    values, errors = (np.array([getattr(mean, name) for mean in means]) for name in ("value", "error"))
+    axes.errorbar(places, values, 2 * np.nan_to_num(errors), fmt="o", color=colour, markersize=4, elinewidth=1.2)
+
+
+def token_axis(axes: Axes, places: np.ndarray) -> None:
+    """A logarithmic x axis with a tick at each power of two, or at each other one where there are many."""
+    axes.set_xscale("log", base=2)
+    powers = np.arange(np.floor(np.log2(places[0])), np.ceil(np.log2(places[-1])) + 1)
+    powers = powers[:: 1 + len(powers) // 14]
+    axes.set_xticks(2.0**powers, [count_name(2.0**power) for power in powers])
+    axes.minorticks_off()
+
+
+def count_name(count: float) -> str:
+    """512, 4k, 1M: of tokens, in powers of two."""
+    for size, unit in ((1 << 20, "M"), (1 << 10, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def mark(upper: Axes, lower: Axes, marks: Mapping[str, float]) -> None:
+    """Labelled vertical lines, where they lie inside the plot."""
     for label, place in marks.items():
         if lower.get_xlim()[0] < place < lower.get_xlim()[1]:
             for panel in {upper, lower}:
                 panel.axvline(place, color=INK, linewidth=0.9, linestyle=":")
-            upper.text(place, 0.98, f" {label}", transform=upper.get_xaxis_transform(), va="top", color=INK, fontsize=8)
-    lower.set_xlabel(xlabel)
-    save(figure, file)
+            # In the lower panel: the upper one has the legend.
+            lower.text(place, 0.98, f" {label}", transform=lower.get_xaxis_transform(), va="top", color=INK, fontsize=8)
 
 
 def fusion(file: Path, streams: Sequence[str], weights_LS: np.ndarray) -> None:

@@ -1,25 +1,30 @@
-"""The report says what was measured, with the sign that the numbers have."""
+"""The report holds what was measured; the command asks for nothing that it cannot do, and loses nothing that it has done."""
 
 import dataclasses
 import json
 import re
 import struct
+import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from rmat_jax import cli, flags
 from rmat_jax.checkpoint import Checkpoints, restore_params
 from rmat_jax.config import Config, DataConfig, UserError, to_dict
 from rmat_jax.data import make_data
+from rmat_jax.evals import evaluate as door
 from rmat_jax.evals.evaluate import evaluate
-from rmat_jax.evals.heldout import Heldout, evaluate_heldout
-from rmat_jax.evals.measure import Measured
-from rmat_jax.evals.report import headline, verdict, write_report
+from rmat_jax.evals.heldout import Mean, evaluate_heldout
+from rmat_jax.evals.position import position
+from rmat_jax.evals.report import plain, write_report
+from rmat_jax.evals.suite import Options, Section, Subject
 from rmat_jax.optim import make_optimizer
 from rmat_jax.state import init_state
 
-TEXT_FIGURES = ("training.png", "document.png", "chunk.png", "fusion.png", "gates.png")
+TEXT_FIGURES = ("document.png", "chunk.png", "cut.png", "fusion.png", "gates.png", "training.png")
 
 
 @pytest.fixture(scope="module")
@@ -73,25 +78,6 @@ def png_size(file):
     return struct.unpack(">II", data[16:24])
 
 
-def heldout(bits, **changes):
-    """Scored tokens of twenty documents."""
-    count = len(bits)
-    place = np.arange(count)
-    of = Heldout(bits, bits < 1, place % 8, place % 50, place % 20, place % 4, chunk_len=8, num_bytes=2 * count)
-    return dataclasses.replace(of, **changes)
-
-
-def measured(kept, cut):
-    text = kept.num_bytes is not None
-    return Measured(kept, cut, np.full((2, 3), 1 / 3), None, (3.0, 2.5) if text else None, 2.25 if text else None)
-
-
-@pytest.fixture(scope="module")
-def better_and_worse():
-    bits = np.random.default_rng(0).uniform(0, 2, 400)
-    return heldout(bits), heldout(bits + np.random.default_rng(1).uniform(0.41, 0.5, 400))
-
-
 def test_evaluate_writes_report_and_figures(text_config, workdir, tmp_path):
     report = evaluate(workdir, ("position",), tmp_path / "out")
     assert report == tmp_path / "out" / "report.md"
@@ -110,63 +96,25 @@ def test_evaluate_writes_report_and_figures(text_config, workdir, tmp_path):
     assert f"**{with_memory.bits_per_byte:.3f} bits per byte** with memory, {without.bits_per_byte:.3f} without" in text
     saved = np.abs(without.bits_per_byte - with_memory.bits_per_byte)
     assert f"{saved:.4f} ±" in text
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text())
+    values = numbers["suites"]["position"]
+    assert values["scores"]["with_memory"]["bits_per_byte"] == pytest.approx(with_memory.bits_per_byte)
+    assert values["gain"]["value"] == pytest.approx(without.bits_per_byte - with_memory.bits_per_byte)
+    assert values["recovery"]["documents"] > 5 and numbers["step"] == 20
     assert "# tiny, step 20" in text
     assert "````text\nlate\N{REPLACEMENT CHARACTER} ``` text\n````" in text and "early" not in text
     assert "| tokens read | 1,280 |" in text
     assert f"python -m rmat_jax evaluate --workdir={workdir} --suite=position" in text
 
 
-def test_unknown_suites_are_named_with_the_known_ones(workdir):
-    with pytest.raises(UserError, match="unknown suite 'recal'; there is position"):
-        evaluate(workdir, ("position", "recal"))
-    with pytest.raises(UserError, match="unknown suite ''"):
-        evaluate(workdir, ())
+def subject_of(workdir, config, step=0):
+    return Subject(workdir, config, new_state(config).params, step)
 
 
-def test_without_checkpoint_there_is_nothing_to_evaluate(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint"):
-        evaluate(tmp_path)
-
-
-def test_verdict_follows_the_numbers(config, better_and_worse):
-    better, worse = better_and_worse
-    good, bad = verdict(measured(better, worse), config), verdict(measured(worse, better), config)
-    assert good.startswith("**Memory helps:** it saves 0.2")
-    assert bad.startswith("**Memory did not help:** it costs 0.2")
-    assert "over 20 documents" in good
-    assert "the gain is +0.2" in good and "the gain is -0.2" in bad
-    same = verdict(measured(better, better), config)
-    assert same.startswith("**Memory did not help measurably:** its gain of +0.0000 ± 0.0000")
-    one = np.zeros(400)
-    single = [dataclasses.replace(of, documents=one, segments=one) for of in better_and_worse]
-    assert verdict(measured(*single), config).startswith("**Whether memory helps cannot be told**")
-    assert verdict(measured(better, None), config) == "This model has no memory."
-
-
-def test_noise_is_not_taken_for_help(config, better_and_worse):
-    better, _ = better_and_worse
-    noise = np.random.default_rng(2).normal(size=400)
-    noise -= noise.mean() - 0.02
-    noisy = dataclasses.replace(better, bits=better.bits + noise)
-    assert "did not help measurably" in verdict(measured(better, noisy), config)
-    steady = dataclasses.replace(better, bits=better.bits + 0.02)
-    assert "Memory helps" in verdict(measured(better, steady), config)  # the control: the same mean
-
-
-def test_headline_has_the_numbers_in_their_places(better_and_worse):
-    better, worse = better_and_worse
-    text = headline(measured(better, worse))
-    assert f"**{better.bits_per_byte:.3f} bits per byte** with memory, {worse.bits_per_byte:.3f} without" in text
-    assert "`gzip -9` 2.500, an order-2 byte model 2.250" in text
-    assert f"**{worse.bits_per_byte:.3f}" in headline(measured(worse, better))
-
-
-def test_accuracy_where_there_are_no_bytes(config, better_and_worse):
-    better, worse = (dataclasses.replace(of, num_bytes=None) for of in better_and_worse)
-    text = headline(measured(better, worse))
-    assert f"Held-out accuracy: **{better.accuracy:.3f}** with memory, {worse.accuracy:.3f} without" in text
-    assert verdict(measured(better, worse), config).startswith("**Memory helps:** it adds 0.")
-    assert verdict(measured(worse, better), config).startswith("**Memory did not help:** it costs 0.")
+def report_of(subject, out):
+    """The text of a report of the suite `position`."""
+    out.mkdir(exist_ok=True)
+    return write_report(subject, {"position": position(subject, Options(), out)}, out, "measure me").read_text()
 
 
 @pytest.mark.parametrize("streams", [("full", "local", "memory"), ("local",)])
@@ -175,27 +123,144 @@ def test_synthetic_data_and_models_without_memory(config, tmp_path, streams):
     data = DataConfig(synthetic="recall")
     recall = Config(model=model, data=data, batch_size=2, chunks_per_step=6, eval_tokens=192)
     record(tmp_path / "run", recall)
-    params = new_state(recall).params
-    data = make_data(recall, tmp_path / "run")
-    report = write_report(
-        tmp_path / "run", tmp_path, config=recall, params=params, step=1, data=data, command="train me"
-    )
-    text = report.read_text()
+    text = report_of(subject_of(tmp_path / "run", recall), tmp_path)
     assert "Held-out accuracy: **0." in text and "bits per byte" not in text and "gzip" not in text
     assert "| guessing | 3.000 | 0.125 |" in text
     assert ("This model has no memory." in text) == (streams == ("local",))
-    assert "train me\npython -m rmat_jax evaluate" in text
+    assert "## Reproduce\n\n```sh\nmeasure me\n```" in text
     figures = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert figures == ["training.png"] + ["fusion.png", "gates.png"] * (streams != ("local",))
+    assert figures == ["fusion.png", "gates.png"] * (streams != ("local",)) + ["training.png"]
 
 
 def test_no_metrics_no_training_curve(text_config, tmp_path):
     no_memory = dataclasses.replace(
         text_config, model=dataclasses.replace(text_config.model, streams=("full", "local"))
     )
-    params = jax.tree.map(np.zeros_like, new_state(no_memory).params)
+    subject = subject_of(tmp_path, no_memory)
+    subject = dataclasses.replace(subject, params=jax.tree.map(np.zeros_like, subject.params))
+    text = report_of(subject, tmp_path)
     data = make_data(no_memory, tmp_path)
-    text = write_report(tmp_path, tmp_path, config=no_memory, params=params, step=0, data=data).read_text()
     scored = sum((batch["targets"] >= 0).sum() for batch in data.heldout)
     assert f"**{np.log2(257) * scored / data.heldout.num_bytes:.3f} bits per byte**; `gzip -9`" in text
     assert re.findall(r"!\[.*\]\((.*)\)", text) == ["document.png", "chunk.png", "fusion.png"]
+
+
+def suite_module(monkeypatch, name, function, check=None):
+    """Puts a module of one's own in the place of a suite's."""
+    module = types.ModuleType(name)
+    setattr(module, name, function)
+    if check:
+        module.check = check
+    monkeypatch.setitem(sys.modules, f"of_tests_{name}", module)
+    monkeypatch.setitem(door.SUITES, name, f"of_tests_{name}")
+
+
+def ready(name):
+    def suite(subject, options, out):
+        return Section(f"Title of {name}", f"Headline of {name}", "Its text.", {"one": 1.5, "none": np.nan})
+
+    return suite
+
+
+def failing(subject, options, out):
+    raise UserError("the disk is full")
+
+
+def test_several_suites_make_one_report(monkeypatch, workdir, tmp_path):
+    for name in ("length", "code"):
+        suite_module(monkeypatch, name, ready(name))
+    options = Options(text=str(tmp_path), seed=3)
+    text = evaluate(workdir, ("code", "length"), tmp_path, options).read_text()
+    places = [text.index(part) for part in ("- Headline of code", "- Headline of length", "## Title of code")]
+    places += [text.index(part) for part in ("## Title of length", "## Training", "## Run", "## Reproduce")]
+    assert places == sorted(places)
+    assert f"--suite=code,length --out={tmp_path} --text={tmp_path} --seed=3\n" in text
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["suites"] == {name: {"one": 1.5, "none": None} for name in ("code", "length")}
+
+
+def test_what_was_measured_before_an_error_is_kept(monkeypatch, workdir, tmp_path):
+    suite_module(monkeypatch, "length", ready("length"))
+    suite_module(monkeypatch, "recall", failing)
+    suite_module(monkeypatch, "code", ready("code"))
+    with pytest.raises(UserError, match=r"suite recall: the disk is full; the rest is in .*report.md"):
+        evaluate(workdir, ("length", "recall", "code"), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "Title of length" in text and "Title of code" in text
+    assert "- **recall was not measured**: the disk is full" in text
+    assert json.loads((tmp_path / "report.json").read_text())["failed"] == {"recall": "the disk is full"}
+
+
+def test_a_crash_leaves_the_report_of_what_came_before(monkeypatch, workdir, tmp_path):
+    def crash(subject, options, out):
+        raise RuntimeError("out of memory")
+
+    suite_module(monkeypatch, "length", ready("length"))
+    suite_module(monkeypatch, "recall", crash)
+    with pytest.raises(RuntimeError):
+        evaluate(workdir, ("length", "recall"), tmp_path)
+    assert "Title of length" in (tmp_path / "report.md").read_text()
+
+
+def test_all_checks_come_before_any_work(monkeypatch, workdir, tmp_path):
+    done = []
+    suite_module(monkeypatch, "length", lambda *_: done.append("length"))
+    suite_module(monkeypatch, "code", ready("code"), check=failing_check)
+    with pytest.raises(UserError, match="too short"):
+        evaluate(workdir, ("length", "code"), tmp_path)
+    assert not done and not (tmp_path / "report.md").exists()
+
+
+def failing_check(subject, options):
+    raise UserError("too short")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--suite=position,recal"], "unknown suite 'recal'; there is position, length, recall, babi, qa, summary,"),
+        (["--suite="], "unknown suite ''"),
+        (["--suite=recall,position,recall"], "suite 'recall' is named twice"),
+        (["--suite=position,qa"], "suite 'qa' needs a file; give --qa=PATH"),
+        (["--suite=babi"], "give --babi=PATH"),
+        (["--suite=position", "--text=nowhere"], "--text=nowhere does not exist"),
+        (["--suite=summary", "--summary=nowhere.jsonl"], "--summary=nowhere.jsonl does not exist"),
+        (["--suite=position", "--examples=0"], "examples=0 must be at least 1"),
+        (["--suite=position", "--max_tokens=many"], "--max_tokens"),
+    ],
+)
+def test_bad_requests_are_one_line_and_exit_with_2(given, message, workdir, tmp_path, capsys):
+    code = flags.run(lambda: cli.main(["evaluate", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *given]))
+    assert code == 2
+    assert message in (error := capsys.readouterr().err) and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_synthetic_data_is_asked_for_no_text(config, tmp_path):
+    recall = Config(
+        model=dataclasses.replace(config.model, vocab_size=24), data=DataConfig(synthetic="recall"), batch_size=2
+    )
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, new_state(recall), recall)
+    with pytest.raises(UserError, match="no text and no tokenizer"):
+        evaluate(tmp_path, ("recall", "length"), tmp_path / "out")
+
+
+def test_without_checkpoint_there_is_nothing_to_evaluate(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        evaluate(tmp_path)
+
+
+def test_help_names_every_option_and_its_default(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    text = capsys.readouterr().out
+    for name, value in vars(Options()).items():
+        assert f"--{name}" in text
+        assert value is None or f"default {value}" in text
+
+
+def test_numbers_are_valid_json():
+    value = {"mean": Mean(np.nan, 1.0, 2), "array": np.array([1.5, np.inf]), 3: (np.int64(4), True, None)}
+    expected = {"mean": {"value": None, "error": 1.0, "units": 2}, "array": [1.5, None], "3": [4, True, None]}
+    assert json.loads(json.dumps(plain(value), allow_nan=False)) == expected
