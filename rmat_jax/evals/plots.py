@@ -87,6 +87,25 @@ def recovery(
     save(figure, file)
 
 
+def reach(
+    file: Path, reaches: Sequence[int], per_byte: np.ndarray, gains: Sequence[Mean], marks: Mapping[str, float]
+) -> None:
+    """Bits per byte by how far the state reaches back, and what that saves. The first reach is 0, the chunk alone."""
+    figure, (upper, lower) = new_figure("Loss by how far the state reaches back", panels=2)
+    places = np.array([reaches[1] / 2, *reaches[1:]])  # a log axis has no place for 0
+    upper.plot(places, per_byte, "o-", color=BLUE, markersize=4, linewidth=1.4)
+    upper.set_ylabel("bits per byte")
+    differences(lower, places, gains, BLUE)
+    lower.set_ylabel("context saves\nbits per token")
+    token_axis(lower, places)
+    ticks = lower.get_xticks()
+    names = ["the chunk\nalone", *(count_name(tick) for tick in ticks[1:])]
+    lower.set_xticks(ticks, names)
+    mark(upper, lower, marks)
+    lower.set_xlabel("reach (tokens before the chunk)")
+    save(figure, file)
+
+
 def differences(axes: Axes, places: np.ndarray, means: Sequence[Mean], colour: str) -> None:
     """Points with bars of two standard errors, and the line at zero."""
     axes.axhline(0, color=INK, linewidth=0.8)

@@ -1,5 +1,7 @@
 """What the tests of the evaluations share: a tiny model, and lanes of random documents."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,3 +50,14 @@ def batches(lanes):
     """The same lanes in several batches."""
     pieces = {name: np.split(column, BATCHES, axis=1) for name, column in lanes.items()}
     return [dict(zip(pieces, values, strict=True)) for values in zip(*pieces.values(), strict=True)]
+
+
+@pytest.fixture(scope="session")
+def text_subject(config, tmp_path_factory):
+    """A tiny model of bytes, untrained, of a run that has left nothing else behind."""
+    from rmat_jax.evals.suite import Subject
+
+    model = dataclasses.replace(config.model, vocab_size=257, chunk_len=32)
+    text = Config(model=model, batch_size=LANES, chunks_per_step=2)
+    params = jax.jit(RMAT(model).init)(jax.random.key(1), jnp.zeros((1, 32), jnp.int32))["params"]
+    return Subject(tmp_path_factory.mktemp("text_subject"), text, jax.tree.map(lambda x: 2 * x, params), 0)
