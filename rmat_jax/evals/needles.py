@@ -1,0 +1,120 @@
+"""Documents in which something was said once and is asked for at the end: key-value pairs in noise, pass keys in text.
+
+A document is its context, whole chunks, and the chunk that asks, twice: first as an aside that is read with an emptied
+memory (the control) and leaves no trace, then in earnest. Only the answers are scored.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from rmat_jax.config import IGNORE, Config, UserError
+from rmat_jax.data.recall import NOISE
+from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.evals.packing import Document
+from rmat_jax.step import ASIDE, KEEP
+
+BEFORE, AFTER = b"\nThe pass key is ", b". Remember the pass key.\n"
+DIGITS = 5
+
+
+class Cell(NamedTuple):
+    """Where a fact stands."""
+
+    chunks: int  # of the context
+    depth: float  # 0: it opens the context; 1: it ends it, just before the question
+    facts: int
+
+
+class Needles(Protocol):
+    """One kind of documents."""
+
+    chunk_len: int
+    thing: str  # that is asked for, for people
+    answers: int  # scored tokens of a fact
+    choices: int  # among which a guesser chooses each of them
+
+    def make(self, cell: Cell, rng: np.random.Generator) -> Document:
+        """A document of `cell.chunks + 2` chunks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Keys and values in the noise of `data/recall.py`, a chunk of them; the last chunk has the keys in another order."""
+
+    config: Config
+    thing = "value"
+    answers = 1
+
+    @property
+    def chunk_len(self) -> int:
+        return self.config.model.chunk_len
+
+    @property
+    def choices(self) -> int:
+        return self.config.data.recall_symbols
+
+    def make(self, cell: Cell, rng: np.random.Generator) -> Document:
+        pairs, symbols, size = cell.facts, self.choices, self.chunk_len
+        tokens = rng.integers(NOISE, size=(cell.chunks + 1) * size, dtype=np.int32)
+        keys = NOISE + rng.permutation(symbols)[:pairs]
+        values = NOISE + symbols + rng.integers(symbols, size=pairs)
+        told = round(cell.depth * (cell.chunks - 1)) * size + 2 * rng.permutation(size // 2)[:pairs]
+        tokens[told], tokens[told + 1] = keys, values
+        order, asked = rng.permutation(pairs), cell.chunks * size + 2 * np.arange(pairs)
+        tokens[asked], tokens[asked + 1] = keys[order], values[order]
+        targets = np.full_like(tokens, IGNORE)
+        targets[asked] = values[order]
+        return asked_twice(tokens, targets, size)
+
+
+class PassKeys:
+    """A sentence with a number, somewhere in a text; the question is its beginning. Each digit is a token of its own."""
+
+    thing = "pass key"
+    answers = DIGITS
+    choices = 10
+
+    def __init__(self, haystack: np.ndarray, tokenizer: Tokenizer, chunk_len: int):
+        """Args:
+        haystack: tokens of text, read from a random place on, and from its beginning again after its end.
+        tokenizer: its own.
+        chunk_len: of the model.
+
+        Raises:
+            UserError: a chunk that is too short for the question.
+        """
+        self.haystack, self.chunk_len = haystack, chunk_len
+        self._end = tokenizer.end
+        self._before, self._after = (tokenizer.encode(text) for text in (BEFORE, AFTER))
+        self._digits = np.concatenate([tokenizer.encode(b"%d" % digit) for digit in range(10)])
+        if len(self._before) + DIGITS > chunk_len:
+            raise UserError(
+                f"chunk_len={chunk_len} is too short for `recall`: its question takes {len(self._before) + DIGITS} tokens"
+            )
+
+    def make(self, cell: Cell, rng: np.random.Generator) -> Document:
+        key = self._digits[rng.integers(10, size=DIGITS)]
+        needle = np.concatenate([self._before, key, self._after])
+        length = (cell.chunks + 1) * self.chunk_len
+        places = rng.integers(len(self.haystack)) + np.arange(length)
+        tokens = self.haystack.take(places, mode="wrap")
+        tokens[0] = self._end
+        asked = cell.chunks * self.chunk_len
+        at = 1 + math.floor(cell.depth * (asked - 1 - len(needle)))
+        tokens[at : at + len(needle)] = needle
+        answer = asked + len(self._before)
+        tokens[asked:answer], tokens[answer : answer + DIGITS] = self._before, key
+        targets = np.full(length, IGNORE, np.int32)
+        targets[answer - 1 : answer - 1 + DIGITS] = key
+        return asked_twice(tokens, targets, self.chunk_len)
+
+
+def asked_twice(tokens: np.ndarray, targets: np.ndarray, chunk_len: int) -> Document:
+    """The document with its last chunk once more before it, as an aside."""
+    again = np.r_[: len(tokens), len(tokens) - chunk_len : len(tokens)]
+    forget = np.full(len(again) // chunk_len, KEEP, np.int32)
+    forget[-2] = ASIDE
+    return {"tokens": tokens[again].astype(np.int32), "targets": targets[again], "forget": forget}

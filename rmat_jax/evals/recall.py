@@ -1,0 +1,278 @@
+"""Suite `recall`: is a fact found again, by how long the context is and where in it the fact stood."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rmat_jax.config import UserError
+from rmat_jax.evals import plots
+from rmat_jax.evals.heldout import Mean, clustered_mean, evaluate_heldout
+from rmat_jax.evals.needles import DIGITS, Cell, Needles, Pairs, PassKeys
+from rmat_jax.evals.packing import Document, Packed
+from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
+from rmat_jax.evals.texts import read_texts, source_name
+
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHORTEST, FACTOR = 4, 4  # chunks of the shortest context, and how many times as long the next one is
+FEWEST = 8  # documents of a cell
+SHORT = 1024  # tokens: contexts up to there get `examples` documents, longer ones fewer, so that cells cost alike
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Answers by document, with the memory and with the memory emptied just before the question."""
+
+    cells: list[Cell]  # of each document
+    asked: np.ndarray  # answers
+    kept: np.ndarray  # right ones
+    cut: np.ndarray
+    kept_bits: np.ndarray  # that the answers cost
+    cut_bits: np.ndarray
+
+    def where(self, **wanted: float) -> np.ndarray:
+        """Mask of the documents whose cell has these values."""
+        return np.array([all(getattr(cell, name) == value for name, value in wanted.items()) for cell in self.cells])
+
+    def accuracy(self, which: np.ndarray, right: np.ndarray) -> Mean:
+        """Share of right answers, with a binomial standard error."""
+        count = int(self.asked[which].sum())
+        share = right[which].sum() / count
+        return Mean(float(share), float(np.sqrt(share * (1 - share) / count)), count)
+
+    def exact(self, which: np.ndarray, right: np.ndarray) -> Mean:
+        """Share of documents with no wrong answer, with a binomial standard error."""
+        count = int(which.sum())
+        share = (right == self.asked)[which].mean()
+        return Mean(float(share), float(np.sqrt(share * (1 - share) / count)), count)
+
+    def gain(self, which: np.ndarray) -> Mean:
+        """What memory adds to the accuracy: paired, document by document."""
+        gains = ((self.kept - self.cut) / self.asked)[which]
+        return clustered_mean(gains, np.arange(len(gains)))
+
+    def saved(self, which: np.ndarray) -> Mean:
+        """Bits that memory saves of all answers of a document, likewise."""
+        saved = (self.cut_bits - self.kept_bits)[which]
+        return clustered_mean(saved, np.arange(len(saved)))
+
+
+def check(subject: Subject, options: Options) -> None:
+    """Raises UserError for contexts of less than SHORTEST chunks, a chunk without room for the question, no texts."""
+    shortest = SHORTEST * subject.config.model.chunk_len
+    if options.max_tokens < shortest:
+        raise UserError(f"max_tokens={options.max_tokens} must be at least {SHORTEST} chunks, {shortest}, for `recall`")
+    if not subject.config.data.synthetic:
+        PassKeys(np.zeros(1, np.int32), subject.tokenizer, subject.config.model.chunk_len)
+        if options.text is None:
+            _ = subject.data
+
+
+def recall(subject: Subject, options: Options, out: Path) -> Section:
+    """Key-value pairs for a model of `data.synthetic=recall`, pass keys for a model of text."""
+    chunk_len, data = subject.config.model.chunk_len, subject.config.data
+    pairs_held: list[int] = []
+    if data.synthetic:
+        needles, facts = Pairs(subject.config), data.recall_pairs
+        most = min(data.recall_symbols, chunk_len // 2)
+        pairs_held = [1 << n for n in range(most.bit_length())]
+    else:
+        texts = read_texts(subject, options, options.max_tokens)
+        needles, facts = PassKeys(np.concatenate([text[1:] for text in texts]), subject.tokenizer, chunk_len), 1
+    grid = [Cell(chunks, depth, facts) for chunks in contexts(options.max_tokens // chunk_len) for depth in DEPTHS]
+    held = [Cell(data.recall_gap + 1, 0.0, pairs) for pairs in pairs_held]
+    cells = [cell for cell in grid for _ in range(documents_of(cell, chunk_len, options.examples))]
+    keys = [cell for cell in held for _ in range(options.examples)]
+    found = measure(subject, needles, cells + keys, options.seed)
+    of_grid, of_keys = part(found, slice(len(cells))), part(found, slice(len(cells), None))
+    return describe(subject, needles, of_grid, of_keys, options, out)
+
+
+def contexts(most: int) -> list[int]:
+    """Chunks: SHORTEST, and FACTOR times as many again and again, up to `most`."""
+    found = [SHORTEST]
+    while found[-1] * FACTOR <= most:
+        found.append(found[-1] * FACTOR)
+    return found
+
+
+def documents_of(cell: Cell, chunk_len: int, examples: int) -> int:
+    """How many documents a cell gets."""
+    return int(np.clip(examples * SHORT // (cell.chunks * chunk_len), min(FEWEST, examples), examples))
+
+
+def measure(subject: Subject, needles: Needles, cells: Sequence[Cell], seed: int) -> Found:
+    """Asks for what the cells say, many documents side by side."""
+    chunk_len = needles.chunk_len
+
+    def make(index: int) -> Document:
+        return needles.make(cells[index], np.random.default_rng((seed, index)))
+
+    packed = Packed([(cell.chunks + 2) * chunk_len for cell in cells], make, chunk_len, forgets=True)
+    say(f"{len(cells):,} documents, {packed.tokens:,} tokens")
+    heldout = evaluate_heldout(subject.config, subject.params, packed, None)
+    owners = packed.owners(heldout)
+    in_earnest = heldout.offsets >= (np.array([cell.chunks for cell in cells])[owners] + 1) * chunk_len
+    count = functools.partial(np.bincount, minlength=len(cells))
+    kept, cut = owners[in_earnest], owners[~in_earnest]
+    return Found(
+        cells=list(cells),
+        asked=count(kept),
+        kept=count(kept, heldout.correct[in_earnest]),
+        cut=count(cut, heldout.correct[~in_earnest]),
+        kept_bits=count(kept, heldout.bits[in_earnest]),
+        cut_bits=count(cut, heldout.bits[~in_earnest]),
+    )
+
+
+def part(found: Found, which: slice) -> Found:
+    """Some of the documents."""
+    return Found(**{name: value[which] for name, value in vars(found).items()})
+
+
+def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], thing: str) -> str:
+    """How far facts are found again, from the numbers alone: gains over an emptied memory, by context length."""
+    measurable = [gain.value > 2 * gain.error for gain in gains]
+    if not any(measurable):
+        return (
+            f"**No {thing} is found again measurably** more often than with an emptied memory, at any of these lengths."
+        )
+    last = np.flatnonzero(measurable)[-1]
+    text = (
+        f"**A {thing} is found again up to {tokens[last]:,} tokens of context**: the memory adds "
+        f"{gains[last].value:+.3f} ± {gains[last].error:.3f} to the accuracy there"
+    )
+    if not all(measurable[:last]):
+        text += ", though not measurably at every shorter length"
+    most = [i for i, mean in enumerate(kept) if mean.value >= 0.9]
+    text += (
+        f"; nine of ten answers are right up to {tokens[most[-1]]:,}"
+        if most
+        else "; nowhere are nine of ten answers right"
+    )
+    return text + "."
+
+
+def describe(subject: Subject, needles: Needles, grid: Found, keys: Found, options: Options, out: Path) -> Section:
+    """The section and its figures."""
+    chunk_len, model = needles.chunk_len, subject.config.model
+    lengths = sorted({cell.chunks for cell in grid.cells})
+    tokens = [chunks * chunk_len for chunks in lengths]
+    cells = [[grid.where(chunks=chunks, depth=depth) for chunks in lengths] for depth in DEPTHS]
+    accuracy_DN = [[grid.accuracy(cell, grid.kept) for cell in row] for row in cells]
+    columns = [grid.where(chunks=chunks) for chunks in lengths]
+    kept, cut = ([grid.accuracy(column, right) for column in columns] for right in (grid.kept, grid.cut))
+    gains = [grid.gain(column) for column in columns]
+    chance = 1 / needles.choices
+    plots.heatmap(
+        out / "recall.png",
+        f"Recall of a {needles.thing} by context length and depth",
+        tokens,
+        DEPTHS,
+        np.array([[mean.value for mean in row] for row in accuracy_DN]),
+        np.array([mean.value for mean in cut]) if model.has_memory else None,
+        chance,
+    )
+    values = {
+        "context_tokens": tokens,
+        "depths": DEPTHS,
+        "chance": chance,
+        "documents": [[int(cell.sum()) for cell in row] for row in cells],
+        "accuracy": accuracy_DN,
+        "by_context": {"with_memory": kept, "emptied_before_question": cut, "gain": gains},
+    }
+    judged = verdict(tokens, kept, gains, needles.thing) if model.has_memory else "This model has no memory."
+    exact = [grid.exact(column, grid.kept) for column in columns]
+    bits = [float(grid.kept_bits[column].mean()) for column in columns]
+    saved = [grid.saved(column) for column in columns]
+    values["by_context"] |= {"all_right": exact, "bits": bits, "bits_saved_by_memory": saved}
+    asked = int(grid.asked[0])
+    guessed = asked * np.log2(needles.choices)
+    lines = [
+        (
+            f"{length:,}",
+            _pm(a),
+            _pm(b),
+            _pm(every),
+            f"{cost:.2f}",
+            f"{gain.value:+.2f} ± {gain.error:.2f}",
+            int(column.sum()),
+        )
+        for length, a, b, every, cost, gain, column in zip(tokens, kept, cut, exact, bits, saved, columns, strict=True)
+    ]
+    lines.append(("guessing", f"{chance:.3f}", f"{chance:.3f}", f"{chance**asked:.3f}", f"{guessed:.2f}", "", ""))
+    names = (
+        "context, tokens",
+        "accuracy",
+        "memory emptied",
+        f"all {asked} right",
+        "bits of all",
+        "of these memory saves",
+    )
+    head = (*names, "documents")
+    parts = [
+        judged,
+        _what(needles, options, subject),
+        figure("Accuracy by context length and depth", "recall.png"),
+        table(head, lines),
+    ]
+    headline = (
+        f"Recall of a {needles.thing}: accuracy {kept[0].value:.2f} at {tokens[0]:,} tokens of context, {kept[-1].value:.2f} at "
+        f"{tokens[-1]:,} (guessing {chance:.2f}). {judged}"
+    )
+    if keys.cells:
+        text, values["keys"] = _keys(subject, needles, keys, chance, out)
+        parts.append(text)
+    return Section("Recall by context length and depth", headline, "\n\n".join(parts), values)
+
+
+def _what(needles: Needles, options: Options, subject: Subject) -> str:
+    data = subject.config.data
+    if data.synthetic:
+        text = (
+            f"A chunk of {data.recall_pairs} key-value pairs among noise, more noise before it (depth) and after it, and a chunk "
+            f"that asks for all values; trained were contexts of {(data.recall_gap + 1) * needles.chunk_len} tokens at depth 0."
+        )
+    else:
+        text = (
+            f'A sentence with a random number of {DIGITS} digits ("The pass key is ...") stands somewhere in the context, text '
+            f"of {source_name(options)}; the last chunk begins that sentence once more. Accuracy is that of the likeliest token "
+            "for each digit, the digits before it given."
+        )
+    return (
+        f"{text} Depth 0 % is the beginning of the context, 100 % its end. *Memory emptied*: just before the chunk that asks. "
+        f"Errors are binomial. Contexts beyond {SHORT:,} tokens have fewer documents, so that cells cost alike."
+    )
+
+
+def _keys(subject: Subject, needles: Needles, keys: Found, chance: float, out: Path) -> tuple[str, dict]:
+    """Accuracy by number of pairs."""
+    counts = sorted({cell.facts for cell in keys.cells})
+    which = [keys.where(facts=count) for count in counts]
+    kept, cut = ([keys.accuracy(some, right) for some in which] for right in (keys.kept, keys.cut))
+    held = [max(mean.value - chance, 0) / (1 - chance) * count for mean, count in zip(kept, counts, strict=True)]
+    plots.keys(out / "keys.png", counts, kept, cut if subject.config.model.has_memory else None, chance)
+    tokens = keys.cells[0].chunks * needles.chunk_len
+    lines = [
+        (count, _pm(a), _pm(b), f"{number:.2f}") for count, a, b, number in zip(counts, kept, cut, held, strict=True)
+    ]
+    best = int(np.argmax(held))
+    bound = "At least" if best == len(counts) - 1 else "At most"
+    text = "\n\n".join(
+        [
+            "### Keys held",
+            f"**{bound} {held[best]:.1f} keys are held**, when {counts[best]} are told"
+            f"{', the most that fit' if bound == 'At least' else ''}: the accuracy, corrected for guessing, times the number "
+            f"of pairs. Contexts of {tokens} tokens, the pairs in their first chunk; trained were "
+            f"{subject.config.data.recall_pairs} pairs.",
+            figure("Accuracy by number of pairs", "keys.png"),
+            table(("pairs", "accuracy", "memory emptied", "keys held"), lines),
+        ]
+    )
+    return text, {"pairs": counts, "accuracy": kept, "emptied": cut, "held": held, "context_tokens": tokens}
+
+
+def _pm(mean: Mean) -> str:
+    return f"{mean.value:.3f} ± {mean.error:.3f}"
