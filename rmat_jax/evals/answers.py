@@ -1,0 +1,98 @@
+"""What a model makes of questions on documents: what the reference costs it, and what it writes, with and without memory."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rmat_jax.config import UserError
+from rmat_jax.evals.questions import Asked, Item
+from rmat_jax.evals.suite import Subject, say
+from rmat_jax.infer import Engine, Session
+from rmat_jax.infer.scoring import Cost
+
+ROWS = 8  # documents, or questions, that are read side by side
+# In this order in every table.
+KEPT, EMPTIED, ALONE = "document in memory", "memory emptied before the question", "question alone"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came of one question."""
+
+    asked: Asked
+    document: int  # its number
+    tokens: int  # of the document
+    num_bytes: int  # of the reference whose bits are counted, with the space before it
+    bits: dict[str, float]  # by condition
+    written: dict[str, str]
+
+
+def ask(
+    subject: Subject,
+    items: Sequence[Item],
+    *,
+    prompt: Callable[[Asked], str],
+    room: Callable[[Asked], int],
+    stop: Sequence[str] = (),
+    name: str,
+) -> list[Answer]:
+    """Reads each document once, and asks from there.
+
+    Args:
+        subject: the model.
+        items: documents and questions.
+        prompt: what stands between document and answer; a space follows it.
+        room: tokens that the answer may take.
+        stop: where a written answer ends.
+        name: of the suite, for progress.
+
+    Raises:
+        UserError: a model that knows no text, or whose probabilities are no numbers.
+    """
+    engine = subject.engine(rows=ROWS)
+    # What a session remembers is as large as the model makes it, so few are held at a time.
+    conditions = (KEPT, EMPTIED, ALONE) if subject.config.model.has_memory else (KEPT, ALONE)
+    total, answers = sum(len(item.asked) for item in items), []
+    order = sorted(range(len(items)), key=lambda index: len(items[index].text))  # neighbours end together
+    for documents in batches(order, ROWS):
+        read = {index: engine.open(items[index].text) for index in documents}
+        for session in read.values():
+            session.catch_up()
+        wanted = [(index, asked) for index in documents for asked in items[index].asked]
+        for group in batches(wanted, ROWS):
+            references = [b" " + asked.references[0].encode() for _, asked in group]
+            bits, written = [{} for _ in group], [{} for _ in group]
+            for condition in conditions:
+                sessions = []
+                for index, asked in group:
+                    session = engine.open() if condition == ALONE else read[index].fork(forget=condition == EMPTIED)
+                    session.read(prompt(asked))
+                    sessions.append(session)
+                found = finite_costs(engine, list(zip(sessions, references, strict=True)))
+                writing = [
+                    session.write(max_new_tokens=room(asked), temperature=0, stop=stop)
+                    for session, (_, asked) in zip(sessions, group, strict=True)
+                ]
+                for place, cost in enumerate(found):
+                    bits[place][condition] = cost.total / math.log(2)
+                    written[place][condition] = "".join(writing[place]).strip()
+            answers += [
+                Answer(asked, index, read[index].tokens, len(reference), of_bits, of_text)
+                for (index, asked), reference, of_bits, of_text in zip(group, references, bits, written, strict=True)
+            ]
+            say(f"{name}: {len(answers)} of {total} questions")
+    return answers
+
+
+def finite_costs(engine: Engine, asked: Sequence[tuple[Session, str | bytes]]) -> list[Cost]:
+    """`Engine.costs`. Raises UserError where they are no numbers."""
+    costs = engine.costs(asked)
+    if not all(np.isfinite(cost.nats).all() for cost in costs):
+        raise UserError("the model's probabilities are no numbers: its weights hold NaN or infinity; use another step")
+    return costs
+
+
+def batches(values: Sequence, size: int) -> list[Sequence]:
+    return [values[at : at + size] for at in range(0, len(values), size)]

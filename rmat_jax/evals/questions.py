@@ -1,0 +1,225 @@
+"""Documents with what is asked about them, from JSON lines or TFDS. Several spellings of the same few fields are read."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmat_jax.config import UserError
+
+DOCUMENTS = ("documents", "input", "context", "document", "article", "passage", "text", "meeting_transcripts")
+QUESTIONS = ("questions", "instructions", "question", "query")
+QUERIES = ("general_query_list", "specific_query_list")  # QMSum's, each of {"query", "answer"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    question: str  # "" where nothing but a summary is wanted
+    references: tuple[str, ...]  # each is right; likelihoods are of the first
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """What is read once, and what is asked about it."""
+
+    documents: tuple[str, ...]
+    asked: tuple[Asked, ...]
+
+    @property
+    def text(self) -> str:
+        return "\n\n".join(self.documents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What a suite's records look like. The first field that is there counts."""
+
+    flag: str  # of `Options`, for errors
+    answers: tuple[str, ...]
+    needs_question: bool
+    example: str  # a line
+
+
+QA = Schema(
+    "qa",
+    ("answers", "outputs", "answer"),
+    True,
+    '{"documents": [...] or "context": "...", "question": "...", "answer": "..."}',
+)
+SUMMARY = Schema(
+    "summary",
+    ("summaries", "outputs", "summary", "highlights", "abstract", "answers", "answer"),
+    False,
+    '{"document": "...", "summary": "..."}',
+)
+
+
+def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]:
+    """At most `limit` questions, of as many documents as can be.
+
+    Args:
+        schema: of the records.
+        value: a file of JSON lines, which is read whole; or tfds:NAME, tfds:NAME@SPLIT, of which `limit` records are drawn.
+        limit: the first question of each document is taken before the second of any.
+        seed: of what is drawn.
+
+    Raises:
+        UserError: no file, a line that is not such a record, or nothing to ask.
+    """
+    if not value:
+        raise UserError(
+            f"{schema.flag}={value!r} must name a file of JSON lines, or tfds:NAME; a line: {schema.example}"
+        )
+    rng = np.random.default_rng(seed)
+    records = _tfds(schema, value, limit, rng) if value.startswith("tfds:") else _json_lines(schema, value)
+    asked: dict[tuple[str, ...], dict[Asked, None]] = {}  # the same documents in several records are read once
+    for where, record in records:
+        item = parse(schema, record, where)
+        asked.setdefault(item.documents, {}).update(dict.fromkeys(item.asked))
+    items = [Item(documents, tuple(of)) for documents, of in asked.items() if of and "".join(documents).strip()]
+    if not items:
+        raise UserError(f"{schema.flag}={value!r} has no document with an answer to it; give lines: {schema.example}")
+    return draw(items, limit, rng)
+
+
+def draw(items: list[Item], limit: int, rng: np.random.Generator) -> list[Item]:
+    """At most `limit` questions: of every document one in turn, documents in random order, questions in their own."""
+    order = rng.permutation(len(items)).tolist()
+    rounds = itertools.zip_longest(*([(index, asked) for asked in items[index].asked] for index in order))
+    kept = itertools.islice((pair for pairs in rounds for pair in pairs if pair), limit)
+    chosen: dict[int, list[Asked]] = {}
+    for index, asked in kept:
+        chosen.setdefault(index, []).append(asked)
+    return [dataclasses.replace(items[index], asked=tuple(of)) for index, of in chosen.items()]
+
+
+def parse(schema: Schema, record: Any, where: str) -> Item:
+    """One record. Questions and answers without a word are left out.
+
+    Raises:
+        UserError: it is none; `where` begins the message.
+    """
+    if not isinstance(record, Mapping):
+        raise UserError(f"{where}: a record must be an object, not {_kind(record)}; give {schema.example}")
+    documents = tuple(_texts(_field(record, DOCUMENTS, schema, where), where))
+    if any(name in record for name in QUERIES):
+        lists = [record.get(name) or [] for name in QUERIES]
+        queries = [query for one in lists for query in (one if isinstance(one, list) else [one])]
+        if not all(isinstance(query, Mapping) and {"query", "answer"} <= query.keys() for query in queries):
+            raise UserError(f"{where}: each entry of {', '.join(QUERIES)} must have query and answer; add them")
+        pairs = [(query["query"], query["answer"]) for query in queries]
+    else:
+        pairs = _pairs(schema, record, where)
+    asked = []
+    for question, answer in pairs:
+        question = "\n".join(_texts(question, where)).strip()
+        references = tuple(text.strip() for text in _texts(answer, where) if text.strip())
+        if references and (question or not schema.needs_question):
+            asked.append(Asked(question, references))
+    return Item(documents, tuple(asked))
+
+
+def _pairs(schema: Schema, record: Mapping, where: str) -> list[tuple[Any, Any]]:
+    """A question and its answers each. To a list of questions belongs a list as long; the answers to one are all right."""
+    answers = _plain(_field(record, schema.answers, schema, where))
+    has_question = any(name in record for name in QUESTIONS)
+    questions = _plain(_field(record, QUESTIONS, schema, where)) if has_question or schema.needs_question else ""
+    if not isinstance(questions, list):
+        return [(questions, answers)]
+    if not isinstance(answers, list) or len(answers) != len(questions):
+        count = len(answers) if isinstance(answers, list) else 1
+        raise UserError(f"{where}: {len(questions)} questions have {count} answers; give as many of both")
+    return list(zip(questions, answers, strict=True))
+
+
+def _field(record: Mapping, names: tuple[str, ...], schema: Schema, where: str) -> Any:
+    for name in names:
+        if name in record:
+            return record[name]
+    raise UserError(f"{where} has none of {', '.join(names)}; give {schema.example}")
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    """A text, or several; null is none. An object counts as its speaker, title, content and text, as far as it has them."""
+    value = _plain(value)
+    if value is None:
+        return []
+    if isinstance(value, list):
+        texts = [_texts(part, where) for part in value]
+        if value and all(isinstance(part, Mapping) and "speaker" in part for part in value):
+            return ["".join(f"{text}\n" for part in texts for text in part)]  # a transcript is one document
+        return [text for part in texts for text in part]
+    if isinstance(value, Mapping):
+        if "speaker" in value and "content" in value:
+            return [f"{value['speaker']}: {value['content']}"]
+        named = [value[name] for name in ("title", "content", "text") if name in value]
+        if len(named) == 1:
+            return _texts(named[0], where)  # SQuAD's {"text": [...]} has several
+        if named:
+            return ["\n".join(text for part in named for text in _texts(part, where))]
+    if isinstance(value, bytes):
+        return [value.decode(errors="replace")]
+    if isinstance(value, str):
+        return [value.encode(errors="replace").decode()]  # half a surrogate pair, which JSON can spell, is no text
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [str(value)]
+    raise UserError(
+        f"{where}: documents, questions and answers must be text, not {_kind(value)}; write them as strings"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Lists for what TFDS gives as arrays."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} ({value!r:.40})"
+
+
+def _json_lines(schema: Schema, value: str) -> Iterator[tuple[str, Any]]:
+    file = Path(value).expanduser()
+    name = f"{schema.flag}={value!r}"
+    try:
+        with open(file, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                where = f"{name}, line {number}"
+                try:
+                    record = json.loads(line) if line.strip() else None
+                except (ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{where} is not JSON: {error}; give one object a line: {schema.example}"
+                    ) from error
+                if line.strip():
+                    yield where, record
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}; give a file of JSON lines, or tfds:NAME") from error
+
+
+def _tfds(schema: Schema, value: str, limit: int, rng: np.random.Generator) -> Iterable[tuple[str, Any]]:
+    """Records of the split that is named, else of "validation" or "test"."""
+    name, _, split = value.removeprefix("tfds:").partition("@")
+    flag = f"{schema.flag}={value!r}"
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise UserError(f"{flag} needs TFDS; run: pip install tensorflow-datasets") from None
+    try:
+        if not split:
+            known = tfds.builder(name).info.splits
+            split = next((split for split in ("validation", "test") if split in known), "train")
+        source = tfds.data_source(name, split=split)
+        drawn = np.sort(rng.permutation(len(source))[:limit]).tolist()
+        return [(f"{flag}, record {index} of split {split!r}", source[index]) for index in drawn]
+    except Exception as error:  # TFDS raises whatever its downloads, readers and builders raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
+        fix = "check name, split and network, or set TFDS_DATA_DIR to a prepared copy"
+        if isinstance(error, ImportError) and error.name:
+            fix = f"run: pip install {error.name}"
+        raise UserError(f"{flag} cannot be read: {reason}; {fix}") from error

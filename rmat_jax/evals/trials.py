@@ -1,0 +1,118 @@
+"""One bAbI question at one stretch: which of the task's answers is the likeliest, with and without memory?"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rmat_jax.evals.answers import ROWS, batches, finite_costs
+from rmat_jax.evals.heldout import Mean, clustered_mean
+from rmat_jax.evals.stories import Distractor, Question, Task, stretch
+from rmat_jax.evals.suite import Options, say
+from rmat_jax.infer import Engine, Session
+
+STRETCHES = (0, 1, 2, 4, 8, 16, 32, 64)  # chunks of other text
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One question at one stretch."""
+
+    task: int
+    story: int
+    stretch: int
+    # Was the right answer the likeliest ...
+    kept: bool
+    emptied: bool  # with the memory emptied before the question
+    alone: bool  # after the question without any fact
+    raised: bool  # by how much likelier it is than after the question alone
+    majority: bool  # ... or the task's most frequent one?
+    exact: bool  # the right answer is what the model would write greedily
+    saved: float  # bits that memory saves in picking the right answer among all
+
+
+class Ranked(NamedTuple):
+    """What a session makes of a task's answers."""
+
+    nats: np.ndarray  # [candidates] of each, with the end of its line
+    greedy: np.ndarray  # [candidates] bool, whether it would be written greedily
+
+    @property
+    def best(self) -> int:
+        return int(self.nats.argmin())
+
+    def bits(self, answer: int) -> float:
+        """Of one answer, had the model to give one of them."""
+        return float((np.logaddexp.reduce(-self.nats) + self.nats[answer]) / np.log(2))
+
+
+def rank(engine: Engine, sessions: Sequence[Session], candidates: Sequence[str]) -> list[Ranked]:
+    """What each candidate would cost each session.
+
+    An answer is taken whole, with the end of its line. That is one distribution over complete answers; a mean over their
+    letters is none, and prefers long words, whose last letters say nothing new.
+    """
+    texts = [f" {candidate}\n" for candidate in candidates]
+    costs = finite_costs(engine, [(session, text) for session in sessions for text in texts])
+    return [
+        Ranked(np.array([cost.total for cost in of]), np.array([cost.correct.all() for cost in of]))
+        for of in batches(costs, len(texts))
+    ]
+
+
+def run_task(engine: Engine, index: int, task: Task, options: Options, other: Distractor) -> list[Trial]:
+    """At most `options.examples` questions, the same ones at every stretch."""
+    model, candidates, trials = engine.model.config, task.candidates, []
+    alone: dict[int, Ranked] = {}
+    drawn = np.random.default_rng([options.seed, task.number]).permutation(len(task.questions))[: options.examples]
+
+    def ranked(sessions: Sequence[Session], questions: Sequence[Question]) -> list[Ranked]:
+        for session, question in zip(sessions, questions, strict=True):
+            session.read(question.text)
+        return rank(engine, sessions, candidates)
+
+    def context(number: int, chunks: int) -> np.ndarray:
+        # Whatever else is asked, this question's text is the same.
+        rng = np.random.default_rng([options.seed, task.number, number, chunks])
+        facts = [engine.encode(f"{fact}\n") for fact in task.questions[number].facts]
+        return stretch(facts, other.passage(chunks * model.chunk_len, rng), rng)
+
+    for chunks in stretches(model.chunk_len, options):
+        for group in batches(sorted(drawn.tolist()), ROWS):
+            questions = [task.questions[number] for number in group]
+            if group[0] not in alone:
+                alone |= zip(group, ranked([engine.open() for _ in group], questions), strict=True)
+            read = [engine.open(context(number, chunks)) for number in group]
+            forgetful = [session.fork(forget=True) for session in read]
+            kept = ranked(read, questions)
+            emptied = ranked(forgetful, questions) if model.has_memory else kept
+            for number, question, ours, theirs in zip(group, questions, kept, emptied, strict=True):
+                right = candidates.index(question.answer)
+                trial = Trial(
+                    task=index,
+                    story=question.story,
+                    stretch=chunks,
+                    kept=ours.best == right,
+                    emptied=theirs.best == right,
+                    alone=alone[number].best == right,
+                    raised=int((ours.nats - alone[number].nats).argmin()) == right,
+                    majority=question.answer == task.majority,
+                    exact=bool(ours.greedy[right]),
+                    saved=theirs.bits(right) - ours.bits(right),
+                )
+                trials.append(trial)
+        say(f"babi: {task.name}, {chunks} chunks between the facts: {mean(trials[-len(drawn) :]).value:.2f} right")
+    return trials
+
+
+def stretches(chunk_len: int, options: Options) -> list[int]:
+    """As far as `options.max_tokens` goes."""
+    return [chunks for chunks in STRETCHES if chunks * chunk_len <= options.max_tokens]
+
+
+def mean(trials: Sequence[Trial], of: str = "kept", against: str | None = None) -> Mean:
+    """Of `kept` or another, or how much larger it is than a third. The questions of a story, at all stretches, are a unit."""
+    values = np.array([getattr(t, of) - (getattr(t, against) if against else 0) for t in trials], float)
+    _, units = np.unique([(t.task, t.story) for t in trials], axis=0, return_inverse=True)
+    return clustered_mean(values, units.ravel())
