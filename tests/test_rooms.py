@@ -20,7 +20,7 @@ ROOMS = [
     ["evals", "bench", "plan"],
     ["loop"],
     ["flags"],
-    ["interop"],
+    ["interop", "ablate"],
     ["cli"],
     ["__main__"],
 ]

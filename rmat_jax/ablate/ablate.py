@@ -1,0 +1,79 @@
+"""Trains every variant with every seed, and writes what came of it."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmat_jax.ablate.report import write_report
+from rmat_jax.ablate.runs import Run, finish
+from rmat_jax.ablate.variants import BASE, Variant, changed, same_parameters
+from rmat_jax.config import Config, UserError, to_dict
+
+
+def ablate(
+    config: Config,
+    out: Path,
+    variants: Sequence[Variant],
+    seeds: Sequence[int] = (0,),
+    *,
+    equal: bool = True,
+    jobs: int = 1,
+    command: str = "",
+) -> int:
+    """Trains the base and each variant with each seed (of parameters, and of the order of documents), and writes
+    `out/report.md`, `out/results.json` and figures, anew after each run that ends.
+
+    A run that is finished is not trained again; one that was stopped goes on where it was.
+
+    Args:
+        config: the base.
+        out: gets a workdir for each run.
+        variants: what to change.
+        seeds: at least one.
+        equal: give every variant as many parameters as the base, see `same_parameters`.
+        jobs: runs at a time, which share the cores.
+        command: to be shown in the report.
+
+    Returns:
+        The exit code: 0, or 128 + the signal that stopped it.
+
+    Raises:
+        UserError: bad input, before anything is trained.
+    """
+    variants = [Variant(BASE, {}), *variants]
+    names = [variant.name for variant in variants]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two variants are named {twice[0]!r}; give each its own name")
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"seeds={','.join(map(str, seeds))} must be different numbers from 0 on, at least one")
+    if jobs < 1:
+        raise UserError(f"jobs={jobs} must be at least 1")
+    runs = []
+    for seed in seeds:  # all variants with one seed come first: a table that is whole before it is exact
+        for variant in variants:
+            try:
+                made = changed(config, variant.changes)
+                made = same_parameters(made, config.model) if equal else made
+            except UserError as error:
+                raise UserError(f"variant {variant.name!r}: {error}") from error
+            made = dataclasses.replace(made, seed=seed, data=dataclasses.replace(made.data, seed=seed))
+            runs.append(Run(variant.name, seed, made, Path(out) / _folder(variant.name, made)))
+
+    def say(text: str) -> None:
+        print(f"ablate: {text}", file=sys.stderr, flush=True)
+        write_report(Path(out), config, variants, runs, command)
+
+    Path(out).mkdir(parents=True, exist_ok=True)
+    code = finish(runs, Path(out) / "shared", jobs, say)
+    write_report(Path(out), config, variants, runs, command)
+    return code
+
+
+def _folder(name: str, config: Config) -> str:
+    """Of a config that differs, another one, so that a changed grid finds what it has in common with the last."""
+    digest = hashlib.sha256(json.dumps(to_dict(config) | {"log": None, "mesh": None}).encode()).hexdigest()[:6]
+    return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', name)}-{config.seed}-{digest}"

@@ -1,0 +1,185 @@
+"""The table and the figures of a comparison, from the results of its runs alone."""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rmat_jax.ablate.runs import Run
+from rmat_jax.ablate.variants import BASE, Variant
+from rmat_jax.config import Config
+from rmat_jax.evals import plots
+from rmat_jax.evals.suite import figure, table
+
+MIN_TOKENS = 50  # a bin of positions with fewer is not drawn
+
+
+class Row(NamedTuple):
+    """One variant over its seeds."""
+
+    variant: Variant
+    scores: np.ndarray  # of the finished runs
+    differences: np.ndarray  # from the base with the same seed
+    results: list[dict[str, Any]]
+    errors: list[str]  # of the runs that failed
+    missing: int  # runs not finished yet
+
+    def mean(self, name: str) -> float:
+        """Of a number of the results; NaN where there is none."""
+        values = [result[name] for result in self.results if result[name] is not None]
+        return float(np.mean(values)) if values else math.nan
+
+
+def write_report(out: Path, config: Config, variants: Sequence[Variant], runs: Sequence[Run], command: str) -> None:
+    """Writes report.md, results.json and, when there is something to draw, variants.png and document.png."""
+    found = {(run.name, run.seed): run.result() for run in runs}
+    finished = {key: result for key, result in found.items() if result is not None}
+    (out / "results.json").write_text(json.dumps(list(finished.values()), indent=1) + "\n")
+    scored = {key: result for key, result in finished.items() if not result["error"]}
+    rows = [_row(variant, found, scored) for variant in variants]
+    unit = next(iter(scored.values()))["unit"] if scored else "bits per byte"
+    parts = [
+        f"# Comparison of {len(variants)} models",
+        f"Score: held-out {unit}, {'higher' if unit == 'accuracy' else 'lower'} is better; mean ± standard deviation over "
+        f"seeds (of parameters and of the order of documents). Difference: to {BASE!r} with the same seed, mean ± standard "
+        f"error; it counts from two on. Each run read {next(iter(scored.values()))['tokens']:,} tokens."
+        if scored
+        else "No run is finished yet.",
+        _table(rows),
+    ]
+    if any(len(row.scores) for row in rows):
+        _draw_variants(out / "variants.png", rows, unit)
+        parts.append(figure("Score of each variant", "variants.png"))
+        if unit != "accuracy":
+            others = [row for row in rows[1:] if len(row.scores)]
+            if len(rows[0].scores) and others and _draw_offsets(out / "document.png", rows[0], others):
+                parts.append(figure("Loss by position in the document", "document.png"))
+    hours = sum(result["seconds"] for result in scored.values()) / 3600
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    device = jax.devices()[0]
+    hardware = f"{cores} CPU cores" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}"
+    parts.append(
+        f"{len(scored)} of {len(runs)} runs, {hours:.1f} hours of training in sum; {hardware}, jax {jax.__version__}, Python "
+        f"{platform.python_version()}."
+    )
+    if command:
+        parts.append(f"```sh\n{command}\n```")
+    (out / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _row(variant: Variant, found: dict, scored: dict) -> Row:
+    seeds = [seed for name, seed in found if name == variant.name]
+    mine = {seed: scored[variant.name, seed] for seed in seeds if (variant.name, seed) in scored}
+    differences = [r["score"] - scored[BASE, seed]["score"] for seed, r in mine.items() if (BASE, seed) in scored]
+    failed = [r["error"] for seed in seeds if (r := found[variant.name, seed]) is not None and r["error"]]
+    missing = sum(found[variant.name, seed] is None for seed in seeds)
+    return Row(
+        variant,
+        np.array([r["score"] for r in mine.values()]),
+        np.array(differences),
+        list(mine.values()),
+        failed,
+        missing,
+    )
+
+
+def _table(rows: Sequence[Row]) -> str:
+    head = (
+        "variant",
+        "changes",
+        "score",
+        "difference",
+        "memory emptied",
+        "parameters",
+        "tokens/s",
+        "state bytes",
+        "seeds",
+    )
+    lines = []
+    for row in rows:
+        note = "".join(f"; failed: {error}" for error in row.errors) + (
+            f"; {row.missing} to come" if row.missing else ""
+        )
+        if not len(row.scores):
+            lines.append((row.variant.name, str(row.variant), *("",) * 6, f"0{note}"))
+            continue
+        emptied = row.mean("score_without_memory")
+        lines.append(
+            (
+                row.variant.name,
+                str(row.variant),
+                _spread(row.scores, row.scores.std(ddof=1) if len(row.scores) > 1 else math.nan),
+                ""
+                if row.variant.name == BASE or not len(row.differences)
+                else _spread(row.differences, error(row.differences), "+"),
+                "" if math.isnan(emptied) else f"{emptied:.4f}",
+                f"{row.mean('parameters'):,.0f}",
+                f"{row.mean('tokens_per_second'):,.0f}",
+                f"{row.mean('state_bytes'):,.0f}",
+                f"{len(row.scores)}{note}",
+            )
+        )
+    return table(head, lines)
+
+
+def error(values: np.ndarray) -> float:
+    """Standard error of the mean; NaN of a single value."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def _spread(values: np.ndarray, spread: float, sign: str = "") -> str:
+    return f"{values.mean():{sign}.4f}" + ("" if math.isnan(spread) else f" ± {spread:.4f}")
+
+
+def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
+    """Every seed a dot, the mean a bar, the base a line across all."""
+    rows = [row for row in rows if len(row.scores)]
+    drawn, axes = plots.new_figure("Score of each variant", height=plots.bars_height(len(rows)))
+    for place, row in enumerate(rows):
+        colour = plots.BLUE if row.variant.name == BASE else plots.VERMILLION
+        axes.plot(row.scores, np.full(len(row.scores), place), "o", color=colour, markersize=4, alpha=0.6)
+        axes.plot([row.scores.mean()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
+    if rows[0].variant.name == BASE:
+        axes.axvline(rows[0].scores.mean(), color=plots.BLUE, linewidth=0.9, linestyle=":")
+    axes.set_yticks(range(len(rows)), [row.variant.name for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        f"held-out {unit} ({'higher' if unit == 'accuracy' else 'lower'} is better); dots: seeds, bars: means"
+    )
+    plots.save(drawn, file)
+
+
+def _draw_offsets(file: Path, base: Row, others: Sequence[Row]) -> bool:
+    """Bits per token by position in the document, less the base's: the curves themselves lie on top of each other.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    edges, base_bits, counts = _by_offset(base)
+    shown = (counts >= MIN_TOKENS) & (edges[:-1] > 0)  # a log axis has no place for 0
+    if not shown.any():
+        return False
+    drawn, axes = plots.new_figure("Loss by position in the document, less the base's", height=4.2)
+    places = np.sqrt(edges[:-1] * (edges[1:] - 1.0))[shown]
+    for index, row in enumerate(others):
+        style = ("-", "--", ":", "-.")[index // 10 % 4]
+        difference = (_by_offset(row)[1] - base_bits)[shown]
+        axes.plot(places, difference, style, marker="o", markersize=3, linewidth=1.3, label=row.variant.name)
+    axes.axhline(0, color=plots.BLUE, linewidth=1.2)
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="position in the document (tokens)", ylabel="bits per token, less the base's")
+    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    plots.save(drawn, file)
+    return True
+
+
+def _by_offset(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges, bits and tokens of the bins, means over seeds."""
+    offsets = [result["offsets"] for result in row.results]
+    return tuple(np.mean([each[name] for each in offsets], axis=0) for name in ("edges", "bits", "tokens"))

@@ -1,0 +1,172 @@
+"""One training of a comparison, in a process of its own: what it was, how it ended, what it scored."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmat_jax import loop
+from rmat_jax.ablate.variants import num_params, state_bytes
+from rmat_jax.checkpoint import MAY_CHANGE, differences, restore_params
+from rmat_jax.config import Config, UserError, from_dict, to_dict
+from rmat_jax.data import make_data
+from rmat_jax.evals.heldout import evaluate_heldout
+from rmat_jax.metrics import read_metrics
+
+RESULT = "result.json"
+LOG = "log.txt"
+POLL = 0.5  # seconds
+SAY = 30.0  # seconds between lines of progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config and where it is trained."""
+
+    name: str
+    seed: int
+    config: Config
+    workdir: Path
+
+    def result(self) -> dict[str, Any] | None:
+        """What it came to, if it is finished and was this config."""
+        try:
+            result = json.loads((self.workdir / RESULT).read_text())
+        except (OSError, ValueError):
+            return None
+        return None if differences(result["config"], to_dict(self.config), ignore=MAY_CHANGE) else result
+
+
+def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], None]) -> int:
+    """Trains what is not finished, `jobs` at a time, each with its share of the cores.
+
+    A run whose input is bad or whose loss is lost says so in its result and does not keep the others from going on. Ctrl-C
+    reaches all of them: each saves, and the same call goes on from there.
+
+    Returns:
+        0, or the exit code of a run that was stopped.
+    """
+    waiting = [run for run in runs if (run.result() or {"error": "none"})["error"]]  # what failed is tried again
+    say(f"{len(runs)} runs, {len(runs) - len(waiting)} finished before, {jobs} at a time")
+    context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    shares = [set(cores[job::jobs]) for job in range(jobs)]
+    at_work: dict[int, tuple[Run, Any]] = {}
+    said, stopped = time.monotonic(), 0
+    while at_work or (waiting and not stopped):
+        for job in range(jobs):
+            if job not in at_work and waiting and not stopped:
+                run = waiting.pop(0)
+                process = context.Process(target=_work, args=(run, shared, shares[job]))
+                process.start()
+                at_work[job] = run, process
+        try:
+            time.sleep(POLL)
+        except KeyboardInterrupt:
+            stopped = 130
+        for job, (run, process) in list(at_work.items()):
+            if not process.is_alive():
+                del at_work[job]
+                stopped = stopped or _ended(run, process.exitcode, say)
+        if time.monotonic() - said > SAY and at_work:
+            said = time.monotonic()
+            say("; ".join(_standing(run) for run, _ in at_work.values()) + f"; {len(waiting)} waiting")
+    return stopped
+
+
+def _ended(run: Run, code: int, say: Callable[[str], None]) -> int:
+    """The exit code if it was stopped."""
+    result = run.result()
+    if result is None and code not in (130, 143):
+        raise UserError(f"{run.workdir} ended with code {code}; {run.workdir / LOG} says why")
+    if result is None:
+        return code
+    say(f"{run.name}, seed {run.seed}: " + (result["error"] or f"{result['score']:.4f} in {result['seconds']:,.0f} s"))
+    return 0
+
+
+def _standing(run: Run) -> str:
+    lines = [line for line in read_metrics(run.workdir) if line["split"] == "train"]
+    return f"{run.name}, seed {run.seed}: step {lines[-1]['step'] if lines else 0} of {run.config.steps}"
+
+
+def _work(run: Run, shared: Path, cores: set[int]) -> None:
+    """The process of one run."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    with _into(run.workdir / LOG):
+        try:
+            _share_corpus(run, shared)
+            code = loop.run(run.config, run.workdir)
+            if code:
+                sys.exit(code)
+            result = measure(run)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            result = {"error": str(error)}
+        result |= {"name": run.name, "seed": run.seed, "config": to_dict(run.config)}
+        scratch = run.workdir / f".{RESULT}"
+        scratch.write_text(json.dumps({"error": "", **result}))
+        scratch.replace(run.workdir / RESULT)
+
+
+@contextlib.contextmanager
+def _into(file: Path) -> Iterator[None]:
+    """Standard output and errors, also those of libraries below Python, go to the end of a file."""
+    with file.open("a") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
+        yield
+
+
+def _share_corpus(run: Run, shared: Path) -> None:
+    """Runs that read the same text with the same vocabulary encode it once."""
+    if run.config.data.synthetic:
+        return
+    data = dataclasses.replace(run.config.data, seed=0)
+    key = hashlib.sha256(repr((data, run.config.model.vocab_size)).encode()).hexdigest()[:12]
+    for name in ("corpus", "tokenizer"):
+        folder, link = (shared / key / name).absolute(), run.workdir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(folder)
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """What a finished training scored, and what it cost."""
+    config = run.config
+    params, values, _ = restore_params(run.workdir / "checkpoints")
+    config = from_dict(Config, values)
+    heldout = make_data(config, run.workdir).heldout
+    kept = evaluate_heldout(config, params, heldout, heldout.num_bytes)
+    train = [line for line in read_metrics(run.workdir) if line["split"] == "train"]
+    found = {
+        "score": kept.accuracy if kept.bits_per_byte is None else kept.bits_per_byte,
+        "unit": "accuracy" if kept.bits_per_byte is None else "bits per byte",
+        "bits_per_token": kept.bits_per_token,
+        "score_without_memory": None,
+        "parameters": num_params(config.model),
+        "state_bytes": state_bytes(config.model),
+        "flops_per_token": config.model.flops_per_token(),
+        "tokens_per_second": float(np.median([line["tokens_per_second"] for line in train[1:] or train])),
+        "tokens": train[-1]["tokens"],
+        "seconds": train[-1]["seconds"],
+    }
+    if config.model.has_memory:
+        cut = evaluate_heldout(config, params, heldout, heldout.num_bytes, cut=True)
+        found["score_without_memory"] = cut.accuracy if cut.bits_per_byte is None else cut.bits_per_byte
+    edges, means, counts = kept.by_offset()
+    return found | {
+        "offsets": {"edges": edges.tolist(), "bits": np.nan_to_num(means).tolist(), "tokens": counts.tolist()}
+    }

@@ -1,0 +1,192 @@
+"""What is compared: changes of one config, a name for each. All see the same tokens, with the same optimiser and parameters."""
+
+import ast
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rmat_jax.config import STREAMS, Config, RMATConfig, UserError, from_dict, to_dict
+from rmat_jax.model import RMAT
+
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """The base config with some keys changed, such as {"model.gate": "none"}."""
+
+    name: str
+    changes: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key.removeprefix('model.')}={_shown(value)}" for key, value in self.changes.items())
+
+
+def _shown(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple | list) else str(value)
+
+
+def baselines(config: Config) -> list[Variant]:
+    """The models that the field would compare with, from the same code.
+
+    full attention    over all that a training step reads of a lane, and nothing before it
+    local only        each token sees its window
+    transformer-xl    a sliding window W = C in every layer (arXiv 1901.02860), as long as the base's bytes of state allow
+    memory off        the base without its memory
+    queue             the base with a queue that is not gated
+    """
+    c = config.model
+    found = [
+        Variant(
+            "full attention",
+            {"model.streams": ("full",), "model.chunk_len": config.segment_len, "chunks_per_step": 1},
+        ),
+        Variant("local only", {"model.streams": ("local",)}),
+        _transformer_xl(config),
+    ]
+    if c.has_memory:
+        found.append(Variant("memory off", {"model.streams": tuple(s for s in c.streams if s != "memory")}))
+        found.append(Variant("queue", {"model.gate": "none"}))
+    return [variant for variant in found if _applies(config, variant)]
+
+
+def grid(config: Config) -> list[Variant]:
+    """Every option of the architecture, one at a time."""
+    c = config.model
+    options: list[tuple[str, tuple]] = [
+        ("gate", ("none", "newest", "evicted")),
+        ("rope", ("per_head", "global", "none")),
+        ("window", ("block", "sliding")),
+        ("memory_slots", (c.memory_slots // 2, 2 * c.memory_slots)),
+        ("memory_writes", (c.memory_writes // 2, 2 * c.memory_writes)),
+        ("memory_pool", ("mean", "attention")),
+        ("memory_age", ("none", "rotary")),
+    ]
+    found = [
+        Variant(f"no {stream} stream", {"model.streams": tuple(s for s in c.streams if s != stream)})
+        for stream in STREAMS
+        if stream in c.streams and stream != "memory"
+    ]
+    for key, values in options:
+        if c.has_memory or not key.startswith(("memory", "gate")):
+            found += [Variant(f"{key}={value}", {f"model.{key}": value}) for value in values]
+    named: dict[Config, Variant] = {}
+    for variant in [*baselines(config), *found]:
+        if _applies(config, variant):
+            named.setdefault(changed(config, variant.changes), variant)  # a queue is gate=none: once
+    return list(named.values())
+
+
+def named(config: Config, names: str) -> list[Variant]:
+    """The variants that a comma-separated list names: "grid", "baselines", or out of the grid. Raises UserError."""
+    sets = {"grid": grid, "baselines": baselines}
+    known = {variant.name: variant for variant in grid(config)}
+    found: dict[str, Variant] = {}
+    for name in filter(None, names.split(",")):
+        if name not in sets and name not in known:
+            raise UserError(f"no variant of this config is named {name!r}; there is {', '.join([*sets, *known])}")
+        found |= {v.name: v for v in sets[name](config)} if name in sets else {name: known[name]}
+    return list(found.values())
+
+
+def _applies(config: Config, variant: Variant) -> bool:
+    """Whether it differs from the base and breaks no rule, such as a number of slots that must divide."""
+    try:
+        return changed(config, variant.changes) != config
+    except UserError:
+        return False
+
+
+def parse_variant(text: str) -> Variant:
+    """`NAME: KEY=VALUE KEY=VALUE`, keys as in the config: `small: model.memory_slots=8 model.memory_writes=4`."""
+    name, colon, rest = text.partition(":")
+    changes = dict(_change(part, text) for part in rest.split())
+    if not (name.strip() and colon and changes):
+        raise UserError(f'--variant={text!r} must read "NAME: KEY=VALUE KEY=VALUE", such as "wide: model.width=512"')
+    return Variant(name.strip(), changes)
+
+
+def parse_vary(text: str) -> list[Variant]:
+    """`KEY=VALUE;VALUE`: one variant for each value."""
+    key, equals, values = text.partition("=")
+    if not (key and equals and values):
+        raise UserError(f'--vary={text!r} must read "KEY=VALUE;VALUE", such as "model.gate_bias=-2;0;2"')
+    return [
+        Variant(f"{key.removeprefix('model.')}={value}", dict([_change(f"{key}={value}", text)]))
+        for value in values.split(";")
+    ]
+
+
+def _change(part: str, whole: str) -> tuple[str, Any]:
+    key, equals, value = part.partition("=")
+    if not equals:
+        raise UserError(f"{part!r} in {whole!r} has no value; write KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value  # a word
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The config with these keys changed. Raises UserError for a key that no config has, or a value against its rule."""
+    values = to_dict(config)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        part = values
+        for name in path:
+            part = part.get(name) if isinstance(part, dict) else None
+        if not isinstance(part, dict) or last not in part or isinstance(part[last], dict):
+            raise UserError(f"no config has the key {key!r}; see rmat_jax/config.py")
+        default = part[last]
+        if isinstance(default, tuple) and isinstance(value, str):
+            value = tuple(value.split(","))
+        elif isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
+            raise UserError(f"{key}={value!r} must be a {type(default).__name__}, such as {default!r}")
+        part[last] = value
+    return from_dict(Config, values)
+
+
+def same_parameters(config: Config, target: RMATConfig) -> Config:
+    """The config with the width of its MLPs changed so that it has as many parameters as `target`, as near as that goes.
+
+    A layer has two more for each unit of `mlp_width` and of `width`, so a layer's count is met within `width` of them.
+    """
+    model, wanted = config.model, num_params(target)
+    at = {width: num_params(dataclasses.replace(model, mlp_width=width)) for width in (1, 2)}
+    hidden = round(1 + (wanted - at[1]) / (at[2] - at[1]))
+    if hidden < 1:
+        raise UserError(
+            f"no mlp_width gives this variant as few parameters as the base's {wanted:,}; use --parameters=free"
+        )
+    if num_params(model) == wanted:
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(model, mlp_width=hidden))
+
+
+@functools.lru_cache
+def num_params(model: RMATConfig) -> int:
+    shapes = jax.eval_shape(RMAT(model).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def state_bytes(model: RMATConfig) -> int:
+    """Of one stream, in mid-chunk: all that must be kept to go on."""
+    return jax.eval_shape(lambda: RMAT(model).initial_state(1)).num_bytes()
+
+
+def _transformer_xl(config: Config) -> Variant:
+    """W = C, of the divisors of what a step reads the one whose state is nearest to the base's in bytes."""
+    length, wanted = config.segment_len, state_bytes(config.model)
+
+    def variant(chunk):
+        changes = {"model.streams": ("local",), "model.window": "sliding", "model.chunk_len": chunk}
+        return Variant("transformer-xl", changes | {"model.window_len": chunk, "chunks_per_step": length // chunk})
+
+    lengths = [chunk for chunk in range(1, length + 1) if length % chunk == 0]
+    return min(map(variant, lengths), key=lambda found: abs(state_bytes(changed(config, found.changes).model) - wanted))

@@ -1,0 +1,97 @@
+"""A comparison is trained once, goes on where it was, and reports what its runs scored."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from rmat_jax.ablate import Variant, ablate
+from rmat_jax.config import Config, DataConfig, LogConfig, MeshConfig, OptimConfig, RMATConfig, UserError
+
+MODEL = RMATConfig(
+    vocab_size=257, width=8, num_layers=1, num_heads=2, chunk_len=8, window_len=4, memory_slots=4, memory_writes=2
+)
+VARIANTS = [Variant("memory off", {"model.streams": ("full", "local")}), Variant("lost", {"optim.learning_rate": 1e30})]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        (folder / f"{number}.txt").write_text(" ".join(rng.choice(["memory", "queue", "gate"], 100)))
+    return Config(
+        model=MODEL,
+        data=DataConfig(path=str(folder), heldout_fraction=0.5),
+        optim=OptimConfig(warmup_steps=1, learning_rate=1e-2),
+        mesh=MeshConfig(data=1),
+        log=LogConfig(every=1, sample_tokens=0),
+        steps=6,
+        batch_size=2,
+        chunks_per_step=2,
+        eval_tokens=512,
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ablation")
+    code = ablate(config, out, VARIANTS, (0,), command="python -m rmat_jax ablate --config=x.py")
+    return out, code
+
+
+def results(out):
+    return {(r["name"], r["seed"]): r for r in json.loads((out / "results.json").read_text())}
+
+
+def test_every_run_is_in_the_table(compared, config):
+    out, code = compared
+    found, report = results(out), (out / "report.md").read_text()
+    assert code == 0
+    assert set(found) == {("base", 0), ("memory off", 0), ("lost", 0)}
+    base, off = found["base", 0], found["memory off", 0]
+    assert f"{base['score']:.4f}" in report and f"{off['score'] - base['score']:+.4f}" in report
+    assert base["tokens"] == off["tokens"] == config.steps * config.batch_size * config.segment_len
+    assert base["score_without_memory"] is not None and off["score_without_memory"] is None
+    assert abs(base["parameters"] - off["parameters"]) <= 8.5
+    assert base["score"] != off["score"]
+    assert "python -m rmat_jax ablate --config=x.py" in report
+    assert (out / "variants.png").stat().st_size and (out / "document.png").stat().st_size
+
+
+def test_a_run_that_is_lost_says_so_and_keeps_nobody(compared):
+    out, _ = compared
+    assert "learning_rate" in results(out)["lost", 0]["error"]
+    assert "failed: step" in (out / "report.md").read_text()
+
+
+def test_what_is_finished_is_not_trained_again(compared, config, capsys):
+    out, _ = compared
+    before = {file: file.stat().st_mtime_ns for file in out.glob("*/checkpoints")}
+    assert ablate(config, out, VARIANTS[:1], (0,)) == 0
+    assert "2 finished before" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in out.glob("*/checkpoints")} == before
+    other = dataclasses.replace(config, steps=7)  # another config is another run
+    folders = len(list(out.iterdir()))
+    assert ablate(other, out, [], (0,)) == 0
+    assert "0 finished before" in capsys.readouterr().err
+    assert len(list(out.iterdir())) == folders + 1
+
+
+@pytest.mark.parametrize(
+    "given,words",
+    [
+        ({"seeds": (0, 0)}, ["0,0"]),
+        ({"seeds": ()}, ["at least one"]),
+        ({"jobs": 0}, ["jobs=0"]),
+        ({"variants": [VARIANTS[0], VARIANTS[0]]}, ["memory off", "own name"]),
+        ({"variants": [Variant("odd", {"model.memory_writes": 3})]}, ["odd", "memory_writes=3"]),
+    ],
+)
+def test_bad_input_trains_nothing(config, tmp_path, given, words):
+    with pytest.raises(UserError) as error:
+        ablate(config, tmp_path, **{"variants": [], "seeds": (0,)} | given)
+    for word in words:
+        assert word in str(error.value)
+    assert not list(tmp_path.iterdir())
