@@ -64,10 +64,12 @@ class RMATConfig:
     memory_slots: int = 64  # [M] vectors a layer
     memory_writes: int = 8  # [K] slots written a chunk; divides chunk_len
     streams: tuple[str, ...] = STREAMS
+    fusion: str = "layer"  # "head": each head of a layer mixes the streams with weights of its own
     window: str = (
         "block"  # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's border
     )
     gate: str = "evicted"  # "evicted" | "newest" | "none": what a new memory entry is gated against
+    gate_curve: str = "sigmoid"  # "clipped": 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever
     gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
     memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
     memory_age: str = "none"  # "rotary": memory keys are rotated by their age in chunks
@@ -104,7 +106,9 @@ class RMATConfig:
                 f"memory_writes={self.memory_writes} must not exceed memory_slots={self.memory_slots}",
             )
         _check_choice("window", self.window, ("block", "sliding"))
+        _check_choice("fusion", self.fusion, ("layer", "head"))
         _check_choice("gate", self.gate, ("evicted", "newest", "none"))
+        _check_choice("gate_curve", self.gate_curve, ("sigmoid", "clipped"))
         _check_choice("memory_pool", self.memory_pool, ("mean", "attention"))
         _check_choice("memory_age", self.memory_age, ("none", "rotary"))
         _check_choice("rope", self.rope, ("per_head", "global", "none"))

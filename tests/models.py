@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import random
 
 import jax
 import jax.extend
@@ -28,7 +29,9 @@ TINY = RMATConfig(
 OPTIONS = {
     "streams": (("full", "local", "memory"), ("local", "memory")),
     "window": ("block", "sliding"),
+    "fusion": ("layer", "head"),
     "gate": ("evicted", "newest", "none"),
+    "gate_curve": ("sigmoid", "clipped"),
     "memory_pool": ("mean", "attention"),
     "memory_age": ("none", "rotary"),
     "rope": ("per_head", "global", "none"),
@@ -49,6 +52,7 @@ def tiny(**changes) -> RMATConfig:
 def covering(**options) -> list[dict]:
     """Few combinations that hold every pair of values of any two options."""
     combinations = [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+    random.Random(7).shuffle(combinations)  # the greedy choice then finds 11 for OPTIONS, the fewest of 60 seeds
 
     def pairs(combination):
         return set(itertools.combinations(combination.items(), 2))

@@ -50,7 +50,8 @@ def _layer(config, p, x, documents):
     """All tokens of the row through one layer, and the queue that is left."""
     h = _norm(p["attention_norm"], x)
     q, k, v = (_heads(config, h @ p[name]["kernel"]) for name in ("query", "key", "value"))
-    fusion = dict(zip(config.streams, _softmax(p["fusion"]), strict=True))
+    shares = np.apply_along_axis(_softmax, 0, p["fusion"])[..., None]  # [streams, 1], or with a weight a head [.., H, 1]
+    fusion = dict(zip(config.streams, shares, strict=True))
     y = np.zeros_like(x)
     queue, owner = [None] * config.memory_slots, None  # the owner is the document that the queue remembers
     for t, document in enumerate(documents):
@@ -123,12 +124,14 @@ def _write(config, p, queue, y, mine, chunk):
         s = weights @ normed[members]
         gated = {"evicted": queue[k], "newest": queue[len(queue) - writes + k], "none": None}[config.gate]
         e = gated.vector if gated else np.zeros_like(s)
-        new.append(Slot(s if config.gate == "none" else _gate(p["gate"], s, e), chunk))
+        new.append(Slot(s if config.gate == "none" else _gate(config, p["gate"], s, e), chunk))
     return queue[writes:] + new
 
 
-def _gate(p, s, e):
+def _gate(config, p, s, e):
     z = _sigmoid(s @ p["Wz"] + e @ p["Uz"] + p["bz"])
+    if config.gate_curve == "clipped":
+        z = np.clip(1.2 * z - 0.1, 0, 1)
     r = _sigmoid(s @ p["Wr"] + e @ p["Ur"] + p["br"])
     c = np.tanh(s @ p["Wc"] + (r * e) @ p["Uc"])
     return (1 - z) * e + z * c

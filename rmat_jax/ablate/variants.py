@@ -59,6 +59,8 @@ def grid(config: Config) -> list[Variant]:
     c = config.model
     options: list[tuple[str, tuple]] = [
         ("gate", ("none", "newest", "evicted")),
+        ("gate_curve", ("sigmoid", "clipped")),
+        ("fusion", ("layer", "head")),
         ("rope", ("per_head", "global", "none")),
         ("window", ("block", "sliding")),
         ("memory_slots", (c.memory_slots // 2, 2 * c.memory_slots)),

@@ -50,7 +50,7 @@ def _layer(c: RMATConfig) -> dict[str, tuple]:
         **_linear("query", c.width, c.width),
         **_linear("key", c.width, c.width),
         **_linear("value", c.width, c.width),
-        **_plain("fusion", len(c.streams)),
+        **_plain("fusion", len(c.streams), *([c.num_heads] if c.fusion == "head" else [])),
         **_linear("output", c.width, c.width),
         **_norm("mlp_norm", c.width),
         **_linear("mlp.inner", c.width, c.hidden),

@@ -161,7 +161,8 @@ class Block(nn.Module):
         self.query = linear(config.width, config.width)
         self.key = linear(config.width, config.width)
         self.value = linear(config.width, config.width)
-        self.fusion = nn.Parameter(torch.zeros(len(config.streams)))
+        shares = (len(config.streams),) if config.fusion == "layer" else (len(config.streams), config.num_heads)
+        self.fusion = nn.Parameter(torch.zeros(shares))
         self.output = linear(config.width, config.width, smaller=2 * config.num_layers)
         self.mlp_norm = nn.LayerNorm(config.width, eps=1e-5)
         self.mlp = MLP(config)
@@ -184,7 +185,7 @@ class Block(nn.Module):
                 a_BSHE = attend(heads(c, q_BSD), slot_keys, slot_values, masks[stream])
             else:
                 a_BSHE = attend(q_BSHE, keys_BJHE, heads(c, values_BJD), masks[stream])
-            mixed_BSD = mixed_BSD + share * a_BSHE.flatten(2)
+            mixed_BSD = mixed_BSD + (share[..., None] * a_BSHE).flatten(2)
         x_BSD = x_BSD + self.dropout(self.output(mixed_BSD))
         y_BSD = x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
         outputs_BSD = torch.cat([state.outputs_BSD, y_BSD], dim=1)
@@ -269,6 +270,7 @@ class Gate(nn.Module):
 
     def __init__(self, config: RMATConfig):
         super().__init__()
+        self.clipped = config.gate_curve == "clipped"
         for name in ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc"):
             self.register_parameter(name, nn.Parameter(linear(config.width, config.width).weight.detach()))
         self.bz = nn.Parameter(torch.full([config.width], config.gate_bias))
@@ -276,6 +278,8 @@ class Gate(nn.Module):
 
     def forward(self, s: Tensor, e: Tensor) -> Tensor:
         z = torch.sigmoid(s @ self.Wz + e @ self.Uz + self.bz)
+        if self.clipped:
+            z = (1.2 * z - 0.1).clamp(0, 1)
         r = torch.sigmoid(s @ self.Wr + e @ self.Ur + self.br)
         c = torch.tanh(s @ self.Wc + (r * e) @ self.Uc)
         return (1 - z) * e + z * c

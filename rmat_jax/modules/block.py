@@ -28,7 +28,8 @@ class Block(nn.Module):
         self.key = projection(c, c.width)
         self.value = projection(c, c.width)
         self.output = projection(c, c.width, residual=True)
-        self.fusion = self.param("fusion", nn.initializers.zeros, (len(c.streams),), jnp.dtype(c.param_dtype))
+        shares = (len(c.streams),) if c.fusion == "layer" else (len(c.streams), c.num_heads)
+        self.fusion = self.param("fusion", nn.initializers.zeros, shares, jnp.dtype(c.param_dtype))
         self.mlp_norm = layer_norm(c)
         self.mlp = MLP(c)
         self.dropout = Dropout(c.dropout)
@@ -61,7 +62,7 @@ class Block(nn.Module):
             piece.documents_BS,
             self._chunk_keys(rotated_k_BSHE, v_BSHE, state, piece),
             memory,
-            dict(zip(self.config.streams, jax.nn.softmax(self.fusion), strict=True)),
+            dict(zip(self.config.streams, jax.nn.softmax(self.fusion, axis=0), strict=True)),
             window_len=self.config.window_len,
             window=self.config.window,
         )

@@ -87,7 +87,7 @@ class Memory(nn.Module):
 class Gate(nn.Module):
     """A GRU cell (arXiv 1406.1078) whose state is the slot `e` that the new entry `s` replaces.
 
-    z = sigmoid(s Wz + e Uz + bz)
+    z = sigmoid(s Wz + e Uz + bz)          with gate_curve="clipped": clip(1.2 z - 0.1, 0, 1)
     r = sigmoid(s Wr + e Ur + br)
     c = tanh(s Wc + (r * e) Uc)
     new = (1 - z) * e + z * c
@@ -110,6 +110,8 @@ class Gate(nn.Module):
             return jnp.matmul(x_BKD, matrix(name), precision="highest")
 
         z = jax.nn.sigmoid(times(s_BKD, "Wz") + times(e_BKD, "Uz") + bias("bz", self.config.gate_bias))
+        if self.config.gate_curve == "clipped":
+            z = jnp.clip(1.2 * z - 0.1, 0, 1)
         r = jax.nn.sigmoid(times(s_BKD, "Wr") + times(e_BKD, "Ur") + bias("br", 0.0))
         c = jnp.tanh(times(s_BKD, "Wc") + times(r * e_BKD, "Uc"))
         self.sow("gauges", "openness", z)

@@ -64,7 +64,7 @@ def hybrid_attention(
         documents_BS: document id of each query; -1 for padding, whose result means nothing.
         chunk: the chunk's keys, in as many parts as they lie in; a sliding window's carried ones have negative positions.
         memory: the memory's keys, or None.
-        fusion: the weight of each stream that takes part, by name; they sum to 1.
+        fusion: the weight of each stream that takes part, by name: one, or one for each head [H]; they sum to 1.
         window_len: W.
         window: "block" or "sliding".
 
@@ -84,16 +84,17 @@ def hybrid_attention(
     def mask(stream, keys):
         return visible(stream, positions_BS, documents_BS, keys, window_len, window)[:, None]
 
+    shares = {stream: jnp.reshape(share, (1, -1, 1, 1)) for stream, share in fusion.items()}  # [1, 1 or H, 1, 1]
     chunk_scores = jnp.concatenate([scores(rotated_q_BSHE, part.keys_BJHE) for part in chunk], axis=-1)
     weights = 0
-    for stream in fusion:
+    for stream, share in shares.items():
         if stream != "memory":
             shown = jnp.concatenate([mask(stream, part) for part in chunk], axis=-1)
-            weights += fusion[stream] * masked_softmax(chunk_scores, shown)
+            weights += share * masked_softmax(chunk_scores, shown)
     ends = list(itertools.accumulate(part.keys_BJHE.shape[1] for part in chunk))
     parts = jnp.split(weights, ends[:-1], axis=-1)
     out_BSHE = sum(read(part, keys.values_BJHE) for part, keys in zip(parts, chunk, strict=True))
     if memory is not None:
         weights = masked_softmax(scores(q_BSHE, memory.keys_BJHE), mask("memory", memory))
-        out_BSHE += fusion["memory"] * read(weights, memory.values_BJHE)
+        out_BSHE += read(shares["memory"] * weights, memory.values_BJHE)
     return out_BSHE.astype(dtype)

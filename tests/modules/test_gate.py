@@ -52,3 +52,19 @@ def test_it_starts_as_the_config_says():
     np.testing.assert_array_equal(layers["memory"]["gate"]["br"], 0.0)
     np.testing.assert_array_equal(layers["fusion"], 0.0)
     assert np.abs(layers["query"]["kernel"][0] - layers["query"]["kernel"][1]).min() > 0  # each layer draws its own
+
+
+def test_a_clipped_gate_keeps_a_slot_for_ever():
+    """Where the sigmoid's tail is below 1/12 nothing is written at all; the plain gate always writes a little."""
+
+    def clipped(bias):
+        params = PARAMS | {"Wz": np.zeros((D, D)), "Uz": np.zeros((D, D)), "bz": np.full(D, bias)}
+        return [
+            np.asarray(Gate(tiny(gate_curve=curve)).apply({"params": params}, s, e)) for curve in ("clipped", "sigmoid")
+        ]
+
+    shut, leaking = clipped(-2.5)  # sigmoid(-2.5) = 0.076
+    np.testing.assert_array_equal(shut, e)
+    assert np.abs(leaking - e).max() > 1e-3
+    open_, _ = clipped(2.5)
+    np.testing.assert_allclose(open_, candidate(PARAMS), rtol=0, atol=1e-12)
