@@ -1,0 +1,73 @@
+"""Lines of source files to complete, each after all that stands before it."""
+
+import dataclasses
+
+import numpy as np
+
+from rmat_jax.config import UserError
+from rmat_jax.evals.definitions import Use, uses
+from rmat_jax.evals.heldout import offset_bins
+from rmat_jax.evals.suite import Options, Subject
+from rmat_jax.evals.texts import read_texts, source_name
+
+FILES = 64  # at most
+NEAREST = 16  # tokens from the definition to the line
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line to complete."""
+
+    file: int
+    distance: int  # tokens from the definition to the beginning of the line
+    in_chunk: bool  # whether the open chunk holds the definition
+    context: bytes  # from the line before that is asked for in the file, to the end of the line before
+    before: bytes  # the line up to the name's first character, which is given
+    name: bytes  # the rest of the name
+    after: bytes  # the rest of the line
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.name) + len(self.after)
+
+
+def find(subject: Subject, options: Options) -> list[Line]:
+    """Lines in the order in which they stand, at most `options.examples` for each power of two of distance."""
+    texts = read_texts(subject, options, options.max_tokens)[:FILES]
+    tokenizer, chunk_len = subject.tokenizer, subject.config.model.chunk_len
+    places: list[tuple[int, Use, int, bool]] = []
+    data = [tokenizer.decode(tokens) for tokens in texts]
+    for file, text in enumerate(data):
+        ends = np.cumsum([len(tokenizer.decode([token])) for token in texts[file]])  # the first token is no text
+        for use in uses(text):
+            defined, line = (int(np.searchsorted(ends, place)) for place in (use.defined, use.line))
+            if line - defined >= NEAREST:
+                # `line` is the line feed before the line, the first token that is read after the memory is emptied.
+                places.append((file, use, line - defined, defined // chunk_len == line // chunk_len))
+    rng, taken = np.random.default_rng(options.seed), {}
+    for index in rng.permutation(len(places)).tolist():
+        taken.setdefault(int(offset_bins(np.array(places[index][2]))), []).append(index)
+    chosen = sorted(index for indices in taken.values() for index in indices[: options.examples])
+    if not chosen:
+        raise UserError(
+            f"{source_name(options)} has no line that uses a name defined {NEAREST} tokens before or more; give --text=PATH "
+            "with source code"
+        )
+    found, last = [], (-1, 0)
+    for file, use, distance, in_chunk in (places[index] for index in chosen):
+        start = last[1] if last[0] == file else 0
+        last = file, use.line - 1  # the line feed is read with the line
+        text, given = data[file], use.name + 1
+        parts = text[use.line : given], text[given : use.name_end], text[use.name_end : use.end] + b"\n"
+        found.append(Line(file, distance, in_chunk, text[start : use.line - 1], *parts))
+    return found
+
+
+def decoys(found: list[Line]) -> list[bytes]:
+    """For each line the name of another file's whose length is nearest; b"" where there is no other file."""
+    pool = [(line.file, line.before[-1:] + line.name) for line in found]
+    chosen = []
+    for place, line in enumerate(found):
+        others = [name for file, name in pool[place + 1 :] + pool[:place] if file != line.file]
+        chosen.append(min(others, key=lambda name: abs(len(name) - 1 - len(line.name)), default=b""))
+    return chosen

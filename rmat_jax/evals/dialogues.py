@@ -1,0 +1,152 @@
+"""Dialogues from files or TFDS, and long ones made of them."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rmat_jax.config import UserError
+from rmat_jax.data.tokenizer import Tokenizer
+
+EXAMPLE = '{"turns": [{"speaker": "USER", "utterance": "Hello."}, ...]}'
+SPEAKERS, UTTERANCES = ("speaker", "role", "from"), ("utterance", "content", "text", "value")
+
+
+class Turn(NamedTuple):
+    speaker: str
+    utterance: str
+
+
+class Placed(NamedTuple):
+    """A turn in a long dialogue."""
+
+    turn: Turn
+    session: int  # which of the joined dialogues it is of, from 1
+    number: int  # in that one, from 1
+
+    def lead(self) -> bytes:
+        """What stands before the utterance. Between two dialogues there is an empty line."""
+        return b"\n" * (self.number == 1 and self.session > 1) + self.turn.speaker.encode() + b":"
+
+    def text(self) -> bytes:
+        return b" " + self.turn.utterance.encode() + b"\n"
+
+
+def load(value: str, limit: int) -> list[list[Turn]]:
+    """All dialogues of two turns or more.
+
+    Args:
+        value: a file of JSON (a list of dialogues) or of JSON lines, a folder of them, or tfds:NAME, tfds:NAME@SPLIT.
+        limit: records of TFDS that are read.
+
+    Raises:
+        UserError: nothing there, or something else.
+    """
+    flag = f"dialogue={value!r}"
+    records = _tfds(flag, value, limit) if value.startswith("tfds:") else _files(flag, Path(value).expanduser())
+    dialogues = [parse(record, where) for where, record in records]
+    dialogues = [dialogue for dialogue in dialogues if len(dialogue) > 1]
+    if not dialogues:
+        raise UserError(f"{flag} has no dialogue of two turns or more; give records like {EXAMPLE}")
+    return dialogues
+
+
+def join(dialogues: Iterable[Sequence[Turn]], tokenizer: Tokenizer, length: int) -> list[list[Placed]]:
+    """Long dialogues: neighbours one after the other, as many as fit into `length` tokens, none twice.
+
+    One that is longer alone ends at its last whole turn.
+    """
+    joined: list[list[Placed]] = []
+    room = session = 0
+    for dialogue in dialogues:
+        sizes = [len(tokenizer.encode(f"\n{turn.speaker}: {turn.utterance}\n".encode())) for turn in dialogue]
+        if not joined or sum(sizes) > room:
+            joined.append([])
+            room, session = length, 0
+        session += 1
+        for number, (turn, size) in enumerate(zip(dialogue, sizes, strict=True), 1):
+            room -= size
+            if room < 0:
+                break
+            joined[-1].append(Placed(turn, session, number))
+    return [long for long in joined if len(long) > 1]
+
+
+def parse(record: Any, where: str) -> list[Turn]:
+    """The turns of one record. Those without a word are left out.
+
+    Raises:
+        UserError: it is none; `where` begins the message.
+    """
+    turns = record.get("turns") if isinstance(record, Mapping) else None
+    if isinstance(turns, Mapping) and turns:  # TFDS gives a list of objects as an object of lists
+        lists = {name: list(values) for name, values in turns.items()}
+        turns = [dict(zip(lists, values, strict=False)) for values in zip(*lists.values(), strict=False)]
+    if not isinstance(turns, list):
+        raise UserError(f"{where} has no list of turns; give records like {EXAMPLE}")
+    return [turn for turn in (_turn(turn, where) for turn in turns) if turn.utterance]
+
+
+def _turn(turn: Any, where: str) -> Turn:
+    fields = turn if isinstance(turn, Mapping) else {}
+    found = [next((fields[name] for name in names if name in fields), None) for names in (SPEAKERS, UTTERANCES)]
+    texts = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in found]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            f"{where} has a turn without speaker and utterance, both texts: {turn!r:.60}; give records like {EXAMPLE}"
+        )
+    # Half a surrogate pair, which JSON can spell, is no text; a turn is one line.
+    return Turn(*(" ".join(text.encode(errors="replace").decode().split()) for text in texts))
+
+
+def _files(flag: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Records, each with its place for errors."""
+    try:
+        files = sorted(file for file in path.rglob("*.json*") if file.is_file()) if path.is_dir() else [path]
+        if not files:
+            raise UserError(f"{flag} holds no *.json or *.jsonl file; give a file of dialogues: {EXAMPLE}")
+        for file in files:
+            yield from _records(f"{flag}, {file.name}" if path.is_dir() else flag, file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{flag} cannot be read: {error.strerror}; give a file or folder of dialogues") from error
+
+
+def _records(where: str, data: bytes) -> Iterator[tuple[str, Any]]:
+    try:
+        whole = json.loads(data)
+    except (ValueError, RecursionError):
+        whole = None
+    if whole is not None:
+        several = whole if isinstance(whole, list) else [whole]
+        yield from ((f"{where}, record {number}", record) for number, record in enumerate(several, 1))
+        return
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            if line.strip():
+                yield f"{where}, line {number}", json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{where}, line {number} is not JSON: {error}; give a list, or a line each, of {EXAMPLE}"
+            ) from error
+
+
+def _tfds(flag: str, value: str, limit: int) -> list[tuple[str, Any]]:
+    """The first records of the split that is named, else of "validation" or "test"."""
+    name, _, split = value.removeprefix("tfds:").partition("@")
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise UserError(f"{flag} needs TFDS; run: pip install tensorflow-datasets") from None
+    try:
+        if not split:
+            known = tfds.builder(name).info.splits
+            split = next((split for split in ("validation", "test") if split in known), "train")
+        source = tfds.data_source(name, split=split)
+        count = min(limit, len(source))
+        return [(f"{flag}, record {index} of split {split!r}", source[index]) for index in range(count)]
+    except Exception as error:  # TFDS raises whatever its downloads, readers and builders raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
+        fix = "check name, split and network, or set TFDS_DATA_DIR to a prepared copy"
+        if isinstance(error, ImportError) and error.name:
+            fix = f"run: pip install {error.name}"
+        raise UserError(f"{flag} cannot be read: {reason}; {fix}") from error
