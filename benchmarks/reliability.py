@@ -9,6 +9,7 @@ started again by the same command until they are done. The digests of everything
 
 import argparse
 import collections
+import importlib.metadata
 import json
 import math
 import os
@@ -42,6 +43,9 @@ SMALL = {
     "log.every": 1,
     "log.sample_tokens": 0,
 }
+XLA_FLAGS = "--xla_backend_optimization_level=0"  # tiny programs: what counts is to compile them soon
+if importlib.metadata.version("jaxlib") < "0.11":  # later ones abort on a flag that they no longer know
+    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 SURVIVOR_SECONDS = 10.0  # that the other process gets to end by itself
 
 
@@ -56,9 +60,7 @@ def launch(workdir: Path, port: int, index: int, processes: int, devices: int, *
     command = [sys.executable, "train.py", f"--config={ROOT / 'configs/quickstart.py'}", f"--workdir={workdir}", *more]
     command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}", f"--process_id={index}"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    environment["XLA_FLAGS"] = (
-        "--xla_backend_optimization_level=0"  # tiny programs: what counts is to compile them soon
-    )
+    environment["XLA_FLAGS"] = XLA_FLAGS
     environment["XDG_CACHE_HOME"] = str(workdir.parent / "cache")
     with open(f"{workdir}.{index}.log", "a") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)

@@ -6,7 +6,7 @@ import os
 # Tests compile hundreds of tiny programs and run each for milliseconds. Unoptimised they compile several times as fast.
 FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib") < "0.11":  # later ones abort on a flag that they no longer know
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+    FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
@@ -14,6 +14,30 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The files that take longest, in this order. The workers begin with them, so that none is left to one worker at the end.
+LONGEST = [
+    "test_processes.py",
+    "interop/test_crosscheck.py",
+    "laws/test_mesh.py",
+    "plan/test_plan.py",
+    "laws/test_streaming.py",
+    "infer/test_engine.py",
+    "infer/test_runs.py",
+    "test_resume.py",
+]
+
+
+def pytest_xdist_auto_num_workers(config):
+    """The whole suite is divided among processes; a part of it that somebody asks for by name begins at once, in this one."""
+    whole = config.args == config.getini("testpaths") and not config.option.keyword
+    return min(os.cpu_count() or 1, 4) if whole else 0
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        place = {config.rootpath / "tests" / name: index for index, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture

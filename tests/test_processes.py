@@ -1,5 +1,6 @@
 """Law 5 across processes, and checkpoints across shapes: the real command, several of them at once."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 
 from benchmarks.reliability import ROOT, final_digests, free_port, launch, overrides, start, write_text
-from rmat_jax import flags, loop, processes
+from rmat_jax import flags, loop, parallel, processes
 from rmat_jax.checkpoint import restore_params
-from rmat_jax.config import UserError
+from rmat_jax.config import LogConfig, UserError
 from rmat_jax.metrics import read_metrics
 
 CONFIG = str(ROOT / "configs/quickstart.py")
@@ -29,6 +30,22 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     write_text(folder / "text")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Runs of this process share the train step of their mesh."""
+    made, make = {}, parallel.make_train_step
+
+    def make_once(config, optimizer, mesh):
+        key = dataclasses.replace(config, log=LogConfig()), mesh
+        if key not in made:
+            made[key] = make(config, optimizer, mesh)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "make_train_step", make_once)
+        yield
 
 
 def given(folder: Path, **values) -> list[str]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmat_jax.config import IGNORE
+from rmat_jax.config import IGNORE, Config
 from rmat_jax.interop.case import Case, Results, by_layer
 from rmat_jax.interop.layout import from_jax, to_jax
 from rmat_jax.model import RMAT
@@ -38,18 +38,9 @@ def _call(case: Case, params) -> Results:
     """One call over all chunks, its loss, and the gradient of every parameter."""
     config = case.config.model
     model = RMAT(config)
-
-    @jax.jit
-    @functools.partial(jax.value_and_grad, has_aux=True)
-    def loss_and_layers(params):
-        state = model.initial_state(len(case.tokens), closed=True)
-        inputs = (case.tokens, case.targets, state, case.documents)
-        (scores, _), sown = model.apply({"params": params}, *inputs, method=RMAT.score, mutable="activations")
-        return scores.loss_BT.sum() / (case.targets != IGNORE).sum(), sown["activations"]["layers"]
-
     rows, length = case.tokens.shape
     logits_BTV, _ = _read(model, params, case.tokens, model.initial_state(rows), case.documents, np.full(rows, length))
-    (loss, layers), grads = jax.device_get(loss_and_layers(params))
+    (loss, layers), grads = jax.device_get(_loss_and_layers(model, params, case.tokens, case.targets, case.documents))
     outputs = by_layer("layer output", layers["y"][0])
     memory = by_layer("memory", layers["slots"][0]) if config.has_memory else {}
     results = {}
@@ -65,7 +56,7 @@ def _call(case: Case, params) -> Results:
 def _steps(case: Case, params) -> Results:
     """The optimiser's steps, through the project's train step."""
     config = case.config
-    optimizer = make_optimizer(config)
+    optimizer, step = _stepper(config)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -73,7 +64,6 @@ def _steps(case: Case, params) -> Results:
         key=jax.random.key(0),  # of the dropout, which is off
         memory=RMAT(config.model).initial_state(config.batch_size, closed=True),
     )
-    step = jax.jit(functools.partial(train_step, config, optimizer))
     results: Results = {}
     for index, batch in enumerate(zip(case.step_tokens, case.step_targets, case.step_documents, strict=True)):
         state, sums = step(state, dict(zip(("tokens", "targets", "documents"), batch, strict=True)))
@@ -109,6 +99,26 @@ def _streams(case: Case, params) -> Results:
             for layer, memory_MD in enumerate(memory_LMD):
                 results["streamed memory", f"row {row}, layer {layer}"] = memory_MD
     return results
+
+
+# Compiled once for all runs of a case: the tolerances take several, with other weights.
+
+
+@functools.lru_cache(maxsize=1)
+def _stepper(config: Config):
+    """The optimiser, and the train step."""
+    optimizer = make_optimizer(config)
+    return optimizer, jax.jit(functools.partial(train_step, config, optimizer))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.value_and_grad, argnums=1, has_aux=True)
+def _loss_and_layers(model: RMAT, params, tokens_BT, targets_BT, documents_BT):
+    """The mean loss of one call, what its layers put out; the loss's gradient."""
+    state = model.initial_state(len(tokens_BT), closed=True)
+    inputs = (tokens_BT, targets_BT, state, documents_BT)
+    (scores, _), sown = model.apply({"params": params}, *inputs, method=RMAT.score, mutable="activations")
+    return scores.loss_BT.sum() / (targets_BT != IGNORE).sum(), sown["activations"]["layers"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
