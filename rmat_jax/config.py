@@ -185,6 +185,7 @@ class DataConfig:
     synthetic: str = ""  # "recall": key-value pairs in a document's first chunk, asked for in its last
     recall_pairs: int = 4  # pairs a document
     recall_gap: int = 4  # whole chunks of noise between the pairs and the questions
+    recall_place: str = "first"  # chunk of the pairs; "any": drawn, with 0 to recall_gap chunks of noise after it
     recall_symbols: int = 8  # distinct keys, and distinct values: chance is 1 / recall_symbols
     heldout_fraction: float = 0.05
     tokenizer: str = "bytes"  # "bytes" | "bpe" (trained on the corpus, model.vocab_size entries, kept in the workdir)
@@ -195,6 +196,7 @@ class DataConfig:
         _check(len(named) <= 1, f"data.{' and data.'.join(named)} are both set; give one source")
         _check(bool(self.path) or not self.heldout_path, "data.heldout_path is set without data.path; give both")
         _check_choice("data.synthetic", self.synthetic, ("", "recall"))
+        _check_choice("data.recall_place", self.recall_place, ("first", "any"))
         _check_choice("data.tokenizer", self.tokenizer, ("bytes", "bpe"))
         _check_fraction(self, "heldout_fraction")
         _check_positive(self, "recall_pairs", "recall_symbols")

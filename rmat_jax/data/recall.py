@@ -1,7 +1,8 @@
 """Synthetic key-value recall: does the memory carry facts across chunks of noise?
 
 A document is `recall_gap + 2` chunks. The first holds `recall_pairs` pairs, a key and its value, among noise; the last
-opens with the keys, in another order, each followed by its value, which alone is scored.
+opens with the keys, in another order, each followed by its value, which alone is scored. With `recall_place="any"` the
+pairs' chunk is drawn, and the logarithm of its distance is uniform: what is learned across few chunks makes many learnable.
 Ids: NOISE noise symbols, then `recall_symbols` keys, then as many values.
 """
 
@@ -91,6 +92,9 @@ class RecallLanes:
         keys = NOISE + some(symbols)
         values = NOISE + symbols + rng.integers(symbols, size=(documents, pairs))
         told, order = 2 * some(self._chunk_len // 2), some(pairs)
+        if self._data.recall_place == "any":
+            distance = np.exp(rng.uniform(0, np.log(self._data.recall_gap + 2), size=(documents, 1))).astype(int)
+            told += (self._data.recall_gap + 1 - distance) * self._chunk_len
         np.put_along_axis(tokens, told, keys, axis=1)
         np.put_along_axis(tokens, told + 1, values, axis=1)
         asked = self.document_len - self._chunk_len + 2 * np.arange(pairs)

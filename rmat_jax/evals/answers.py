@@ -57,6 +57,8 @@ def ask(
     total, answers = sum(len(item.asked) for item in items), []
     order = sorted(range(len(items)), key=lambda index: len(items[index].text))  # neighbours end together
     for documents in batches(order, ROWS):
+        longest = len(items[documents[-1]].text)
+        say(f"{name}: reading {len(documents)} of {len(items)} documents, the longest of {longest:,} characters")
         read = {index: engine.open(items[index].text) for index in documents}
         for session in read.values():
             session.catch_up()

@@ -1,7 +1,7 @@
 """Answers under several conditions side by side: bits and scores, what memory gains, and whether that is more than noise."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,56 +52,50 @@ def compare(
         scores: of what was written, by name; the last one is judged.
         baselines: other texts by name, one for each question.
     """
-    conditions = tuple(answers[0].bits)
-    texts = {condition: [answer.written[condition] for answer in answers] for condition in conditions} | dict(baselines)
-    found = {
-        name: {
-            score: np.array([of(text, answer.asked.references) for text, answer in zip(written, answers, strict=True)])
-            for score, of in scores.items()
-        }
+    texts = {condition: [answer.written[condition] for answer in answers] for condition in answers[0].bits}
+    texts |= {name: list(of) for name, of in baselines.items()}
+    scored = {
+        (name, score): np.array([of(text, a.asked.references) for text, a in zip(written, answers, strict=True)])
         for name, written in texts.items()
+        for score, of in scores.items()
     }
-    means = {
-        name: ({BITS: bits_per_byte(answers, name)} if name in conditions else {})
-        | {score: float(values.mean()) for score, values in of.items()}
-        for name, of in found.items()
+    means = {name: {BITS: bits_per_byte(answers, name)} for name in answers[0].bits} | {name: {} for name in baselines}
+    gains = {name: {BITS: saved(answers, name)} for name in answers[0].bits if name != KEPT} | {
+        n: {} for n in baselines
     }
-    gains = {
-        name: ({BITS: saved(answers, name)} if name in conditions else {})
-        | {score: clustered_mean(found[KEPT][score] - of[score], documents(answers)) for score in scores}
-        for name, of in found.items()
-        if name != KEPT
-    }
+    for (name, score), values in scored.items():
+        means[name][score] = float(values.mean())
+        if name != KEPT:
+            gains[name][score] = clustered_mean(scored[KEPT, score] - values, documents(answers))
+
     columns = (BITS, *scores)
-    number = {BITS: "{:.4f}"}
-    lines = [
-        (name, *(number.get(c, "{:.3f}").format(of[c]) if c in of else "" for c in columns))
-        for name, of in means.items()
-    ]
+    lines = [(name, *(f"{of[c]:.3f}" if c in of else "" for c in columns)) for name, of in means.items()]
     margins = [
         (f"against {name}", *(f"{of[c].value:+.4f} ± {of[c].error:.4f}" if c in of else "" for c in columns))
         for name, of in gains.items()
     ]
-    judged = next(reversed(scores))
-    unit, over = f"{BITS} of the reference saved", "documents"
-    verdicts = [
-        verdict(gains[EMPTIED][BITS], "Its memory", unit, over) if EMPTIED in gains else "This model has no memory.",
-        verdict(gains[ALONE][BITS], "Reading the document", unit, over),
-        *(contest(gains[name][judged], "What it writes", name, f"of {judged}", over) for name in baselines),
-    ]
     parts = [
-        "\n".join(f"- {line}" for line in verdicts),
+        _verdicts(gains, baselines, judged=next(reversed(scores))),
         table(("", *columns), lines),
         f"What the {KEPT} gains (bits: saved), with the standard error over documents:",
         table(("", *columns), margins),
     ]
-    values = {
+    return "\n\n".join(parts), {
         "questions": len(answers),
         "documents": len(np.unique(documents(answers))),
         "means": means,
-        "gains": {name: {score: mean._asdict() for score, mean in of.items()} for name, of in gains.items()},
+        "gains": gains,
     }
-    return "\n\n".join(parts), values
+
+
+def _verdicts(gains: Mapping[str, Mapping[str, Mean]], baselines: Iterable[str], judged: str) -> str:
+    unit, over = f"{BITS} of the reference saved", "documents"
+    lines = [
+        verdict(gains[EMPTIED][BITS], "Its memory", unit, over) if EMPTIED in gains else "This model has no memory.",
+        verdict(gains[ALONE][BITS], "Reading the document", unit, over),
+        *(contest(gains[name][judged], "What it writes", name, f"of {judged}", over) for name in baselines),
+    ]
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def verdict(gain: Mean, what: str, unit: str, over: str) -> str:

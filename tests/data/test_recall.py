@@ -66,6 +66,24 @@ def test_document_is_chunks_of_noise_between_pairs_and_questions():
     assert batch["tokens"].max() < recall_vocab_size(config().data) == NOISE + 2 * SYMBOLS
 
 
+def test_pairs_in_any_chunk_are_near_as_often_as_far():
+    gap = 6
+    made = RecallLanes(config(recall_place="any", recall_gap=gap, chunks_per_step=gap + 2), range(4), "train")
+    distances = []
+    for step in range(400):
+        for row, targets in zip(made[step]["tokens"], made[step]["targets"], strict=True):
+            keys = np.flatnonzero(is_key(row))
+            told, asked = keys[:PAIRS], keys[PAIRS:]
+            assert len(set(told // CHUNK)) == 1 and (asked // CHUNK == gap + 1).all()
+            values = dict(zip(row[told], row[told + 1], strict=True))
+            assert [values[key] for key in row[asked]] == row[asked + 1].tolist() == targets[asked].tolist()
+            distances.append(gap + 1 - told[0] // CHUNK)
+    distances = np.array(distances)
+    assert set(distances) == set(range(1, gap + 2))
+    for near in (1, 2, 4):  # [1], [2, 3], [4 .. 7]: each a third; 1,600 documents: a standard error of 0.012
+        assert abs(((distances >= near) & (distances < 2 * near)).mean() - 1 / 3) < 0.05
+
+
 @pytest.mark.parametrize("chunks_per_step", [1, 2, 5, 7])
 def test_steps_of_any_length_read_the_same_stream(chunks_per_step):
     steps = 35

@@ -91,8 +91,8 @@ def test_comparison_has_the_numbers_in_their_places():
         {"bits per byte": 30 / 24, "exact match": 11 / 12, "token F1": 11 / 12}
     )
     assert values["means"]["luck"] == pytest.approx({"exact match": 0.5, "token F1": 0.5})
-    assert values["gains"]["luck"]["token F1"]["value"] == pytest.approx(5 / 12)
-    assert "| document in memory | 1.2500 | 0.917 | 0.917 |" in text
+    assert values["gains"]["luck"]["token F1"].value == pytest.approx(5 / 12)
+    assert "| document in memory | 1.250 | 0.917 | 0.917 |" in text
     assert "**Its memory helps:** +1.7500 ±" in text and "over 12 documents" in text
     assert "**What it writes is better than luck:** +0.4167 ±" in text
     worse, _ = compare([answer(i, 2, 6.0, 2.0 + i % 2) for i in range(12)], qa.SCORES, {"luck": ["x"] * 12})
