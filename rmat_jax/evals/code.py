@@ -81,7 +81,7 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
     ]
     if EMPTIED in names and far.any():
         saved = done.names.at(far).saved(EMPTIED)
-        texts.insert(0, verdict(saved, "memory", "bits per byte of names that only it can know", "files"))
+        texts.insert(0, verdict(saved, "Memory", "bits per byte of names that only it can know", "files"))
     right = {way: (float(done.name_right[way].mean()), float(done.line_right[way].mean())) for way in names}
     headline = (
         f"A name costs **{done.names.rate(KEPT):.3f} bits per byte**"

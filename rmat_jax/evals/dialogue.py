@@ -66,7 +66,7 @@ def dialogue(subject: Subject, options: Options, out: Path) -> Section:
     others = f"{found.rate(ALONE):.3f} on its own"
     if EMPTIED in found.bits:
         others = f"{found.rate(EMPTIED):.3f} with the memory emptied before it, {others}"
-        texts.insert(0, verdict(found.saved(EMPTIED), "memory", "bits per byte saved", "dialogues"))
+        texts.insert(0, verdict(found.saved(EMPTIED), "Memory", "bits per byte saved", "dialogues"))
     headline = f"A turn of a long dialogue costs **{found.rate(KEPT):.3f} bits per byte**, {others}."
     return Section("Dialogue", headline, "\n\n".join(texts), values)
 

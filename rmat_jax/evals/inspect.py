@@ -97,7 +97,9 @@ def _read(subject: Subject, text: Path, size: int, counts: Counts, gauge: TextGa
         looking, seen = look(model, subject.params, looking, tokens_NC, targets_NC, marked_NR)
         seen = jax.device_get(seen)
         if not np.isfinite(seen.loss_C).all():
-            raise UserError("the model's probabilities are no numbers: its weights hold NaN or infinity; use another step")
+            raise UserError(
+                "the model's probabilities are no numbers: its weights hold NaN or infinity; use another step"
+            )
         counts.add(seen, targets_NC)
         if model.has_memory:
             kept, cut = (x.ravel() / math.log(2) for x in (seen.loss_C, seen.cut_C))
