@@ -12,7 +12,7 @@ from rmat_jax.evals.suite import say
 from rmat_jax.step import KEEP
 
 ROWS = 32  # at most, side by side
-CHUNKS = 16  # of each row in a batch, at most
+LENGTH = 4096  # tokens of each row in a batch, at most, or 4 chunks where that is more
 PATIENCE = 10.0  # seconds between two lines of progress
 
 Document = Mapping[str, np.ndarray]  # tokens, targets [T]; it may have `forget` [T / C], see `step.eval_step`
@@ -34,7 +34,7 @@ class Packed:
         rows = int(np.clip(self._lengths.sum() // self._lengths.max(), 1, min(ROWS, len(lengths))))
         self._lanes = deal(self._lengths, rows, seed=0)
         longest = max(int(self._lengths[lane].sum()) for lane in self._lanes)
-        self._steps = -(-longest // (CHUNKS * chunk_len))
+        self._steps = -(-longest // (max(LENGTH // chunk_len, 4) * chunk_len))
         self.length = -(-longest // (self._steps * chunk_len)) * chunk_len
 
     @property

@@ -44,7 +44,8 @@ def describe(measured: Measured, config: Config, out: Path) -> Section:
     if measured.cut is not None:
         values["gain"] = measured.gain()._asdict() | {"unit": measured.unit}
     text = "\n\n".join(filter(None, [judged, *(text for text, _ in parts.values())]))
-    return Section("Held-out loss by position", f"{headline(measured)} {judged.partition('. ')[0]}.", text, values)
+    first = judged.partition(". ")[0].rstrip(".")
+    return Section("Held-out loss by position", f"{headline(measured)} {first}.", text, values)
 
 
 def headline(measured: Measured) -> str:
