@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from rmat_jax import infer, parallel, processes, sharding
 from rmat_jax.checkpoint import Checkpoints, check_same_config, differences
-from rmat_jax.config import Config, UserError, to_dict
+from rmat_jax.config import Config, UserError, from_dict, to_dict
 from rmat_jax.data import Data, make_data
 from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.metrics import MetricWriter, NoWriter
@@ -59,7 +59,8 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     ):
         saved_config = checkpoints.saved_config()
         if saved_config is not None:
-            check_same_config(saved_config, to_dict(config))
+            # A key that the saved one lacks is newer than the run, which did what is its default now.
+            check_same_config(to_dict(from_dict(Config, saved_config)), to_dict(config))
         if processes.is_main():
             (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=1))
         rows = sharding.local_rows(mesh, config.batch_size)

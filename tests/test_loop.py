@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rmat_jax import flags, loop
-from rmat_jax.config import UserError
+from rmat_jax.config import UserError, to_dict
 from rmat_jax.metrics import read_metrics
 from rmat_jax.signals import Signals
 from tests.test_resume import CONFIG, saved, small_flags
@@ -60,9 +60,16 @@ def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
         saved(config, tmp_path / "run")[0]  # nothing was saved
 
 
-def test_text_that_changed_is_refused(text, tmp_path):
+def test_text_that_changed_is_refused_and_a_setting_that_is_new_is_not(text, tmp_path, monkeypatch):
     config = load(text)
     loop.run(config, tmp_path / "run", until=1)
+    older = to_dict(config)
+    del older["model"]["fusion"]  # as before there was a choice
+    monkeypatch.setattr(loop.Checkpoints, "saved_config", lambda self: older)
+    assert loop.run(config, tmp_path / "run", until=1) == 0
+    with pytest.raises(UserError, match="model.fusion was 'layer', is 'head'"):
+        loop.run(load(text, "--config.model.fusion=head"), tmp_path / "run", until=1)
+    monkeypatch.undo()
     before = json.loads((tmp_path / "run" / "corpus" / "train" / "manifest.json").read_text())["digest"]
     text.write_text("Another line of text.\n" * 400)
     with pytest.raises(UserError, match=f"has changed: it was text {before}.* another --workdir"):

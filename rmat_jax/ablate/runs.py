@@ -43,7 +43,8 @@ class Run:
             result = json.loads((self.workdir / RESULT).read_text())
         except (OSError, ValueError):
             return None
-        return None if differences(result["config"], to_dict(self.config), ignore=MAY_CHANGE) else result
+        trained = to_dict(from_dict(Config, result["config"]))  # with the defaults of keys that are newer
+        return None if differences(trained, to_dict(self.config), ignore=MAY_CHANGE) else result
 
 
 def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], None]) -> int:
