@@ -231,9 +231,10 @@ def describe(subject: Subject, needles: Needles, grid: Found, keys: Found, optio
 def _what(needles: Needles, options: Options, subject: Subject) -> str:
     data = subject.config.data
     if data.synthetic:
+        trained = "depth 0" if data.recall_place == "first" else "any depth"
         text = (
             f"A chunk of {data.recall_pairs} key-value pairs among noise, more noise before it (depth) and after it, and a chunk "
-            f"that asks for all values; trained were contexts of {(data.recall_gap + 1) * needles.chunk_len} tokens at depth 0."
+            f"that asks for all values; trained were contexts of {(data.recall_gap + 1) * needles.chunk_len} tokens at {trained}."
         )
     else:
         text = (
