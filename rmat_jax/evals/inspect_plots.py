@@ -203,7 +203,7 @@ def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
     colours = [GREY if x == DISTANCES else BLUE for x in drawn]
     axes.bar(np.arange(len(drawn)), mean, color=colours, width=0.7)
     axes.errorbar(np.arange(len(drawn)), mean, 2 * error, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2)
-    labels = ["never" if x == DISTANCES else _short(2.0**x) for x in drawn]
+    labels = ["\nnever" if x == DISTANCES else _short(2.0**x) for x in drawn]
     axes.set_xticks(np.arange(len(drawn)), labels)
     axes.set(xlabel="tokens since the word was last read (from this number to the next)", ylabel="bits saved a word")
     border = np.searchsorted(drawn, np.log2(config.chunk_len)) - 0.5
