@@ -13,7 +13,7 @@ from rmat_jax.data.tokenizer import ByteTokenizer
 from rmat_jax.evals.dialogue import dialogue, measure
 from rmat_jax.evals.dialogues import Turn, join, load, parse
 from rmat_jax.evals.suite import Options
-from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT
+from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT, ways
 from rmat_jax.model import RMAT
 from tests.evals.tiny import subject
 
@@ -108,9 +108,9 @@ def test_the_section_is_whole(measured, tmp_path):
     assert "Memory" in section.text.partition("\n")[0]  # the verdict
 
 
-def test_a_model_without_memory_has_two_ways(tmp_path):
-    one = dataclasses.replace(subject(streams=("full", "local")), workdir=tmp_path)
-    assert set(measure(one, join(TALK[:2], one.tokenizer, 150)).bits) == {KEPT, ALONE}
+def test_a_model_without_memory_has_two_ways(measured):
+    assert ways(subject(streams=("full", "local")).engine(rows=1)) == (KEPT, ALONE)
+    assert ways(measured[0].engine(rows=1)) == (KEPT, EMPTIED, ALONE)
 
 
 def test_files_of_several_kinds(tmp_path):

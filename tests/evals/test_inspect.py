@@ -211,12 +211,11 @@ def test_characters_of_several_bytes_are_one(tmp_path):
 
 
 def kept_run(folder, **changes):
-    """A run with random weights."""
+    """The workdir of a run with random weights."""
     config = Config(model=dataclasses.replace(Config().model, **MODEL | changes), batch_size=2, chunks_per_step=2)
     state = jax.jit(lambda: init_state(config, make_optimizer(config)))()
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(3, state, config)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -230,10 +229,14 @@ def kept_run(folder, **changes):
         ),
     ],
 )
-def test_inspect_writes_what_there_is(tmp_path, changes, missing):
+def test_inspect_writes_what_there_is(tmp_path, monkeypatch, changes, missing):
     text = tmp_path / "text.txt"
     text.write_text("The queue of the memory forgets, the gate remembers. $x_1$ été\n" * 30)
-    report = inspect(kept_run(tmp_path / "run", **changes), text, tmp_path / "out")
+    if missing:  # one checkpoint is enough
+        monkeypatch.setattr("rmat_jax.evals.inspect.load_subject", lambda _: subject(**changes))
+    else:
+        kept_run(tmp_path / "run", **changes)
+    report = inspect(tmp_path / "run", text, tmp_path / "out")
     figures = set(re.findall(r"!\[.*\]\((.*)\)", report.read_text())) - {"passage.png"}
     every = {"along", "fusion", "heads", "ages", "gates", "channels", "retention", "places", "words"}
     assert figures == {f"{name}.png" for name in every} - missing
