@@ -75,6 +75,7 @@ class RMATConfig:
     memory_age: str = "none"  # "rotary": memory keys are rotated by their age in chunks
     rope: str = "per_head"  # "per_head" | "global" | "none"
     rope_base: float = 10_000.0
+    token_shift: bool = False  # a token's vector also holds the token before it: x_t = E[t] + E[t - 1] Wp
     tie_embeddings: bool = False  # the output table is the embedding's
     dropout: float = 0.0
     bptt_chunks: int = 0  # chunks that back-propagation through memory spans; 0: all of a call
@@ -167,7 +168,8 @@ class RMATConfig:
             per_layer += 2 * gate_products * c.memory_writes * c.width**2 // c.chunk_len
             pool_products = 1 if c.memory_pool == "mean" else 2
             per_layer += 2 * pool_products * c.memory_writes * c.width
-        return c.num_layers * per_layer + 2 * c.width * c.vocab_size
+        shift = 2 * c.width**2 if c.token_shift else 0
+        return c.num_layers * per_layer + shift + 2 * c.width * c.vocab_size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from rmat_jax.modules import carry
 from rmat_jax.modules.block import Block
 from rmat_jax.modules.carry import NOBODY, Layers, Piece, State
 from rmat_jax.modules.dropout import Dropout
+from rmat_jax.modules.mlp import projection
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.ops import losses
 from rmat_jax.types import Array, PyTree
@@ -42,6 +43,8 @@ class RMAT(nn.Module):
             dtype=c.dtype,
             param_dtype=c.param_dtype,
         )
+        if c.token_shift:
+            self.previous = projection(c, c.width)
         self.dropout = Dropout(c.dropout)
         block = nn.remat(Block, prevent_cse=False) if "block" in c.remat else Block
         if self.unstacked:
@@ -181,12 +184,18 @@ class RMAT(nn.Module):
         if self.config.bptt_chunks:
             state = jax.tree.map(lambda x: jnp.where(inputs["detach"], jax.lax.stop_gradient(x), x), state)
         piece = carry.enter(self.config, state, inputs["positions"], inputs["documents"])
-        x_BSD = self.embed(inputs["tokens"]) * self.config.width**0.5  # unit scale, as that of the layers' outputs
+        x_BSD = self._embed(inputs["tokens"])
+        if self.config.token_shift:
+            before_BS = carry.previous_tokens(state, inputs["tokens"], inputs["documents"])
+            x_BSD += jnp.where(before_BS[..., None] >= 0, self.previous(self._embed(before_BS)), 0)
         x_BSD = self.dropout(x_BSD)
         x_BSD, layers = self._through("__call__", x_BSD, state.layers, piece)
         if not state.is_closed:
             layers = self._close(carry.append(state.layers, layers, piece, x_BSD), piece)
-        return carry.leave(self.config, state, piece, layers), x_BSD
+        return carry.leave(self.config, state, piece, layers, inputs["tokens"]), x_BSD
+
+    def _embed(self, tokens_BS: Array) -> Array:
+        return self.embed(tokens_BS) * self.config.width**0.5  # unit scale, as that of the layers' outputs
 
     def _through(self, method: str, x_BSD: Array | None, layers: Layers, piece: Piece) -> tuple[Array | None, PyTree]:
         """A method of all blocks, each with the vectors of the one before: those of the last, and all second results."""

@@ -28,6 +28,7 @@ LANES = ("data", "fsdp")  # a row of the batch belongs to the devices of one pla
 # along their inputs, so that each device keeps whole heads and units of its own.
 RULES = (
     (r"(embed/embedding|params/output|[mn]u/output)", P("tensor", "fsdp")),  # [V, D]
+    (r"(params|[mn]u)/previous/kernel", P("fsdp", "tensor")),  # [D, D]
     (r"layers/(query|key|value|memory/key|memory/value|mlp/inner)/kernel", P(None, "fsdp", "tensor")),  # [L, D, F]
     (r"layers/(output|mlp/outer)/kernel", P(None, "tensor", "fsdp")),  # [L, F, D]
     (r"layers/memory/gate/[WU][zrc]", P(None, "fsdp", "tensor")),  # [L, D, D]
@@ -36,7 +37,7 @@ RULES = (
     (r"(bias|scale|fusion|gate/b[zr])", P()),
     (r"layers/slots_BMD", P(None, LANES)),  # of the lanes' memory, with L before B
     (r"layers/window_(keys|values)_BHEW", P(None, LANES, "tensor")),
-    (r"(document_B|ages_BM|window_documents_BW)", P(LANES)),
+    (r"(document_B|token_B|ages_BM|window_documents_BW)", P(LANES)),
     (r"(tokens|targets|documents)", P(LANES)),  # of a batch
     (r"(step|key|count)", P()),
 )

@@ -36,6 +36,7 @@ OPTIONS = {
     "memory_age": ("none", "rotary"),
     "rope": ("per_head", "global", "none"),
     "tie_embeddings": (True, False),
+    "token_shift": (False, True),
 }
 FEWER_STREAMS = [
     {"streams": ("full", "memory"), "gate": "newest", "memory_age": "rotary"},
@@ -52,7 +53,7 @@ def tiny(**changes) -> RMATConfig:
 def covering(**options) -> list[dict]:
     """Few combinations that hold every pair of values of any two options."""
     combinations = [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
-    random.Random(7).shuffle(combinations)  # the greedy choice then finds 11 for OPTIONS, the fewest of 60 seeds
+    random.Random(0).shuffle(combinations)  # the greedy choice then finds 11 for OPTIONS, the fewest of 40 seeds
 
     def pairs(combination):
         return set(itertools.combinations(combination.items(), 2))
@@ -142,6 +143,8 @@ def stream(config: RMATConfig, params, tokens, documents, calls, state: State | 
 def facts(config: RMATConfig, state: State) -> dict[str, np.ndarray]:
     """What a state means: everything in it that a later token can see, zeros elsewhere."""
     out = {"document": state.document_B}
+    if config.token_shift:
+        out["token"] = state.token_B
     layers = state.layers
 
     def seen(mask_BJ, x_LBHEJ):

@@ -32,6 +32,9 @@ def read(config: RMATConfig, params: dict, tokens: np.ndarray, documents: np.nda
 
 def _lane(config, params, tokens, documents) -> Lane:
     x = params["embed"]["embedding"][tokens] * np.sqrt(config.width)
+    if config.token_shift:
+        for t in range(len(tokens) - 1, 0, -1):  # from the end: x[t - 1] is still its own token's
+            x[t] += (x[t - 1] if documents[t] == documents[t - 1] else 0 * x[t]) @ params["previous"]["kernel"]
     queues = []
     for layer in range(config.num_layers):
         x, queue = _layer(config, _pick(params["layers"], layer), x, documents)
@@ -50,7 +53,9 @@ def _layer(config, p, x, documents):
     """All tokens of the row through one layer, and the queue that is left."""
     h = _norm(p["attention_norm"], x)
     q, k, v = (_heads(config, h @ p[name]["kernel"]) for name in ("query", "key", "value"))
-    shares = np.apply_along_axis(_softmax, 0, p["fusion"])[..., None]  # [streams, 1], or with a weight a head [.., H, 1]
+    shares = np.apply_along_axis(_softmax, 0, p["fusion"])[
+        ..., None
+    ]  # [streams, 1], or with a weight a head [.., H, 1]
     fusion = dict(zip(config.streams, shares, strict=True))
     y = np.zeros_like(x)
     queue, owner = [None] * config.memory_slots, None  # the owner is the document that the queue remembers

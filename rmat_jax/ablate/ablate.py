@@ -39,7 +39,7 @@ def ablate(
         command: to be shown in the report.
 
     Returns:
-        The exit code: 0, or 128 + the signal that stopped it.
+        The exit code: 0, 1 if a run failed, or 128 + the signal that stopped it.
 
     Raises:
         UserError: bad input, before anything is trained.
@@ -70,7 +70,7 @@ def ablate(
     Path(out).mkdir(parents=True, exist_ok=True)
     code = finish(runs, Path(out) / "shared", jobs, say)
     write_report(Path(out), config, variants, runs, command)
-    return code
+    return code or int(any((run.result() or {"error": "none"})["error"] for run in runs))
 
 
 def _folder(name: str, config: Config) -> str:

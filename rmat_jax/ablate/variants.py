@@ -63,6 +63,7 @@ def grid(config: Config) -> list[Variant]:
         ("fusion", ("layer", "head")),
         ("rope", ("per_head", "global", "none")),
         ("window", ("block", "sliding")),
+        ("token_shift", (False, True)),
         ("memory_slots", (c.memory_slots // 2, 2 * c.memory_slots)),
         ("memory_writes", (c.memory_writes // 2, 2 * c.memory_writes)),
         ("memory_pool", ("mean", "attention")),

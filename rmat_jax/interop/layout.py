@@ -34,6 +34,9 @@ def layout(config: RMATConfig) -> dict[str, Spec]:
     """Every tensor of the model by name, in the order in which the model uses them."""
     c = config
     tensors = {"embed.weight": Spec((c.vocab_size, c.width), ("embed", "embedding"), None, False)}
+    if c.token_shift:
+        for name, (shape, path, transposed) in _linear("previous", c.width, c.width).items():
+            tensors[name] = Spec(shape, path, None, transposed)
     for index in range(c.num_layers):
         for name, (shape, path, transposed) in _layer(c).items():
             tensors[f"layers.{index}.{name}"] = Spec(shape, ("layers", *path), index, transposed)

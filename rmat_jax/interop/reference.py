@@ -31,6 +31,7 @@ class State:
 
     position: int  # tokens in the open chunk
     document_B: Tensor  # of the token read last; the memory is this document's
+    token_B: Tensor  # read last; -1: none yet
     ages_BM: Tensor | None  # chunks since each slot was written, in all layers; 0: unwritten, invisible
     documents_BJ: Tensor
     layers: tuple[LayerState, ...]
@@ -58,6 +59,7 @@ class RMAT(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.previous = linear(config.width, config.width) if config.token_shift else None
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.width, eps=1e-5)
         nn.init.normal_(self.embed.weight, std=config.width**-0.5)
@@ -100,7 +102,7 @@ class RMAT(nn.Module):
         slots_BMD = like.new_zeros(batch, c.memory_slots, c.width) if c.has_memory else None
         ages_BM = none_BJ.new_zeros(batch, c.memory_slots) if c.has_memory else None
         layers = (LayerState(slots_BMD, empty, empty, empty),) * c.num_layers
-        return State(0, none_BJ.new_zeros(batch), ages_BM, none_BJ, layers)
+        return State(0, none_BJ.new_zeros(batch), none_BJ.new_full((batch,), -1), ages_BM, none_BJ, layers)
 
     def read_piece(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> tuple[Tensor, State]:
         """Tokens of one chunk through all layers; where they fill it, every memory is written."""
@@ -108,7 +110,7 @@ class RMAT(nn.Module):
         documents_BJ = torch.cat([state.documents_BJ, documents_BS], dim=1)
         position = state.position + tokens_BS.shape[1]
         positions_J, masks = self.masks(documents_BS, documents_BJ, position, state)
-        x_BSD = self.dropout(math.sqrt(c.width) * self.embed(tokens_BS))
+        x_BSD = self.dropout(self.embedded(tokens_BS, documents_BS, state))
         layers = []
         for block, layer in zip(self.layers, state.layers, strict=True):
             x_BSD, layer = block(x_BSD, layer, positions_J, masks, state.ages_BM)
@@ -128,7 +130,17 @@ class RMAT(nn.Module):
             if c.has_memory:
                 older_BM = torch.where(ages_BM > 0, ages_BM + 1, 0)
                 ages_BM = torch.cat([older_BM[:, c.memory_writes :], written_slots(c, mine_BC).long()], dim=1)
-        return logits_BSV, State(position, document_B, ages_BM, documents_BJ, tuple(layers))
+        return logits_BSV, State(position, document_B, tokens_BS[:, -1], ages_BM, documents_BJ, tuple(layers))
+
+    def embedded(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> Tensor:
+        """`sqrt(D) E[t]`, with a token shift also `sqrt(D) E[t - 1] Wp`, where that token is of the same document."""
+        x_BSD = self.embed(tokens_BS)
+        if self.previous is not None:
+            before_BS = torch.cat([state.token_B[:, None], tokens_BS[:, :-1]], dim=1)
+            owners_BS = torch.cat([state.document_B[:, None], documents_BS[:, :-1]], dim=1)
+            shown_BS = (owners_BS == documents_BS) & (before_BS >= 0)
+            x_BSD = x_BSD + self.previous(self.embed(before_BS.clamp(min=0))) * shown_BS[..., None]
+        return math.sqrt(self.config.width) * x_BSD
 
     def masks(self, documents_BS: Tensor, documents_BJ: Tensor, position: int, state: State):
         """Which of the tokens J (the last are the piece's own) and of the slots each token of a piece sees: own document, none

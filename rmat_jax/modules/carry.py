@@ -60,6 +60,7 @@ class State:
 
     layers: Layers
     document_B: Array  # id of the document that was read last
+    token_B: Array | None  # that was read last; -1: none yet. None: no layer asks for it
     ages_BM: Array | None  # chunks since each slot was written, the same in all layers; 0: unwritten
     window_documents_BW: Array | None
     open_documents_BC: Array | None  # of the open chunk's tokens
@@ -114,6 +115,7 @@ def initial_state(config: RMATConfig, batch: int, *, closed: bool = False) -> St
     return State(
         layers=jax.tree.map(lambda x: jnp.broadcast_to(x, (c.num_layers, *x.shape)), layer),
         document_B=jnp.zeros(batch, jnp.int32),
+        token_B=jnp.full(batch, -1, jnp.int32) if c.token_shift else None,
         ages_BM=jnp.zeros((batch, c.memory_slots), jnp.int32) if memory else None,
         window_documents_BW=nobody(c.window_len) if window else None,
         open_documents_BC=None if closed else nobody(c.chunk_len),
@@ -182,12 +184,26 @@ def enter(config: RMATConfig, state: State, positions_BS: Array, documents_BS: A
     )
 
 
-def leave(config: RMATConfig, state: State, piece: Piece, layers: Layers) -> State:
+def previous_tokens(state: State, tokens_BS: Array, documents_BS: Array) -> Array:
+    """The token before each token of a piece, [B, S]; -1 where there is none in its document."""
+    before_BS, owners_BS = (
+        jnp.concatenate([last_B[:, None], x_BS[:, :-1]], axis=1)
+        for last_B, x_BS in ((state.token_B, tokens_BS), (state.document_B, documents_BS))
+    )
+    return jnp.where(owners_BS == documents_BS, before_BS, -1)
+
+
+def leave(config: RMATConfig, state: State, piece: Piece, layers: Layers, tokens_BS: Array) -> State:
     """The state after a piece, given what its layers carry on."""
     closes_B1 = piece.closes_B[:, None]
     window = piece.window_documents_BW
     if config.has_window_carry:
         window = jnp.where(closes_B1, piece.chunk_documents_BC[:, -config.window_len :], window)
+    if config.token_shift:
+        count_B = (piece.documents_BS != NOBODY).sum(1, dtype=jnp.int32)
+        final_B1 = jnp.maximum(count_B - 1, 0)[:, None]
+        read_B = jnp.take_along_axis(tokens_BS, final_B1, axis=1)[:, 0].astype(jnp.int32)
+        state = state.replace(token_B=jnp.where(count_B > 0, read_B, state.token_B))
     state = state.replace(layers=layers, document_B=piece.last_B, window_documents_BW=window)
     if config.has_memory:
         state = state.replace(ages_BM=jnp.where(closes_B1, piece.next_ages_BM, piece.ages_BM))

@@ -1,0 +1,31 @@
+"""Short segments, where a memory has most to carry: chunks of 50 tokens of source code, and no other way across their borders.
+
+    python -m rmat_jax ablate --config=configs/segments.py --out=runs/segments --seeds=0,1,2 --variants="memory off,full attention,queue"
+    python -m rmat_jax ablate ... --config.model.chunk_len=150 --config.model.window_len=75 --config.chunks_per_step=2
+
+Byte pairs, so that a token is a piece of a word, as in the papers that measured this. Hardware: two CPU cores, about ten minutes a
+run on one of them. docs/results.md has the table.
+"""
+
+from rmat_jax import flags
+
+
+def get_config():
+    config = flags.defaults()
+    config.data.tokenizer = "bpe"
+    config.model.vocab_size = 1024
+    config.model.width = 128
+    config.model.num_layers = 3
+    config.model.num_heads = 4
+    config.model.chunk_len = 50
+    config.model.window_len = 25
+    config.model.token_shift = True
+    config.model.memory_slots = 50
+    config.model.memory_writes = 10
+    config.batch_size = 4
+    config.chunks_per_step = 6
+    config.steps = 1000
+    config.optim.learning_rate = 3e-3
+    config.optim.warmup_steps = 50
+    config.eval_tokens = 65_536
+    return config
