@@ -1,0 +1,66 @@
+"""Facts found again a million tokens later: a gate that can shut, trained on contexts of at most 4,096 tokens.
+
+    python benchmarks/far_recall.py --out=runs/far_recall
+
+Key-value pairs in any chunk (`data.recall_place=any`), in three stages, each begun with the weights of the one before: contexts
+of 8, 64 and 256 chunks of 16 tokens. Long ones alone ask too rarely for anything to be learned. Then the suite `recall` up to
+1,048,576 tokens: out/report/report.md. `--gate_curve=sigmoid` is the control. One CPU core: a quarter of an hour of training;
+the suite takes longer.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rmat_jax import flags, loop
+from rmat_jax.evals.evaluate import evaluate
+from rmat_jax.evals.suite import Options
+from rmat_jax.interop.convert import export_weights, import_weights
+
+STAGES = (
+    (8, 32, 600, 2e-3),
+    (64, 16, 150, 1e-3),
+    (256, 8, 150, 1e-3),
+)  # chunks of a document, lanes, steps, learning rate
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gate_curve", default="clipped")
+    parser.add_argument("--max_tokens", type=int, default=1 << 20)
+    args = parser.parse_args()
+    before = None
+    for chunks, lanes, steps, learning_rate in STAGES:
+        workdir = args.out / f"stage-{chunks}"
+        config = flags.load_config(
+            "configs/recall.py",
+            [
+                f"--config.model.gate_curve={args.gate_curve}",
+                "--config.model.gate_bias=0.0",
+                "--config.data.recall_place=any",
+                f"--config.data.recall_gap={chunks - 2}",
+                f"--config.chunks_per_step={chunks}",
+                f"--config.batch_size={lanes}",
+                f"--config.steps={steps}",
+                f"--config.optim.learning_rate={learning_rate}",
+                "--config.optim.warmup_steps=20",
+                "--config.log.eval_every=0",
+                f"--config.seed={args.seed}",
+                f"--config.data.seed={args.seed}",
+            ],
+        )
+        if before is not None and not workdir.exists():
+            weights = args.out / f"stage-{chunks}.safetensors"
+            export_weights(before, weights, None)
+            import_weights(workdir, weights, config)
+        if code := loop.run(config, workdir):
+            return code  # stopped by a signal, and saved
+        before = workdir
+    print(evaluate(before, ("recall",), args.out / "report", Options(max_tokens=args.max_tokens)).read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
