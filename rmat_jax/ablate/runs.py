@@ -21,6 +21,7 @@ from rmat_jax.config import Config, UserError, from_dict, to_dict
 from rmat_jax.data import make_data
 from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.metrics import read_metrics
+from rmat_jax.signals import Signals
 
 RESULT = "result.json"
 LOG = "log.txt"
@@ -51,10 +52,13 @@ def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], No
     """Trains what is not finished, `jobs` at a time, each with its share of the cores.
 
     A run whose input is bad or whose loss is lost says so in its result and does not keep the others from going on. Ctrl-C
-    reaches all of them: each saves, and the same call goes on from there.
+    and SIGTERM are passed on: each run saves, and the same call goes on from there.
 
     Returns:
-        0, or the exit code of a run that was stopped.
+        0, or 128 + the signal that stopped it.
+
+    Raises:
+        UserError: a run ended in a way that it could not say itself; the others are stopped, and save.
     """
     waiting = [run for run in runs if (run.result() or {"error": "none"})["error"]]  # what failed is tried again
     say(f"{len(runs)} runs, {len(runs) - len(waiting)} finished before, {jobs} at a time")
@@ -62,37 +66,39 @@ def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], No
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     shares = [set(cores[job::jobs]) for job in range(jobs)]
     at_work: dict[int, tuple[Run, Any]] = {}
-    said, stopped = time.monotonic(), 0
-    while at_work or (waiting and not stopped):
-        for job in range(jobs):
-            if job not in at_work and waiting and not stopped:
-                run = waiting.pop(0)
-                process = context.Process(target=_work, args=(run, shared, shares[job]))
-                process.start()
-                at_work[job] = run, process
-        try:
+    said, told = time.monotonic(), False
+    with Signals("stopping the runs, which save first") as signals:
+        while at_work or (waiting and not signals.caught):
+            for job in range(jobs):
+                if job not in at_work and waiting and not signals.caught:
+                    run = waiting.pop(0)
+                    process = context.Process(target=_work, args=(run, shared, shares[job]), daemon=True)
+                    process.start()
+                    at_work[job] = run, process
             time.sleep(POLL)
-        except KeyboardInterrupt:
-            stopped = 130
-        for job, (run, process) in list(at_work.items()):
-            if not process.is_alive():
-                del at_work[job]
-                stopped = stopped or _ended(run, process.exitcode, say)
-        if time.monotonic() - said > SAY and at_work:
-            said = time.monotonic()
-            say("; ".join(_standing(run) for run, _ in at_work.values()) + f"; {len(waiting)} waiting")
-    return stopped
+            if signals.caught and not told:
+                told = True
+                for _, process in at_work.values():
+                    process.terminate()
+            for job, (run, process) in list(at_work.items()):
+                if not process.is_alive():
+                    del at_work[job]
+                    _check_ended(run, process.exitcode, say, stopped=told)
+            if time.monotonic() - said > SAY and at_work:
+                said = time.monotonic()
+                say("; ".join(_standing(run) for run, _ in at_work.values()) + f"; {len(waiting)} waiting")
+    return 128 + signals.caught if signals.caught else 0
 
 
-def _ended(run: Run, code: int, say: Callable[[str], None]) -> int:
-    """The exit code if it was stopped."""
+def _check_ended(run: Run, code: int, say: Callable[[str], None], *, stopped: bool) -> None:
     result = run.result()
-    if result is None and code not in (130, 143):
-        raise UserError(f"{run.workdir} ended with code {code}; {run.workdir / LOG} says why")
-    if result is None:
-        return code
-    say(f"{run.name}, seed {run.seed}: " + (result["error"] or f"{result['score']:.4f} in {result['seconds']:,.0f} s"))
-    return 0
+    if result is not None:
+        score = result["error"] or f"{result['score']:.4f} in {result['seconds']:,.0f} s"
+        say(f"{run.name}, seed {run.seed}: {score}")
+    elif not stopped:
+        raise UserError(
+            f"{run.name}, seed {run.seed}, ended with code {code}; {run.workdir / LOG} says why, and the same command goes on"
+        )
 
 
 def _standing(run: Run) -> str:

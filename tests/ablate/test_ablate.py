@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -77,6 +82,22 @@ def test_what_is_finished_is_not_trained_again(compared, config, capsys):
     assert ablate(other, out, [], (0,)) == 0
     assert "0 finished before" in capsys.readouterr().err
     assert len(list(out.iterdir())) == folders + 1
+
+
+def test_a_signal_reaches_the_runs_which_save(config, tmp_path):
+    long = dataclasses.replace(config, steps=100_000)
+
+    def stop():
+        while not list(tmp_path.glob("*/metrics.jsonl")):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    assert ablate(long, tmp_path, [], (0,)) == 128 + signal.SIGTERM
+    (log,) = tmp_path.glob("*/log.txt")
+    assert "saved at step" in log.read_text()
+    assert not multiprocessing.active_children()
+    assert "1 to come" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
