@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.evals.records import tfds_records
 
 EXAMPLE = '{"turns": [{"speaker": "USER", "utterance": "Hello."}, ...]}'
 SPEAKERS, UTTERANCES = ("speaker", "role", "from"), ("utterance", "content", "text", "value")
@@ -43,7 +44,10 @@ def load(value: str, limit: int) -> list[list[Turn]]:
         UserError: nothing there, or something else.
     """
     flag = f"dialogue={value!r}"
-    records = _tfds(flag, value, limit) if value.startswith("tfds:") else _files(flag, Path(value).expanduser())
+    if value.startswith("tfds:"):
+        records = tfds_records(flag, value, lambda count: range(min(limit, count)))
+    else:
+        records = _files(flag, Path(value).expanduser())
     dialogues = [parse(record, where) for where, record in records]
     dialogues = [dialogue for dialogue in dialogues if len(dialogue) > 1]
     if not dialogues:
@@ -128,25 +132,3 @@ def _records(where: str, data: bytes) -> Iterator[tuple[str, Any]]:
             raise UserError(
                 f"{where}, line {number} is not JSON: {error}; give a list, or a line each, of {EXAMPLE}"
             ) from error
-
-
-def _tfds(flag: str, value: str, limit: int) -> list[tuple[str, Any]]:
-    """The first records of the split that is named, else of "validation" or "test"."""
-    name, _, split = value.removeprefix("tfds:").partition("@")
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise UserError(f"{flag} needs TFDS; run: pip install tensorflow-datasets") from None
-    try:
-        if not split:
-            known = tfds.builder(name).info.splits
-            split = next((split for split in ("validation", "test") if split in known), "train")
-        source = tfds.data_source(name, split=split)
-        count = min(limit, len(source))
-        return [(f"{flag}, record {index} of split {split!r}", source[index]) for index in range(count)]
-    except Exception as error:  # TFDS raises whatever its downloads, readers and builders raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
-        fix = "check name, split and network, or set TFDS_DATA_DIR to a prepared copy"
-        if isinstance(error, ImportError) and error.name:
-            fix = f"run: pip install {error.name}"
-        raise UserError(f"{flag} cannot be read: {reason}; {fix}") from error

@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rmat_jax.config import UserError
+from rmat_jax.evals.records import tfds_records
 
 DOCUMENTS = ("documents", "input", "context", "document", "article", "passage", "text", "meeting_transcripts")
 QUESTIONS = ("questions", "instructions", "question", "query")
@@ -75,7 +76,12 @@ def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]
             f"{schema.flag}={value!r} must name a file of JSON lines, or tfds:NAME; a line: {schema.example}"
         )
     rng = np.random.default_rng(seed)
-    records = _tfds(schema, value, limit, rng) if value.startswith("tfds:") else _json_lines(schema, value)
+    if value.startswith("tfds:"):
+        records = tfds_records(
+            f"{schema.flag}={value!r}", value, lambda count: sorted(rng.permutation(count)[:limit].tolist())
+        )
+    else:
+        records = _json_lines(schema, value)
     asked: dict[tuple[str, ...], dict[Asked, None]] = {}  # the same documents in several records are read once
     for where, record in records:
         item = parse(schema, record, where)
@@ -200,26 +206,3 @@ def _json_lines(schema: Schema, value: str) -> Iterator[tuple[str, Any]]:
                     yield where, record
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}; give a file of JSON lines, or tfds:NAME") from error
-
-
-def _tfds(schema: Schema, value: str, limit: int, rng: np.random.Generator) -> Iterable[tuple[str, Any]]:
-    """Records of the split that is named, else of "validation" or "test"."""
-    name, _, split = value.removeprefix("tfds:").partition("@")
-    flag = f"{schema.flag}={value!r}"
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise UserError(f"{flag} needs TFDS; run: pip install tensorflow-datasets") from None
-    try:
-        if not split:
-            known = tfds.builder(name).info.splits
-            split = next((split for split in ("validation", "test") if split in known), "train")
-        source = tfds.data_source(name, split=split)
-        drawn = np.sort(rng.permutation(len(source))[:limit]).tolist()
-        return [(f"{flag}, record {index} of split {split!r}", source[index]) for index in drawn]
-    except Exception as error:  # TFDS raises whatever its downloads, readers and builders raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
-        fix = "check name, split and network, or set TFDS_DATA_DIR to a prepared copy"
-        if isinstance(error, ImportError) and error.name:
-            fix = f"run: pip install {error.name}"
-        raise UserError(f"{flag} cannot be read: {reason}; {fix}") from error
