@@ -40,6 +40,8 @@ def make_config(mesh: MeshConfig = ONE, **model) -> Config:
         "mlp_width": 64,
         "window": "sliding",
         "memory_pool": "attention",
+        "token_shift": True,
+        "fusion": "head",
     }
     options |= {"dtype": "float32", "remat": "chunk+block", "dropout": 0.1}
     return Config(
