@@ -263,7 +263,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from rmat_jax.evals.inspect import inspect
+    from rmat_jax.evals.inspect.inspect import inspect
 
     report = inspect(args.workdir, args.text, args.out)
     print(report.read_text().partition("\n## ")[0].strip())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rmat_jax.config import UserError
-from rmat_jax.evals.questions import Asked, Item
+from rmat_jax.evals.inputs.questions import Asked, Item
 from rmat_jax.evals.suite import Subject, say
 from rmat_jax.infer import Engine, Session
 from rmat_jax.infer.scoring import Cost

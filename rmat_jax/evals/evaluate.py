@@ -9,14 +9,14 @@ from rmat_jax.evals.report import command_line, write_report
 from rmat_jax.evals.suite import Options, Section, load_subject, say
 
 SUITES = {  # name -> module with a function of that name
-    "position": "rmat_jax.evals.position",  # held-out loss by place, baselines, gauges
-    "length": "rmat_jax.evals.length",  # loss by how far the state reaches back
-    "recall": "rmat_jax.evals.recall",  # facts found again, by depth and distance
-    "babi": "rmat_jax.evals.babi",
-    "qa": "rmat_jax.evals.qa",
-    "summary": "rmat_jax.evals.summary",
-    "dialogue": "rmat_jax.evals.dialogue",
-    "code": "rmat_jax.evals.code",
+    "position": "rmat_jax.evals.suites.position",  # held-out loss by place, baselines, gauges
+    "length": "rmat_jax.evals.suites.length",  # loss by how far the state reaches back
+    "recall": "rmat_jax.evals.suites.recall",  # facts found again, by depth and distance
+    "babi": "rmat_jax.evals.suites.babi",
+    "qa": "rmat_jax.evals.suites.qa",
+    "summary": "rmat_jax.evals.suites.summary",
+    "dialogue": "rmat_jax.evals.suites.dialogue",
+    "code": "rmat_jax.evals.suites.code",
 }
 NEED_FILE = ("babi", "qa", "summary", "dialogue")  # the option of the same name
 ANY_DATA = ("position", "recall")  # the others need a model of text

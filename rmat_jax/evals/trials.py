@@ -8,7 +8,7 @@ import numpy as np
 
 from rmat_jax.evals.answers import ROWS, batches, finite_costs
 from rmat_jax.evals.heldout import Mean, clustered_mean
-from rmat_jax.evals.stories import Distractor, Question, Task, stretch
+from rmat_jax.evals.inputs.stories import Distractor, Question, Task, stretch
 from rmat_jax.evals.suite import Options, say
 from rmat_jax.infer import Engine, Session
 

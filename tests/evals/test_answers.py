@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from rmat_jax.config import UserError
-from rmat_jax.evals import overlap, qa, summary
+from rmat_jax.evals import overlap
 from rmat_jax.evals.answers import ALONE, EMPTIED, KEPT, Answer, ask
 from rmat_jax.evals.compared import bits_per_byte, compare, contest, of_others, saved, verdict
 from rmat_jax.evals.heldout import Mean
-from rmat_jax.evals.questions import Asked, Item
+from rmat_jax.evals.inputs.questions import Asked, Item
 from rmat_jax.evals.suite import Options
+from rmat_jax.evals.suites import qa, summary
 from tests.evals.planted import last_place, planted_subject
 
 PLACES = ("kitchen", "office", "hallway")

@@ -7,9 +7,9 @@ import pytest
 
 from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import ByteTokenizer
-from rmat_jax.evals.babi import babi, check, reach, verdicts
-from rmat_jax.evals.stories import Distractor, read_tasks, stretch
+from rmat_jax.evals.inputs.stories import Distractor, read_tasks, stretch
 from rmat_jax.evals.suite import Options
+from rmat_jax.evals.suites.babi import babi, check, reach, verdicts
 from rmat_jax.evals.trials import Trial, mean, rank
 from tests.evals.planted import PlantedEngine, last_place, planted_subject
 

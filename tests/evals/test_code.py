@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from rmat_jax.config import UserError
-from rmat_jax.evals.code import code, measure
-from rmat_jax.evals.code_lines import decoys, find
-from rmat_jax.evals.definitions import uses
+from rmat_jax.evals.inputs.code_lines import decoys, find
+from rmat_jax.evals.inputs.definitions import uses
 from rmat_jax.evals.suite import Options
+from rmat_jax.evals.suites.code import code, measure
 from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT
 from rmat_jax.model import RMAT
 from tests.evals.tiny import subject

@@ -10,9 +10,9 @@ import pytest
 
 from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import ByteTokenizer
-from rmat_jax.evals.dialogue import dialogue, measure
-from rmat_jax.evals.dialogues import Turn, join, load, parse
+from rmat_jax.evals.inputs.dialogues import Turn, join, load, parse
 from rmat_jax.evals.suite import Options
+from rmat_jax.evals.suites.dialogue import dialogue, measure
 from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT, ways
 from rmat_jax.model import RMAT
 from tests.evals.tiny import subject

@@ -11,10 +11,10 @@ import pytest
 from rmat_jax.checkpoint import Checkpoints
 from rmat_jax.config import Config, UserError
 from rmat_jax.data.tokenizer import ByteTokenizer
-from rmat_jax.evals.inspect import inspect
-from rmat_jax.evals.inspect_count import BINS, Counts, Timeline
-from rmat_jax.evals.inspect_read import begin, look, mark_ages, windows
-from rmat_jax.evals.inspect_text import DISTANCES, EVENLY, LEVELS, TextGauge, level, page
+from rmat_jax.evals.inspect.count import BINS, Counts, Timeline
+from rmat_jax.evals.inspect.inspect import inspect
+from rmat_jax.evals.inspect.read import begin, look, mark_ages, windows
+from rmat_jax.evals.inspect.text import DISTANCES, EVENLY, LEVELS, TextGauge, level, page
 from rmat_jax.model import RMAT
 from rmat_jax.optim import make_optimizer
 from rmat_jax.state import init_state
@@ -233,7 +233,7 @@ def test_inspect_writes_what_there_is(tmp_path, monkeypatch, changes, missing):
     text = tmp_path / "text.txt"
     text.write_text("The queue of the memory forgets, the gate remembers. $x_1$ été\n" * 30)
     if missing:  # one checkpoint is enough
-        monkeypatch.setattr("rmat_jax.evals.inspect.load_subject", lambda _: subject(**changes))
+        monkeypatch.setattr("rmat_jax.evals.inspect.inspect.load_subject", lambda _: subject(**changes))
     else:
         kept_run(tmp_path / "run", **changes)
     report = inspect(tmp_path / "run", text, tmp_path / "out")

@@ -7,10 +7,10 @@ import pytest
 
 from rmat_jax.config import UserError
 from rmat_jax.evals.heldout import evaluate_heldout
-from rmat_jax.evals.length import check, length, longest_reach, measure, units, verdict, windows_of
-from rmat_jax.evals.packing import Packed
+from rmat_jax.evals.inputs.packing import Packed
+from rmat_jax.evals.inputs.texts import read_texts
 from rmat_jax.evals.suite import Options, Subject
-from rmat_jax.evals.texts import read_texts
+from rmat_jax.evals.suites.length import check, length, longest_reach, measure, units, verdict, windows_of
 
 CHUNKS = [11, 6, 9]  # of the documents; reaches up to 4
 

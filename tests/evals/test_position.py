@@ -7,7 +7,7 @@ import pytest
 
 from rmat_jax.evals.heldout import Heldout, Mean, clustered_mean, evaluate_heldout
 from rmat_jax.evals.measure import Measured, choose_cuts, cut_once
-from rmat_jax.evals.position import difference_of_means, headline, recovered, verdict
+from rmat_jax.evals.suites.position import difference_of_means, headline, recovered, verdict
 from rmat_jax.step import ASIDE, FORGET, KEEP
 
 

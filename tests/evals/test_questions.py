@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rmat_jax.config import UserError
-from rmat_jax.evals.questions import QA, SUMMARY, Asked, Item, draw, load, parse
+from rmat_jax.evals.inputs.questions import QA, SUMMARY, Asked, Item, draw, load, parse
 
 
 def asked(schema, record):

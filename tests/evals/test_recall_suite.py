@@ -9,11 +9,11 @@ import pytest
 from rmat_jax.config import Config, DataConfig, UserError
 from rmat_jax.data.recall import NOISE, RecallLanes
 from rmat_jax.data.tokenizer import ByteTokenizer
-from rmat_jax.evals import recall as suite
 from rmat_jax.evals.heldout import Heldout, Mean
-from rmat_jax.evals.needles import AFTER, BEFORE, DIGITS, Cell, Pairs, PassKeys
-from rmat_jax.evals.recall import DEPTHS, check, contexts, documents_of, measure, recall, verdict
+from rmat_jax.evals.inputs.needles import AFTER, BEFORE, DIGITS, Cell, Pairs, PassKeys
 from rmat_jax.evals.suite import Options, Subject
+from rmat_jax.evals.suites import recall as suite
+from rmat_jax.evals.suites.recall import DEPTHS, check, contexts, documents_of, measure, recall, verdict
 from rmat_jax.step import ASIDE, KEEP
 
 C = 32

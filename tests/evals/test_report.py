@@ -18,9 +18,9 @@ from rmat_jax.data import make_data
 from rmat_jax.evals import evaluate as door
 from rmat_jax.evals.evaluate import evaluate
 from rmat_jax.evals.heldout import Mean, evaluate_heldout
-from rmat_jax.evals.position import position
 from rmat_jax.evals.report import plain, write_report
 from rmat_jax.evals.suite import Options, Section, Subject
+from rmat_jax.evals.suites.position import position
 from rmat_jax.optim import make_optimizer
 from rmat_jax.state import init_state
 

@@ -11,12 +11,12 @@ import pytest
 
 from rmat_jax.config import DataConfig, UserError
 from rmat_jax.evals.answers import ALONE, EMPTIED, KEPT, ask
-from rmat_jax.evals.babi import babi
-from rmat_jax.evals.qa import prompt, qa
-from rmat_jax.evals.questions import Asked, Item
+from rmat_jax.evals.inputs.questions import Asked, Item
 from rmat_jax.evals.report import plain
 from rmat_jax.evals.suite import Options, Subject
-from rmat_jax.evals.summary import summary
+from rmat_jax.evals.suites.babi import babi
+from rmat_jax.evals.suites.qa import prompt, qa
+from rmat_jax.evals.suites.summary import summary
 from rmat_jax.model import RMAT
 
 

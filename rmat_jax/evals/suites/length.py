@@ -9,9 +9,9 @@ import numpy as np
 from rmat_jax.config import IGNORE, UserError
 from rmat_jax.evals import plots
 from rmat_jax.evals.heldout import MIN_DOCUMENTS, Mean, clustered_mean, evaluate_heldout
-from rmat_jax.evals.packing import Document, Packed
+from rmat_jax.evals.inputs.packing import Document, Packed
+from rmat_jax.evals.inputs.texts import read_texts, source_name
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
-from rmat_jax.evals.texts import read_texts, source_name
 
 DOCUMENTS = 32  # read at most
 SCORED_CHUNKS = 16  # of a document, or an eighth of the longest reach where that is more

@@ -13,11 +13,11 @@ import numpy as np
 
 from rmat_jax.config import RMATConfig, UserError
 from rmat_jax.data.sources import read_blocks
-from rmat_jax.evals import inspect_plots as plots
 from rmat_jax.evals.gauges import fusion_weights
-from rmat_jax.evals.inspect_count import Counts, ratio
-from rmat_jax.evals.inspect_read import begin, look, mark_ages, passage_chunks, windows
-from rmat_jax.evals.inspect_text import DISTANCES, TextGauge, page
+from rmat_jax.evals.inspect import plots
+from rmat_jax.evals.inspect.count import Counts, ratio
+from rmat_jax.evals.inspect.read import begin, look, mark_ages, passage_chunks, windows
+from rmat_jax.evals.inspect.text import DISTANCES, TextGauge, page
 from rmat_jax.evals.suite import Subject, figure, load_subject, say, table
 
 BLOCK = 1 << 16  # bytes of the text that are held at a time

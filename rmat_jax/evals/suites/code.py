@@ -10,11 +10,11 @@ import numpy as np
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.evals import plots
 from rmat_jax.evals.answers import batches
-from rmat_jax.evals.code_lines import Line, decoys, find
 from rmat_jax.evals.compared import verdict
 from rmat_jax.evals.heldout import Mean, clustered_mean, offset_bins
+from rmat_jax.evals.inputs.code_lines import Line, decoys, find
+from rmat_jax.evals.inputs.texts import source_name
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
-from rmat_jax.evals.texts import source_name
 from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT, Costs, Next, costs, draw, head, lines, ways
 
 ROWS = 8  # files that are read side by side

@@ -13,9 +13,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from rmat_jax.evals import plots
 from rmat_jax.evals.answers import ALONE, EMPTIED, ROWS
 from rmat_jax.evals.compared import contest, verdict
-from rmat_jax.evals.stories import Distractor, Task, read_tasks
+from rmat_jax.evals.inputs.stories import Distractor, Task, read_tasks
+from rmat_jax.evals.inputs.texts import read_texts, source_name
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
-from rmat_jax.evals.texts import read_texts, source_name
 from rmat_jax.evals.trials import Trial, mean, run_task
 
 KEPT, MAJORITY = "facts in memory", "always the most frequent answer"

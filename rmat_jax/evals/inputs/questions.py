@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rmat_jax.config import UserError
-from rmat_jax.evals.records import tfds_records
+from rmat_jax.evals.inputs.records import tfds_records
 
 DOCUMENTS = ("documents", "input", "context", "document", "article", "passage", "text", "meeting_transcripts")
 QUESTIONS = ("questions", "instructions", "question", "query")

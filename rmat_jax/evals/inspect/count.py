@@ -3,7 +3,7 @@
 import numpy as np
 
 from rmat_jax.config import IGNORE, RMATConfig
-from rmat_jax.evals.inspect_read import Seen, horizon, mark_ages
+from rmat_jax.evals.inspect.read import Seen, horizon, mark_ages
 
 BINS = 96  # of a timeline
 AGE_BINS = 32  # of the content's age: 1, 2..3, 4..7, ... chunks

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 
 from rmat_jax.config import UserError
-from rmat_jax.evals.definitions import Use, uses
 from rmat_jax.evals.heldout import offset_bins
+from rmat_jax.evals.inputs.definitions import Use, uses
+from rmat_jax.evals.inputs.texts import read_texts, source_name
 from rmat_jax.evals.suite import Options, Subject
-from rmat_jax.evals.texts import read_texts, source_name
 
 FILES = 64  # at most
 NEAREST = 16  # tokens from the definition to the line

@@ -6,8 +6,8 @@ import numpy as np
 
 from rmat_jax.evals.answers import batches
 from rmat_jax.evals.compared import verdict
-from rmat_jax.evals.dialogues import Placed, join, load
 from rmat_jax.evals.heldout import offset_bins
+from rmat_jax.evals.inputs.dialogues import Placed, join, load
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT, Costs, Next, costs, draw, head, lines, ways
 

@@ -3,10 +3,11 @@
 import functools
 from pathlib import Path
 
-from rmat_jax.evals import overlap, questions
+from rmat_jax.evals import overlap
 from rmat_jax.evals.answers import ALONE, EMPTIED, KEPT, ask
 from rmat_jax.evals.compared import BITS, compare, of_others, plot_by_length
-from rmat_jax.evals.questions import Asked, Item
+from rmat_jax.evals.inputs import questions
+from rmat_jax.evals.inputs.questions import Asked, Item
 from rmat_jax.evals.suite import Options, Section, Subject, figure
 
 ANSWER_TOKENS = 64  # as far as an answer is written; it ends with its line before that

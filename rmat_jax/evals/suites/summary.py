@@ -4,10 +4,11 @@ import functools
 from pathlib import Path
 
 from rmat_jax.data.tokenizer import Tokenizer
-from rmat_jax.evals import overlap, questions
+from rmat_jax.evals import overlap
 from rmat_jax.evals.answers import ALONE, EMPTIED, KEPT, ask
 from rmat_jax.evals.compared import BITS, compare, of_others, plot_by_length
-from rmat_jax.evals.questions import Asked, Item
+from rmat_jax.evals.inputs import questions
+from rmat_jax.evals.inputs.questions import Asked, Item
 from rmat_jax.evals.suite import Options, Section, Subject, figure
 
 SUMMARY_TOKENS = 1024  # as far as a summary is written, however long the reference

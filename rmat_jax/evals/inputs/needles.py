@@ -13,7 +13,7 @@ import numpy as np
 from rmat_jax.config import IGNORE, Config, UserError
 from rmat_jax.data.recall import NOISE
 from rmat_jax.data.tokenizer import Tokenizer
-from rmat_jax.evals.packing import Document
+from rmat_jax.evals.inputs.packing import Document
 from rmat_jax.step import ASIDE, KEEP
 
 BEFORE, AFTER = b"\nThe pass key is ", b". Remember the pass key.\n"

@@ -10,10 +10,10 @@ import numpy as np
 from rmat_jax.config import UserError
 from rmat_jax.evals import plots
 from rmat_jax.evals.heldout import Mean, clustered_mean, evaluate_heldout
-from rmat_jax.evals.needles import DIGITS, Cell, Needles, Pairs, PassKeys
-from rmat_jax.evals.packing import Document, Packed
+from rmat_jax.evals.inputs.needles import DIGITS, Cell, Needles, Pairs, PassKeys
+from rmat_jax.evals.inputs.packing import Document, Packed
+from rmat_jax.evals.inputs.texts import read_texts, source_name
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
-from rmat_jax.evals.texts import read_texts, source_name
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHORTEST, FACTOR = 4, 4  # chunks of the shortest context, and how many times as long the next one is

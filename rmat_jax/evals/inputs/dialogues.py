@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import Tokenizer
-from rmat_jax.evals.records import tfds_records
+from rmat_jax.evals.inputs.records import tfds_records
 
 EXAMPLE = '{"turns": [{"speaker": "USER", "utterance": "Hello."}, ...]}'
 SPEAKERS, UTTERANCES = ("speaker", "role", "from"), ("utterance", "content", "text", "value")

@@ -12,8 +12,8 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.evals.inspect_count import Counts, ratio
-from rmat_jax.evals.inspect_text import DISTANCES, LEVELS, Readout, TextGauge, level
+from rmat_jax.evals.inspect.count import Counts, ratio
+from rmat_jax.evals.inspect.text import DISTANCES, LEVELS, Readout, TextGauge, level
 from rmat_jax.evals.plots import (
     BLUE,
     GREY,
