@@ -64,15 +64,21 @@ class RMATConfig:
     memory_slots: int = 64  # [M] vectors a layer
     memory_writes: int = 8  # [K] slots written a chunk; divides chunk_len
     streams: tuple[str, ...] = STREAMS
-    fusion: str = "layer"  # "head": each head of a layer mixes the streams with weights of its own
+    fusion: str = (
+        "layer"  # one weight a stream; "head": one for each head; "joint": slots in the first stream's softmax
+    )
     window: str = (
         "block"  # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's border
     )
     gate: str = "evicted"  # "evicted" | "newest" | "none": what a new memory entry is gated against
+    gate_form: str = "gru"  # "blend": the new entry itself is the candidate, (1 - z) e + z s
     gate_curve: str = "sigmoid"  # "clipped": 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever
     gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
     memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
-    memory_age: str = "none"  # "rotary": memory keys are rotated by their age in chunks
+    memory_source: str = (
+        "output"  # of a layer, read with keys and values of the memory's own; "input": with the layer's
+    )
+    memory_age: str = "none"  # "rotary": memory keys are rotated by their age in chunks; "tokens": in tokens
     rope: str = "per_head"  # "per_head" | "global" | "none"
     rope_base: float = 10_000.0
     token_shift: bool = False  # a token's vector also holds the token before it: x_t = E[t] + E[t - 1] Wp
@@ -107,11 +113,13 @@ class RMATConfig:
                 f"memory_writes={self.memory_writes} must not exceed memory_slots={self.memory_slots}",
             )
         _check_choice("window", self.window, ("block", "sliding"))
-        _check_choice("fusion", self.fusion, ("layer", "head"))
+        _check_choice("fusion", self.fusion, ("layer", "head", "joint"))
         _check_choice("gate", self.gate, ("evicted", "newest", "none"))
+        _check_choice("gate_form", self.gate_form, ("gru", "blend"))
         _check_choice("gate_curve", self.gate_curve, ("sigmoid", "clipped"))
         _check_choice("memory_pool", self.memory_pool, ("mean", "attention"))
-        _check_choice("memory_age", self.memory_age, ("none", "rotary"))
+        _check_choice("memory_source", self.memory_source, ("output", "input"))
+        _check_choice("memory_age", self.memory_age, ("none", "rotary", "tokens"))
         _check_choice("rope", self.rope, ("per_head", "global", "none"))
         _check_choice("remat", self.remat, ("none", "block", "chunk", "chunk+block"))
         _check_choice("dtype", self.dtype, ("float32", "bfloat16", "float64"))
@@ -120,6 +128,10 @@ class RMATConfig:
         _check(
             not (rotates_heads and self.head_dim % 2),
             f"width/num_heads={self.head_dim} must be even to be rotated; change width or num_heads",
+        )
+        _check(
+            self.memory_age != "tokens" or self.rope != "none",
+            "memory_age='tokens' rotates slots as rope rotates tokens, and rope='none' rotates none; use memory_age=rotary",
         )
         _check(not (self.rope == "global" and self.width % 2), f"width={self.width} must be even to be rotated")
 
@@ -143,6 +155,11 @@ class RMATConfig:
         return "memory" in self.streams
 
     @property
+    def fused(self) -> tuple[str, ...]:
+        """The streams that have a fusion weight: all, or with fusion="joint" all but the memory."""
+        return tuple(s for s in self.streams if s != "memory" or self.fusion != "joint")
+
+    @property
     def has_window_carry(self) -> bool:
         """Whether the last W keys and values cross the chunk's border."""
         return "local" in self.streams and self.window == "sliding"
@@ -164,7 +181,7 @@ class RMATConfig:
         if c.has_memory:
             per_layer += 2 * 2 * c.memory_slots * c.width  # read
             per_layer += 2 * 2 * c.memory_slots * c.width**2 // c.chunk_len  # keys and values of the slots
-            gate_products = 0 if c.gate == "none" else 6
+            gate_products = 0 if c.gate == "none" else 6 if c.gate_form == "gru" else 2
             per_layer += 2 * gate_products * c.memory_writes * c.width**2 // c.chunk_len
             pool_products = 1 if c.memory_pool == "mean" else 2
             per_layer += 2 * pool_products * c.memory_writes * c.width

@@ -56,7 +56,8 @@ def _layer(config, p, x, documents):
     shares = np.apply_along_axis(_softmax, 0, p["fusion"])[
         ..., None
     ]  # [streams, 1], or with a weight a head [.., H, 1]
-    fusion = dict(zip(config.streams, shares, strict=True))
+    own = [s for s in config.streams if s != "memory" or config.fusion != "joint"]
+    fusion = dict(zip(own, shares, strict=True))
     y = np.zeros_like(x)
     queue, owner = [None] * config.memory_slots, None  # the owner is the document that the queue remembers
     for t, document in enumerate(documents):
@@ -65,19 +66,22 @@ def _layer(config, p, x, documents):
             queue, owner = [None] * config.memory_slots, document
         attended = 0
         for stream, share in fusion.items():
-            if stream == "memory":
-                slots = [slot for slot in queue if slot]
-                keys, values = _memory_keys(config, p["memory"], slots, first // config.chunk_len)
-                attended = attended + share * _attend(q[t], keys, values)
-            else:
-                seen = [u for u in _sees(config, stream, t) if documents[u] == document]
-                keys = [_rotate(config, k[u], u - first) for u in seen]
-                attended = attended + share * _attend(_rotate(config, q[t], t - first), keys, v[seen])
+            scored = []  # (scores by head, values by head) of each thing that is seen
+            if stream == "memory" or ("memory" in config.streams and "memory" not in own and stream == own[0]):
+                asks = _rotate(config, q[t], t - first) if config.memory_age == "tokens" else q[t]
+                scored += [(_scores(asks, key), value) for key, value in _memory_keys(config, p, queue, first)]
+            if stream != "memory":
+                for u in _sees(config, stream, t):
+                    if documents[u] == document:
+                        key = _rotate(config, k[u], u - first)
+                        scored.append((_scores(_rotate(config, q[t], t - first), key), v[u]))
+            attended = attended + share * _attend(q[t].shape, scored)
         after = x[t] + attended.reshape(-1) @ p["output"]["kernel"]
         y[t] = after + _mlp(p["mlp"], _norm(p["mlp_norm"], after))
         if (t + 1) % config.chunk_len == 0 and "memory" in config.streams:
             mine = documents[first : t + 1] == document
-            queue = _write(config, p["memory"], queue, y[first : t + 1], mine, first // config.chunk_len)
+            kept = (y if config.memory_source == "output" else h)[first : t + 1]
+            queue = _write(config, p.get("memory"), queue, kept, mine, first // config.chunk_len)
     return y, queue
 
 
@@ -91,30 +95,46 @@ def _sees(config, stream, t):
     return range(t - t % config.window_len, t + 1)
 
 
-def _attend(q, keys, values):
-    """One query [H, E] over J keys [J, H, E]; nothing to attend to gives nothing."""
-    if not len(keys):
-        return np.zeros_like(q)
-    out = np.zeros_like(q)
-    for head in range(len(q)):
-        scores = [q[head] @ key[head] / np.sqrt(q.shape[-1]) for key in keys]
-        for weight, value in zip(_softmax(scores), values, strict=True):
+def _scores(q, key):
+    """One query and one key, by head."""
+    return (q * key).sum(-1) / np.sqrt(q.shape[-1])
+
+
+def _attend(shape, scored):
+    """The values [H, E], weighted by the softmax of their scores in each head; nothing to attend to gives nothing."""
+    out = np.zeros(shape)
+    for head in range(shape[0] if scored else 0):
+        for weight, (_, value) in zip(_softmax([scores[head] for scores, _ in scored]), scored, strict=True):
             out[head] += weight * value[head]
     return out
 
 
-def _memory_keys(config, p, slots, chunk):
-    normed = [_norm(p["read_norm"], slot.vector) for slot in slots]
-    keys = [_heads(config, m @ p["key"]["kernel"]) for m in normed]
-    if config.memory_age == "rotary":
-        keys = [_turn(key, slot.chunk - chunk, config.rope_base) for key, slot in zip(keys, slots, strict=True)]
-    return keys, [_heads(config, m @ p["value"]["kernel"]) for m in normed]
+def _memory_keys(config, p, queue, first):
+    """Key and value of each written slot, for a query in the chunk that begins at token `first`."""
+    for place, slot in enumerate(queue):
+        if not slot:
+            continue
+        if config.memory_source == "input":
+            key, value = (slot.vector @ p[name]["kernel"] for name in ("key", "value"))
+        else:
+            normed = _norm(p["memory"]["read_norm"], slot.vector)
+            key, value = (normed @ p["memory"][name]["kernel"] for name in ("key", "value"))
+        key, begins = _heads(config, key), slot.chunk * config.chunk_len
+        if config.memory_age == "rotary":
+            key = _turn(key, slot.chunk - first // config.chunk_len, config.rope_base)
+        if config.memory_age == "tokens":
+            writes, run = config.memory_writes, config.chunk_len // config.memory_writes
+            begin, length = (place - len(queue)) % writes * run, run
+            if config.memory_pool == "attention":
+                begin, length = 0, config.chunk_len
+            key = _rotate(config, key, np.mean(np.arange(length)) + begins + begin - first)
+        yield key, _heads(config, value)
 
 
 def _write(config, p, queue, y, mine, chunk):
     """The queue after the chunk's vectors y [C, D], of which `mine` belong to the chunk's last document."""
     writes, run = config.memory_writes, config.chunk_len // config.memory_writes
-    normed = _norm(p["write_norm"], y)
+    normed = _norm(p["write_norm"], y) if config.memory_source == "output" else y
     new = []
     for k in range(writes):
         if config.memory_pool == "attention":
@@ -137,6 +157,8 @@ def _gate(config, p, s, e):
     z = _sigmoid(s @ p["Wz"] + e @ p["Uz"] + p["bz"])
     if config.gate_curve == "clipped":
         z = np.clip(1.2 * z - 0.1, 0, 1)
+    if config.gate_form == "blend":
+        return (1 - z) * e + z * s
     r = _sigmoid(s @ p["Wr"] + e @ p["Ur"] + p["br"])
     c = np.tanh(s @ p["Wc"] + (r * e) @ p["Uc"])
     return (1 - z) * e + z * c

@@ -59,15 +59,17 @@ def grid(config: Config) -> list[Variant]:
     c = config.model
     options: list[tuple[str, tuple]] = [
         ("gate", ("none", "newest", "evicted")),
+        ("gate_form", ("gru", "blend")),
         ("gate_curve", ("sigmoid", "clipped")),
-        ("fusion", ("layer", "head")),
+        ("fusion", ("layer", "head", "joint")),
         ("rope", ("per_head", "global", "none")),
         ("window", ("block", "sliding")),
         ("token_shift", (False, True)),
         ("memory_slots", (c.memory_slots // 2, 2 * c.memory_slots)),
         ("memory_writes", (c.memory_writes // 2, 2 * c.memory_writes)),
         ("memory_pool", ("mean", "attention")),
-        ("memory_age", ("none", "rotary")),
+        ("memory_source", ("output", "input")),
+        ("memory_age", ("none", "rotary", "tokens")),
     ]
     found = [
         Variant(f"no {stream} stream", {"model.streams": tuple(s for s in c.streams if s != stream)})

@@ -143,7 +143,9 @@ def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple
         size -= embedding.nbytes * (1 - 1 / config.vocab_size)
     rare = 1 - 1 / config.chunk_len
     if config.has_memory:
-        written = [params[name]["memory"].get(part, {}) for name in filter(LAYER, params) for part in MEMORY_WRITE]
+        written = [
+            params[name].get("memory", {}).get(part, {}) for name in filter(LAYER, params) for part in MEMORY_WRITE
+        ]
         size -= rare * sum(leaf.nbytes for leaf in jax.tree.leaves(written))
         itemsize = jnp.dtype(config.param_dtype).itemsize
         state_bytes -= rare * config.num_layers * config.memory_slots * config.width * itemsize

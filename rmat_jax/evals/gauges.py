@@ -27,7 +27,7 @@ class Openness(NamedTuple):
 
 
 def fusion_weights(config: Config, params: PyTree) -> np.ndarray:
-    """Share of each stream in each layer, [L, streams], in the order of `config.model.streams`; rows sum to 1."""
+    """Share of each stream in each layer, [L, streams], in the order of `config.model.fused`; rows sum to 1."""
     weights_LS = jax.device_get(params["layers"]["fusion"]).astype(np.float64)
     shares_LS = np.exp(weights_LS - weights_LS.max(1, keepdims=True))
     return shares_LS / shares_LS.sum(1, keepdims=True)

@@ -17,8 +17,8 @@ import numpy as np
 
 from rmat_jax.config import RMATConfig
 
-GATE_MATRICES = ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc")
-GATE_BIASES = ("bz", "br")
+GATE_MATRICES = {"gru": ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc"), "blend": ("Wz", "Uz")}
+GATE_BIASES = {"gru": ("bz", "br"), "blend": ("bz",)}
 
 
 class Spec(NamedTuple):
@@ -53,7 +53,7 @@ def _layer(c: RMATConfig) -> dict[str, tuple]:
         **_linear("query", c.width, c.width),
         **_linear("key", c.width, c.width),
         **_linear("value", c.width, c.width),
-        **_plain("fusion", len(c.streams), *([c.num_heads] if c.fusion == "head" else [])),
+        **_plain("fusion", len(c.fused), *([c.num_heads] if c.fusion == "head" else [])),
         **_linear("output", c.width, c.width),
         **_norm("mlp_norm", c.width),
         **_linear("mlp.inner", c.width, c.hidden),
@@ -62,15 +62,16 @@ def _layer(c: RMATConfig) -> dict[str, tuple]:
         **_plain("mlp.outer.bias", c.width),
     }
     if c.has_memory:
-        tensors |= _norm("memory.read_norm", c.width)
-        tensors |= _linear("memory.key", c.width, c.width) | _linear("memory.value", c.width, c.width)
-        tensors |= _norm("memory.write_norm", c.width)
+        if c.memory_source == "output":
+            tensors |= _norm("memory.read_norm", c.width)
+            tensors |= _linear("memory.key", c.width, c.width) | _linear("memory.value", c.width, c.width)
+            tensors |= _norm("memory.write_norm", c.width)
         if c.memory_pool == "attention":
             tensors |= _plain("memory.pool_queries", c.memory_writes, c.width)
         if c.gate != "none":
-            for name in GATE_MATRICES:
+            for name in GATE_MATRICES[c.gate_form]:
                 tensors |= _plain(f"memory.gate.{name}", c.width, c.width)
-            for name in GATE_BIASES:
+            for name in GATE_BIASES[c.gate_form]:
                 tensors |= _plain(f"memory.gate.{name}", c.width)
     return tensors
 

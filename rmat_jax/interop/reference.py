@@ -22,7 +22,7 @@ class LayerState:
     slots_BMD: Tensor | None  # the memory, oldest first
     keys_BJD: Tensor  # not rotated: positions belong to the reader's chunk
     values_BJD: Tensor
-    outputs_BSD: Tensor  # y of the open chunk's tokens, pooled when it is full
+    outputs_BSD: Tensor  # y (or h) of the open chunk's tokens, pooled when it is full
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,8 @@ class Block(nn.Module):
         self.query = linear(config.width, config.width)
         self.key = linear(config.width, config.width)
         self.value = linear(config.width, config.width)
-        shares = (len(config.streams),) if config.fusion == "layer" else (len(config.streams), config.num_heads)
+        streams = len(config.fused)
+        shares = (streams, config.num_heads) if config.fusion == "head" else (streams,)
         self.fusion = nn.Parameter(torch.zeros(shares))
         self.output = linear(config.width, config.width, smaller=2 * config.num_layers)
         self.mlp_norm = nn.LayerNorm(config.width, eps=1e-5)
@@ -190,18 +191,37 @@ class Block(nn.Module):
         values_BJD = torch.cat([state.values_BJD, self.value(h_BSD)], dim=1)
         q_BSHE = self.rotated_heads(q_BSD, positions_J[-x_BSD.shape[1] :])
         keys_BJHE = self.rotated_heads(keys_BJD, positions_J)
+        chunk = q_BSHE, keys_BJHE, heads(c, values_BJD)
+        slots = self.slots(q_BSD, q_BSHE, state, ages_BM) if c.has_memory else None
         mixed_BSD = torch.zeros_like(x_BSD)
-        for stream, share in zip(c.streams, torch.softmax(self.fusion, dim=0), strict=True):
+        for stream, share in zip(c.fused, torch.softmax(self.fusion, dim=0), strict=True):
             if stream == "memory":
-                slot_keys, slot_values = self.memory.keys_values(state.slots_BMD, ages_BM)
-                a_BSHE = attend(heads(c, q_BSD), slot_keys, slot_values, masks[stream])
+                a_BSHE = attend((slots, masks["memory"]))
+            elif c.has_memory and c.fusion == "joint" and stream == c.fused[0]:
+                a_BSHE = attend((chunk, masks[stream]), (slots, masks["memory"]))
             else:
-                a_BSHE = attend(q_BSHE, keys_BJHE, heads(c, values_BJD), masks[stream])
+                a_BSHE = attend((chunk, masks[stream]))
             mixed_BSD = mixed_BSD + (share[..., None] * a_BSHE).flatten(2)
         x_BSD = x_BSD + self.dropout(self.output(mixed_BSD))
         y_BSD = x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
-        outputs_BSD = torch.cat([state.outputs_BSD, y_BSD], dim=1)
+        kept_BSD = y_BSD if c.memory_source == "output" else h_BSD
+        outputs_BSD = torch.cat([state.outputs_BSD, kept_BSD], dim=1)
         return y_BSD, LayerState(state.slots_BMD, keys_BJD, values_BJD, outputs_BSD)
+
+    def slots(self, q_BSD: Tensor, q_BSHE: Tensor, state: LayerState, ages_BM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries for the memory, and its keys and values."""
+        c = self.config
+        keys_BMD, values_BMD = self.memory.read(state.slots_BMD, self.key, self.value)
+        if c.memory_age != "tokens":
+            keys_BMHE = heads(c, keys_BMD)
+            if c.memory_age == "rotary":  # that many chunks before the query at 0
+                keys_BMHE = turn(keys_BMHE, -ages_BM[:, :, None, None], c.rope_base)
+            return heads(c, q_BSD), keys_BMHE, heads(c, values_BMD)
+        turned = [
+            self.rotated_heads(keys_D[None], places_M)
+            for keys_D, places_M in zip(keys_BMD, self.memory.places(ages_BM), strict=True)
+        ]
+        return q_BSHE, torch.cat(turned), heads(c, values_BMD)
 
     def rotated_heads(self, x_BJD: Tensor, positions_J: Tensor) -> Tensor:
         """[B, J, H, E]: each head turned by its token's position, or the D-wide vector before it is split, or nothing."""
@@ -237,28 +257,36 @@ class Memory(nn.Module):
     def __init__(self, config: RMATConfig):
         super().__init__()
         self.config = config
-        self.read_norm = nn.LayerNorm(config.width, eps=1e-5)
-        self.key = linear(config.width, config.width)
-        self.value = linear(config.width, config.width)
-        self.write_norm = nn.LayerNorm(config.width, eps=1e-5)
+        if config.memory_source == "output":
+            self.read_norm = nn.LayerNorm(config.width, eps=1e-5)
+            self.key = linear(config.width, config.width)
+            self.value = linear(config.width, config.width)
+            self.write_norm = nn.LayerNorm(config.width, eps=1e-5)
         if config.memory_pool == "attention":
             self.pool_queries = nn.Parameter(torch.randn(config.memory_writes, config.width))
         self.gate = Gate(config) if config.gate != "none" else None
 
-    def keys_values(self, slots_BMD: Tensor, ages_BM: Tensor) -> tuple[Tensor, Tensor]:
-        """`LNm(M) Wmk` and `LNm(M) Wmv`, [B, M, H, E]; rotary ages put a slot that many chunks before the query at 0."""
-        c = self.config
+    def read(self, slots_BMD: Tensor, key: nn.Module, value: nn.Module) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, M, D]: `LNm(M) Wmk` and `LNm(M) Wmv`, or by the layer's own matrices `M Wk` and `M Wv`."""
+        if self.config.memory_source == "input":
+            return key(slots_BMD), value(slots_BMD)
         normed_BMD = self.read_norm(slots_BMD)
-        keys_BMHE, values_BMHE = heads(c, self.key(normed_BMD)), heads(c, self.value(normed_BMD))
-        if c.memory_age == "rotary":
-            keys_BMHE = turn(keys_BMHE, -ages_BM[:, :, None, None], c.rope_base)
-        return keys_BMHE, values_BMHE
+        return self.key(normed_BMD), self.value(normed_BMD)
+
+    def places(self, ages_BM: Tensor) -> Tensor:
+        """[B, M]: where the middle of the tokens stands that each slot was written from, in the coordinates of the chunk."""
+        c = self.config
+        middles = [(c.chunk_len - 1) / 2] * c.memory_writes
+        if c.memory_pool == "mean":
+            middles = [run * c.run_len + (c.run_len - 1) / 2 for run in range(c.memory_writes)]
+        middles = (middles * c.memory_slots)[-c.memory_slots :]  # the newest slot is the last of its chunk
+        return torch.tensor(middles, dtype=torch.float64, device=ages_BM.device) - c.chunk_len * ages_BM
 
     def write(self, slots_BMD: Tensor, ages_BM: Tensor, y_BCD: Tensor, mine_BC: Tensor) -> Tensor:
         """`M' = concat(M[K:], new)`; of y the last document's tokens count, and of M what has an age."""
         c = self.config
         queue_BMD = only_written(slots_BMD, ages_BM)
-        new_BKD = self.pool(self.write_norm(y_BCD), mine_BC)
+        new_BKD = self.pool(self.write_norm(y_BCD) if c.memory_source == "output" else y_BCD, mine_BC)
         if self.gate is not None:
             oldest_BKD, newest_BKD = queue_BMD[:, : c.memory_writes], queue_BMD[:, -c.memory_writes :]
             new_BKD = self.gate(new_BKD, oldest_BKD if c.gate == "evicted" else newest_BKD)
@@ -283,24 +311,34 @@ class Gate(nn.Module):
     def __init__(self, config: RMATConfig):
         super().__init__()
         self.clipped = config.gate_curve == "clipped"
-        for name in ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc"):
+        self.blends = config.gate_form == "blend"
+        for name in ("Wz", "Uz") if self.blends else ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc"):
             self.register_parameter(name, nn.Parameter(linear(config.width, config.width).weight.detach()))
         self.bz = nn.Parameter(torch.full([config.width], config.gate_bias))
-        self.br = nn.Parameter(torch.zeros(config.width))
+        if not self.blends:
+            self.br = nn.Parameter(torch.zeros(config.width))
 
     def forward(self, s: Tensor, e: Tensor) -> Tensor:
         z = torch.sigmoid(s @ self.Wz + e @ self.Uz + self.bz)
         if self.clipped:
             z = (1.2 * z - 0.1).clamp(0, 1)
+        if self.blends:
+            return (1 - z) * e + z * s
         r = torch.sigmoid(s @ self.Wr + e @ self.Ur + self.br)
         c = torch.tanh(s @ self.Wc + (r * e) @ self.Uc)
         return (1 - z) * e + z * c
 
 
-def attend(q_BSHE: Tensor, k_BJHE: Tensor, v_BJHE: Tensor, mask_BSJ: Tensor) -> Tensor:
-    """`softmax(q k^T / sqrt(E)) v` over what the mask shows; zeros for a query that sees nothing."""
-    scores_BHSJ = torch.einsum("bshe,bjhe->bhsj", q_BSHE, k_BJHE) / math.sqrt(q_BSHE.shape[-1])
-    return torch.einsum("bhsj,bjhe->bshe", masked_softmax(scores_BHSJ, mask_BSJ[:, None]), v_BJHE)
+def attend(*parts: tuple[tuple[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """`softmax(q k^T / sqrt(E)) v` over what the masks show of all parts; zeros for a query that sees nothing.
+
+    A part is queries [B, S, H, E], keys and values [B, J, H, E], and the mask [B, S, J].
+    """
+    scores_BHSJ = torch.cat([torch.einsum("bshe,bjhe->bhsj", q, k) for (q, k, _), _ in parts], dim=3)
+    mask_BSJ = torch.cat([mask for _, mask in parts], dim=2)
+    values_BJHE = torch.cat([v for (_, _, v), _ in parts], dim=1)
+    weights_BHSJ = masked_softmax(scores_BHSJ / math.sqrt(values_BJHE.shape[-1]), mask_BSJ[:, None])
+    return torch.einsum("bhsj,bjhe->bshe", weights_BHSJ, values_BJHE)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Block(nn.Module):
         self.key = projection(c, c.width)
         self.value = projection(c, c.width)
         self.output = projection(c, c.width, residual=True)
-        shares = (len(c.streams),) if c.fusion == "layer" else (len(c.streams), c.num_heads)
+        shares = (len(c.fused), c.num_heads) if c.fusion == "head" else (len(c.fused),)
         self.fusion = self.param("fusion", nn.initializers.zeros, shares, jnp.dtype(c.param_dtype))
         self.mlp_norm = layer_norm(c)
         self.mlp = MLP(c)
@@ -55,24 +55,24 @@ class Block(nn.Module):
             self._rotate(k_BSHE, piece.positions_BS),
         )
         memory = self._memory_keys(state, piece)
-        attended_BSHE = hybrid_attention(
-            q_BSHE,
+        attended_BSHE, weights_BHSM = hybrid_attention(
+            rotated_q_BSHE if self.config.memory_age == "tokens" else q_BSHE,
             rotated_q_BSHE,
             piece.positions_BS,
             piece.documents_BS,
             self._chunk_keys(rotated_k_BSHE, v_BSHE, state, piece),
             memory,
-            dict(zip(self.config.streams, jax.nn.softmax(self.fusion, axis=0), strict=True)),
+            dict(zip(self.config.fused, jax.nn.softmax(self.fusion, axis=0), strict=True)),
             window_len=self.config.window_len,
             window=self.config.window,
         )
         if memory is not None:
-            self.sow("gauges", "read", (q_BSHE, memory.keys_BJHE, memory.values_BJHE, attended_BSHE))
+            self.sow("gauges", "read", (weights_BHSM, memory.values_BJHE, attended_BSHE))
         x_BSD = x_BSD + self._drop(self.output(attended_BSHE.reshape(x_BSD.shape)))
         y_BSD = x_BSD + self._drop(self.mlp(self.mlp_norm(x_BSD)))
         self.sow("activations", "y", y_BSD)
 
-        pool = self._pool(state, piece, y_BSD)
+        pool = self._pool(state, piece, y_BSD if self.config.memory_source == "output" else normed_BSD)
         if state.open is None:
             state = self._write(state, piece, rotated_k_BSHE, v_BSHE, pool)
             if self.config.has_memory:
@@ -91,7 +91,7 @@ class Block(nn.Module):
         written = self._write(state, piece, keys_BCHE, values_BCHE, chunk.pool)
         if self.config.has_memory:
             batch, writes, width = chunk.pool.sum_BKD.shape
-            memory_keys, memory_values = self.memory.keys_values(written.slots_BMD, piece.next_ages_BM)
+            memory_keys, memory_values = self._slot_keys(written.slots_BMD, piece.next_ages_BM)
             chunk = chunk.replace(
                 pool=empty_pool(batch, writes, width, chunk.pool.sum_BKD.dtype),
                 memory_keys_BHEM=packed(memory_keys),
@@ -123,10 +123,13 @@ class Block(nn.Module):
         if not self.config.has_memory:
             return None
         if state.open is None:
-            keys, values = self.memory.keys_values(state.slots_BMD, piece.read_ages_BM)
+            keys, values = self._slot_keys(state.slots_BMD, piece.read_ages_BM)
         else:
             keys, values = unpacked(state.open.memory_keys_BHEM), unpacked(state.open.memory_values_BHEM)
         return Keys(keys, values, piece.memory_documents_BM)
+
+    def _slot_keys(self, slots_BMD: Array, ages_BM: Array) -> tuple[Array, Array]:
+        return self.memory.keys_values(slots_BMD, ages_BM, (self.key, self.value))
 
     def _pool(self, state: LayerState, piece: Piece, y_BSD: Array) -> Pool | None:
         """The running means of the chunk's last document: a new document starts them again."""

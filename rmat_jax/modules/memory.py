@@ -22,10 +22,11 @@ class Memory(nn.Module):
 
     def setup(self):
         c = self.config
-        self.read_norm = layer_norm(c)
-        self.write_norm = layer_norm(c)
-        self.key = projection(c, c.width)
-        self.value = projection(c, c.width)
+        if c.memory_source == "output":
+            self.read_norm = layer_norm(c)
+            self.write_norm = layer_norm(c)
+            self.key = projection(c, c.width)
+            self.value = projection(c, c.width)
         if c.memory_pool == "attention":
             self.pool_queries = self.param(
                 "pool_queries", nn.initializers.normal(1.0), (c.memory_writes, c.width), jnp.dtype(c.param_dtype)
@@ -33,27 +34,44 @@ class Memory(nn.Module):
         if c.gate != "none":
             self.gate = Gate(c)
 
-    def keys_values(self, slots_BMD: Array, ages_BM: Array) -> tuple[Array, Array]:
-        """LNm(M) Wmk and LNm(M) Wmv, split into heads: two of [B, M, H, E].
+    def keys_values(self, slots_BMD: Array, ages_BM: Array, layer: tuple[nn.Module, nn.Module]) -> tuple[Array, Array]:
+        """LNm(M) Wmk and LNm(M) Wmv, or with `memory_source="input"` M Wk and M Wv, split into heads: two of [B, M, H, E].
 
-        With `memory_age="rotary"` a key is rotated by minus its age: it stands that many chunks before the query.
+        With `memory_age="rotary"` a key is rotated by minus its age: it stands that many chunks before the query. With
+        "tokens" it stands where the middle of the tokens was that it was written from; -1 is the token before the chunk.
+
+        Args:
+            slots_BMD: the memory.
+            ages_BM: chunks since each slot was written.
+            layer: Wk and Wv of the layer.
         """
         c = self.config
-        normed_BMD = self.read_norm(slots_BMD)
+        key, value = layer
+        if c.memory_source == "output":
+            slots_BMD, key, value = self.read_norm(slots_BMD), self.key, self.value
         shape = (*slots_BMD.shape[:2], c.num_heads, c.head_dim)
-        keys, values = self.key(normed_BMD).reshape(shape), self.value(normed_BMD).reshape(shape)
+        keys, values = key(slots_BMD).reshape(shape), value(slots_BMD).reshape(shape)
         if c.memory_age == "rotary":
             keys = rotate(keys, -ages_BM, c.rope_base, "per_head")
+        elif c.memory_age == "tokens":
+            run_M = (jnp.arange(c.memory_slots) - c.memory_slots) % c.memory_writes
+            middle_M = (
+                (run_M + 0.5) * c.run_len - 0.5
+                if c.memory_pool == "mean"
+                else jnp.full(c.memory_slots, (c.chunk_len - 1) / 2)
+            )
+            keys = rotate(keys, middle_M[None] - ages_BM * c.chunk_len, c.rope_base, c.rope)
         return keys, values
 
     def pool(self, pool: Pool | None, y_BSD: Array, positions_BS: Array, mask_BS: Array) -> Pool:
         """The K means s after S more tokens of the chunk; `pool=None` starts empty.
 
+        `y` is what the memory keeps, the layer's output or its normalised input; LNw is for outputs alone.
         Entry k is the mean of LNw(y) over the tokens of run k (C/K tokens), or with `memory_pool="attention"` over the whole
         chunk, weighted by softmax(u_k LNw(y)^T / sqrt(D)) with a learned query u_k. Where `mask` is false a token does not count.
         """
         c = self.config
-        normed_BSD = self.write_norm(y_BSD)
+        normed_BSD = self.write_norm(y_BSD) if c.memory_source == "output" else y_BSD
         if pool is None:
             pool = empty_pool(y_BSD.shape[0], c.memory_writes, c.width, c.param_dtype)
         if c.memory_pool == "attention":
@@ -89,7 +107,7 @@ class Gate(nn.Module):
 
     z = sigmoid(s Wz + e Uz + bz)          with gate_curve="clipped": clip(1.2 z - 0.1, 0, 1)
     r = sigmoid(s Wr + e Ur + br)
-    c = tanh(s Wc + (r * e) Uc)
+    c = tanh(s Wc + (r * e) Uc)            with gate_form="blend": s, without r
     new = (1 - z) * e + z * c
     """
 
@@ -112,7 +130,9 @@ class Gate(nn.Module):
         z = jax.nn.sigmoid(times(s_BKD, "Wz") + times(e_BKD, "Uz") + bias("bz", self.config.gate_bias))
         if self.config.gate_curve == "clipped":
             z = jnp.clip(1.2 * z - 0.1, 0, 1)
-        r = jax.nn.sigmoid(times(s_BKD, "Wr") + times(e_BKD, "Ur") + bias("br", 0.0))
-        c = jnp.tanh(times(s_BKD, "Wc") + times(r * e_BKD, "Uc"))
+        c = s_BKD
+        if self.config.gate_form == "gru":
+            r = jax.nn.sigmoid(times(s_BKD, "Wr") + times(e_BKD, "Ur") + bias("br", 0.0))
+            c = jnp.tanh(times(s_BKD, "Wc") + times(r * e_BKD, "Uc"))
         self.sow("gauges", "openness", z)
         return (1 - z) * e_BKD + z * c

@@ -29,7 +29,7 @@ def masked_softmax(scores: Array, mask: Array) -> Array:
 def visible(stream: str, positions_BS: Array, documents_BS: Array, keys: Keys, window_len: int, window: str) -> Array:
     """The mask [B, S, J] of one stream: which keys each query may see. Tokens see their own document only."""
     mask_BSJ = documents_BS[:, :, None] == keys.documents_BJ[:, None, :]
-    if stream == "memory":
+    if keys.positions_BJ is None:
         return mask_BSJ
     query, key = positions_BS[:, :, None], keys.positions_BJ[:, None, :]
     mask_BSJ &= key <= query
@@ -51,14 +51,15 @@ def hybrid_attention(
     *,
     window_len: int,
     window: str,
-) -> Array:
+) -> tuple[Array, Array | None]:
     """Sum over the streams s of `fusion[s] * softmax(q k_s^T / sqrt(E)) v_s`.
 
     Full and local attention share queries, keys and values, so their scores are computed once, and their weights are
-    added before the one product with the values.
+    added before the one product with the values. A memory without a share of its own is seen by the first stream, in the
+    same softmax as the chunk.
 
     Args:
-        q_BSHE: queries for the memory, which has no position in the chunk.
+        q_BSHE: queries for the memory: not rotated where slots have no place beside the chunk.
         rotated_q_BSHE: the same queries, rotated by their position, for the chunk.
         positions_BS: position of each query in its chunk.
         documents_BS: document id of each query; -1 for padding, whose result means nothing.
@@ -69,7 +70,8 @@ def hybrid_attention(
         window: "block" or "sliding".
 
     Returns:
-        [B, S, H, E] in the values' dtype. Scores, softmax and sums are float32 (float64 if the inputs are).
+        [B, S, H, E] in the values' dtype, and the weight of each slot in it [B, H, S, M], None without a memory. Scores,
+        softmax and sums are float32 (float64 if the inputs are).
     """
     dtype = chunk[0].values_BJHE.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
@@ -84,17 +86,23 @@ def hybrid_attention(
     def mask(stream, keys):
         return visible(stream, positions_BS, documents_BS, keys, window_len, window)[:, None]
 
-    shares = {stream: jnp.reshape(share, (1, -1, 1, 1)) for stream, share in fusion.items()}  # [1, 1 or H, 1, 1]
-    chunk_scores = jnp.concatenate([scores(rotated_q_BSHE, part.keys_BJHE) for part in chunk], axis=-1)
-    weights = 0
-    for stream, share in shares.items():
-        if stream != "memory":
-            shown = jnp.concatenate([mask(stream, part) for part in chunk], axis=-1)
-            weights += share * masked_softmax(chunk_scores, shown)
-    ends = list(itertools.accumulate(part.keys_BJHE.shape[1] for part in chunk))
-    parts = jnp.split(weights, ends[:-1], axis=-1)
-    out_BSHE = sum(read(part, keys.values_BJHE) for part, keys in zip(parts, chunk, strict=True))
+    parts, part_scores = list(chunk), [scores(rotated_q_BSHE, part.keys_BJHE) for part in chunk]
+    seen = dict.fromkeys(fusion, slice(len(chunk)))  # by stream: the parts it looks at
     if memory is not None:
-        weights = masked_softmax(scores(q_BSHE, memory.keys_BJHE), mask("memory", memory))
-        out_BSHE += read(shares["memory"] * weights, memory.values_BJHE)
-    return out_BSHE.astype(dtype)
+        parts.append(memory)
+        part_scores.append(scores(q_BSHE, memory.keys_BJHE))
+        if "memory" in fusion:
+            seen["memory"] = slice(len(chunk), None)
+        else:
+            seen[next(iter(fusion))] = slice(None)
+    weights = [0] * len(parts)
+    for stream, share in fusion.items():
+        group = range(len(parts))[seen[stream]]
+        shown = jnp.concatenate([mask(stream, parts[i]) for i in group], axis=-1)
+        found = masked_softmax(jnp.concatenate([part_scores[i] for i in group], axis=-1), shown)
+        found *= jnp.reshape(share, (1, -1, 1, 1))  # [1, 1 or H, 1, 1]
+        ends = list(itertools.accumulate(parts[i].keys_BJHE.shape[1] for i in group))
+        for i, part in zip(group, jnp.split(found, ends[:-1], axis=-1), strict=True):
+            weights[i] += part
+    out_BSHE = sum(read(part, keys.values_BJHE) for part, keys in zip(weights, parts, strict=True))
+    return out_BSHE.astype(dtype), None if memory is None else weights[-1]

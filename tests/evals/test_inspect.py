@@ -222,6 +222,7 @@ def kept_run(folder, **changes):
     "changes, missing",
     [
         ({"fusion": "head"}, set()),
+        ({"fusion": "joint", "memory_source": "input", "memory_age": "tokens"}, set()),
         ({"gate": "none"}, {"gates.png", "channels.png"}),
         (
             {"streams": ("full", "local")},

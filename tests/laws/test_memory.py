@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from rmat_jax.modules.carry import State, initial_state
-from tests.models import covering, make_documents, make_params, make_tokens, name, reader, stream, tiny
+from tests.models import OPTIONS, covering, make_documents, make_params, make_tokens, name, reader, stream, tiny
 
 pytestmark = pytest.mark.usefixtures("float64")
 B, C, T = 2, 8, 32
-GATES = covering(gate=("evicted", "newest", "none"), memory_pool=("mean", "attention"), memory_age=("none", "rotary"))
+GATES = covering(
+    **{n: OPTIONS[n] for n in ("gate", "gate_form", "memory_pool", "memory_source", "memory_age", "fusion")}
+)
 
 
 def by_chunk(config, between):
@@ -71,6 +73,21 @@ def test_only_a_gate_lets_a_slot_outlive_the_queue(gate):
     outlived = np.abs(left(slots.at[:, :, -1].set(-0.5)) - left(slots))[:, 0].max(-1) > 0
     expected = {"evicted": [0, 0, 0, 1], "newest": [0, 1, 0, 1], "none": [0, 0, 0, 0]}[gate]
     np.testing.assert_array_equal(outlived, [expected] * config.num_layers)
+
+
+def test_a_queue_of_every_token_that_the_layer_reads_is_full_attention():
+    """Four chunks, read with a queue of three chunks' tokens, cost what one chunk of all their tokens does."""
+    options = {"memory_source": "input", "fusion": "joint", "memory_age": "tokens", "gate": "none"}
+    queue = {"streams": ("full", "memory"), "memory_writes": C, "memory_slots": 3 * C}
+    config, whole = tiny(**options, **queue), tiny(streams=("full",), chunk_len=T)
+    params, tokens = make_params(whole), make_tokens(whole, B, T)
+    documents = np.tile(make_documents([3], T), (B, 1))
+    expected = reader(whole)(params, tokens, None, documents)[0]
+    logits = reader(config)(params, tokens, None, documents)[0]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12)
+    for other in ({"memory_age": "none"}, {"memory_writes": C // 2}, {"memory_slots": 2 * C}):
+        logits = reader(tiny(**options | queue | other))(params, tokens, None, documents)[0]
+        assert np.abs(logits - expected).max() > 1e-6
 
 
 def test_unwritten_slots_are_invisible():

@@ -121,6 +121,7 @@ OPTIONS = {
     "plain": {"window": "block", "memory_pool": "mean", "gate": "none", "remat": "none"},
     "newest": {"gate": "newest", "memory_age": "rotary", "remat": "block", "tie_embeddings": True},
     "global rope": {"rope": "global", "memory_pool": "mean", "remat": "chunk"},
+    "joint": {"fusion": "joint", "memory_source": "input", "memory_age": "tokens", "gate_form": "blend"},
     "all": {"rope": "none"},
 }
 

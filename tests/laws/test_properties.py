@@ -29,7 +29,9 @@ def cases(draw):
         window=draw(st.sampled_from(("block", "sliding"))),
         gate=draw(st.sampled_from(("evicted", "newest", "none"))),
         memory_pool=draw(st.sampled_from(("mean", "attention"))),
-        memory_age=draw(st.sampled_from(("none", "rotary"))),
+        memory_source=draw(st.sampled_from(("output", "input"))),
+        memory_age=draw(st.sampled_from(("none", "rotary", "tokens"))),
+        fusion=draw(st.sampled_from(("layer", "joint"))),
     )
     total = draw(st.integers(1, 3 * chunk_len + 2))
     documents = np.stack([make_documents(draw(st.lists(st.integers(1, 12), max_size=5)), total) for _ in range(B)])

@@ -1,13 +1,22 @@
 """The model = the equations: every option against an independent forward pass in plain numpy."""
 
-import itertools
-
 import jax
 import numpy as np
 import pytest
 
 from tests import reference
-from tests.models import COVERING, OPTIONS, make_documents, make_params, make_tokens, name, reader, stream, tiny
+from tests.models import (
+    COVERING,
+    OPTIONS,
+    covering,
+    make_documents,
+    make_params,
+    make_tokens,
+    name,
+    reader,
+    stream,
+    tiny,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 T = 29  # three chunks and a rest
@@ -34,19 +43,9 @@ def test_model_is_its_equations(options):
     agrees(config, *reader(config)(make_params(config), make_tokens(config, 3, T), None, rows()))
 
 
-def everything():
-    """Every combination of the options that makes another model."""
-    without_local = OPTIONS | {"streams": [("full", "memory")], "window": ["block"]}
-    no_memory = OPTIONS | {"gate": ["none"], "memory_pool": ["mean"], "memory_age": ["none"]}
-    without_memory = no_memory | {"streams": [("full", "local"), ("local",)]}
-    without_both = no_memory | {"streams": [("full",)], "window": ["block"]}
-    for options in (OPTIONS, without_local, without_memory, without_both):
-        yield from (dict(zip(options, values, strict=True)) for values in itertools.product(*options.values()))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("options", list(everything()), ids=name)
-def test_model_is_its_equations_in_every_combination(options):
+@pytest.mark.parametrize("options", covering(3, **OPTIONS), ids=name)
+def test_model_is_its_equations_with_any_three_options(options):
     """In one call, and in calls of three tokens."""
     config = tiny(**options)
     params, tokens = make_params(config), make_tokens(config, 3, T)

@@ -16,8 +16,8 @@ PARAMS |= {name: rng.normal(size=D) for name in ("bz", "br")}
 s, e = rng.normal(size=(2, 3, 2, D))
 
 
-def gate(**changes):
-    return np.asarray(Gate(tiny()).apply({"params": PARAMS | changes}, s, e))
+def gate(form="gru", **changes):
+    return np.asarray(Gate(tiny(gate_form=form)).apply({"params": PARAMS | changes}, s, e))
 
 
 def sigmoid(x):
@@ -32,6 +32,11 @@ def candidate(p):
 def test_equations():
     z = sigmoid(s @ PARAMS["Wz"] + e @ PARAMS["Uz"] + PARAMS["bz"])
     np.testing.assert_allclose(gate(), (1 - z) * e + z * candidate(PARAMS), rtol=0, atol=1e-12)
+
+
+def test_a_blending_gate_takes_the_new_entry_as_it_is():
+    z = sigmoid(s @ PARAMS["Wz"] + e @ PARAMS["Uz"] + PARAMS["bz"])
+    np.testing.assert_allclose(gate("blend"), (1 - z) * e + z * s, rtol=0, atol=1e-12)
 
 
 def test_closed_it_keeps_open_it_overwrites():

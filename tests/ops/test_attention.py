@@ -40,7 +40,7 @@ def test_three_separate_attentions(window):
     key_documents = np.concatenate([before, documents], 1)
     positions, key_positions = np.arange(S)[None], np.arange(-carried, S)[None]
     fusion = {"full": 0.5, "local": 0.2, "memory": 0.3}
-    out = hybrid_attention(
+    out, _ = hybrid_attention(
         q, rotated_q, positions, documents, [Keys(k, v, key_documents, key_positions)], Keys(slot_k, slot_v, owners),
         fusion, window_len=W, window=window,
     )  # fmt: skip
@@ -81,7 +81,7 @@ def test_scores_and_sums_are_float32_for_bfloat16_inputs():
     J = 4096
     ones = jnp.ones((1, J, 1, E), jnp.bfloat16)
     keys = Keys(0 * ones, ones, jnp.zeros((1, J), int), jnp.zeros((1, J), int))
-    out = hybrid_attention(
+    out, _ = hybrid_attention(
         ones[:, :1], ones[:, :1], jnp.zeros((1, 1), int), jnp.zeros((1, 1), int), [keys], None, {"full": 1.0},
         window_len=W, window="block",
     )  # fmt: skip

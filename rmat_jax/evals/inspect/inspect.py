@@ -128,7 +128,7 @@ def _values(
         "bytes": bytes_read,
         "chunks": counts.chunks,
         "bits_per_byte": counts.bits[0] / bytes_read,
-        "fusion": {stream: fusion_LS[:, place] for place, stream in enumerate(model.streams)},
+        "fusion": {stream: fusion_LS[:, place] for place, stream in enumerate(model.fused)},
         "by_time": {name: x for name, x in counts.means_by_time().items() if name in ("tokens", "kept")},
     }
     if not model.has_memory:
@@ -207,7 +207,7 @@ def _sections(
         text += f" Below: what memory saves there, on average {(counts.bits[1] - counts.bits[0]) / counts.tokens:+.4f}."
     section("Along the text", "along.png", text)
     if len(model.streams) > 1:
-        plots.fusion(out / "fusion.png", model.streams, fusion_LS, spread_LS)
+        plots.fusion(out / "fusion.png", model.fused, fusion_LS, spread_LS)
         shares = ", ".join(f"{s} {x.min():.0%} to {x.max():.0%}" for s, x in values["fusion"].items())
         text = f"The learned weights by layer: {shares}. They multiply what each stream returns, whatever its size"
         section("Fusion weights", "fusion.png", text + "; the next figure has what then arrives.")

@@ -13,7 +13,6 @@ from rmat_jax.config import IGNORE, RMATConfig
 from rmat_jax.infer.streams import PREFILL_CHUNKS
 from rmat_jax.model import RMAT
 from rmat_jax.modules.carry import State, initial_state
-from rmat_jax.ops.attention import masked_softmax
 from rmat_jax.types import Array, PyTree
 
 PASSAGE = 512  # tokens, or one chunk if that is longer
@@ -116,7 +115,7 @@ def look(
             return looking.replace(memory=after), Seen(scores.loss_BT[0], *[None] * 10)
         (cut_scores, cut), _ = score(looking.cut.forget(), tokens_C, targets_C)
         gauges, ages_M = sown["gauges"]["layers"], looking.memory.ages_BM[0]
-        mass_LM, share_LC, share_LH, slots_LH = _reads(config, params, gauges, ages_M, targets_C != IGNORE)
+        mass_LM, share_LC, share_LH, slots_LH = _reads(config, gauges, targets_C != IGNORE)
         z_LKD = open_LD = writes = None
         if config.gate != "none":
             z_LKD = gauges["memory"]["gate"]["openness"][0][0][:, 0]
@@ -145,20 +144,15 @@ def look(
     return jax.lax.scan(read, looking, (tokens_NC, targets_NC, marked_NR))
 
 
-def _reads(
-    config: RMATConfig, params: PyTree, gauges: PyTree, ages_M: Array, scored_C: Array
-) -> tuple[Array, Array, Array, Array]:
+def _reads(config: RMATConfig, gauges: PyTree, scored_C: Array) -> tuple[Array, Array, Array, Array]:
     """mass_LM, share_LC, share_LH and slots_LH of `Seen`, from what the blocks sowed."""
-    q_LCHE, keys_LMHE, values_LMHE, out_LCHE = (x[0][:, 0].astype(jnp.float32) for x in gauges["read"][0])
-    scores_LHCM = jnp.einsum("lche,lmhe->lhcm", q_LCHE, keys_LMHE) * config.head_dim**-0.5
-    weights_LHCM = masked_softmax(scores_LHCM, (ages_M > 0)[None, None, None])
+    weights_LHCM, values_LMHE, out_LCHE = (x[0][:, 0].astype(jnp.float32) for x in gauges["read"][0])
+    memory_LCHE = jnp.einsum("lhcm,lmhe->lche", weights_LHCM, values_LMHE)
+    weights_LHCM /= jnp.maximum(weights_LHCM.sum(3, keepdims=True), 1e-30)  # among the slots
     scored_11C1 = scored_C[None, None, :, None]
     mass_LM = jnp.where(scored_11C1, weights_LHCM, 0).sum((1, 2)) / config.num_heads
     slots_LHC = jnp.exp(-jax.scipy.special.xlogy(weights_LHCM, weights_LHCM).sum(3))
 
-    fusion = jax.nn.softmax(params["layers"]["fusion"], axis=1)[:, config.streams.index("memory")]
-    fusion_L1H1 = fusion.reshape(config.num_layers, 1, -1, 1)  # of each head, or the same for all
-    memory_LCHE = fusion_L1H1 * jnp.einsum("lhcm,lmhe->lche", weights_LHCM, values_LMHE)
     rest_LCHE = out_LCHE - memory_LCHE
 
     def share(axes):

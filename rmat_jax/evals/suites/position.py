@@ -267,7 +267,7 @@ def difference_of_means(values: np.ndarray, one: np.ndarray, other: np.ndarray, 
 
 
 def _fusion(out: Path, measured: Measured, config: Config) -> Part:
-    streams, weights_LS = config.model.streams, measured.fusion_LS
+    streams, weights_LS = config.model.fused, measured.fusion_LS
     if len(streams) == 1:
         return "", {}
     plots.fusion(out / "fusion.png", streams, weights_LS)
