@@ -137,9 +137,10 @@ def test_verdict_follows_the_numbers():
     tokens, sure, unsure = [64, 256, 1024], Mean(0.5, 0.01, 9), Mean(0.01, 0.01, 9)
     right, wrong = Mean(0.95, 0.01, 9), Mean(0.15, 0.01, 9)
     text = verdict(tokens, [right, wrong, wrong], [sure, sure, unsure], "value")
-    assert "A value is found again up to 256 tokens" in text and "right up to 64." in text
+    assert "Nine of ten answers are right up to 64 tokens" in text and "helps up to 256, where 15.0% are right" in text
     assert "No value is found again" in verdict(tokens, [right] * 3, [unsure] * 3, "value")
-    assert "though not" in verdict(tokens, [wrong] * 3, [unsure, sure, sure], "value")
+    poor = verdict(tokens, [wrong] * 3, [unsure, sure, sure], "value")
+    assert "Nowhere are nine of ten" in poor and "though not" in poor
     assert "nowhere" in verdict(tokens, [wrong] * 3, [sure] * 3, "value")
 
 

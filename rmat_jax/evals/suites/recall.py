@@ -139,20 +139,18 @@ def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], 
         return (
             f"**No {thing} is found again measurably** more often than with an emptied memory, at any of these lengths."
         )
+    most = [i for i, mean in enumerate(kept) if mean.value >= 0.9]
+    right = (
+        f"Nine of ten answers are right up to {tokens[most[-1]]:,} tokens of context"
+        if most
+        else "Nowhere are nine of ten answers right"
+    )
     last = np.flatnonzero(measurable)[-1]
     text = (
-        f"**A {thing} is found again up to {tokens[last]:,} tokens of context**: the memory adds "
-        f"{gains[last].value:+.3f} ± {gains[last].error:.3f} to the accuracy there"
+        f"**{right}.** The memory helps up to {tokens[last]:,}, where {kept[last].value:.1%} are right: "
+        f"{gains[last].value:+.3f} ± {gains[last].error:.3f} of accuracy to an emptied memory"
     )
-    if not all(measurable[:last]):
-        text += ", though not measurably at every shorter length"
-    most = [i for i, mean in enumerate(kept) if mean.value >= 0.9]
-    text += (
-        f"; nine of ten answers are right up to {tokens[most[-1]]:,}"
-        if most
-        else "; nowhere are nine of ten answers right"
-    )
-    return text + "."
+    return text + ("" if all(measurable[:last]) else ", though not measurably at every shorter length") + "."
 
 
 def describe(subject: Subject, needles: Needles, grid: Found, keys: Found, options: Options, out: Path) -> Section:
