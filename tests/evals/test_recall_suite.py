@@ -141,7 +141,7 @@ def test_verdict_follows_the_numbers():
     assert "No value is found again" in verdict(tokens, [right] * 3, [unsure] * 3, "value")
     poor = verdict(tokens, [wrong] * 3, [unsure, sure, sure], "value")
     assert "Nowhere are nine of ten" in poor and "though not" in poor
-    assert "nowhere" in verdict(tokens, [wrong] * 3, [sure] * 3, "value")
+    assert "Nowhere" in verdict(tokens, [wrong] * 3, [sure] * 3, "value")
 
 
 def test_a_model_of_pairs_is_asked_for_more_and_fewer_of_them(pairs_config, tmp_path):
