@@ -1,0 +1,39 @@
+"""Whole novels, documents of hundreds of thousands of tokens, on two CPU cores.
+
+    git clone https://github.com/computationalstylistics/100_english_novels
+    python -m rmat_jax ablate --config=configs/novels.py --out=runs/novels --variants=baselines --seeds=0,1,2
+
+Any folder of long texts will do (`--config.data.path=FOLDER`). Byte pairs, chunks of 128 tokens, training over 1,024; the memory
+is a queue of the last four chunks' tokens.
+"""
+
+from rmat_jax import flags
+
+
+def get_config():
+    config = flags.defaults()
+    config.data.path = "100_english_novels/corpus"
+    config.data.tokenizer = "bpe"
+    config.model.vocab_size = 1024
+    config.model.width = 128
+    config.model.num_layers = 3
+    config.model.num_heads = 4
+    config.model.chunk_len = 128
+    config.model.window_len = 32
+    config.model.token_shift = True
+    config.model.memory_slots = 512
+    config.model.memory_writes = 128
+    config.model.memory_source = "input"
+    config.model.memory_age = "tokens"
+    config.model.fusion = "joint"
+    config.model.gate = "none"
+    config.model.remat = "block"
+    config.batch_size = 2
+    config.chunks_per_step = 8
+    config.steps = 4000
+    config.optim.learning_rate = 3e-3
+    config.optim.warmup_steps = 50
+    config.eval_tokens = 500_000
+    config.log.eval_every = 0
+    config.log.sample_tokens = 0
+    return config
