@@ -1,6 +1,6 @@
 """Short segments, where a memory has most to carry: chunks of 50 tokens of source code, and no other way across their borders.
 
-    python -m rmat_jax ablate --config=configs/segments.py --out=runs/segments --variants="memory off,transformer-xl" --seeds=0,1,2
+    python -m rmat_jax ablate --config=configs/segments.py --out=runs/seg --variants="memory off,transformer-xl" --seeds=0,1,2
     python -m rmat_jax ablate ... --config.model.chunk_len=150 --config.model.window_len=75 --config.model.memory_writes=150
         --config.model.memory_slots=300 --config.chunks_per_step=2
 
