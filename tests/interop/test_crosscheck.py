@@ -17,8 +17,7 @@ from rmat_jax.interop.case import make_case
 from rmat_jax.interop.dump import read_dump
 from rmat_jax.interop.layout import random_weights
 from rmat_jax.interop.run_torch import load_factory, run_torch
-from tests.laws.test_reference import everything
-from tests.models import COVERING, name, tiny
+from tests.models import COVERING, OPTIONS, covering, name, tiny
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "interop" / "golden.safetensors"
@@ -59,8 +58,8 @@ def test_float64_agrees_to_nine_digits(options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", list(everything()), ids=name)
-def test_float64_agrees_in_every_combination(options):
+@pytest.mark.parametrize("options", covering(3, **OPTIONS), ids=name)
+def test_float64_agrees_with_any_three_options(options):
     test_float64_agrees_to_nine_digits(options)
 
 
