@@ -20,6 +20,7 @@ def get_config():
     config.model.num_heads = 4
     config.model.chunk_len = 128
     config.model.window_len = 32
+    config.model.streams = ("full", "memory")
     config.model.token_shift = True
     config.model.memory_slots = 512
     config.model.memory_writes = 128

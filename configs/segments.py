@@ -5,7 +5,7 @@
         --config.model.memory_slots=300 --config.chunks_per_step=2
 
 Byte pairs, so that a token is a piece of a word, as in the papers that measured this. The memory is a queue of the last four
-chunks' tokens, which the layers read themselves. Hardware: one CPU core, a quarter of an hour a run. Expect: near 1.35 bits
+chunks' tokens, which the layers read themselves. Hardware: one CPU core, a quarter of an hour a run. Expect: near 1.32 bits
 per byte, and 1.56 without memory: docs/results.md has the table.
 """
 
@@ -20,7 +20,8 @@ def get_config():
     config.model.num_layers = 3
     config.model.num_heads = 4
     config.model.chunk_len = 50
-    config.model.window_len = 25
+    config.model.window_len = 25  # of the variants with a local stream
+    config.model.streams = ("full", "memory")
     config.model.token_shift = True
     config.model.memory_slots = 200
     config.model.memory_writes = 50
