@@ -77,7 +77,7 @@ ABLATE = """Trains many variants of one config with several seeds and compares t
     python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/ablation --seeds=0,1,2
     python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/baselines --variants=baselines --config.data.path=books/
     python -m rmat_jax ablate --config=configs/recall.py --out=runs/gate --variants=queue --vary="model.gate_bias=-4;-2;0"
-    python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/mine --variants= --variant="deep: model.num_layers=6"
+    python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/mine --variant="deep: model.num_layers=6"
 
 Stopped (Ctrl-C), it goes on where it was when the same command is given again; what was finished under --out is not
 trained again by another command either. Variants: each option of the architecture changed alone (grid, the default), the
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     ablate.set_defaults(function=_ablate, argv=argv)
     ablate.add_argument("--config", required=True, metavar="FILE", help="the base, of configs/ or your own")
     ablate.add_argument("--out", required=True, type=flags.folder, metavar="DIR", help="gets runs, report.md, figures")
-    ablate.add_argument("--variants", default="grid", metavar="NAME[,NAME]", help="default %(default)s")
+    ablate.add_argument("--variants", metavar="NAME[,NAME]", help="default grid, or with --variant or --vary none")
     ablate.add_argument("--variant", action="append", default=[], metavar="NAME: KEY=VALUE ...", help="one of your own")
     ablate.add_argument(
         "--vary", action="append", default=[], metavar="KEY=VALUE;VALUE", help="a variant for each value"
@@ -368,7 +368,8 @@ def _ablate(args: argparse.Namespace) -> int:
         raise UserError(f"--seeds={args.seeds} must be whole numbers, such as 0,1,2") from None
     from rmat_jax import ablate
 
-    variants = ablate.named(config, args.variants)
+    names = ("" if args.variant or args.vary else "grid") if args.variants is None else args.variants
+    variants = ablate.named(config, names)
     for text in args.vary:
         variants += ablate.parse_vary(text)
     variants += map(ablate.parse_variant, args.variant)

@@ -65,7 +65,7 @@ class RMATConfig:
     memory_writes: int = 8  # [K] slots written a chunk; divides chunk_len
     streams: tuple[str, ...] = STREAMS
     fusion: str = (
-        "layer"  # one weight a stream; "head": one for each head; "joint": slots in the first stream's softmax
+        "layer"  # a weight for each stream; "head": for each head; "joint": slots in the first stream's softmax
     )
     window: str = (
         "block"  # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's border
@@ -75,9 +75,7 @@ class RMATConfig:
     gate_curve: str = "sigmoid"  # "clipped": 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever
     gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
     memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
-    memory_source: str = (
-        "output"  # of a layer, read with keys and values of the memory's own; "input": with the layer's
-    )
+    memory_source: str = "output"  # layer outputs, keys and values of their own; "input": its inputs, with the layer's
     memory_age: str = "none"  # "rotary": memory keys are rotated by their age in chunks; "tokens": in tokens
     rope: str = "per_head"  # "per_head" | "global" | "none"
     rope_base: float = 10_000.0
