@@ -13,7 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rmat_jax.config import RMATConfig
+from rmat_jax.config import PAPER, RMATConfig
 from rmat_jax.model import RMAT
 
 CHUNKS = (8, 32, 128)
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     base = RMATConfig(
-        width=256, num_layers=4, num_heads=8, chunk_len=256, window_len=64, memory_slots=64, memory_writes=8
+        **PAPER, width=256, num_layers=4, num_heads=8, chunk_len=256, window_len=64, memory_slots=64, memory_writes=8
     )
     print(f"MiB of temporaries; {base}")
     print("| remat | " + " | ".join(f"{n} chunks" for n in CHUNKS) + " | slope, KiB a chunk | kept by necessity, KiB |")

@@ -1,6 +1,6 @@
 """Resident memory and time a token while a trained model reads one endless document.
 
-    python benchmarks/endless.py --workdir=runs/quickstart --tokens=1000000 --out=docs/streaming.png
+    python benchmarks/endless.py --workdir=runs/paper --tokens=1000000 --out=docs/streaming.png
 
 The document is the source code of the Python standard library, file after file and again from the start, written to one file.
 It is scored as `python -m rmat_jax score` does it. Prints resident memory after the first 10,000 tokens and at the end, and the

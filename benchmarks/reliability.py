@@ -31,6 +31,8 @@ SMALL = {
     "model.num_heads": 2,
     "model.chunk_len": 16,
     "model.window_len": 8,
+    "model.streams": "full,local,memory",
+    "model.gate": "evicted",
     "model.window": "sliding",
     "model.memory_slots": 8,
     "model.memory_writes": 4,

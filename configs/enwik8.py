@@ -17,10 +17,6 @@ def get_config():
     config.model.num_layers = 12
     config.model.num_heads = 8
     config.model.chunk_len = 512
-    config.model.window_len = 128
-    config.model.window = "sliding"
-    config.model.memory_slots = 256
-    config.model.memory_writes = 32
     config.model.dropout = 0.1
     config.model.dtype = "bfloat16"
     config.model.remat = "block"

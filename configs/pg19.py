@@ -22,10 +22,6 @@ def get_config():
     config.model.num_layers = 12
     config.model.num_heads = 12
     config.model.chunk_len = 512
-    config.model.window_len = 128
-    config.model.window = "sliding"
-    config.model.memory_slots = 256
-    config.model.memory_writes = 32
     config.model.dtype = "bfloat16"
     config.model.remat = "chunk+block"
     config.batch_size = 32

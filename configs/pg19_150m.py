@@ -19,6 +19,7 @@ Expect: it has not been run, only compiled. The plan for v5e:4x4 gives, of each 
 """
 
 from rmat_jax import flags
+from rmat_jax.config import PAPER
 
 
 def get_config():
@@ -26,6 +27,7 @@ def get_config():
     config.data.tfds = "pg19"
     config.data.tfds_feature = "book_text"
     config.data.tokenizer = "bpe"
+    config.model.update(PAPER)  # of which the plan's figures are
     config.model.vocab_size = 32_768
     config.model.tie_embeddings = True
     config.model.width = 1024

@@ -21,6 +21,7 @@ computes the same and sends within 1% of it: docs/pods.md.
 """
 
 from rmat_jax import flags
+from rmat_jax.config import PAPER
 
 
 def get_config():
@@ -28,6 +29,7 @@ def get_config():
     config.data.tfds = "pg19"
     config.data.tfds_feature = "book_text"
     config.data.tokenizer = "bpe"
+    config.model.update(PAPER)  # of which the plan's figures are
     config.model.vocab_size = 32_768
     config.model.tie_embeddings = True
     config.model.width = 2048

@@ -10,6 +10,7 @@ Hardware: one CPU core, a few minutes. Expect: accuracy 1.0 with the gate, 1/8 w
 """
 
 from rmat_jax import flags
+from rmat_jax.config import PAPER
 
 
 def get_config():
@@ -18,6 +19,7 @@ def get_config():
     config.data.recall_pairs = 4
     config.data.recall_gap = 4
     config.data.recall_symbols = 8
+    config.model.update(PAPER)
     config.model.vocab_size = 24  # 8 kinds of noise, 8 keys, 8 values
     config.model.width = 64
     config.model.num_layers = 2

@@ -21,14 +21,7 @@ def get_config():
     config.model.num_heads = 4
     config.model.chunk_len = 50
     config.model.window_len = 25  # of the variants with a local stream
-    config.model.streams = ("full", "memory")
-    config.model.token_shift = True
     config.model.memory_slots = 200
-    config.model.memory_writes = 50
-    config.model.memory_source = "input"
-    config.model.memory_age = "tokens"
-    config.model.fusion = "joint"
-    config.model.gate = "none"
     config.model.remat = "block"  # twice as fast on a CPU
     config.batch_size = 4
     config.chunks_per_step = 6

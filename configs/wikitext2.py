@@ -21,9 +21,6 @@ def get_config():
     config.model.num_layers = 6
     config.model.num_heads = 10
     config.model.chunk_len = 128
-    config.model.window_len = 32
-    config.model.memory_slots = 128
-    config.model.memory_writes = 16
     config.model.dropout = 0.3
     config.model.dtype = "bfloat16"
     config.model.remat = "block"

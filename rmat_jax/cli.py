@@ -80,8 +80,8 @@ ABLATE = """Trains many variants of one config with several seeds and compares t
     python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/mine --variant="deep: model.num_layers=6"
 
 Stopped (Ctrl-C), it goes on where it was when the same command is given again; what was finished under --out is not
-trained again by another command either. Variants: each option of the architecture changed alone (grid, the default), the
-models that one would compare with (baselines), or names out of these, separated by commas.
+trained again by another command either. Variants: each option that the base uses changed alone (grid; the default without
+--variant and --vary), the models that one would compare with (baselines), or names out of these, separated by commas.
 """
 
 

@@ -9,10 +9,20 @@ import math
 import typing
 
 STREAMS = ("full", "local", "memory")
+PAPER = {  # what arXiv 2507.00453 says where the defaults of RMATConfig are others, which docs/results.md compares
+    "streams": STREAMS,
+    "fusion": "layer",
+    "gate": "evicted",
+    "memory_source": "output",
+    "memory_age": "none",
+    "token_shift": False,
+}
+BEFORE = {key: PAPER[key] for key in ("fusion", "memory_source", "token_shift")}  # runs older than a key did this
 IGNORE = -1  # a target that is not scored
 TRAINING_ONLY = (
     "dropout",
     "gate_bias",
+    "memory_bias",
     "bptt_chunks",
     "remat",
 )  # of RMATConfig: trained weights compute the same with any
@@ -61,25 +71,26 @@ class RMATConfig:
     mlp_width: int = 0  # [F]; 0: four times the width
     chunk_len: int = 256  # [C] tokens
     window_len: int = 64  # [W] tokens; divides chunk_len
-    memory_slots: int = 64  # [M] vectors a layer
-    memory_writes: int = 8  # [K] slots written a chunk; divides chunk_len
-    streams: tuple[str, ...] = STREAMS
+    memory_slots: int = 0  # [M] vectors a layer; 0: twice the chunk
+    memory_writes: int = 0  # [K] slots written a chunk; divides chunk_len; 0: chunk_len, a slot for each token
+    streams: tuple[str, ...] = ("full", "memory")  # of "full", "local", "memory"
     fusion: str = (
-        "layer"  # a weight for each stream; "head": for each head; "joint": slots in the first stream's softmax
+        "joint"  # slots stand in the first stream's softmax; "layer": each stream has a weight; "head": for each head
     )
+    memory_bias: float = -2.0  # fusion="joint": start of what each head adds to the scores of the slots
     window: str = (
         "block"  # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's border
     )
-    gate: str = "evicted"  # "evicted" | "newest" | "none": what a new memory entry is gated against
+    gate: str = "none"  # "evicted" | "newest" | "none": what a new memory entry is gated against
     gate_form: str = "gru"  # "blend": the new entry itself is the candidate, (1 - z) e + z s
     gate_curve: str = "sigmoid"  # "clipped": 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever
     gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
     memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
-    memory_source: str = "output"  # layer outputs, keys and values of their own; "input": its inputs, with the layer's
-    memory_age: str = "none"  # "rotary": memory keys are rotated by their age in chunks; "tokens": in tokens
+    memory_source: str = "input"  # a layer's inputs, read with its keys; "output": its outputs, read with their own
+    memory_age: str = "tokens"  # memory keys are rotated by their age in tokens; "rotary": in chunks; "none"
     rope: str = "per_head"  # "per_head" | "global" | "none"
     rope_base: float = 10_000.0
-    token_shift: bool = False  # a token's vector also holds the token before it: x_t = E[t] + E[t - 1] Wp
+    token_shift: bool = True  # a token's vector also holds the token before it: x_t = E[t] + E[t - 1] Wp
     tie_embeddings: bool = False  # the output table is the embedding's
     dropout: float = 0.0
     bptt_chunks: int = 0  # chunks that back-propagation through memory spans; 0: all of a call
@@ -88,11 +99,15 @@ class RMATConfig:
 
     def __post_init__(self):
         _check_positive(self, "vocab_size", "width", "num_layers", "num_heads", "chunk_len", "window_len")
-        _check_positive(self, "memory_slots", "memory_writes", "rope_base")
-        _check(
-            self.mlp_width >= 0, f"mlp_width={self.mlp_width} must not be negative; 0 stands for four times the width"
-        )
-        _check(self.bptt_chunks >= 0, f"bptt_chunks={self.bptt_chunks} must not be negative; 0 stands for all chunks")
+        _check_positive(self, "rope_base")
+        for name, meaning in (
+            ("mlp_width", "four times the width"),
+            ("memory_slots", "twice the chunk"),
+            ("memory_writes", "every token of the chunk"),
+            ("bptt_chunks", "all chunks"),
+        ):
+            value = getattr(self, name)
+            _check(value >= 0, f"{name}={value} must not be negative; 0 stands for {meaning}")
         if self.width % self.num_heads:
             low = self.width // self.num_heads * self.num_heads
             near = " or ".join(str(n) for n in (low, low + self.num_heads) if n)
@@ -103,12 +118,13 @@ class RMATConfig:
         ordered = tuple(s for s in STREAMS if s in self.streams)
         _check(self.streams == ordered, f"streams={self.streams} must be in this order, each once: {ordered}")
         _check(self.streams != ("memory",), "streams=('memory',) never reads the chunk itself; add 'full' or 'local'")
-        _check_divides("window_len", self.window_len, "chunk_len", self.chunk_len)
+        if "local" in self.streams:
+            _check_divides("window_len", self.window_len, "chunk_len", self.chunk_len)
         if self.has_memory:
-            _check_divides("memory_writes", self.memory_writes, "chunk_len", self.chunk_len)
+            _check_divides("memory_writes", self.writes, "chunk_len", self.chunk_len)
             _check(
-                self.memory_writes <= self.memory_slots,
-                f"memory_writes={self.memory_writes} must not exceed memory_slots={self.memory_slots}",
+                self.writes <= self.slots,
+                f"memory_writes={self.writes} must not exceed memory_slots={self.slots}; write fewer, or keep more",
             )
         _check_choice("window", self.window, ("block", "sliding"))
         _check_choice("fusion", self.fusion, ("layer", "head", "joint"))
@@ -127,10 +143,6 @@ class RMATConfig:
             not (rotates_heads and self.head_dim % 2),
             f"width/num_heads={self.head_dim} must be even to be rotated; change width or num_heads",
         )
-        _check(
-            self.memory_age != "tokens" or self.rope != "none",
-            "memory_age='tokens' rotates slots as rope rotates tokens, and rope='none' rotates none; use memory_age=rotary",
-        )
         _check(not (self.rope == "global" and self.width % 2), f"width={self.width} must be even to be rotated")
 
     @property
@@ -144,9 +156,19 @@ class RMATConfig:
         return self.mlp_width or 4 * self.width
 
     @property
+    def slots(self) -> int:
+        """[M], the queue's length."""
+        return self.memory_slots or 2 * self.chunk_len
+
+    @property
+    def writes(self) -> int:
+        """[K], the slots that a chunk writes."""
+        return self.memory_writes or self.chunk_len
+
+    @property
     def run_len(self) -> int:
         """Tokens that one memory entry stands for, C / K."""
-        return self.chunk_len // self.memory_writes
+        return self.chunk_len // self.writes
 
     @property
     def has_memory(self) -> bool:
@@ -167,6 +189,11 @@ class RMATConfig:
         """Of parameters, memory, gates, softmax and logits: float32, or float64 where everything is."""
         return "float64" if self.dtype == "float64" else "float32"
 
+    def meaning(self) -> dict[str, typing.Any]:
+        """What it depends on what trained weights and a state mean, the sizes as numbers."""
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in TRAINING_ONLY}
+        return values | {"mlp_width": self.hidden, "memory_slots": self.slots, "memory_writes": self.writes}
+
     def flops_per_token(self) -> int:
         """Forward matrix-multiply FLOPs a token (2 a multiply-add), whole chunks; a training step costs three times as much.
 
@@ -177,12 +204,12 @@ class RMATConfig:
         keys = c.chunk_len + (c.window_len if c.has_window_carry else 0)
         per_layer += 2 * 2 * keys * c.width
         if c.has_memory:
-            per_layer += 2 * 2 * c.memory_slots * c.width  # read
-            per_layer += 2 * 2 * c.memory_slots * c.width**2 // c.chunk_len  # keys and values of the slots
+            per_layer += 2 * 2 * c.slots * c.width  # read
+            per_layer += 2 * 2 * c.slots * c.width**2 // c.chunk_len  # keys and values of the slots
             gate_products = 0 if c.gate == "none" else 6 if c.gate_form == "gru" else 2
-            per_layer += 2 * gate_products * c.memory_writes * c.width**2 // c.chunk_len
-            pool_products = 1 if c.memory_pool == "mean" else 2
-            per_layer += 2 * pool_products * c.memory_writes * c.width
+            per_layer += 2 * gate_products * c.writes * c.width**2 // c.chunk_len
+            if c.memory_pool == "attention":
+                per_layer += 2 * 2 * c.writes * c.width
         shift = 2 * c.width**2 if c.token_shift else 0
         return c.num_layers * per_layer + shift + 2 * c.width * c.vocab_size
 
@@ -352,3 +379,10 @@ def from_dict(cls: type, values: typing.Mapping[str, typing.Any]) -> typing.Any:
             _check(math.isfinite(value), f"{key}={value} must be a finite number")
         kwargs[key] = value
     return cls(**kwargs)
+
+
+def from_saved(cls: type, values: typing.Mapping[str, typing.Any]) -> typing.Any:
+    """`from_dict` of a Config or RMATConfig that a run was saved with: keys newer than the run mean what it did without them."""
+    if cls is Config:
+        return from_dict(cls, {**values, "model": {**BEFORE, **values.get("model", {})}})
+    return from_dict(cls, {**BEFORE, **values})

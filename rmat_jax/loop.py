@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from rmat_jax import infer, parallel, processes, sharding
 from rmat_jax.checkpoint import Checkpoints, check_same_config, differences
-from rmat_jax.config import Config, UserError, from_dict, to_dict
+from rmat_jax.config import Config, UserError, from_saved, to_dict
 from rmat_jax.data import Data, make_data
 from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.metrics import MetricWriter, NoWriter
@@ -59,8 +59,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     ):
         saved_config = checkpoints.saved_config()
         if saved_config is not None:
-            # A key that the saved one lacks is newer than the run, which did what is its default now.
-            check_same_config(to_dict(from_dict(Config, saved_config)), to_dict(config))
+            check_same_config(to_dict(from_saved(Config, saved_config)), to_dict(config))
         if processes.is_main():
             (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=1))
         rows = sharding.local_rows(mesh, config.batch_size)
@@ -183,7 +182,9 @@ def _due(every: int, step: int) -> bool:
 def _summary(config: Config, data: Data, state: TrainState, mesh: Mesh) -> str:
     c = config.model
     count = sum(x.size for x in jax.tree.leaves(state.params))
-    memory = f"{c.memory_slots} slots, {c.memory_writes} written a chunk, gate {c.gate}" if c.has_memory else "off"
+    window = f", windows of {c.window_len} ({c.window})" if "local" in c.streams else ""
+    gate = "no gate" if c.gate == "none" else f"gate {c.gate}"
+    memory = f"{c.slots} slots, {c.writes} written a chunk, {gate}" if c.has_memory else "off"
     span = min(c.bptt_chunks or config.chunks_per_step, config.chunks_per_step)
     streaming = jax.eval_shape(lambda: RMAT(c).initial_state(1))
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
@@ -194,7 +195,7 @@ def _summary(config: Config, data: Data, state: TrainState, mesh: Mesh) -> str:
         "parameters": f"{count:,}",
         "FLOPs a token": f"{c.flops_per_token() / 1e6:.2f}M forward, {3 * c.flops_per_token() / 1e6:.2f}M training "
         "(without recomputation)",
-        "chunk, window": f"{c.chunk_len} tokens, {c.window_len} ({c.window})",
+        "chunk": f"{c.chunk_len} tokens{window}",
         "memory": memory,
         "BPTT span": f"{span} chunks = {span * c.chunk_len} tokens",
         "a step reads": f"{config.batch_size} lanes x {config.segment_len} tokens",

@@ -8,11 +8,11 @@ from rmat_jax.config import Config
 from rmat_jax.types import PyTree
 
 # Path components that mark a parameter which is not decayed, wherever they stand.
-NOT_DECAYED = ("bias", "scale", "fusion", "gate")
+NOT_DECAYED = ("bias", "scale", "fusion", "memory_bias", "gate")
 
 
 def decayed(params: PyTree) -> PyTree:
-    """A tree of bools: whether weight decay applies. Off for norms, biases, gates and fusion weights."""
+    """A tree of bools: whether weight decay applies. Off for norms, biases, gates, fusion weights and the memory's bias."""
 
     def decays(path, _):
         return not any(key.key in NOT_DECAYED for key in path)

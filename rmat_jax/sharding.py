@@ -34,7 +34,7 @@ RULES = (
     (r"layers/memory/gate/[WU][zrc]", P(None, "fsdp", "tensor")),  # [L, D, D]
     (r"layers/memory/pool_queries", P()),  # [L, K, D]
     (r"layers/mlp/inner/bias", P(None, "tensor")),  # [L, F]
-    (r"(bias|scale|fusion|gate/b[zr])", P()),
+    (r"(memory_bias|bias|scale|fusion|gate/b[zr])", P()),
     (r"layers/slots_BMD", P(None, LANES)),  # of the lanes' memory, with L before B
     (r"layers/window_(keys|values)_BHEW", P(None, LANES, "tensor")),
     (r"(document_B|token_B|ages_BM|window_documents_BW)", P(LANES)),

@@ -59,17 +59,18 @@ def _layer(config, p, x, documents):
     own = [s for s in config.streams if s != "memory" or config.fusion != "joint"]
     fusion = dict(zip(own, shares, strict=True))
     y = np.zeros_like(x)
-    queue, owner = [None] * config.memory_slots, None  # the owner is the document that the queue remembers
+    queue, owner = [None] * config.slots, None  # the owner is the document that the queue remembers
     for t, document in enumerate(documents):
         first = t - t % config.chunk_len  # of this token's chunk
         if document != owner:
-            queue, owner = [None] * config.memory_slots, document
+            queue, owner = [None] * config.slots, document
         attended = 0
         for stream, share in fusion.items():
             scored = []  # (scores by head, values by head) of each thing that is seen
             if stream == "memory" or ("memory" in config.streams and "memory" not in own and stream == own[0]):
                 asks = _rotate(config, q[t], t - first) if config.memory_age == "tokens" else q[t]
-                scored += [(_scores(asks, key), value) for key, value in _memory_keys(config, p, queue, first)]
+                bias = p.get("memory_bias", 0.0)
+                scored += [(_scores(asks, key) + bias, value) for key, value in _memory_keys(config, p, queue, first)]
             if stream != "memory":
                 for u in _sees(config, stream, t):
                     if documents[u] == document:
@@ -123,7 +124,7 @@ def _memory_keys(config, p, queue, first):
         if config.memory_age == "rotary":
             key = _turn(key, slot.chunk - first // config.chunk_len, config.rope_base)
         if config.memory_age == "tokens":
-            writes, run = config.memory_writes, config.chunk_len // config.memory_writes
+            writes, run = config.writes, config.chunk_len // config.writes
             begin, length = (place - len(queue)) % writes * run, run
             if config.memory_pool == "attention":
                 begin, length = 0, config.chunk_len
@@ -133,7 +134,7 @@ def _memory_keys(config, p, queue, first):
 
 def _write(config, p, queue, y, mine, chunk):
     """The queue after the chunk's vectors y [C, D], of which `mine` belong to the chunk's last document."""
-    writes, run = config.memory_writes, config.chunk_len // config.memory_writes
+    writes, run = config.writes, config.chunk_len // config.writes
     normed = _norm(p["write_norm"], y) if config.memory_source == "output" else y
     new = []
     for k in range(writes):

@@ -400,8 +400,8 @@ def test_another_config_is_shown_key_by_key(tmp_path):
         check_same_config(saved, config.to_dict(other))
     assert str(caught.value) == (
         "this workdir was trained with another config: model.width was 256, is 128; "
-        "model.streams was 'full,local,memory', is 'full,local'; data.path was '', is 'a b'; choose another --workdir, "
-        "or set back --config.model.width=256 --config.model.streams=full,local,memory --config.data.path="
+        "model.streams was 'full,memory', is 'full,local'; data.path was '', is 'a b'; choose another --workdir, "
+        "or set back --config.model.width=256 --config.model.streams=full,memory --config.data.path="
     )
     found = differences(saved, config.to_dict(dataclasses.replace(Config(), log=other.log, mesh=other.mesh)))
     assert found == [("log.every", 20, 1), ("mesh.fsdp", 1, 4)] or found == [("mesh.fsdp", 1, 4), ("log.every", 20, 1)]

@@ -7,7 +7,19 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax.config import Config, DataConfig, LogConfig, OptimConfig, RMATConfig, UserError, from_dict, to_dict
+from rmat_jax.config import (
+    PAPER,
+    STREAMS,
+    Config,
+    DataConfig,
+    LogConfig,
+    OptimConfig,
+    RMATConfig,
+    UserError,
+    from_dict,
+    from_saved,
+    to_dict,
+)
 from rmat_jax.model import RMAT
 from rmat_jax.modules.carry import initial_state
 from tests.models import equations, make_params, make_tokens
@@ -15,13 +27,18 @@ from tests.models import equations, make_params, make_tokens
 RULES = [
     (RMATConfig, {"width": 100}, "width=100 must be a multiple of num_heads=8; try width=96 or 104"),
     (RMATConfig, {"width": 4}, "width=4 must be a multiple of num_heads=8; try width=8"),
-    (RMATConfig, {"window_len": 60}, "window_len=60 must divide chunk_len=256; try window_len=32 or 64"),
+    (
+        RMATConfig,
+        {"window_len": 60, "streams": ("full", "local")},
+        "window_len=60 must divide chunk_len=256; try window_len=32 or 64",
+    ),
     (RMATConfig, {"memory_writes": 7}, "memory_writes=7 must divide chunk_len=256; try memory_writes=4 or 8"),
-    (RMATConfig, {"memory_slots": 4}, "memory_writes=8 must not exceed memory_slots=4"),
+    (RMATConfig, {"memory_slots": 4}, "memory_writes=256 must not exceed memory_slots=4; write fewer"),
     (RMATConfig, {"num_layers": 0}, "num_layers=0 must be positive"),
     (RMATConfig, {"chunk_len": -8}, "chunk_len=-8 must be positive"),
     (RMATConfig, {"rope_base": float("nan")}, "rope_base=nan must be positive"),
     (RMATConfig, {"mlp_width": -1}, "mlp_width=-1 must not be negative; 0 stands for four times the width"),
+    (RMATConfig, {"memory_writes": -1}, "memory_writes=-1 must not be negative; 0 stands for every token of the chunk"),
     (RMATConfig, {"bptt_chunks": -1}, "bptt_chunks=-1 must not be negative; 0 stands for all chunks"),
     (RMATConfig, {"streams": ()}, "streams is empty; name at least one of 'full', 'local', 'memory'"),
     (RMATConfig, {"streams": ("full", "world")}, "streams='world' is not one of 'full', 'local', 'memory'"),
@@ -31,7 +48,7 @@ RULES = [
     (RMATConfig, {"window": "round"}, "window='round' is not one of 'block', 'sliding'"),
     (RMATConfig, {"gate": "open"}, "gate='open' is not one of 'evicted', 'newest', 'none'"),
     (RMATConfig, {"memory_pool": "max"}, "memory_pool='max' is not one of 'mean', 'attention'"),
-    (RMATConfig, {"memory_age": "old"}, "memory_age='old' is not one of 'none', 'rotary'"),
+    (RMATConfig, {"memory_age": "old"}, "memory_age='old' is not one of 'none', 'rotary', 'tokens'"),
     (RMATConfig, {"rope": "all"}, "rope='all' is not one of 'per_head', 'global', 'none'"),
     (RMATConfig, {"remat": "all"}, "remat='all' is not one of 'none', 'block', 'chunk', 'chunk+block'"),
     (RMATConfig, {"dtype": "float16"}, "dtype='float16' is not one of 'float32', 'bfloat16', 'float64'"),
@@ -64,20 +81,31 @@ def test_a_broken_rule_says_what_and_why(cls, values, message):
 def test_rules_of_what_is_not_there_do_not_apply():
     RMATConfig(streams=("full", "local"), memory_writes=7)
     RMATConfig(width=24, rope="none")
+    RMATConfig(chunk_len=96, window_len=64)
 
 
 def test_rules_hold_after_a_replacement():
-    with pytest.raises(UserError, match="window_len=64 must divide chunk_len=32"):
-        dataclasses.replace(RMATConfig(), chunk_len=32)
+    with pytest.raises(UserError, match="memory_writes=7 must divide chunk_len=32"):
+        dataclasses.replace(RMATConfig(chunk_len=7, memory_writes=7), chunk_len=32)
 
 
 def test_plain_values_and_back():
     config = Config(
-        model=RMATConfig(streams=("full", "memory"), gate="newest"), optim=OptimConfig(learning_rate=0.5), seed=3
+        model=RMATConfig(streams=("local", "memory"), gate="newest"), optim=OptimConfig(learning_rate=0.5), seed=3
     )
     assert from_dict(Config, to_dict(config)) == config
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     assert from_dict(Config, {}) == Config()
+
+
+def test_a_run_older_than_a_key_means_what_it_did():
+    values = to_dict(Config(model=RMATConfig(**PAPER), seed=3))
+    for key in ("fusion", "memory_source", "token_shift"):
+        del values["model"][key]
+    old = from_saved(Config, values)
+    assert old == Config(model=RMATConfig(**PAPER), seed=3) and from_saved(RMATConfig, values["model"]) == old.model
+    assert from_dict(Config, values) != old  # today's defaults
+    assert from_saved(Config, to_dict(Config())) == Config()
 
 
 def test_streams_may_be_written_with_commas():
@@ -102,20 +130,22 @@ def test_an_unknown_key_names_its_nearest(values, message):
 
 
 def test_derived_sizes():
-    config = RMATConfig(width=32, num_heads=4, chunk_len=16, window_len=4, memory_writes=2)
+    config = RMATConfig(streams=STREAMS, width=32, num_heads=4, chunk_len=16, window_len=4, memory_writes=2)
     assert (config.head_dim, config.hidden, config.run_len) == (8, 128, 8)
     assert config.has_memory and not config.has_window_carry
     assert dataclasses.replace(config, window="sliding").has_window_carry
     assert not dataclasses.replace(config, window="sliding", streams=("full",)).has_window_carry
     assert Config(model=config, chunks_per_step=3).segment_len == 48
+    assert (config.slots, config.writes) == (32, 2) and RMATConfig(chunk_len=7, memory_slots=9).writes == 7
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {},
-        {"window": "sliding", "memory_pool": "attention"},
-        {"gate": "none", "streams": ("local", "memory")},
+        PAPER,
+        PAPER | {"window": "sliding", "memory_pool": "attention"},
+        PAPER | {"gate": "none", "streams": ("local", "memory")},
         {"streams": ("full", "local"), "mlp_width": 40},
     ],
     ids=str,

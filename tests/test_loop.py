@@ -61,7 +61,7 @@ def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
 
 
 def test_text_that_changed_is_refused_and_a_setting_that_is_new_is_not(text, tmp_path, monkeypatch):
-    config = load(text)
+    config = load(text, "--config.model.fusion=layer")
     loop.run(config, tmp_path / "run", until=1)
     older = to_dict(config)
     del older["model"]["fusion"]  # as before there was a choice

@@ -17,7 +17,7 @@ import numpy as np
 from rmat_jax import loop
 from rmat_jax.ablate.variants import num_params, state_bytes
 from rmat_jax.checkpoint import MAY_CHANGE, differences, restore_params
-from rmat_jax.config import Config, UserError, from_dict, to_dict
+from rmat_jax.config import Config, UserError, from_saved, to_dict
 from rmat_jax.data import make_data
 from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.metrics import read_metrics
@@ -44,7 +44,7 @@ class Run:
             result = json.loads((self.workdir / RESULT).read_text())
         except (OSError, ValueError):
             return None
-        trained = to_dict(from_dict(Config, result["config"]))  # with the defaults of keys that are newer
+        trained = to_dict(from_saved(Config, result["config"]))
         return None if differences(trained, to_dict(self.config), ignore=MAY_CHANGE) else result
 
 
@@ -154,7 +154,7 @@ def measure(run: Run) -> dict[str, Any]:
     """What a finished training scored, and what it cost."""
     config = run.config
     params, values, _ = restore_params(run.workdir / "checkpoints")
-    config = from_dict(Config, values)
+    config = from_saved(Config, values)
     heldout = make_data(config, run.workdir).heldout
     kept = evaluate_heldout(config, params, heldout, heldout.num_bytes)
     train = [line for line in read_metrics(run.workdir) if line["split"] == "train"]

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmat_jax.config import STREAMS, Config, RMATConfig, UserError, from_dict, to_dict
+from rmat_jax.config import PAPER, STREAMS, Config, RMATConfig, UserError, from_dict, to_dict
 from rmat_jax.model import RMAT
 
 BASE = "base"
@@ -38,6 +38,7 @@ def baselines(config: Config) -> list[Variant]:
     transformer-xl    a sliding window W = C in every layer (arXiv 1901.02860), as long as the base's bytes of state allow
     memory off        the base without its memory
     queue             the base with a queue that is not gated
+    paper             the base with all that arXiv 2507.00453 says
     """
     c = config.model
     found = [
@@ -51,11 +52,12 @@ def baselines(config: Config) -> list[Variant]:
     if c.has_memory:
         found.append(Variant("memory off", {"model.streams": tuple(s for s in c.streams if s != "memory")}))
         found.append(Variant("queue", {"model.gate": "none"}))
+        found.append(Variant("paper", {f"model.{key}": value for key, value in PAPER.items()}))
     return [variant for variant in found if _applies(config, variant)]
 
 
 def grid(config: Config) -> list[Variant]:
-    """Every option of the architecture, one at a time."""
+    """Every option of the architecture that the base uses, one at a time."""
     c = config.model
     options: list[tuple[str, tuple]] = [
         ("gate", ("none", "newest", "evicted")),
@@ -65,19 +67,25 @@ def grid(config: Config) -> list[Variant]:
         ("rope", ("per_head", "global", "none")),
         ("window", ("block", "sliding")),
         ("token_shift", (False, True)),
-        ("memory_slots", (c.memory_slots // 2, 2 * c.memory_slots)),
-        ("memory_writes", (c.memory_writes // 2, 2 * c.memory_writes)),
+        ("memory_slots", (max(c.slots // 2, 1), 2 * c.slots)),
+        ("memory_writes", (max(c.writes // 2, 1), 2 * c.writes)),
         ("memory_pool", ("mean", "attention")),
         ("memory_source", ("output", "input")),
         ("memory_age", ("none", "rotary", "tokens")),
+        ("memory_bias", (0.0, -4.0)),
     ]
-    found = [
-        Variant(f"no {stream} stream", {"model.streams": tuple(s for s in c.streams if s != stream)})
-        for stream in STREAMS
-        if stream in c.streams and stream != "memory"
-    ]
+    found = []
+    for stream in ("full", "local"):
+        word = "no" if stream in c.streams else "with"
+        streams = tuple(s for s in STREAMS if (s in c.streams) != (s == stream))
+        found.append(Variant(f"{word} {stream} stream", {"model.streams": streams}))
+    unused = () if c.has_memory else ("memory", "gate")
+    unused += () if len(c.streams) > 1 else ("fusion",)
+    unused += () if c.fusion == "joint" else ("memory_bias",)
+    unused += ("gate_",) if c.gate == "none" else ()
+    unused += () if "local" in c.streams else ("window",)
     for key, values in options:
-        if c.has_memory or not key.startswith(("memory", "gate")):
+        if not key.startswith(unused):
             found += [Variant(f"{key}={value}", {f"model.{key}": value}) for value in values]
     named: dict[Config, Variant] = {}
     for variant in [*baselines(config), *found]:
@@ -160,16 +168,13 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 def same_parameters(config: Config, target: RMATConfig) -> Config:
     """The config with the width of its MLPs changed so that it has as many parameters as `target`, as near as that goes.
 
-    A layer has two more for each unit of `mlp_width` and of `width`, so a layer's count is met within `width` of them.
+    A layer has two more for each unit of `mlp_width` and of `width`, so a layer's count is met within `width` of them. A model
+    of whose MLPs that would leave less than half of the target's keeps them, and has more parameters.
     """
     model, wanted = config.model, num_params(target)
     at = {width: num_params(dataclasses.replace(model, mlp_width=width)) for width in (1, 2)}
     hidden = round(1 + (wanted - at[1]) / (at[2] - at[1]))
-    if hidden < 1:
-        raise UserError(
-            f"no mlp_width gives this variant as few parameters as the base's {wanted:,}; use --parameters=free"
-        )
-    if num_params(model) == wanted:
+    if num_params(model) == wanted or hidden < target.hidden / 2:
         return config
     return dataclasses.replace(config, model=dataclasses.replace(model, mlp_width=hidden))
 

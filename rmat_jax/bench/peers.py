@@ -148,7 +148,7 @@ def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple
         ]
         size -= rare * sum(leaf.nbytes for leaf in jax.tree.leaves(written))
         itemsize = jnp.dtype(config.param_dtype).itemsize
-        state_bytes -= rare * config.num_layers * config.memory_slots * config.width * itemsize
+        state_bytes -= rare * config.num_layers * config.slots * config.width * itemsize
     return size, state_bytes
 
 

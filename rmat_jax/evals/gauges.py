@@ -27,7 +27,7 @@ class Openness(NamedTuple):
 
 
 def fusion_weights(config: Config, params: PyTree) -> np.ndarray:
-    """Share of each stream in each layer, [L, streams], in the order of `config.model.fused`; rows sum to 1."""
+    """Share of each stream in each layer, [L, streams] or with `fusion="head"` [L, streams, H], in the order of `fused`."""
     weights_LS = jax.device_get(params["layers"]["fusion"]).astype(np.float64)
     shares_LS = np.exp(weights_LS - weights_LS.max(1, keepdims=True))
     return shares_LS / shares_LS.sum(1, keepdims=True)
@@ -69,7 +69,7 @@ def _read(
     config: RMATConfig, params: PyTree, memory: State, tokens_BT: Array, documents_BT: Array, counts_BN: Array
 ) -> tuple[State, Array, Array]:
     """The memory after the batch, the sum of all z that count [L], and how many fall into each bin [L, BINS]."""
-    model, writes = RMAT(config), config.memory_writes
+    model, writes = RMAT(config), config.writes
     chunks = [x.reshape(len(x), -1, config.chunk_len).swapaxes(0, 1) for x in (tokens_BT, documents_BT)]
     positions_BC = jnp.broadcast_to(jnp.arange(config.chunk_len), chunks[0].shape[1:])
 

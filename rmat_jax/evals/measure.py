@@ -114,7 +114,7 @@ def choose_cuts(model: RMATConfig, documents_BT: np.ndarray, scored_BT: np.ndarr
     """
     rows, length = documents_BT.shape
     chunk = model.chunk_len
-    filling = -(-model.memory_slots // model.memory_writes) * chunk
+    filling = -(-model.slots // model.writes) * chunk
     forget_BN = np.full((rows, length // chunk), KEEP, np.int32)
     since_BT = np.full((rows, length), -1)
     for lane in range(rows):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rmat_jax.checkpoint import restore_params
-from rmat_jax.config import Config, UserError, from_dict
+from rmat_jax.config import Config, UserError, from_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rmat_jax.infer import Engine
@@ -47,7 +47,7 @@ def load_subject(workdir: Path) -> Subject:
     """The newest checkpoint of a run. Raises UserError where there is none."""
     workdir = Path(workdir)
     params, values, step = restore_params(workdir / "checkpoints")
-    return Subject(workdir, from_dict(Config, values), params, step)
+    return Subject(workdir, from_saved(Config, values), params, step)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
 from rmat_jax.checkpoint import restore_params
-from rmat_jax.config import Config, UserError, from_dict
+from rmat_jax.config import Config, UserError, from_saved
 from rmat_jax.data.sources import read_blocks
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rmat_jax.infer.engine import Engine
@@ -187,7 +187,7 @@ def _costs(model: RMAT, params: PyTree, tokenizer: Tokenizer, opened: BinaryIO) 
 def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
     """The model, the newest weights and the tokenizer of a training run. Raises UserError where one is missing."""
     params, values, _ = restore_params(Path(workdir) / "checkpoints")
-    config = from_dict(Config, values)
+    config = from_saved(Config, values)
     return RMAT(config.model), params, load_tokenizer(config, Path(workdir) / "tokenizer")
 
 

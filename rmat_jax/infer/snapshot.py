@@ -1,6 +1,5 @@
 """One stream's state as a file: whoever has the same weights goes on with it, bit for bit."""
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmat_jax.checkpoint import digests
-from rmat_jax.config import TRAINING_ONLY, RMATConfig, UserError
+from rmat_jax.config import RMATConfig, UserError, from_saved
 from rmat_jax.infer.streams import Streams, begin
 from rmat_jax.model import RMAT
 from rmat_jax.sealed import read_sealed, write_sealed
@@ -40,7 +39,7 @@ def save_stream(file: Path, stream: Streams, config: RMATConfig, weights: str, t
         UserError: it cannot be written there.
     """
     metadata = {
-        "config": json.dumps(_meaning(config)),
+        "config": json.dumps(config.meaning()),
         "weights": weights,
         "tokenizer": tokenizer,
         "tokens": str(tokens),
@@ -55,8 +54,8 @@ def load_stream(file: Path, config: RMATConfig, weights: str, tokenizer: str) ->
         UserError: no such file, not a session's, damaged, or of another model, tokenizer or weights: it says which.
     """
     tensors, metadata = read_sealed(Path(file), KIND, REMEDY)
-    there, here = json.loads(metadata["config"]), json.loads(json.dumps(_meaning(config)))
-    differ = [f"{key} was {there.get(key)!r}, is {value!r}" for key, value in here.items() if there.get(key) != value]
+    there, here = from_saved(RMATConfig, json.loads(metadata["config"])).meaning(), config.meaning()
+    differ = [f"{key} was {there[key]!r}, is {value!r}" for key, value in here.items() if there[key] != value]
     if differ:
         raise UserError(f"{file} is a session of another model: {'; '.join(differ)}; use that model, or another file")
     if metadata["tokenizer"] != tokenizer:
@@ -82,11 +81,6 @@ def load_stream(file: Path, config: RMATConfig, weights: str, tokenizer: str) ->
     leaves = [jnp.asarray(tensors[name]) for name in expected]
     structure = jax.tree.structure(jax.eval_shape(lambda: begin(RMAT(config), 1)))
     return jax.tree.unflatten(structure, leaves), int(metadata["tokens"])
-
-
-def _meaning(config: RMATConfig) -> dict:
-    """The settings on which it depends what a state means."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in TRAINING_ONLY}
 
 
 def _named(stream: Streams) -> dict:

@@ -104,7 +104,7 @@ def make_case(
 
 def _chunks(model: RMATConfig) -> int:
     """So many that slots which were written are written again; at least three."""
-    return max(3, -(-model.memory_slots // model.memory_writes) + 2) if model.has_memory else 3
+    return max(3, -(-model.slots // model.writes) + 2) if model.has_memory else 3
 
 
 def _documents(rng: np.random.Generator, model: RMATConfig, length: int) -> np.ndarray:

@@ -54,10 +54,14 @@ def rounding(model: RMATConfig, tokens: int, dtype: str) -> float:
     """The relative perturbation of the weights to which rounding amounts, gamma = u (lambda sqrt(n) + 4 C).
 
     n is the longest sum of the model, over `tokens` in its gradients; the second term is that of RoPE's angles, which
-    reach C radians and are off by up to four roundings.
+    reach as many radians as tokens lie before the farthest key, at least C, and are off by up to four roundings.
     """
-    longest = max(model.width, model.hidden, model.vocab_size, model.memory_slots, tokens)
-    return UNIT_ROUNDOFF[dtype] * (CONFIDENCE * math.sqrt(longest) + 4 * model.chunk_len)
+    longest, farthest = max(model.width, model.hidden, model.vocab_size, tokens), model.chunk_len
+    if model.has_memory:
+        longest = max(longest, model.chunk_len + model.slots)
+        if model.memory_age == "tokens":
+            farthest *= -(-model.slots // model.writes)
+    return UNIT_ROUNDOFF[dtype] * (CONFIDENCE * math.sqrt(longest) + 4 * farthest)
 
 
 def measure_spread(case: Case, run: Callable[[Case], Iterator[Results]], exact: Results, dtype: str) -> Spread:

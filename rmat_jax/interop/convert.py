@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from rmat_jax.checkpoint import Checkpoints, restore_params
-from rmat_jax.config import Config, UserError, from_dict, to_dict
+from rmat_jax.config import Config, UserError, from_saved, to_dict
 from rmat_jax.data.tokenizer import BPETokenizer, check_vocabulary, load_tokenizer
 from rmat_jax.interop.layout import from_jax, to_jax
 from rmat_jax.interop.weights import read_weights, write_weights
@@ -34,7 +34,7 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
     """
     with jax.enable_x64(True):  # a checkpoint may hold float64
         params, values, step = restore_params(workdir / "checkpoints")
-    config = from_dict(Config, values)
+    config = from_saved(Config, values)
     tensors = from_jax(config.model, params)
     metadata = {"step": str(step)}
     if _is_bpe(config):

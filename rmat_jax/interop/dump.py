@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax.config import Config, from_dict, to_dict
+from rmat_jax.config import Config, from_saved, to_dict
 from rmat_jax.interop.case import Case, Results
 from rmat_jax.interop.compare import Spread
 from rmat_jax.sealed import read_sealed, write_sealed
@@ -43,6 +43,6 @@ def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
         part, _, rest = name.partition("/")
         parts[part][rest] = x
     spread = {tuple(key.split("/", 1)): value for key, value in json.loads(metadata["spread"]).items()}
-    case = Case(config=from_dict(Config, json.loads(metadata["config"])), weights=parts["weight"], **parts["input"])
+    case = Case(config=from_saved(Config, json.loads(metadata["config"])), weights=parts["weight"], **parts["input"])
     expected = {key: parts["expected"]["/".join(key)] for key in spread}  # the file sorts its tensors by name
     return case, expected, spread, metadata["origin"]

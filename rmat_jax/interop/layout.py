@@ -62,12 +62,14 @@ def _layer(c: RMATConfig) -> dict[str, tuple]:
         **_plain("mlp.outer.bias", c.width),
     }
     if c.has_memory:
+        if c.fusion == "joint":
+            tensors |= _plain("memory_bias", c.num_heads)
         if c.memory_source == "output":
             tensors |= _norm("memory.read_norm", c.width)
             tensors |= _linear("memory.key", c.width, c.width) | _linear("memory.value", c.width, c.width)
             tensors |= _norm("memory.write_norm", c.width)
         if c.memory_pool == "attention":
-            tensors |= _plain("memory.pool_queries", c.memory_writes, c.width)
+            tensors |= _plain("memory.pool_queries", c.writes, c.width)
         if c.gate != "none":
             for name in GATE_MATRICES[c.gate_form]:
                 tensors |= _plain(f"memory.gate.{name}", c.width, c.width)
@@ -128,6 +130,9 @@ def random_weights(config: RMATConfig, seed: int) -> dict[str, np.ndarray]:
         if len(spec.shape) == 2:
             scale, center = spec.shape[-1] ** -0.5, 0.0
         else:
-            scale, center = 0.3, {"weight": 1.0, "bz": config.gate_bias}.get(last, 0.0)
+            scale, center = (
+                0.3,
+                {"weight": 1.0, "bz": config.gate_bias, "memory_bias": config.memory_bias}.get(last, 0.0),
+            )
         tensors[name] = center + scale * rng.normal(size=spec.shape)
     return tensors

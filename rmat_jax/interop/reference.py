@@ -99,8 +99,8 @@ class RMAT(nn.Module):
         c, like = self.config, self.embed.weight
         none_BJ = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
         empty = like.new_zeros(batch, 0, c.width)
-        slots_BMD = like.new_zeros(batch, c.memory_slots, c.width) if c.has_memory else None
-        ages_BM = none_BJ.new_zeros(batch, c.memory_slots) if c.has_memory else None
+        slots_BMD = like.new_zeros(batch, c.slots, c.width) if c.has_memory else None
+        ages_BM = none_BJ.new_zeros(batch, c.slots) if c.has_memory else None
         layers = (LayerState(slots_BMD, empty, empty, empty),) * c.num_layers
         return State(0, none_BJ.new_zeros(batch), none_BJ.new_full((batch,), -1), ages_BM, none_BJ, layers)
 
@@ -129,7 +129,7 @@ class RMAT(nn.Module):
             layers = [b.close(layer, ages_BM, mine_BC, kept) for b, layer in zip(self.layers, layers, strict=True)]
             if c.has_memory:
                 older_BM = torch.where(ages_BM > 0, ages_BM + 1, 0)
-                ages_BM = torch.cat([older_BM[:, c.memory_writes :], written_slots(c, mine_BC).long()], dim=1)
+                ages_BM = torch.cat([older_BM[:, c.writes :], written_slots(c, mine_BC).long()], dim=1)
         return logits_BSV, State(position, document_B, tokens_BS[:, -1], ages_BM, documents_BJ, tuple(layers))
 
     def embedded(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> Tensor:
@@ -176,6 +176,8 @@ class Block(nn.Module):
         streams = len(config.fused)
         shares = (streams, config.num_heads) if config.fusion == "head" else (streams,)
         self.fusion = nn.Parameter(torch.zeros(shares))
+        if config.has_memory and config.fusion == "joint":
+            self.memory_bias = nn.Parameter(torch.full((config.num_heads,), config.memory_bias))
         self.output = linear(config.width, config.width, smaller=2 * config.num_layers)
         self.mlp_norm = nn.LayerNorm(config.width, eps=1e-5)
         self.mlp = MLP(config)
@@ -198,7 +200,7 @@ class Block(nn.Module):
             if stream == "memory":
                 a_BSHE = attend((slots, masks["memory"]))
             elif c.has_memory and c.fusion == "joint" and stream == c.fused[0]:
-                a_BSHE = attend((chunk, masks[stream]), (slots, masks["memory"]))
+                a_BSHE = attend((chunk, masks[stream]), (slots, masks["memory"], self.memory_bias))
             else:
                 a_BSHE = attend((chunk, masks[stream]))
             mixed_BSD = mixed_BSD + (share[..., None] * a_BSHE).flatten(2)
@@ -263,7 +265,7 @@ class Memory(nn.Module):
             self.value = linear(config.width, config.width)
             self.write_norm = nn.LayerNorm(config.width, eps=1e-5)
         if config.memory_pool == "attention":
-            self.pool_queries = nn.Parameter(torch.randn(config.memory_writes, config.width))
+            self.pool_queries = nn.Parameter(torch.randn(config.writes, config.width))
         self.gate = Gate(config) if config.gate != "none" else None
 
     def read(self, slots_BMD: Tensor, key: nn.Module, value: nn.Module) -> tuple[Tensor, Tensor]:
@@ -276,10 +278,10 @@ class Memory(nn.Module):
     def places(self, ages_BM: Tensor) -> Tensor:
         """[B, M]: where the middle of the tokens stands that each slot was written from, in the coordinates of the chunk."""
         c = self.config
-        middles = [(c.chunk_len - 1) / 2] * c.memory_writes
+        middles = [(c.chunk_len - 1) / 2] * c.writes
         if c.memory_pool == "mean":
-            middles = [run * c.run_len + (c.run_len - 1) / 2 for run in range(c.memory_writes)]
-        middles = (middles * c.memory_slots)[-c.memory_slots :]  # the newest slot is the last of its chunk
+            middles = [run * c.run_len + (c.run_len - 1) / 2 for run in range(c.writes)]
+        middles = (middles * c.slots)[-c.slots :]  # the newest slot is the last of its chunk
         return torch.tensor(middles, dtype=torch.float64, device=ages_BM.device) - c.chunk_len * ages_BM
 
     def write(self, slots_BMD: Tensor, ages_BM: Tensor, y_BCD: Tensor, mine_BC: Tensor) -> Tensor:
@@ -288,10 +290,10 @@ class Memory(nn.Module):
         queue_BMD = only_written(slots_BMD, ages_BM)
         new_BKD = self.pool(self.write_norm(y_BCD) if c.memory_source == "output" else y_BCD, mine_BC)
         if self.gate is not None:
-            oldest_BKD, newest_BKD = queue_BMD[:, : c.memory_writes], queue_BMD[:, -c.memory_writes :]
+            oldest_BKD, newest_BKD = queue_BMD[:, : c.writes], queue_BMD[:, -c.writes :]
             new_BKD = self.gate(new_BKD, oldest_BKD if c.gate == "evicted" else newest_BKD)
         new_BKD = only_written(new_BKD, written_slots(c, mine_BC))
-        return torch.cat([queue_BMD[:, c.memory_writes :], new_BKD], dim=1)
+        return torch.cat([queue_BMD[:, c.writes :], new_BKD], dim=1)
 
     def pool(self, normed_BCD: Tensor, mine_BC: Tensor) -> Tensor:
         """s [B, K, D]: the mean of each run of C/K tokens, or what K learned queries find in the whole chunk."""
@@ -300,9 +302,9 @@ class Memory(nn.Module):
             scores_BKC = torch.einsum("kd,bcd->bkc", self.pool_queries, normed_BCD) / math.sqrt(c.width)
             return torch.einsum("bkc,bcd->bkd", masked_softmax(scores_BKC, mine_BC[:, None]), normed_BCD)
         # Dividing the counts, not the sums, keeps a run of nobody at zero.
-        mine_BKR1 = mine_BC.unflatten(1, (c.memory_writes, c.run_len))[..., None].to(normed_BCD.dtype)
+        mine_BKR1 = mine_BC.unflatten(1, (c.writes, c.run_len))[..., None].to(normed_BCD.dtype)
         share_BKR1 = mine_BKR1 / mine_BKR1.sum(2, keepdim=True).clamp(min=1)
-        return (share_BKR1 * normed_BCD.unflatten(1, (c.memory_writes, c.run_len))).sum(2)
+        return (share_BKR1 * normed_BCD.unflatten(1, (c.writes, c.run_len))).sum(2)
 
 
 class Gate(nn.Module):
@@ -329,16 +331,19 @@ class Gate(nn.Module):
         return (1 - z) * e + z * c
 
 
-def attend(*parts: tuple[tuple[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """`softmax(q k^T / sqrt(E)) v` over what the masks show of all parts; zeros for a query that sees nothing.
+def attend(*parts: tuple) -> Tensor:
+    """`softmax(q k^T / sqrt(E) + b) v` over what the masks show of all parts; zeros for a query that sees nothing.
 
-    A part is queries [B, S, H, E], keys and values [B, J, H, E], and the mask [B, S, J].
+    A part is (q, k, v), queries [B, S, H, E], keys and values [B, J, H, E]; the mask [B, S, J]; and b [H], if it has one.
     """
-    scores_BHSJ = torch.cat([torch.einsum("bshe,bjhe->bhsj", q, k) for (q, k, _), _ in parts], dim=3)
-    mask_BSJ = torch.cat([mask for _, mask in parts], dim=2)
-    values_BJHE = torch.cat([v for (_, _, v), _ in parts], dim=1)
-    weights_BHSJ = masked_softmax(scores_BHSJ / math.sqrt(values_BJHE.shape[-1]), mask_BSJ[:, None])
-    return torch.einsum("bhsj,bjhe->bshe", weights_BHSJ, values_BJHE)
+    scores, masks, values = [], [], []
+    for (q, k, v), mask, *bias in parts:
+        scored = torch.einsum("bshe,bjhe->bhsj", q, k) / math.sqrt(q.shape[-1])
+        scores.append(scored + bias[0][:, None, None] if bias else scored)
+        masks.append(mask)
+        values.append(v)
+    weights_BHSJ = masked_softmax(torch.cat(scores, dim=3), torch.cat(masks, dim=2)[:, None])
+    return torch.einsum("bhsj,bjhe->bshe", weights_BHSJ, torch.cat(values, dim=1))
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
@@ -362,8 +367,8 @@ def turn(x: Tensor, positions: Tensor, base: float) -> Tensor:
 def written_slots(config: RMATConfig, mine_BC: Tensor) -> Tensor:
     """[B, K]: which slots a chunk writes: those of a run that has tokens of its last document; all, pooled by attention."""
     if config.memory_pool == "attention":
-        return mine_BC.any(1, keepdim=True).expand(-1, config.memory_writes)
-    return mine_BC.unflatten(1, (config.memory_writes, config.run_len)).any(2)
+        return mine_BC.any(1, keepdim=True).expand(-1, config.writes)
+    return mine_BC.unflatten(1, (config.writes, config.run_len)).any(2)
 
 
 def only_written(slots_BMD: Tensor, ages_BM: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from rmat_jax.config import IGNORE, Config
 
 
 def decayed(model: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay applies to: all but norms, biases, gates and fusion weights."""
+    """Names of the parameters that weight decay applies to: all but norms, biases, gates, fusion weights, the memory's bias."""
     norms = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
     names = {name for name, _ in model.named_parameters()} - norms
-    return {name for name in names if not {"bias", "fusion", "gate"} & set(name.split("."))}
+    return {name for name in names if not {"bias", "fusion", "memory_bias", "gate"} & set(name.split("."))}
 
 
 def learning_rate(config: Config, step: int) -> float:

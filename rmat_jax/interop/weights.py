@@ -5,7 +5,6 @@ Config), and what a writer adds: `step`, `tokenizer` (the JSON of a byte-pair to
 """
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from rmat_jax.config import TRAINING_ONLY, Config, UserError, from_dict, to_dict
+from rmat_jax.config import Config, UserError, from_saved, to_dict
 from rmat_jax.interop.layout import layout
 
 NAME, VERSION = "rmat_jax", 1  # the metadata's `format`; raise the version when older code would misread the new
@@ -118,7 +117,7 @@ def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Co
             f"{file} has format {metadata['format']!r}, this version of rmat_jax reads {NAME} {VERSION}; update it"
         )
     try:
-        saved = from_dict(Config, json.loads(metadata["config"]))
+        saved = from_saved(Config, json.loads(metadata["config"]))
         layout(saved.model)
     except UserError as error:
         raise UserError(f"the config in the metadata of {file} is not valid: {error}") from error
@@ -138,9 +137,8 @@ def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Co
 
 def _meaning(config: Config) -> dict[str, Any]:
     """The settings on which it depends what weights and token ids mean; of another dtype they are only rounded otherwise."""
-    fields = [f.name for f in dataclasses.fields(config.model) if f.name not in (*TRAINING_ONLY, "dtype")]
-    settings = {f"model.{name}": getattr(config.model, name) for name in fields}
-    return settings | {"model.mlp_width": config.model.hidden, "data.tokenizer": config.data.tokenizer}
+    settings = {f"model.{name}": value for name, value in config.model.meaning().items() if name != "dtype"}
+    return settings | {"data.tokenizer": config.data.tokenizer}
 
 
 def _verify(file: Path, config: Config, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:

@@ -17,7 +17,7 @@ from rmat_jax.types import Array
 
 
 class Block(nn.Module):
-    """x' = x + A(LN1(x)) Wo,  y = x' + MLP(LN2(x')),  M' = write(M, y)."""
+    """x' = x + A(LN1(x)) Wo,  y = x' + MLP(LN2(x')),  M' = write(M, y), or write(M, LN1(x)) with `memory_source="input"`."""
 
     config: RMATConfig
 
@@ -30,6 +30,10 @@ class Block(nn.Module):
         self.output = projection(c, c.width, residual=True)
         shares = (len(c.fused), c.num_heads) if c.fusion == "head" else (len(c.fused),)
         self.fusion = self.param("fusion", nn.initializers.zeros, shares, jnp.dtype(c.param_dtype))
+        self.memory_bias = None
+        if c.has_memory and c.fusion == "joint":
+            start = nn.initializers.constant(c.memory_bias)
+            self.memory_bias = self.param("memory_bias", start, (c.num_heads,), jnp.dtype(c.param_dtype))
         self.mlp_norm = layer_norm(c)
         self.mlp = MLP(c)
         self.dropout = Dropout(c.dropout)
@@ -65,6 +69,7 @@ class Block(nn.Module):
             dict(zip(self.config.fused, jax.nn.softmax(self.fusion, axis=0), strict=True)),
             window_len=self.config.window_len,
             window=self.config.window,
+            memory_bias_H=self.memory_bias,
         )
         if memory is not None:
             self.sow("gauges", "read", (weights_BHSM, memory.values_BJHE, attended_BSHE))

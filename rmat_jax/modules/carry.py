@@ -102,12 +102,12 @@ def initial_state(config: RMATConfig, batch: int, *, closed: bool = False) -> St
     open_chunk = OpenChunk(
         keys_BHEC=heads(c.chunk_len),
         values_BHEC=heads(c.chunk_len),
-        pool=empty_pool(batch, c.memory_writes, c.width, c.param_dtype) if memory else None,
-        memory_keys_BHEM=heads(c.memory_slots) if memory else None,
-        memory_values_BHEM=heads(c.memory_slots) if memory else None,
+        pool=empty_pool(batch, c.writes, c.width, c.param_dtype) if memory else None,
+        memory_keys_BHEM=heads(c.slots) if memory else None,
+        memory_values_BHEM=heads(c.slots) if memory else None,
     )
     layer = LayerState(
-        slots_BMD=jnp.zeros((batch, c.memory_slots, c.width), jnp.dtype(c.param_dtype)) if memory else None,
+        slots_BMD=jnp.zeros((batch, c.slots, c.width), jnp.dtype(c.param_dtype)) if memory else None,
         window_keys_BHEW=heads(c.window_len) if window else None,
         window_values_BHEW=heads(c.window_len) if window else None,
         open=None if closed else open_chunk,
@@ -116,7 +116,7 @@ def initial_state(config: RMATConfig, batch: int, *, closed: bool = False) -> St
         layers=jax.tree.map(lambda x: jnp.broadcast_to(x, (c.num_layers, *x.shape)), layer),
         document_B=jnp.zeros(batch, jnp.int32),
         token_B=jnp.full(batch, -1, jnp.int32) if c.token_shift else None,
-        ages_BM=jnp.zeros((batch, c.memory_slots), jnp.int32) if memory else None,
+        ages_BM=jnp.zeros((batch, c.slots), jnp.int32) if memory else None,
         window_documents_BW=nobody(c.window_len) if window else None,
         open_documents_BC=None if closed else nobody(c.chunk_len),
         position_B=None if closed else jnp.zeros(batch, jnp.int32),
@@ -163,10 +163,10 @@ def enter(config: RMATConfig, state: State, positions_BS: Array, documents_BS: A
         ages = jnp.where(restart_B[:, None], 0, state.ages_BM)
         written_BC = chunk_documents_BC == last_B[:, None]
         if c.memory_pool == "attention":
-            written_BK = jnp.broadcast_to(written_BC.any(1, keepdims=True), (len(last_B), c.memory_writes))
+            written_BK = jnp.broadcast_to(written_BC.any(1, keepdims=True), (len(last_B), c.writes))
         else:
-            written_BK = written_BC.reshape(-1, c.memory_writes, c.run_len).any(2)
-        older = jnp.where(ages > 0, ages + 1, 0)[:, c.memory_writes :]
+            written_BK = written_BC.reshape(-1, c.writes, c.run_len).any(2)
+        older = jnp.where(ages > 0, ages + 1, 0)[:, c.writes :]
         next_ages = jnp.concatenate([older, written_BK.astype(jnp.int32)], axis=1)
     return Piece(
         positions_BS=positions_BS,

@@ -7,7 +7,7 @@ from flax import linen as nn
 from rmat_jax.config import RMATConfig
 from rmat_jax.modules.mlp import projection
 from rmat_jax.modules.norms import layer_norm
-from rmat_jax.ops.pool import Pool, accumulate, empty_pool
+from rmat_jax.ops.pool import Pool, accumulate, empty_pool, mean_of_runs
 from rmat_jax.ops.rope import rotate
 from rmat_jax.types import Array
 
@@ -29,7 +29,7 @@ class Memory(nn.Module):
             self.value = projection(c, c.width)
         if c.memory_pool == "attention":
             self.pool_queries = self.param(
-                "pool_queries", nn.initializers.normal(1.0), (c.memory_writes, c.width), jnp.dtype(c.param_dtype)
+                "pool_queries", nn.initializers.normal(1.0), (c.writes, c.width), jnp.dtype(c.param_dtype)
             )
         if c.gate != "none":
             self.gate = Gate(c)
@@ -54,17 +54,15 @@ class Memory(nn.Module):
         if c.memory_age == "rotary":
             keys = rotate(keys, -ages_BM, c.rope_base, "per_head")
         elif c.memory_age == "tokens":
-            run_M = (jnp.arange(c.memory_slots) - c.memory_slots) % c.memory_writes
+            run_M = (jnp.arange(c.slots) - c.slots) % c.writes
             middle_M = (
-                (run_M + 0.5) * c.run_len - 0.5
-                if c.memory_pool == "mean"
-                else jnp.full(c.memory_slots, (c.chunk_len - 1) / 2)
+                (run_M + 0.5) * c.run_len - 0.5 if c.memory_pool == "mean" else jnp.full(c.slots, (c.chunk_len - 1) / 2)
             )
             keys = rotate(keys, middle_M[None] - ages_BM * c.chunk_len, c.rope_base, c.rope)
         return keys, values
 
     def pool(self, pool: Pool | None, y_BSD: Array, positions_BS: Array, mask_BS: Array) -> Pool:
-        """The K means s after S more tokens of the chunk; `pool=None` starts empty.
+        """The K means s after S more tokens of the chunk; `pool=None`: of a whole chunk.
 
         `y` is what the memory keeps, the layer's output or its normalised input; LNw is for outputs alone.
         Entry k is the mean of LNw(y) over the tokens of run k (C/K tokens), or with `memory_pool="attention"` over the whole
@@ -72,14 +70,16 @@ class Memory(nn.Module):
         """
         c = self.config
         normed_BSD = self.write_norm(y_BSD) if c.memory_source == "output" else y_BSD
+        if pool is None and c.memory_pool == "mean":
+            return mean_of_runs(normed_BSD, mask_BS, c.writes)
         if pool is None:
-            pool = empty_pool(y_BSD.shape[0], c.memory_writes, c.width, c.param_dtype)
+            pool = empty_pool(y_BSD.shape[0], c.writes, c.width, c.param_dtype)
         if c.memory_pool == "attention":
             scores_BSK = jnp.einsum("bsd,kd->bsk", normed_BSD, self.pool_queries, precision="highest") * c.width**-0.5
             mask_BSK = mask_BS[..., None]
         else:
-            scores_BSK = jnp.zeros((*mask_BS.shape, c.memory_writes), normed_BSD.dtype)
-            mask_BSK = mask_BS[..., None] & jax.nn.one_hot(positions_BS // c.run_len, c.memory_writes, dtype=bool)
+            scores_BSK = jnp.zeros((*mask_BS.shape, c.writes), normed_BSD.dtype)
+            mask_BSK = mask_BS[..., None] & jax.nn.one_hot(positions_BS // c.run_len, c.writes, dtype=bool)
         return accumulate(pool, scores_BSK, mask_BSK, normed_BSD)
 
     def write(self, slots_BMD: Array, pool: Pool, ages_BM: Array, next_ages_BM: Array) -> Array:
@@ -91,7 +91,7 @@ class Memory(nn.Module):
             ages_BM: ages before the write.
             next_ages_BM: ages after it; slots that are unwritten then are returned as zeros.
         """
-        writes = self.config.memory_writes
+        writes = self.config.writes
         queue_BMD = jnp.where(ages_BM[..., None] > 0, slots_BMD, 0)
         new_BKD = pool.mean_BKD()
         if self.config.gate == "evicted":

@@ -51,6 +51,7 @@ def hybrid_attention(
     *,
     window_len: int,
     window: str,
+    memory_bias_H: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """Sum over the streams s of `fusion[s] * softmax(q k_s^T / sqrt(E)) v_s`.
 
@@ -68,6 +69,7 @@ def hybrid_attention(
         fusion: the weight of each stream that takes part, by name: one, or one for each head [H]; they sum to 1.
         window_len: W.
         window: "block" or "sliding".
+        memory_bias_H: is added to the scores of the slots.
 
     Returns:
         [B, S, H, E] in the values' dtype, and the weight of each slot in it [B, H, S, M], None without a memory. Scores,
@@ -90,7 +92,8 @@ def hybrid_attention(
     seen = dict.fromkeys(fusion, slice(len(chunk)))  # by stream: the parts it looks at
     if memory is not None:
         parts.append(memory)
-        part_scores.append(scores(q_BSHE, memory.keys_BJHE))
+        bias_H = 0.0 if memory_bias_H is None else memory_bias_H.astype(wide)
+        part_scores.append(scores(q_BSHE, memory.keys_BJHE) + jnp.reshape(bias_H, (1, -1, 1, 1)))
         if "memory" in fusion:
             seen["memory"] = slice(len(chunk), None)
         else:

@@ -40,3 +40,12 @@ def accumulate(pool: Pool, scores_BSK: Array, mask_BSK: Array, x_BSD: Array) -> 
         pool.weight_BK * shrink_BK + weights_BSK.sum(1),
         pool.sum_BKD * shrink_BK[..., None] + jnp.einsum("bsk,bsd->bkd", weights_BSK, x_BSD, precision="highest"),
     )
+
+
+def mean_of_runs(x_BCD: Array, mask_BC: Array, writes: int) -> Pool:
+    """What `accumulate` makes of an empty pool and a whole chunk, whose K equal runs have a plain mean each."""
+    batch, length, width = x_BCD.shape
+    mask_BKR1 = mask_BC.reshape(batch, writes, length // writes, 1)
+    x_BKRD = jnp.where(mask_BKR1, x_BCD.reshape(*mask_BKR1.shape[:3], width), 0)
+    weight_BK = mask_BKR1.sum((2, 3)).astype(x_BCD.dtype)
+    return Pool(jnp.where(weight_BK > 0, 0, jnp.finfo(x_BCD.dtype).min), weight_BK, x_BKRD.sum(2))

@@ -12,7 +12,7 @@ def rotate(x_BSHE: Array, positions_BS: Array, base: float, mode: str) -> Array:
 
     Args:
         x_BSHE: queries or keys, split into heads.
-        positions_BS: integers, negative ones included; the leading axis may be 1.
+        positions_BS: negative ones and halves included; the leading axis may be 1.
         base: the slowest pair turns once in about `2 pi base` positions.
         mode: "per_head" rotates each head's E dimensions (n = E); "global" the D-wide vector as it was before the
             split into heads (n = H E), so that heads differ in their range of frequencies; "none" returns x.

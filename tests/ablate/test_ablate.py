@@ -12,10 +12,18 @@ import numpy as np
 import pytest
 
 from rmat_jax.ablate import Variant, ablate
-from rmat_jax.config import Config, DataConfig, LogConfig, MeshConfig, OptimConfig, RMATConfig, UserError
+from rmat_jax.config import PAPER, Config, DataConfig, LogConfig, MeshConfig, OptimConfig, RMATConfig, UserError
 
 MODEL = RMATConfig(
-    vocab_size=257, width=8, num_layers=1, num_heads=2, chunk_len=8, window_len=4, memory_slots=4, memory_writes=2
+    **PAPER,
+    vocab_size=257,
+    width=8,
+    num_layers=1,
+    num_heads=2,
+    chunk_len=8,
+    window_len=4,
+    memory_slots=4,
+    memory_writes=2,
 )
 VARIANTS = [Variant("memory off", {"model.streams": ("full", "local")}), Variant("lost", {"optim.learning_rate": 1e30})]
 

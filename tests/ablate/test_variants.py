@@ -18,11 +18,19 @@ from rmat_jax.ablate.variants import (
     same_parameters,
     state_bytes,
 )
-from rmat_jax.config import Config, RMATConfig, UserError
+from rmat_jax.config import PAPER, Config, RMATConfig, UserError
 from rmat_jax.model import RMAT
 
 MODEL = RMATConfig(
-    vocab_size=11, width=16, num_layers=2, num_heads=2, chunk_len=16, window_len=8, memory_slots=8, memory_writes=4
+    **PAPER,
+    vocab_size=11,
+    width=16,
+    num_layers=2,
+    num_heads=2,
+    chunk_len=16,
+    window_len=8,
+    memory_slots=8,
+    memory_writes=4,
 )
 CONFIG = Config(model=MODEL, chunks_per_step=4)
 ALL = grid(CONFIG)

@@ -128,7 +128,7 @@ def test_what_one_token_needs():
     rare = 8 * c.width**2 + 2 * c.width + 2 * c.width  # gate, keys, values; two biases; the norm of the slots
     norm, fusion = 2 * c.width, 1
     assert weights == pytest.approx(4 * (layer + tables + norm + fusion + rare / c.chunk_len))
-    assert cache == pytest.approx(10_000 - 4 * c.memory_slots * c.width * (1 - 1 / c.chunk_len))
+    assert cache == pytest.approx(10_000 - 4 * c.slots * c.width * (1 - 1 / c.chunk_len))
 
 
 HLO = """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmat_jax.config import Config, RMATConfig
+from rmat_jax.config import PAPER, Config, RMATConfig
 from rmat_jax.model import RMAT
 
 LANES, BATCHES = 3, 4
@@ -16,7 +16,15 @@ LANES, BATCHES = 3, 4
 @pytest.fixture(scope="session")
 def config():
     model = RMATConfig(
-        vocab_size=11, width=16, num_layers=2, num_heads=2, chunk_len=8, window_len=4, memory_slots=6, memory_writes=2
+        **PAPER,
+        vocab_size=11,
+        width=16,
+        num_layers=2,
+        num_heads=2,
+        chunk_len=8,
+        window_len=4,
+        memory_slots=6,
+        memory_writes=2,
     )
     return Config(model=model, batch_size=LANES, chunks_per_step=2)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rmat_jax.checkpoint import Checkpoints
-from rmat_jax.config import Config, UserError
+from rmat_jax.config import PAPER, Config, UserError
 from rmat_jax.data.tokenizer import ByteTokenizer
 from rmat_jax.evals.inspect.count import BINS, Counts, Timeline
 from rmat_jax.evals.inspect.inspect import inspect
@@ -212,7 +212,9 @@ def test_characters_of_several_bytes_are_one(tmp_path):
 
 def kept_run(folder, **changes):
     """The workdir of a run with random weights."""
-    config = Config(model=dataclasses.replace(Config().model, **MODEL | changes), batch_size=2, chunks_per_step=2)
+    config = Config(
+        model=dataclasses.replace(Config().model, **PAPER | MODEL | changes), batch_size=2, chunks_per_step=2
+    )
     state = jax.jit(lambda: init_state(config, make_optimizer(config)))()
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(3, state, config)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmat_jax.config import Config, RMATConfig
+from rmat_jax.config import PAPER, Config, RMATConfig
 from rmat_jax.evals.suite import Subject
 from rmat_jax.model import RMAT
 
@@ -17,7 +17,7 @@ MODEL = dict(width=16, num_layers=2, num_heads=2, chunk_len=16, window_len=4, me
 @functools.cache
 def subject(**changes) -> Subject:
     """Weights are larger than they start, so that what a token costs depends on what was read."""
-    config, rng = RMATConfig(**MODEL | changes), np.random.default_rng(1)
+    config, rng = RMATConfig(**PAPER | MODEL | changes), np.random.default_rng(1)
 
     def draw(path, like):
         if path[-1].key == "scale":

@@ -4,10 +4,12 @@ python -m rmat_jax crosscheck --config=tests/interop/golden_config.py --steps=4 
 """
 
 from rmat_jax import flags
+from rmat_jax.config import PAPER
 
 
 def get_config():
     config = flags.defaults()
+    config.model.update(PAPER)
     config.model.vocab_size = 11
     config.model.width = 8
     config.model.num_layers = 2

@@ -109,7 +109,7 @@ def test_rounding_grows_with_sums_and_angles():
 def test_a_case_reaches_every_rule():
     """Slots are written again; documents end at a border, inside a run, after one token; targets are left out."""
     model = TINY
-    assert CASE.num_chunks > model.memory_slots / model.memory_writes + 1
+    assert CASE.num_chunks > model.slots / model.writes + 1
     ends = {int(end) for end in np.flatnonzero(np.diff(CASE.documents[1])) + 1}
     lengths = np.diff(sorted(ends))
     assert any(end % model.chunk_len == 0 for end in ends) and any(end % model.run_len for end in ends)

@@ -174,9 +174,13 @@ def test_a_tokenizer_that_is_missing_or_none(folder, tmp_path):
 
 def test_values_that_are_not_finite_are_taken_and_told(folder, tmp_path):
     config, tensors, metadata = read_weights(folder / "run.safetensors")
-    tensors["layers.1.fusion"] = np.array([1.0, np.nan, 1e300])  # too large for float32
+    scale_D = tensors["layers.1.mlp_norm.weight"].astype(np.float64)
+    tensors["layers.1.mlp_norm.weight"] = np.array([1.0, np.nan, 1e300, *scale_D[3:]])  # too large for float32
     write_weights(tmp_path / "x", config, tensors, tokenizer=metadata["tokenizer"])
-    assert "of 1 tensors not all finite, layers.1.fusion first" in import_weights(tmp_path / "run", tmp_path / "x")
+    assert "of 1 tensors not all finite, layers.1.mlp_norm.weight first" in import_weights(
+        tmp_path / "run", tmp_path / "x"
+    )
     params, _, _ = restore_params(tmp_path / "run" / "checkpoints")
-    np.testing.assert_array_equal(params["layers"]["fusion"][1], np.float32([1.0, np.nan, np.inf]))
-    assert "layers.1.fusion first" in export_weights(tmp_path / "run", tmp_path / "y")
+    scale_D = params["layers"]["mlp_norm"]["scale"][1]
+    np.testing.assert_array_equal(scale_D[:3], np.float32([1.0, np.nan, np.inf]))
+    assert "layers.1.mlp_norm.weight first" in export_weights(tmp_path / "run", tmp_path / "y")

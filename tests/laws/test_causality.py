@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rmat_jax.ops import attention
-from tests.models import influence, name, tiny
+from tests.models import DEFAULT, influence, name, tiny
 
 pytestmark = pytest.mark.usefixtures("float64")
 T, C = 24, 8
@@ -19,6 +19,7 @@ OPTIONS = [
     {"window": "sliding", "gate": "newest", "memory_pool": "mean"},
     {"window": "sliding", "gate": "none", "memory_pool": "mean", "streams": ("local", "memory")},
     {"window": "block", "gate": "none", "memory_pool": "attention", "rope": "none"},
+    DEFAULT,
 ]
 CASES = [(options, False) for options in OPTIONS] + [(options, True) for options in OPTIONS[:2]]
 

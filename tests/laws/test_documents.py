@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 
 from rmat_jax.modules.carry import NOBODY, initial_state
 from rmat_jax.ops import attention
-from tests.models import assert_same, facts, influence, make_documents, make_params, make_tokens, name, reader, tiny
+from tests.models import (
+    DEFAULT,
+    assert_same,
+    facts,
+    influence,
+    make_documents,
+    make_params,
+    make_tokens,
+    name,
+    reader,
+    tiny,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 T, C = 24, 8
@@ -20,11 +31,12 @@ OPTIONS = [
     {"window": "sliding", "gate": "newest", "memory_pool": "attention", "rope": "global"},
     {"window": "sliding", "gate": "none", "memory_pool": "mean"},
     {"streams": ("full", "local"), "window": "sliding"},
+    DEFAULT,
 ]
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
-@pytest.mark.parametrize("options", OPTIONS[:2], ids=name)
+@pytest.mark.parametrize("options", [*OPTIONS[:2], DEFAULT], ids=name)
 def test_a_logit_depends_on_the_earlier_inputs_of_its_document_and_on_nothing_else(options, closed):
     table = influence(tiny(**options), T, DOCUMENTS, closed=closed)
     np.testing.assert_array_equal(table > 0, (u <= t) & (DOCUMENTS[u] == DOCUMENTS[t]))

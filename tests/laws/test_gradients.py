@@ -7,13 +7,14 @@ import pytest
 
 from rmat_jax.model import RMAT
 from rmat_jax.modules.carry import initial_state
-from tests.models import influence, make_params, make_tokens, name, tiny
+from tests.models import DEFAULT, influence, make_params, make_tokens, name, tiny
 
 pytestmark = pytest.mark.usefixtures("float64")
 B, C, T = 2, 8, 40
 t, u = np.indices((T, T))
 same_group = t // (2 * C) == u // (2 * C)
 CARRIES = [{"window": "block"}, {"window": "sliding"}, {"window": "sliding", "streams": ("full", "local")}]
+CARRIES += [DEFAULT | {"token_shift": False}]  # a shift embeds the last token before a border again
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])

@@ -83,11 +83,15 @@ def test_a_queue_of_every_token_that_the_layer_reads_is_full_attention():
     params, tokens = make_params(whole), make_tokens(whole, B, T)
     documents = np.tile(make_documents([3], T), (B, 1))
     expected = reader(whole)(params, tokens, None, documents)[0]
-    logits = reader(config)(params, tokens, None, documents)[0]
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12)
+
+    def error(config, bias=0.0):
+        layers = params["layers"] | {"memory_bias": np.full((config.num_layers, config.num_heads), bias)}
+        return np.abs(reader(config)(params | {"layers": layers}, tokens, None, documents)[0] - expected).max()
+
+    assert error(config) < 1e-12
+    assert error(config, bias=-0.1) > 1e-6
     for other in ({"memory_age": "none"}, {"memory_writes": C // 2}, {"memory_slots": 2 * C}):
-        logits = reader(tiny(**options | queue | other))(params, tokens, None, documents)[0]
-        assert np.abs(logits - expected).max() > 1e-6
+        assert error(tiny(**options | queue | other)) > 1e-6
 
 
 def test_unwritten_slots_are_invisible():

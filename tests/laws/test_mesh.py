@@ -14,7 +14,7 @@ from rmat_jax import parallel, sharding
 from rmat_jax.config import Config, MeshConfig, OptimConfig, UserError
 from rmat_jax.optim import make_optimizer
 from rmat_jax.step import Totals, totals
-from tests.models import tiny
+from tests.models import DEFAULT, tiny
 
 B, STEPS = 16, 20
 MESHES = {
@@ -121,7 +121,7 @@ OPTIONS = {
     "plain": {"window": "block", "memory_pool": "mean", "gate": "none", "remat": "none"},
     "newest": {"gate": "newest", "memory_age": "rotary", "remat": "block", "tie_embeddings": True},
     "global rope": {"rope": "global", "memory_pool": "mean", "remat": "chunk"},
-    "joint": {"fusion": "joint", "memory_source": "input", "memory_age": "tokens", "gate_form": "blend"},
+    "default": DEFAULT | {"window": "block", "memory_pool": "mean"},
     "all": {"rope": "none"},
 }
 
@@ -132,6 +132,7 @@ OPTIONS = {
     [
         ((2, 2, 2), "global rope"),
         ((1, 1, 8), "all"),
+        ((2, 2, 2), "default"),
         pytest.param((1, 2, 4), "newest", marks=pytest.mark.slow),
         pytest.param((2, 2, 2), "plain", marks=pytest.mark.slow),
     ],

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
-from rmat_jax.config import Config, MeshConfig, OptimConfig, RMATConfig
+from rmat_jax.config import PAPER, Config, MeshConfig, OptimConfig, RMATConfig
 from rmat_jax.plan import chips, compiled, flops
 
 A_IJ = jax.ShapeDtypeStruct((3, 5), jnp.float32)
@@ -83,6 +83,7 @@ def test_a_loop_of_unknown_length_is_refused():
 
 
 MODEL = RMATConfig(
+    **PAPER,
     vocab_size=512,
     width=128,
     num_layers=3,

@@ -43,7 +43,7 @@ class Counts:
         self.place_bits_2C, self.place_tokens_C = np.zeros((2, chunk)), np.zeros(chunk)
         self.time = Timeline()  # tokens, bits with, bits without; openness sums and writes; memory's share and reads
         self.reads = 0  # queries that had a memory to read
-        self.mass_LA = np.zeros((layers, -(-config.memory_slots // config.memory_writes) + 1))  # by slots' age
+        self.mass_LA = np.zeros((layers, -(-config.slots // config.writes) + 1))  # by slots' age
         self.even_LA = np.zeros_like(self.mass_LA)  # what it would be if all slots were read alike
         self.content_mass_LX, self.content_even_LX = np.zeros((2, layers, AGE_BINS))  # by the age of what slots held
         self.share_LC, self.share_reads_C = np.zeros((layers, chunk)), np.zeros(chunk)

@@ -206,7 +206,7 @@ def _sections(
     if model.has_memory:
         text += f" Below: what memory saves there, on average {(counts.bits[1] - counts.bits[0]) / counts.tokens:+.4f}."
     section("Along the text", "along.png", text)
-    if len(model.streams) > 1:
+    if len(model.fused) > 1:
         plots.fusion(out / "fusion.png", model.fused, fusion_LS, spread_LS)
         shares = ", ".join(f"{s} {x.min():.0%} to {x.max():.0%}" for s, x in values["fusion"].items())
         text = f"The learned weights by layer: {shares}. They multiply what each stream returns, whatever its size"
@@ -222,7 +222,7 @@ def _sections(
         "Heads",
         "heads.png",
         f"Left: the memory's part of what a head hands on, |memory| / (|memory| + |chunk|), {shares.min():.0%} to "
-        f"{shares.max():.0%}. Right: over how many of {model.memory_slots} slots it spreads its attention (the "
+        f"{shares.max():.0%}. Right: over how many of {model.slots} slots it spreads its attention (the "
         f"exponential of the entropy), {slots.min():.1f} to {slots.max():.1f}.",
     )
     plots.ages(out / "ages.png", counts)

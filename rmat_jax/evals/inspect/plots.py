@@ -67,7 +67,7 @@ def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
         "Slots that each head spreads over": (
             ratio(counts.slots_LH, counts.reads),
             "{:.0f}",
-            (1, config.memory_slots),
+            (1, config.slots),
         ),
     }
     height = 1.4 + 0.42 * min(config.num_layers, 16)
@@ -115,7 +115,7 @@ def retention(file: Path, config: RMATConfig, retention_LA: np.ndarray) -> None:
     figure, axes = new_figure("How much of what was written is still in the memory")
     chunks = np.arange(retention_LA.shape[1])
     _layer_lines(axes, chunks, retention_LA, drawstyle="steps-post")
-    turn = config.memory_slots / config.memory_writes
+    turn = config.slots / config.writes
     if turn < chunks[-1]:
         axes.axvline(turn, color=INK, linewidth=0.9, linestyle=":")
         axes.text(turn, 0.03, " the entry's first turn to leave", color=INK, fontsize=8)

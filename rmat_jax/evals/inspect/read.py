@@ -51,7 +51,7 @@ def begin(config: RMATConfig) -> Looking:
     state = initial_state(config, 1, closed=True)
     if not config.has_memory:
         return Looking(state, None, None, None)
-    slots = (config.num_layers, config.memory_slots, config.width)
+    slots = (config.num_layers, config.slots, config.width)
     return Looking(state, initial_state(config, 1, closed=True), jnp.zeros(slots), jnp.zeros((MARKS, *slots)))
 
 
@@ -62,7 +62,7 @@ def passage_chunks(config: RMATConfig) -> int:
 
 def horizon(config: RMATConfig) -> int:
     """Chunks for which a mark is followed."""
-    return TURNS * -(-config.memory_slots // config.memory_writes)
+    return TURNS * -(-config.slots // config.writes)
 
 
 def mark_ages(config: RMATConfig, first: int, count: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def look(
         written_1M1 = after.ages_BM[0][None, :, None] > 0
         content_LMD = jnp.where(written_1M1, 1 + _turn(config, looking.content_LMD, z_LKD), 0)
         marks_RLMD = jax.vmap(lambda marks_LMD: _turn(config, marks_LMD, z_LKD))(looking.marks_RLMD)
-        newest_M = jnp.arange(config.memory_slots) >= config.memory_slots - config.memory_writes
+        newest_M = jnp.arange(config.slots) >= config.slots - config.writes
         marks_RLMD = jnp.where(marked_R[:, None, None, None], newest_M[None, None, :, None], marks_RLMD)
         seen = Seen(
             loss_C=scores.loss_BT[0],
@@ -167,22 +167,22 @@ def _reads(config: RMATConfig, gauges: PyTree, scored_C: Array) -> tuple[Array, 
 
 def _gated_against(config: RMATConfig, x_M: Array) -> Array:
     """The slots that the gate compares with the new entries."""
-    return x_M[: config.memory_writes] if config.gate == "evicted" else x_M[-config.memory_writes :]
+    return x_M[: config.writes] if config.gate == "evicted" else x_M[-config.writes :]
 
 
 def _turn(config: RMATConfig, x_LMD: Array, z_LKD: Array | None) -> Array:
     """What the write keeps of something that each channel of each slot has: M' = concat(M[K:], (1 - z) e)."""
     if z_LKD is None:
-        kept_LKD = jnp.zeros_like(x_LMD[:, : config.memory_writes])
+        kept_LKD = jnp.zeros_like(x_LMD[:, : config.writes])
     else:
         kept_LKD = (1 - z_LKD) * jax.vmap(lambda x_MD: _gated_against(config, x_MD))(x_LMD)
-    return jnp.concatenate([x_LMD[:, config.memory_writes :], kept_LKD], axis=1)
+    return jnp.concatenate([x_LMD[:, config.writes :], kept_LKD], axis=1)
 
 
 def _left(config: RMATConfig, marks_RLMD: Array) -> Array:
     """Mean over the K marked entries and the channels. Gated against the newest, an entry has copies: its best counts."""
-    writes = config.memory_writes
+    writes = config.writes
     if config.gate == "newest":  # a copy stands a multiple of K slots from its origin
-        marks_RLMD = jnp.pad(marks_RLMD, ((0, 0), (0, 0), (-config.memory_slots % writes, 0), (0, 0)))
+        marks_RLMD = jnp.pad(marks_RLMD, ((0, 0), (0, 0), (-config.slots % writes, 0), (0, 0)))
         marks_RLMD = marks_RLMD.reshape(MARKS, config.num_layers, -1, writes, config.width).max(2)
     return marks_RLMD.sum((2, 3)) / (writes * config.width)

@@ -177,7 +177,7 @@ def describe(found: Reaches, chunk_len: int, size: int, source: str, subject: Su
         clustered_mean(a - b, units_N) for a, b in zip(found.bits_RN[:-1], found.bits_RN[1:], strict=True)
     ]  # each doubling
     c = subject.config.model
-    marks = {"queue turns over": c.memory_slots // c.memory_writes * chunk_len} if c.has_memory else {}
+    marks = {"queue turns over": c.slots // c.writes * chunk_len} if c.has_memory else {}
     plots.reach(out / "length.png", reaches, per_byte, gains, marks)
     judged = verdict(reaches, found.bits_RN, units_N)
     documents, scored = len(np.unique(found.documents_N)), found.bits_RN.shape[1]

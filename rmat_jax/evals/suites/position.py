@@ -136,7 +136,7 @@ def _by_offset(out: Path, measured: Measured, config: Config) -> Part:
         return "", values
     marks = {"one chunk": model.chunk_len}
     if model.has_memory:
-        marks["queue is full"] = model.chunk_len * model.memory_slots // model.memory_writes
+        marks["queue is full"] = model.chunk_len * model.slots // model.writes
     plots.loss_by_place(
         out / "document.png",
         "Loss by position in the document",
@@ -206,7 +206,7 @@ def _recovery(out: Path, measured: Measured, config: Config) -> Part:
     if not measured.is_text or measured.cut is None:
         return "", {}
     if once is None:
-        filling = -(-model.memory_slots // model.memory_writes) * model.chunk_len
+        filling = -(-model.slots // model.writes) * model.chunk_len
         text = f"No held-out document is long enough to empty a full queue in it ({filling:,} tokens and two chunks)."
         return f"### After the memory was emptied once\n\n{text}", {}
     bins = np.where(once.since >= 0, offset_bins(np.maximum(once.since, 0) // model.chunk_len), -1)
@@ -267,13 +267,15 @@ def difference_of_means(values: np.ndarray, one: np.ndarray, other: np.ndarray, 
 
 
 def _fusion(out: Path, measured: Measured, config: Config) -> Part:
-    streams, weights_LS = config.model.fused, measured.fusion_LS
+    streams, weights_LS, of_heads = config.model.fused, measured.fusion_LS, ""
     if len(streams) == 1:
         return "", {}
+    if weights_LS.ndim == 3:
+        weights_LS, of_heads = weights_LS.mean(2), ", means over heads"
     plots.fusion(out / "fusion.png", streams, weights_LS)
     low, high = weights_LS.min(0), weights_LS.max(0)
     shares = ", ".join(f"{name} {low[i]:.0%} to {high[i]:.0%}" for i, name in enumerate(streams))
-    text = f"Shares over the layers (layer 1 reads the tokens): {shares}. At the start: {1 / len(streams):.0%} each."
+    text = f"Shares over the layers (layer 1 reads the tokens){of_heads}: {shares}. At the start: {1 / len(streams):.0%} each."
     return _subsection("Fusion weights", "fusion.png", text), {"streams": streams, "by_layer": weights_LS}
 
 
@@ -287,7 +289,7 @@ def _gates(out: Path, measured: Measured, config: Config) -> Part:
     plots.gates(out / "gates.png", openness, start)
     text = f"The update gate over {openness.writes:,} writes to slots that held something of the same document. "
     if model.gate == "evicted":
-        turn = model.chunk_len * model.memory_slots // model.memory_writes
+        turn = model.chunk_len * model.slots // model.writes
         kept = ", ".join(f"{1 - z:.0%}" for z in openness.mean_L)
         text += f"A slot's turn comes every {turn:,} tokens; on average this much of it then stays, by layer: {kept}."
     return _subsection("Gate openness", "gates.png", text), openness._asdict()
