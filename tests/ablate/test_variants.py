@@ -19,6 +19,7 @@ from rmat_jax.ablate.variants import (
     state_bytes,
 )
 from rmat_jax.config import PAPER, Config, RMATConfig, UserError
+from rmat_jax.flags import load_config
 from rmat_jax.model import RMAT
 
 MODEL = RMATConfig(
@@ -60,6 +61,26 @@ def test_parameters_differ_without_making_up_for_them():
     """The control of the test above."""
     off = changed(CONFIG, {"model.streams": ("full", "local")})
     assert num_params(off.model) < 0.7 * num_params(MODEL)
+
+
+def test_the_grid_of_the_default_model():
+    """What the base does not use is no variant; the paper's memory does not take the MLPs' parameters away."""
+    config = load_config("configs/quickstart.py")
+    found = {variant.name: variant for variant in grid(config)}
+    assert {"paper", "with local stream", "gate=evicted", "memory_bias=0.0", "memory_writes=32"} <= found.keys()
+    assert not [name for name in found if name.startswith(("gate_", "window="))] and "queue" not in found
+    for variant in found.values():
+        made = same_parameters(changed(config, variant.changes), config.model).model
+        assert 2 * made.hidden >= config.model.hidden
+        assert num_params(made) >= 0.99 * num_params(config.model)
+    assert num_params(same_parameters(changed(config, found["paper"].changes), config.model).model) > 1.3 * num_params(
+        config.model
+    )
+
+
+def test_half_of_one_is_no_variant():
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, memory_writes=1))
+    assert "memory_writes=0" not in {variant.name for variant in grid(config)}
 
 
 def test_parameters_are_those_of_the_model():

@@ -118,8 +118,8 @@ def report_of(subject, out):
 
 
 @pytest.mark.parametrize("streams", [("full", "local", "memory"), ("local",)])
-def test_synthetic_data_and_models_without_memory(config, tmp_path, streams):
-    model = dataclasses.replace(config.model, vocab_size=24, streams=streams)
+def test_synthetic_data_heads_with_weights_and_models_without_memory(config, tmp_path, streams):
+    model = dataclasses.replace(config.model, vocab_size=24, streams=streams, fusion="head")
     data = DataConfig(synthetic="recall")
     recall = Config(model=model, data=data, batch_size=2, chunks_per_step=6, eval_tokens=192)
     record(tmp_path / "run", recall)
