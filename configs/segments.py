@@ -1,12 +1,11 @@
 """Short segments, where a memory has most to carry: chunks of 50 tokens of source code, and no other way across their borders.
 
     python -m rmat_jax ablate --config=configs/segments.py --out=runs/seg --variants="memory off,transformer-xl" --seeds=0,1,2
-    python -m rmat_jax ablate ... --config.model.chunk_len=150 --config.model.window_len=75 --config.model.memory_writes=150
-        --config.model.memory_slots=300 --config.chunks_per_step=2
+    python -m rmat_jax ablate ... --config.model.chunk_len=150 --config.model.memory_slots=300 --config.chunks_per_step=2
 
 Byte pairs, so that a token is a piece of a word, as in the papers that measured this. The memory is a queue of the last four
-chunks' tokens, which the layers read themselves. Hardware: one CPU core, a quarter of an hour a run. Expect: near 1.32 bits
-per byte, and 1.56 without memory: docs/results.md has the table.
+chunks' tokens, which the layers read themselves. Hardware: one CPU core, a quarter of an hour a run. Expect: near 1.31 bits
+per byte, and 1.54 without memory: docs/results.md has the table.
 """
 
 from rmat_jax import flags
