@@ -52,10 +52,7 @@ BAD = {
     "a value of another type": (["--config.model.width=wide"], ["model.width", "wide"]),
     "a choice that is none": (["--config.model.gate=oldest"], ["gate='oldest'", "'evicted'"]),
     "heads that do not divide": (["--config.model.width=100", "--config.model.num_heads=8"], ["try width=96 or 104"]),
-    "windows that do not divide": (
-        ["--config.model.streams=full,local", "--config.model.window_len=7"],
-        ["window_len=7", "chunk_len=16", "try"],
-    ),
+    "windows that do not divide": (["--config.model.window_len=7"], ["window_len=7", "chunk_len=16", "try"]),
     "writes that do not divide": (["--config.model.memory_writes=3"], ["memory_writes=3", "must divide chunk_len=16"]),
     "a warm-up longer than the run": (["--config.optim.warmup_steps=10"], ["warmup_steps=10", "steps=10"]),
     "two sources": (["--config.data.tfds=pg19"], ["data.path and data.tfds", "give one"]),

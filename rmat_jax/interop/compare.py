@@ -56,11 +56,12 @@ def rounding(model: RMATConfig, tokens: int, dtype: str) -> float:
     n is the longest sum of the model, over `tokens` in its gradients; the second term is that of RoPE's angles, which
     reach as many radians as tokens lie before the farthest key, at least C, and are off by up to four roundings.
     """
-    longest, farthest = max(model.width, model.hidden, model.vocab_size, tokens), model.chunk_len
+    keys, farthest = model.chunk_len, model.chunk_len
     if model.has_memory:
-        longest = max(longest, model.chunk_len + model.slots)
+        keys = keys + model.slots if model.fusion == "joint" else max(keys, model.slots)
         if model.memory_age == "tokens":
             farthest *= -(-model.slots // model.writes)
+    longest = max(model.width, model.hidden, model.vocab_size, keys, tokens)
     return UNIT_ROUNDOFF[dtype] * (CONFIDENCE * math.sqrt(longest) + 4 * farthest)
 
 

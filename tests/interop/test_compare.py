@@ -103,7 +103,9 @@ def test_rounding_grows_with_sums_and_angles():
 
     assert of() == 6 * 12**0.5 + 32  # the MLP's 12 terms, angles of 8 radians
     assert of(mlp_width=48) == pytest.approx(6 * 48**0.5 + 32)
-    assert of(chunk_len=16) == pytest.approx(6 * 12**0.5 + 64)
+    assert of(chunk_len=16) == pytest.approx(6 * 16**0.5 + 64)
+    assert of(fusion="joint") == pytest.approx(6 * 13**0.5 + 32)  # chunk and slots in one softmax
+    assert of(memory_age="tokens") == pytest.approx(6 * 12**0.5 + 3 * 32)  # five slots, two a chunk: three chunks back
 
 
 def test_a_case_reaches_every_rule():
