@@ -130,9 +130,7 @@ def random_weights(config: RMATConfig, seed: int) -> dict[str, np.ndarray]:
         if len(spec.shape) == 2:
             scale, center = spec.shape[-1] ** -0.5, 0.0
         else:
-            scale, center = (
-                0.3,
-                {"weight": 1.0, "bz": config.gate_bias, "memory_bias": config.memory_bias}.get(last, 0.0),
-            )
+            starts = {"weight": 1.0, "bz": config.gate_bias, "memory_bias": config.memory_bias}
+            scale, center = 0.3, starts.get(last, 0.0)
         tensors[name] = center + scale * rng.normal(size=spec.shape)
     return tensors
