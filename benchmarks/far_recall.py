@@ -1,11 +1,14 @@
 """Facts found again a million tokens later: a gate that can shut, trained on contexts of at most 4,096 tokens.
 
     python benchmarks/far_recall.py --out=runs/far_recall
+    python benchmarks/far_recall.py --out=runs/far_sigmoid --max_tokens=65536 --config.model.gate_curve=sigmoid
+    python benchmarks/far_recall.py --out=runs/keys --stages=2,4 --max_tokens=4096 --config.data.recall_symbols=32 \
+        --config.data.recall_pairs=32 --config.model.vocab_size=72 --config.model.chunk_len=64 --config.model.memory_writes=16
 
-Key-value pairs in any chunk (`data.recall_place=any`), in three stages, each begun with the weights of the one before: contexts
-of 8, 64 and 256 chunks of 16 tokens. Long ones alone ask too rarely for anything to be learned. Then the suite `recall` up to
-1,048,576 tokens: out/report/report.md. `--gate_curve=sigmoid` is the control. One CPU core: a quarter of an hour of training;
-the suite takes longer.
+Key-value pairs in any chunk (`data.recall_place=any`), in stages, each begun with the weights of the one before: contexts of 8,
+64 and 256 chunks. Long ones alone ask too rarely for anything to be learned. Then the suite `recall` up to 1,048,576 tokens:
+out/report/report.md. The second command is the control; the third asks how many keys a memory holds. One CPU core: a quarter
+of an hour of training; the suite takes longer.
 """
 
 import argparse
@@ -17,27 +20,34 @@ from rmat_jax.evals.evaluate import evaluate
 from rmat_jax.evals.suite import Options
 from rmat_jax.interop.convert import export_weights, import_weights
 
-STAGES = (
-    (8, 32, 600, 2e-3),
-    (64, 16, 150, 1e-3),
-    (256, 8, 150, 1e-3),
-)  # chunks of a document, lanes, steps, learning rate
+STAGES = {
+    2: (32, 600, 2e-3),
+    4: (32, 300, 2e-3),
+    8: (32, 600, 2e-3),
+    64: (16, 150, 1e-3),
+    256: (8, 150, 1e-3),
+}  # chunks of a document: lanes, steps, learning rate
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--gate_curve", default="clipped")
+    parser.add_argument(
+        "--stages", type=lambda text: [int(chunks) for chunks in text.split(",")], default=[8, 64, 256]
+    )
     parser.add_argument("--max_tokens", type=int, default=1 << 20)
-    args = parser.parse_args()
+    args, overrides = parser.parse_known_args()
+    if unknown := set(args.stages) - set(STAGES):
+        parser.error(f"--stages={unknown.pop()} has no setting; there is {', '.join(map(str, STAGES))}")
     before = None
-    for chunks, lanes, steps, learning_rate in STAGES:
+    for chunks in args.stages:
+        lanes, steps, learning_rate = STAGES[chunks]
         workdir = args.out / f"stage-{chunks}"
         config = flags.load_config(
             "configs/recall.py",
             [
-                f"--config.model.gate_curve={args.gate_curve}",
+                "--config.model.gate_curve=clipped",
                 "--config.model.gate_bias=0.0",
                 "--config.data.recall_place=any",
                 f"--config.data.recall_gap={chunks - 2}",
@@ -49,6 +59,7 @@ def main() -> int:
                 "--config.log.eval_every=0",
                 f"--config.seed={args.seed}",
                 f"--config.data.seed={args.seed}",
+                *overrides,
             ],
         )
         if before is not None and not workdir.exists():
