@@ -33,9 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--stages", type=lambda text: [int(chunks) for chunks in text.split(",")], default=[8, 64, 256]
-    )
+    parser.add_argument("--stages", type=lambda text: [int(chunks) for chunks in text.split(",")], default=[8, 64, 256])
     parser.add_argument("--max_tokens", type=int, default=1 << 20)
     args, overrides = parser.parse_known_args()
     if unknown := set(args.stages) - set(STAGES):
