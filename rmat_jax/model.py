@@ -191,7 +191,7 @@ class RMAT(nn.Module):
         x_BSD = self.dropout(x_BSD)
         x_BSD, layers = self._through("__call__", x_BSD, state.layers, piece)
         if not state.is_closed:
-            layers = self._close(carry.append(state.layers, layers, piece, x_BSD), piece)
+            layers = self._close(carry.append(state.layers, layers, piece, x_BSD), piece, x_BSD)
         return carry.leave(self.config, state, piece, layers, inputs["tokens"]), x_BSD
 
     def _embed(self, tokens_BS: Array) -> Array:
@@ -207,21 +207,21 @@ class RMAT(nn.Module):
             results.append(result)
         return x_BSD, tuple(results)
 
-    def _close(self, layers: Layers, piece: Piece) -> Layers:
-        """Writes the chunks that became full, if any did."""
+    def _close(self, layers: Layers, piece: Piece, x_BSD: Array) -> Layers:
+        """Writes the chunks that became full, if any did; after the last layer, whose output `x` is: see `carry.append`."""
 
         def close(model, layers, piece):
             return model._through("close", None, layers, piece)[1]
 
         def keep(model, layers, piece):
-            return carry.without_chunk_keys(layers)
+            return carry.without_large(layers)
 
-        used = layers if self.config.has_window_carry else carry.without_chunk_keys(layers)
         if self.is_initializing():
-            closed = close(self, used, piece)
+            closed = close(self, layers, piece)
         else:
-            closed = nn.cond(piece.closes_B.any(), close, keep, self, used, piece)
-        return carry.with_chunk_keys(closed, layers)
+            closes = piece.closes_B.any() & ~jnp.isnan(x_BSD).all()
+            closed = nn.cond(closes, close, keep, self, layers, piece)
+        return carry.with_large(closed, layers)
 
     def _logits(self, x_BSD: Array) -> Array:
         table_VD = self.embed.embedding if self.config.tie_embeddings else self.output

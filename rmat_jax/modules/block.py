@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.modules.carry import NOBODY, LayerState, Piece, Reading, packed, unpacked, where_rows, without_chunk_keys
+from rmat_jax.modules.carry import NOBODY, LayerState, Piece, Reading, packed, unpacked, where_rows, without_large
 from rmat_jax.modules.dropout import Dropout
 from rmat_jax.modules.memory import Memory
 from rmat_jax.modules.mlp import MLP, projection
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.ops.attention import Keys, hybrid_attention
-from rmat_jax.ops.pool import Pool, empty_pool
+from rmat_jax.ops.pool import Pool
 from rmat_jax.ops.rope import rotate
 from rmat_jax.types import Array
 
@@ -88,21 +88,20 @@ class Block(nn.Module):
     def close(self, _, state: LayerState, piece: Piece) -> tuple[None, LayerState]:
         """Writes the open chunk of the rows where it is full, after all layers have read the piece.
 
-        The chunk's keys and values, which stay as they are, are not returned; without a sliding window they may be left out.
+        What is large and stays as it is, is not returned (`carry.without_large`).
         """
         chunk, keys_BCHE, values_BCHE = state.open, None, None
         if self.config.has_window_carry:
             keys_BCHE, values_BCHE = unpacked(chunk.keys_BHEC), unpacked(chunk.values_BHEC)
         written = self._write(state, piece, keys_BCHE, values_BCHE, chunk.pool)
         if self.config.has_memory:
-            batch, writes, width = chunk.pool.sum_BKD.shape
             memory_keys, memory_values = self._slot_keys(written.slots_BMD, piece.next_ages_BM)
             chunk = chunk.replace(
-                pool=empty_pool(batch, writes, width, chunk.pool.sum_BKD.dtype),
+                pool=chunk.pool.emptied(piece.closes_B),
                 memory_keys_BHEM=packed(memory_keys),
                 memory_values_BHEM=packed(memory_values),
             )
-        written, state = map(without_chunk_keys, (written.replace(open=chunk), state))
+        written, state = map(without_large, (written.replace(open=chunk), state))
         return None, jax.tree.map(lambda new, old: where_rows(piece.closes_B, new, old), written, state)
 
     def _rotate(self, x_BSHE: Array, positions_BS: Array) -> Array:
@@ -140,12 +139,7 @@ class Block(nn.Module):
         """The running means of the chunk's last document: a new document starts them again."""
         if not self.config.has_memory:
             return None
-        pool = None
-        if state.open is not None:
-            pool = state.open.pool
-            batch, writes, width = pool.sum_BKD.shape
-            empty = empty_pool(batch, writes, width, pool.sum_BKD.dtype)
-            pool = jax.tree.map(lambda new, old: where_rows(piece.restart_B, new, old), empty, pool)
+        pool = None if state.open is None else state.open.pool.emptied(piece.restart_B)
         counts_BS = (piece.documents_BS == piece.last_B[:, None]) & (piece.documents_BS != NOBODY)
         return self.memory.pool(pool, y_BSD, piece.positions_BS, counts_BS)
 

@@ -248,19 +248,19 @@ def append(layers: Layers, readings: Reading | tuple[Reading, ...], piece: Piece
     return tuple(map(one, layers, readings)) if isinstance(layers, tuple) else one(layers, readings)
 
 
-def without_chunk_keys(layers: Layers) -> Layers:
-    """What a write at the chunk's end may change: all but the keys and values, which a scan or a branch would copy."""
-    if isinstance(layers, tuple):
-        return tuple(map(without_chunk_keys, layers))
-    return layers.replace(open=layers.open.replace(keys_BHEC=None, values_BHEC=None))
+def without_large(layers: Layers) -> Layers:
+    """What a write at the chunk's end may change: all but keys, values and sums of the open chunk, which a branch would copy."""
+    return with_large(layers, None)
 
 
-def with_chunk_keys(layers: Layers, source: Layers) -> Layers:
-    """The layers, with the open chunk's keys and values of `source`."""
+def with_large(layers: Layers, source: Layers | None) -> Layers:
+    """The layers, with the open chunk's keys, values and sums of `source`."""
     if isinstance(layers, tuple):
-        return tuple(map(with_chunk_keys, layers, source))
-    chunk = source.open
-    return layers.replace(open=layers.open.replace(keys_BHEC=chunk.keys_BHEC, values_BHEC=chunk.values_BHEC))
+        return tuple(map(with_large, layers, source or [None] * len(layers)))
+    chunk, of = layers.open, source and source.open
+    pool = chunk.pool and chunk.pool.replace(sum_BKD=of and of.pool.sum_BKD)
+    keys, values = of and of.keys_BHEC, of and of.values_BHEC
+    return layers.replace(open=chunk.replace(keys_BHEC=keys, values_BHEC=values, pool=pool))
 
 
 def packed(x_BJHE: Array) -> Array:

@@ -7,7 +7,7 @@ from flax import linen as nn
 from rmat_jax.config import RMATConfig
 from rmat_jax.modules.mlp import projection
 from rmat_jax.modules.norms import layer_norm
-from rmat_jax.ops.pool import Pool, accumulate, empty_pool, mean_of_runs
+from rmat_jax.ops.pool import Pool, accumulate, accumulate_one, empty_pool, mean_of_runs
 from rmat_jax.ops.rope import rotate
 from rmat_jax.types import Array
 
@@ -72,6 +72,8 @@ class Memory(nn.Module):
         normed_BSD = self.write_norm(y_BSD) if c.memory_source == "output" else y_BSD
         if pool is None and c.memory_pool == "mean":
             return mean_of_runs(normed_BSD, mask_BS, c.writes)
+        if y_BSD.shape[1] == 1 and c.memory_pool == "mean":
+            return accumulate_one(pool, positions_BS[:, 0] // c.run_len, mask_BS[:, 0], normed_BSD[:, 0])
         if pool is None:
             pool = empty_pool(y_BSD.shape[0], c.writes, c.width, c.param_dtype)
         if c.memory_pool == "attention":

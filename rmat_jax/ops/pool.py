@@ -16,11 +16,17 @@ class Pool:
 
     peak_BK: Array
     weight_BK: Array  # 0: no token yet
-    sum_BKD: Array
+    sum_BKD: Array  # where the weight is 0 it means nothing
+
+    def emptied(self, rows_B: Array) -> "Pool":
+        """Without any token in the rows where the mask holds. The sums stay as they are: they are large."""
+        peak_BK = jnp.where(rows_B[:, None], jnp.finfo(self.peak_BK.dtype).min, self.peak_BK)
+        return self.replace(peak_BK=peak_BK, weight_BK=jnp.where(rows_B[:, None], 0, self.weight_BK))
 
     def mean_BKD(self) -> Array:
         """The means; zero where there was no token."""
-        return self.sum_BKD / jnp.where(self.weight_BK > 0, self.weight_BK, 1)[..., None]
+        some_BK1 = self.weight_BK[..., None] > 0
+        return jnp.where(some_BK1, self.sum_BKD, 0) / jnp.where(some_BK1, self.weight_BK[..., None], 1)
 
 
 def empty_pool(batch: int, writes: int, width: int, dtype: str) -> Pool:
@@ -35,10 +41,23 @@ def accumulate(pool: Pool, scores_BSK: Array, mask_BSK: Array, x_BSD: Array) -> 
     peak_BK = jax.lax.stop_gradient(jnp.maximum(pool.peak_BK, scores_BSK.max(1)))
     shrink_BK = jnp.exp(pool.peak_BK - peak_BK)
     weights_BSK = jnp.where(mask_BSK, jnp.exp(scores_BSK - peak_BK[:, None]), 0)
+    sum_BKD = jnp.where(pool.weight_BK[..., None] > 0, pool.sum_BKD * shrink_BK[..., None], 0)
     return Pool(
         peak_BK,
         pool.weight_BK * shrink_BK + weights_BSK.sum(1),
-        pool.sum_BKD * shrink_BK[..., None] + jnp.einsum("bsk,bsd->bkd", weights_BSK, x_BSD, precision="highest"),
+        sum_BKD + jnp.einsum("bsk,bsd->bkd", weights_BSK, x_BSD, precision="highest"),
+    )
+
+
+def accumulate_one(pool: Pool, index_B: Array, mask_B: Array, x_BD: Array) -> Pool:
+    """`accumulate` of one token a row, which counts for the plain mean at its index alone. Nothing else is touched."""
+    rows_B = jnp.arange(len(index_B))
+    old_B, sum_BD = (x.at[rows_B, index_B].get(mode="clip") for x in (pool.weight_BK, pool.sum_BKD))
+    at = rows_B, jnp.where(mask_B, index_B, pool.weight_BK.shape[1])  # beyond the last: dropped
+    return Pool(
+        pool.peak_BK.at[at].set(0, mode="drop"),
+        pool.weight_BK.at[at].set(old_B + 1, mode="drop"),
+        pool.sum_BKD.at[at].set(jnp.where(old_B[:, None] > 0, sum_BD, 0) + x_BD, mode="drop"),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from rmat_jax import infer
 from rmat_jax.model import RMAT, unstack_params
 from rmat_jax.modules.carry import stack_layers
-from tests.models import make_params, make_tokens, tiny
+from tests.models import DEFAULT, make_params, make_tokens, tiny
 
 CONFIG = tiny(dtype="float32", window="sliding")
 MODEL = RMAT(CONFIG)
@@ -132,11 +132,15 @@ def test_limit_end_and_pauses():
     assert before.state.position_B[0] == (LENGTHS[0] + len(ended[0])) % CONFIG.chunk_len
 
 
-def test_no_step_copies_the_chunk():
-    """The compiled loop copies neither the open chunk's keys and values nor weights, neither a step nor a chunk nor a call."""
-    config = tiny(dtype="float32", chunk_len=24)
+@pytest.mark.parametrize("options", [{}, DEFAULT], ids=["paper", "default"])
+def test_no_step_copies_what_is_large(options):
+    """The compiled loop copies neither the open chunk's keys, values and sums, nor the slots' keys, nor weights, neither a
+    step nor a call; the slots' keys are made where a chunk closes, in a branch."""
+    config = tiny(dtype="float32", chunk_len=24, **options)
     streams, end = jax.eval_shape(lambda: infer.begin(RMAT(config), 3)), jax.ShapeDtypeStruct((), jnp.int32)
     chunk = rf"f32\[3,{config.num_heads},{config.head_dim},24\]\S* (copy|slice|dynamic-slice)\("
+    slots = rf"f32\[3,{config.num_heads},{config.head_dim},{config.slots}\]\S* copy\((?!.*/branch_)"
+    sums = rf"f32\[3,{config.writes},{config.width}\]\S* copy\("
     weights = rf"f32\[(1,)?{config.width},{config.hidden}\]\S* (copy|slice|dynamic-slice)\("
 
     def copies(what, decode, params):
@@ -144,9 +148,10 @@ def test_no_step_copies_the_chunk():
         return len(re.findall(what, program))
 
     params = unstack_params(make_params(config))
-    assert copies(chunk, infer.decode, params) == 0 == copies(weights, infer.decode, params)
-    # The controls: a state that is not donated; layers in a scan.
-    assert copies(chunk, jax.jit(infer.decode.__wrapped__, static_argnums=0), params) > 0
+    undonated = jax.jit(infer.decode.__wrapped__, static_argnums=0)
+    for what in (chunk, slots, sums):
+        assert copies(what, infer.decode, params) == 0 < copies(what, undonated, params)  # the control
+    assert copies(weights, infer.decode, params) == 0  # and its control: layers in a scan
     state = jax.eval_shape(lambda: RMAT(config).initial_state(3))
     read = jax.jit(lambda params, state: RMAT(config).apply({"params": params}, jnp.zeros((3, 1), jnp.int32), state))
     assert re.search(weights, read.lower(make_params(config), state).compile().as_text())

@@ -1,11 +1,14 @@
 """A pool = the plain weighted mean, whatever pieces it was read in."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmat_jax.ops.pool import accumulate, empty_pool
+from rmat_jax.modules.carry import where_rows
+from rmat_jax.ops.pool import accumulate, accumulate_one, empty_pool
 
 pytestmark = pytest.mark.usefixtures("float64")
 B, S, K, D = 2, 7, 3, 4
@@ -39,6 +42,29 @@ def test_scores_beyond_the_range_of_exp():
     """Only differences count, also where exp of a score would overflow."""
     np.testing.assert_allclose(pooled([2], scores_BSK + 5000), plain(scores_BSK), rtol=0, atol=1e-10)
     np.testing.assert_allclose(pooled([2], scores_BSK - 5000), plain(scores_BSK), rtol=0, atol=1e-10)
+
+
+def test_one_token_at_a_time_is_accumulate_of_its_run():
+    """Also after the pool was emptied in some rows, whatever its sums then hold."""
+    index_BS = rng.integers(K, size=(B, S))
+    counts_BS = rng.random((B, S)) < 0.8
+    ours = others = empty_pool(B, K, D, "float64")
+    for s in range(S):
+        if s == 3:
+            emptied_B = jnp.array([True, False])
+            others = jax.tree.map(functools.partial(where_rows, emptied_B), empty_pool(B, K, D, "float64"), others)
+            ours = ours.emptied(emptied_B)
+            ours = ours.replace(sum_BKD=jnp.where(ours.weight_BK[..., None] > 0, ours.sum_BKD, jnp.nan))
+        mask_BSK = counts_BS[:, s, None, None] & (index_BS[:, s, None, None] == np.arange(K))
+        others = accumulate(others, np.zeros((B, 1, K)), jnp.asarray(mask_BSK), x_BSD[:, s : s + 1])
+        ours = accumulate_one(ours, jnp.asarray(index_BS[:, s]), jnp.asarray(counts_BS[:, s]), x_BSD[:, s])
+        np.testing.assert_allclose(ours.mean_BKD(), others.mean_BKD(), rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(ours.weight_BK, others.weight_BK)
+    mixed = accumulate(
+        ours, np.zeros((B, 1, K)), jnp.ones((B, 1, K), bool), x_BSD[:, :1]
+    )  # what it holds can be read on
+    expected = accumulate(others, np.zeros((B, 1, K)), jnp.ones((B, 1, K), bool), x_BSD[:, :1])
+    np.testing.assert_allclose(mixed.mean_BKD(), expected.mean_BKD(), rtol=0, atol=1e-12)
 
 
 def test_gradients_do_not_depend_on_the_pieces():
