@@ -4,7 +4,7 @@
     python -m rmat_jax ablate ... --config.model.chunk_len=150 --config.model.memory_slots=300 --config.chunks_per_step=2
 
 Byte pairs, so that a token is a piece of a word, as in the papers that measured this. The memory is a queue of the last four
-chunks' tokens, which the layers read themselves. Hardware: one CPU core, a quarter of an hour a run. Expect: near 1.31 bits
+chunks' tokens, which the layers read themselves. Hardware: one CPU core, a quarter of an hour a run. Expect: near 1.30 bits
 per byte, and 1.54 without memory: docs/results.md has the table.
 """
 
