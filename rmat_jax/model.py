@@ -208,7 +208,10 @@ class RMAT(nn.Module):
         return x_BSD, tuple(results)
 
     def _close(self, layers: Layers, piece: Piece, x_BSD: Array) -> Layers:
-        """Writes the chunks that became full, if any did; after the last layer, whose output `x` is: see `carry.append`."""
+        """Writes the chunks that became full, if any did.
+
+        `x` is the last layer's output, for which the write waits: see `carry.append`. If all of it is NaN nothing is written.
+        """
 
         def close(model, layers, piece):
             return model._through("close", None, layers, piece)[1]

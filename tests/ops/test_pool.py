@@ -60,10 +60,8 @@ def test_one_token_at_a_time_is_accumulate_of_its_run():
         ours = accumulate_one(ours, jnp.asarray(index_BS[:, s]), jnp.asarray(counts_BS[:, s]), x_BSD[:, s])
         np.testing.assert_allclose(ours.mean_BKD(), others.mean_BKD(), rtol=0, atol=1e-12)
         np.testing.assert_array_equal(ours.weight_BK, others.weight_BK)
-    mixed = accumulate(
-        ours, np.zeros((B, 1, K)), jnp.ones((B, 1, K), bool), x_BSD[:, :1]
-    )  # what it holds can be read on
-    expected = accumulate(others, np.zeros((B, 1, K)), jnp.ones((B, 1, K), bool), x_BSD[:, :1])
+    more = np.zeros((B, 1, K)), jnp.ones((B, 1, K), bool), x_BSD[:, :1]
+    mixed, expected = accumulate(ours, *more), accumulate(others, *more)  # the two may follow each other
     np.testing.assert_allclose(mixed.mean_BKD(), expected.mean_BKD(), rtol=0, atol=1e-12)
 
 
