@@ -232,7 +232,9 @@ class DataConfig:
     recall_place: str = "first"  # chunk of the pairs; "any": drawn, with 0 to recall_gap chunks of noise after it
     recall_symbols: int = 8  # distinct keys, and distinct values: chance is 1 / recall_symbols
     heldout_fraction: float = 0.05
-    tokenizer: str = "bytes"  # "bytes" | "bpe" (trained on the corpus, model.vocab_size entries, kept in the workdir)
+    tokenizer: str = (
+        "bytes"  # "bytes" | "bpe" | "words": made of the corpus, model.vocab_size entries, kept in the workdir
+    )
     seed: int = 0  # of the documents' order
 
     def __post_init__(self):
@@ -241,7 +243,7 @@ class DataConfig:
         _check(bool(self.path) or not self.heldout_path, "data.heldout_path is set without data.path; give both")
         _check_choice("data.synthetic", self.synthetic, ("", "recall"))
         _check_choice("data.recall_place", self.recall_place, ("first", "any"))
-        _check_choice("data.tokenizer", self.tokenizer, ("bytes", "bpe"))
+        _check_choice("data.tokenizer", self.tokenizer, ("bytes", "bpe", "words"))
         _check_fraction(self, "heldout_fraction")
         _check_positive(self, "recall_pairs", "recall_symbols")
         _check(self.seed >= 0, f"data.seed={self.seed} must not be negative")

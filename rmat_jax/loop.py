@@ -222,7 +222,8 @@ def _evaluate(
     line = f"step {step}: held-out accuracy {held.accuracy:.3f}"
     if held.bits_per_byte is not None:
         values["bits_per_byte"] = held.bits_per_byte
-        line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte"
+        words = f" (perplexity {2**held.bits_per_token:,.2f} a word)" if config.data.tokenizer == "words" else ""
+        line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte{words}"
     if config.model.has_memory:
         cut = evaluate_heldout(config, state.params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh)
         if cut.bits_per_byte is None:

@@ -95,6 +95,7 @@ def _table(rows: Sequence[Row]) -> str:
         "changes",
         "score",
         "difference",
+        "perplexity a token",
         "memory emptied",
         "parameters",
         "tokens/s",
@@ -107,7 +108,7 @@ def _table(rows: Sequence[Row]) -> str:
             f"; {row.missing} to come" if row.missing else ""
         )
         if not len(row.scores):
-            lines.append((row.variant.name, str(row.variant), *("",) * 6, f"0{note}"))
+            lines.append((row.variant.name, str(row.variant), *("",) * 7, f"0{note}"))
             continue
         emptied = row.mean("score_without_memory")
         lines.append(
@@ -118,6 +119,7 @@ def _table(rows: Sequence[Row]) -> str:
                 ""
                 if row.variant.name == BASE or not len(row.differences)
                 else _spread(row.differences, error(row.differences), "+"),
+                f"{2 ** row.mean('bits_per_token'):,.2f}",
                 "" if math.isnan(emptied) else f"{emptied:.4f}",
                 f"{row.mean('parameters'):,.0f}",
                 f"{row.mean('tokens_per_second'):,.0f}",

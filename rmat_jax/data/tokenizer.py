@@ -3,6 +3,7 @@
 One id, `end`, stands for no text: it opens each document and, as a target, ends the one before.
 """
 
+import collections
 import hashlib
 import itertools
 import uuid
@@ -26,6 +27,7 @@ PIECES = (
     rf"| ?[^{_SPACE}0-9A-Za-z_\x{{80}}-\x{{ff}}]+"
     rf"|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
 )
+WORDS = r" ?\n| ?[^ \n]+| "  # a line break is a word, and each holds the space before it
 
 
 class Tokenizer(Protocol):
@@ -58,7 +60,7 @@ class ByteTokenizer:
 
 
 class BPETokenizer:
-    """Byte pairs (arXiv 1508.07909) merged by the Hugging Face library, over the bytes as Latin-1 characters.
+    """Byte pairs (arXiv 1508.07909) merged by the Hugging Face library, over the bytes as Latin-1 characters; or whole words.
 
     Each of the 256 characters is a token of its own, so any bytes can be encoded. `end` is the last id and unknown to
     the library: no text can spell it.
@@ -86,6 +88,20 @@ class BPETokenizer:
         model.train_from_iterator((block.decode("latin-1") for block in _first(text, TRAINING_BYTES)), trainer)
         return cls(model.to_str())
 
+    @classmethod
+    def of_words(cls, documents: Iterator[bytes], vocab_size: int) -> "BPETokenizer":
+        """The most frequent words of all text, as it separates them by spaces; any other is spelled, character by character."""
+        library = _library()
+        split = library.pre_tokenizers.Split(library.Regex(WORDS), "isolated")
+        counts = collections.Counter()
+        for block in itertools.chain.from_iterable(map(blocks, documents)):
+            counts.update(piece for piece, _ in split.pre_tokenize_str(block.decode("latin-1")) if len(piece) > 1)
+        vocabulary = [*map(chr, range(256)), *(word for word, _ in counts.most_common(vocab_size - 257))]
+        ids = {piece: index for index, piece in enumerate(vocabulary)}
+        model = library.Tokenizer(library.models.BPE(ids, [], ignore_merges=True))  # a known word, or its characters
+        model.pre_tokenizer = split
+        return cls(model.to_str())
+
     def save(self, file: Path) -> None:
         """Whole or not at all: a reader never sees half a file."""
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -104,10 +120,11 @@ class BPETokenizer:
 def make_tokenizer(config: Config, folder: Path, documents: Documents) -> Tokenizer:
     """The tokenizer kept in `folder`, or a new one, trained on `documents` and kept there."""
     file = folder / "tokenizer.json"
-    if config.data.tokenizer == "bpe" and not file.exists():
+    if config.data.tokenizer != "bytes" and not file.exists():
         # Before training: a vocabulary that is too large for this model must not be kept for the next.
-        check_vocabulary(config, ByteTokenizer.vocab_size, "data.tokenizer='bpe'")
-        BPETokenizer.train(documents(), config.model.vocab_size).save(file)
+        check_vocabulary(config, ByteTokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
+        make = BPETokenizer.train if config.data.tokenizer == "bpe" else BPETokenizer.of_words
+        make(documents(), config.model.vocab_size).save(file)
     return load_tokenizer(config, folder)
 
 
@@ -148,7 +165,7 @@ def _library():
     try:
         import tokenizers
     except ImportError:
-        raise UserError("data.tokenizer='bpe' needs a package; run: pip install tokenizers") from None
+        raise UserError("data.tokenizer other than 'bytes' needs a package; run: pip install tokenizers") from None
     return tokenizers
 
 

@@ -37,7 +37,7 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
     config = from_saved(Config, values)
     tensors = from_jax(config.model, params)
     metadata = {"step": str(step)}
-    if _is_bpe(config):
+    if _has_tokenizer(config):
         load_tokenizer(config, workdir / "tokenizer")  # says what is wrong with it
         metadata["tokenizer"] = _tokenizer_file(workdir).read_text(encoding="utf-8")
     write_weights(file, config, tensors, dtype, **metadata)
@@ -90,8 +90,8 @@ def _begin(config: Config, params: PyTree) -> TrainState:
     return init_state(config, optimizer).replace(params=params, opt_state=optimizer.init(params))
 
 
-def _is_bpe(config: Config) -> bool:
-    return config.data.tokenizer == "bpe" and not config.data.synthetic
+def _has_tokenizer(config: Config) -> bool:
+    return config.data.tokenizer != "bytes" and not config.data.synthetic
 
 
 def _tokenizer_file(workdir: Path) -> Path:
@@ -100,12 +100,12 @@ def _tokenizer_file(workdir: Path) -> Path:
 
 def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str | None:
     """The JSON of the tokenizer that goes with the weights, verified; None if the config needs none."""
-    if not _is_bpe(config):
+    if not _has_tokenizer(config):
         return None
     if "tokenizer" not in metadata:
         raise UserError(
-            f"{file} has no tokenizer in its metadata, and data.tokenizer='bpe'; save it with metadata tokenizer=TEXT, TEXT "
-            "being that of a workdir's tokenizer/tokenizer.json"
+            f"{file} has no tokenizer in its metadata, and data.tokenizer={config.data.tokenizer!r}; save it with metadata "
+            "tokenizer=TEXT, TEXT being that of a workdir's tokenizer/tokenizer.json"
         )
     try:
         tokenizer = BPETokenizer(metadata["tokenizer"])
@@ -113,7 +113,7 @@ def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str |
         raise
     except Exception as error:  # the library raises bare Exceptions
         raise UserError(f"the tokenizer in the metadata of {file} is none ({error}); export it again") from error
-    check_vocabulary(config, tokenizer.vocab_size, "data.tokenizer='bpe'")
+    check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
     return metadata["tokenizer"]
 
 

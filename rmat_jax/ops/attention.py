@@ -20,10 +20,7 @@ class Keys(NamedTuple):
 
 def masked_softmax(scores: Array, mask: Array) -> Array:
     """Softmax over the last axis where `mask` holds. A row with nothing to attend to returns zeros, not NaN."""
-    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    weights = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))), 0)
-    total = weights.sum(-1, keepdims=True)
-    return weights / jnp.where(total > 0, total, 1)
+    return jax.nn.softmax(scores, where=mask)  # whose gradient needs the result alone
 
 
 def visible(stream: str, positions_BS: Array, documents_BS: Array, keys: Keys, window_len: int, window: str) -> Array:
@@ -103,7 +100,8 @@ def hybrid_attention(
         group = range(len(parts))[seen[stream]]
         shown = jnp.concatenate([mask(stream, parts[i]) for i in group], axis=-1)
         found = masked_softmax(jnp.concatenate([part_scores[i] for i in group], axis=-1), shown)
-        found *= jnp.reshape(share, (1, -1, 1, 1))  # [1, 1 or H, 1, 1]
+        if len(fusion) > 1:  # a lone stream's share is 1
+            found *= jnp.reshape(share, (1, -1, 1, 1))  # [1, 1 or H, 1, 1]
         ends = list(itertools.accumulate(parts[i].keys_BJHE.shape[1] for i in group))
         for i, part in zip(group, jnp.split(found, ends[:-1], axis=-1), strict=True):
             weights[i] += part

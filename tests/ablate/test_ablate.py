@@ -65,6 +65,7 @@ def test_every_run_is_in_the_table(compared, config):
     assert set(found) == {("base", 0), ("memory off", 0), ("lost", 0)}
     base, off = found["base", 0], found["memory off", 0]
     assert f"{base['score']:.4f}" in report and f"{off['score'] - base['score']:+.4f}" in report
+    assert f"| {2 ** base['bits_per_token']:.2f} |" in report
     assert base["tokens"] == off["tokens"] == config.steps * config.batch_size * config.segment_len
     assert base["score_without_memory"] is not None and off["score_without_memory"] is None
     assert abs(base["parameters"] - off["parameters"]) <= 8.5

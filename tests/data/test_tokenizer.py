@@ -22,9 +22,10 @@ def bpe():
     return BPETokenizer.train(iter([TEXT, "ünïcödé 中文 text".encode() * 50]), vocab_size=400)
 
 
-@pytest.fixture(params=["bytes", "bpe"], scope="module")
+@pytest.fixture(params=["bytes", "bpe", "words"], scope="module")
 def tokenizer(request, bpe):
-    return ByteTokenizer() if request.param == "bytes" else bpe
+    made = {"bytes": ByteTokenizer, "bpe": lambda: bpe, "words": lambda: BPETokenizer.of_words(iter([TEXT]), 300)}
+    return made[request.param]()
 
 
 @given(st.one_of(st.binary(), st.text().map(str.encode), st.text("def  self\n\t\r\v\f\xa0\x85é中").map(str.encode)))
@@ -62,6 +63,21 @@ def test_training_is_deterministic_and_the_kept_vocabulary_is_the_trained_one(tm
         assert kept.describe == made.describe
         np.testing.assert_array_equal(kept.encode(TEXT), made.encode(TEXT))
     assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_words_are_tokens_as_the_text_separates_them(tmp_path):
+    """As WikiText-2 counts: a word or a line break is one token; a word outside the vocabulary, as many as it has bytes."""
+    text = b" \n = Cats = \n \n the cat saw the <unk> , the @-@ caf\xc3\xa9 \n"
+    made = make_tokenizer(config("words", 1000), tmp_path, lambda: iter([text]))
+    lines = text.split(b"\n")[:-1]
+    assert len(made.encode(text)) == sum(len(line.split()) + 1 for line in lines)
+    assert made.vocab_size == 257 + len({*text.split()}) + 1  # the break, with the space before it
+    known, unknown = made.encode(b" the cat"), made.encode(b" the dog")
+    assert (len(known), len(unknown)) == (2, 1 + len(" dog")) and made.decode(unknown) == b" the dog"
+    kept = load_tokenizer(config("words", 1000), tmp_path)
+    np.testing.assert_array_equal(kept.encode(text), made.encode(text))
+    fewer = BPETokenizer.of_words(iter([text]), 259)  # room for the two most frequent
+    assert (len(fewer.encode(b" the")), len(fewer.encode(b" cat"))) == (1, len(" cat"))
 
 
 def test_text_with_few_pairs_makes_a_smaller_vocabulary_that_fits(tmp_path):
