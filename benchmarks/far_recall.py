@@ -1,7 +1,7 @@
 """Facts found again a million tokens later: a gate that can shut, trained on contexts of at most 4,096 tokens.
 
     python benchmarks/far_recall.py --out=runs/far_recall
-    python benchmarks/far_recall.py --out=runs/far_sigmoid --max_tokens=65536 --config.model.gate_curve=sigmoid
+    python benchmarks/far_recall.py --out=runs/far_channel --config.model.gate_scope=channel
     python benchmarks/far_recall.py --out=runs/keys --stages=2,4 --max_tokens=4096 --config.data.recall_symbols=32 \
         --config.data.recall_pairs=32 --config.model.vocab_size=72 --config.model.chunk_len=64 --config.model.memory_writes=16
 
@@ -45,6 +45,7 @@ def main() -> int:
         config = flags.load_config(
             "configs/recall.py",
             [
+                "--config.model.gate_scope=slot",
                 "--config.model.gate_curve=clipped",
                 "--config.model.gate_bias=0.0",
                 "--config.data.recall_place=any",

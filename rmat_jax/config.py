@@ -13,11 +13,16 @@ PAPER = {  # what arXiv 2507.00453 says where the defaults of RMATConfig are oth
     "streams": STREAMS,
     "fusion": "layer",
     "gate": "evicted",
+    "gate_form": "gru",
+    "gate_scope": "channel",
+    "gate_curve": "sigmoid",
     "memory_source": "output",
     "memory_age": "none",
     "token_shift": False,
 }
-BEFORE = {key: PAPER[key] for key in ("fusion", "memory_source", "token_shift")}  # runs older than a key did this
+BEFORE = {  # runs older than a key did this
+    key: PAPER[key] for key in ("fusion", "gate_form", "gate_scope", "gate_curve", "memory_source", "token_shift")
+}
 IGNORE = -1  # a target that is not scored
 TRAINING_ONLY = (
     "dropout",
@@ -82,8 +87,9 @@ class RMATConfig:
         "block"  # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's border
     )
     gate: str = "none"  # "evicted" | "newest" | "none": what a new memory entry is gated against
-    gate_form: str = "gru"  # "blend": the new entry itself is the candidate, (1 - z) e + z s
-    gate_curve: str = "sigmoid"  # "clipped": 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever
+    gate_form: str = "blend"  # the new entry itself is the candidate, (1 - z) e + z s; "gru": made of both
+    gate_scope: str = "slot"  # one z for a whole slot; "channel": one for each of its channels
+    gate_curve: str = "clipped"  # 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever; "sigmoid"
     gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
     memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
     memory_source: str = "input"  # a layer's inputs, read with its keys; "output": its outputs, read with their own
@@ -130,6 +136,7 @@ class RMATConfig:
         _check_choice("fusion", self.fusion, ("layer", "head", "joint"))
         _check_choice("gate", self.gate, ("evicted", "newest", "none"))
         _check_choice("gate_form", self.gate_form, ("gru", "blend"))
+        _check_choice("gate_scope", self.gate_scope, ("channel", "slot"))
         _check_choice("gate_curve", self.gate_curve, ("sigmoid", "clipped"))
         _check_choice("memory_pool", self.memory_pool, ("mean", "attention"))
         _check_choice("memory_source", self.memory_source, ("output", "input"))
@@ -138,12 +145,11 @@ class RMATConfig:
         _check_choice("remat", self.remat, ("none", "block", "chunk", "chunk+block"))
         _check_choice("dtype", self.dtype, ("float32", "bfloat16", "float64"))
         _check_fraction(self, "dropout")
-        rotates_heads = self.rope == "per_head" or self.memory_age == "rotary"
+        rotates_heads = self.rope != "none" or self.memory_age == "rotary"
         _check(
             not (rotates_heads and self.head_dim % 2),
             f"width/num_heads={self.head_dim} must be even to be rotated; change width or num_heads",
         )
-        _check(not (self.rope == "global" and self.width % 2), f"width={self.width} must be even to be rotated")
 
     @property
     def head_dim(self) -> int:
@@ -206,8 +212,9 @@ class RMATConfig:
         if c.has_memory:
             per_layer += 2 * 2 * c.slots * c.width  # read
             per_layer += 2 * 2 * c.slots * c.width**2 // c.chunk_len  # keys and values of the slots
-            gate_products = 0 if c.gate == "none" else 6 if c.gate_form == "gru" else 2
-            per_layer += 2 * gate_products * c.writes * c.width**2 // c.chunk_len
+            if c.gate != "none":
+                columns = 2 * (1 if c.gate_scope == "slot" else c.width) + (4 * c.width if c.gate_form == "gru" else 0)
+                per_layer += 2 * columns * c.writes * c.width // c.chunk_len
             if c.memory_pool == "attention":
                 per_layer += 2 * 2 * c.writes * c.width
         shift = 2 * c.width**2 if c.token_shift else 0

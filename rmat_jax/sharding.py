@@ -32,6 +32,7 @@ RULES = (
     (r"layers/(query|key|value|memory/key|memory/value|mlp/inner)/kernel", P(None, "fsdp", "tensor")),  # [L, D, F]
     (r"layers/(output|mlp/outer)/kernel", P(None, "tensor", "fsdp")),  # [L, F, D]
     (r"layers/memory/gate/[WU][zrc]", P(None, "fsdp", "tensor")),  # [L, D, D]
+    (r"layers/memory/gate/[wu]z", P(None, "fsdp")),  # [L, D, 1]
     (r"layers/memory/pool_queries", P()),  # [L, K, D]
     (r"layers/mlp/inner/bias", P(None, "tensor")),  # [L, F]
     (r"(memory_bias|bias|scale|fusion|gate/b[zr])", P()),

@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import os
+import signal
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests raise it, and a shell's background jobs ignore it
 # Tests compile hundreds of tiny programs and run each for milliseconds. Unoptimised they compile several times as fast.
 FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib") < "0.11":  # later ones abort on a flag that they no longer know

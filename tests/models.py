@@ -35,6 +35,7 @@ OPTIONS = {
     "fusion": ("layer", "head", "joint"),
     "gate": ("evicted", "newest", "none"),
     "gate_form": ("gru", "blend"),
+    "gate_scope": ("channel", "slot"),
     "gate_curve": ("sigmoid", "clipped"),
     "memory_pool": ("mean", "attention"),
     "memory_source": ("output", "input"),
@@ -58,7 +59,7 @@ def tiny(**changes) -> RMATConfig:
 
 def covering(strength: int = 2, **options) -> list[dict]:
     """Few combinations that hold all values of any two (or `strength`) options that go together, of 500 drawn at random."""
-    rng, drawn = random.Random(3), []  # of 40 seeds the one with the fewest for OPTIONS, 13
+    rng, drawn = random.Random(1), []  # of 40 seeds the one with the fewest for OPTIONS, 13
     while len(drawn) < 500:
         drawn.append({option: rng.choice(values) for option, values in options.items()})
     held = [set(itertools.combinations(combination.items(), strength)) for combination in drawn]

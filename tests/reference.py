@@ -155,7 +155,8 @@ def _write(config, p, queue, y, mine, chunk):
 
 
 def _gate(config, p, s, e):
-    z = _sigmoid(s @ p["Wz"] + e @ p["Uz"] + p["bz"])
+    w, u = ("wz", "uz") if config.gate_scope == "slot" else ("Wz", "Uz")
+    z = _sigmoid(s @ p[w] + e @ p[u] + p["bz"])
     if config.gate_curve == "clipped":
         z = np.clip(1.2 * z - 0.1, 0, 1)
     if config.gate_form == "blend":
@@ -179,15 +180,17 @@ def _norm(p, x):
 def _rotate(config, x, position):
     if config.rope == "none":
         return x
-    if config.rope == "global":
-        return _turn(x.reshape(1, -1), position, config.rope_base).reshape(x.shape)
-    return _turn(x, position, config.rope_base)
+    if config.rope == "per_head":
+        return _turn(x, position, config.rope_base)
+    heads = config.num_heads  # frequency i of "global" is that of place i in all heads
+    return np.stack([_turn(x[h], position, config.rope_base, h / heads, heads) for h in range(heads)])
 
 
-def _turn(x, position, base):
-    """Each vector [.., n] as n/2 complex numbers, component i and i + n/2, turned by position * base^(-2i/n)."""
+def _turn(x, position, base, begin=0.0, slower=1):
+    """Each vector [.., E] as complex numbers, component i and i + E/2, turned by position * base^-(begin + 2i/E/slower)."""
     half = x.shape[-1] // 2
-    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * position * base ** (-2 * np.arange(half) / (2 * half)))
+    exponents = begin + np.arange(half) / half / slower
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * position * base**-exponents)
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 

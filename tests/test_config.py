@@ -54,7 +54,11 @@ RULES = [
     (RMATConfig, {"dtype": "float16"}, "dtype='float16' is not one of 'float32', 'bfloat16', 'float64'"),
     (RMATConfig, {"dropout": 1.0}, "dropout=1.0 must lie in [0, 1)"),
     (RMATConfig, {"width": 24}, "width/num_heads=3 must be even to be rotated; change width or num_heads"),
-    (RMATConfig, {"width": 9, "num_heads": 3, "rope": "global"}, "width=9 must be even to be rotated"),
+    (
+        RMATConfig,
+        {"width": 24, "rope": "global"},
+        "width/num_heads=3 must be even to be rotated; change width or num_heads",
+    ),
     (DataConfig, {"path": "a", "tfds": "b"}, "data.path and data.tfds are both set; give one source"),
     (DataConfig, {"heldout_path": "a"}, "data.heldout_path is set without data.path; give both"),
     (DataConfig, {"synthetic": "xor"}, "data.synthetic='xor' is not one of '', 'recall'"),
@@ -100,7 +104,7 @@ def test_plain_values_and_back():
 
 def test_a_run_older_than_a_key_means_what_it_did():
     values = to_dict(Config(model=RMATConfig(**PAPER), seed=3))
-    for key in ("fusion", "memory_source", "token_shift"):
+    for key in ("fusion", "gate_form", "gate_scope", "gate_curve", "memory_source", "token_shift"):
         del values["model"][key]
     old = from_saved(Config, values)
     assert old == Config(model=RMATConfig(**PAPER), seed=3) and from_saved(RMATConfig, values["model"]) == old.model
@@ -146,6 +150,8 @@ def test_derived_sizes():
         PAPER,
         PAPER | {"window": "sliding", "memory_pool": "attention"},
         PAPER | {"gate": "none", "streams": ("local", "memory")},
+        PAPER | {"gate_scope": "slot"},
+        {"gate": "evicted"},
         {"streams": ("full", "local"), "mlp_width": 40},
     ],
     ids=str,

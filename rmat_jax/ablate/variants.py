@@ -62,6 +62,7 @@ def grid(config: Config) -> list[Variant]:
     options: list[tuple[str, tuple]] = [
         ("gate", ("none", "newest", "evicted")),
         ("gate_form", ("gru", "blend")),
+        ("gate_scope", ("channel", "slot")),
         ("gate_curve", ("sigmoid", "clipped")),
         ("fusion", ("layer", "head", "joint")),
         ("rope", ("per_head", "global", "none")),

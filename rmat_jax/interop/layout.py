@@ -17,9 +17,6 @@ import numpy as np
 
 from rmat_jax.config import RMATConfig
 
-GATE_MATRICES = {"gru": ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc"), "blend": ("Wz", "Uz")}
-GATE_BIASES = {"gru": ("bz", "br"), "blend": ("bz",)}
-
 
 class Spec(NamedTuple):
     """One tensor."""
@@ -71,11 +68,19 @@ def _layer(c: RMATConfig) -> dict[str, tuple]:
         if c.memory_pool == "attention":
             tensors |= _plain("memory.pool_queries", c.writes, c.width)
         if c.gate != "none":
-            for name in GATE_MATRICES[c.gate_form]:
-                tensors |= _plain(f"memory.gate.{name}", c.width, c.width)
-            for name in GATE_BIASES[c.gate_form]:
-                tensors |= _plain(f"memory.gate.{name}", c.width)
+            tensors |= _gate(c)
     return tensors
+
+
+def _gate(c: RMATConfig) -> dict[str, tuple]:
+    wz, uz, size = ("wz", "uz", 1) if c.gate_scope == "slot" else ("Wz", "Uz", c.width)
+    shapes = {wz: (c.width, size), uz: (c.width, size)}
+    if c.gate_form == "gru":
+        shapes |= dict.fromkeys(("Wr", "Ur", "Wc", "Uc"), (c.width, c.width))
+    shapes["bz"] = (size,)
+    if c.gate_form == "gru":
+        shapes["br"] = (c.width,)
+    return {name: spec for last in shapes for name, spec in _plain(f"memory.gate.{last}", *shapes[last]).items()}
 
 
 def _plain(name: str, *shape: int) -> dict[str, tuple]:
@@ -128,7 +133,8 @@ def random_weights(config: RMATConfig, seed: int) -> dict[str, np.ndarray]:
     for name, spec in layout(config).items():
         last = name.rsplit(".", 1)[-1]
         if len(spec.shape) == 2:
-            scale, center = spec.shape[-1] ** -0.5, 0.0
+            inputs = spec.shape[0] if ".gate." in name else spec.shape[-1]
+            scale, center = inputs**-0.5, 0.0
         else:
             starts = {"weight": 1.0, "bz": config.gate_bias, "memory_bias": config.memory_bias}
             scale, center = 0.3, starts.get(last, 0.0)

@@ -226,12 +226,12 @@ class Block(nn.Module):
         return q_BSHE, torch.cat(turned), heads(c, values_BMD)
 
     def rotated_heads(self, x_BJD: Tensor, positions_J: Tensor) -> Tensor:
-        """[B, J, H, E]: each head turned by its token's position, or the D-wide vector before it is split, or nothing."""
+        """[B, J, H, E]: heads turned by their token's position, or not."""
         c = self.config
-        if c.rope == "global":
-            return heads(c, turn(x_BJD, positions_J[:, None], c.rope_base))
         x_BJHE = heads(c, x_BJD)
-        return turn(x_BJHE, positions_J[:, None, None], c.rope_base) if c.rope == "per_head" else x_BJHE
+        if c.rope == "none":
+            return x_BJHE
+        return turn(x_BJHE, positions_J[:, None, None], c.rope_base, c.num_heads if c.rope == "global" else 1)
 
     def close(self, state: LayerState, ages_BM: Tensor | None, mine_BC: Tensor, kept: int) -> LayerState:
         """The state after a full chunk: the memory is written, tokens before index `kept` are forgotten."""
@@ -314,14 +314,18 @@ class Gate(nn.Module):
         super().__init__()
         self.clipped = config.gate_curve == "clipped"
         self.blends = config.gate_form == "blend"
-        for name in ("Wz", "Uz") if self.blends else ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc"):
+        self.update, size = (("wz", "uz"), 1) if config.gate_scope == "slot" else (("Wz", "Uz"), config.width)
+        for name in self.update:
+            self.register_parameter(name, nn.Parameter(linear(config.width, size).weight.detach().T.contiguous()))
+        for name in () if self.blends else ("Wr", "Ur", "Wc", "Uc"):
             self.register_parameter(name, nn.Parameter(linear(config.width, config.width).weight.detach()))
-        self.bz = nn.Parameter(torch.full([config.width], config.gate_bias))
+        self.bz = nn.Parameter(torch.full([size], config.gate_bias))
         if not self.blends:
             self.br = nn.Parameter(torch.zeros(config.width))
 
     def forward(self, s: Tensor, e: Tensor) -> Tensor:
-        z = torch.sigmoid(s @ self.Wz + e @ self.Uz + self.bz)
+        w, u = (getattr(self, name) for name in self.update)
+        z = torch.sigmoid(s @ w + e @ u + self.bz)
         if self.clipped:
             z = (1.2 * z - 0.1).clamp(0, 1)
         if self.blends:
@@ -355,12 +359,13 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return weights / total.masked_fill(total == 0, 1.0)
 
 
-def turn(x: Tensor, positions: Tensor, base: float) -> Tensor:
-    """RoPE (arXiv 2104.09864): component i of n, paired with i + n/2, turns by `position * base**(-2i/n)`."""
-    n = x.shape[-1]
-    speeds = base ** (torch.arange(n // 2, dtype=x.dtype, device=x.device) * -2 / n)
-    angles = positions.to(x.dtype) * speeds
-    a, b = x.split(n // 2, dim=-1)
+def turn(x: Tensor, positions: Tensor, base: float, heads: int = 1) -> Tensor:
+    """RoPE (arXiv 2104.09864): component i of E, paired with i + E/2; pair i of n turns by `position * base**(-i/n)`."""
+    half = x.shape[-1] // 2
+    n = heads * half
+    speeds = base ** (torch.arange(n, dtype=x.dtype, device=x.device) / -n)
+    angles = positions.to(x.dtype) * speeds.unflatten(0, (heads, half))
+    a, b = x.split(half, dim=-1)
     return torch.cat([a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], dim=-1)
 
 

@@ -107,7 +107,8 @@ class Memory(nn.Module):
 class Gate(nn.Module):
     """A GRU cell (arXiv 1406.1078) whose state is the slot `e` that the new entry `s` replaces.
 
-    z = sigmoid(s Wz + e Uz + bz)          with gate_curve="clipped": clip(1.2 z - 0.1, 0, 1)
+    z = sigmoid(s Wz + e Uz + bz)          with gate_scope="slot" one number, from columns wz and uz; else one for each channel
+                                           with gate_curve="clipped": clip(1.2 z - 0.1, 0, 1)
     r = sigmoid(s Wr + e Ur + br)
     c = tanh(s Wc + (r * e) Uc)            with gate_form="blend": s, without r
     new = (1 - z) * e + z * c
@@ -120,21 +121,20 @@ class Gate(nn.Module):
         dtype = jnp.dtype(self.config.param_dtype)
         width = self.config.width
 
-        def matrix(name):
-            return self.param(name, nn.initializers.lecun_normal(), (width, width), dtype)
+        def bias(name, start, size=width):
+            return self.param(name, nn.initializers.constant(start), (size,), dtype)[None, None]
 
-        def bias(name, start):
-            return self.param(name, nn.initializers.constant(start), (width,), dtype)[None, None]
+        def times(x_BKD, name, size=width):  # float32 in fact: accelerators would multiply in fewer bits
+            weights = self.param(name, nn.initializers.lecun_normal(), (width, size), dtype)
+            return jnp.matmul(x_BKD, weights, precision="highest")
 
-        def times(x_BKD, name):  # float32 in fact: accelerators would multiply in fewer bits
-            return jnp.matmul(x_BKD, matrix(name), precision="highest")
-
-        z = jax.nn.sigmoid(times(s_BKD, "Wz") + times(e_BKD, "Uz") + bias("bz", self.config.gate_bias))
+        w, u, size = ("wz", "uz", 1) if self.config.gate_scope == "slot" else ("Wz", "Uz", width)
+        z = jax.nn.sigmoid(times(s_BKD, w, size) + times(e_BKD, u, size) + bias("bz", self.config.gate_bias, size))
         if self.config.gate_curve == "clipped":
             z = jnp.clip(1.2 * z - 0.1, 0, 1)
         c = s_BKD
         if self.config.gate_form == "gru":
             r = jax.nn.sigmoid(times(s_BKD, "Wr") + times(e_BKD, "Ur") + bias("br", 0.0))
             c = jnp.tanh(times(s_BKD, "Wc") + times(r * e_BKD, "Uc"))
-        self.sow("gauges", "openness", z)
+        self.sow("gauges", "openness", jnp.broadcast_to(z, s_BKD.shape))
         return (1 - z) * e_BKD + z * c

@@ -226,6 +226,7 @@ def kept_run(folder, **changes):
         ({"fusion": "head"}, set()),
         ({"fusion": "joint", "memory_source": "input", "memory_age": "tokens"}, set()),
         ({"gate": "none"}, {"gates.png", "channels.png"}),
+        ({"gate_scope": "slot"}, {"channels.png"}),
         (
             {"streams": ("full", "local")},
             {"gates.png", "channels.png", "heads.png", "ages.png", "retention.png", "places.png", "words.png"},

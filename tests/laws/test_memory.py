@@ -11,7 +11,10 @@ from tests.models import OPTIONS, covering, make_documents, make_params, make_to
 pytestmark = pytest.mark.usefixtures("float64")
 B, C, T = 2, 8, 32
 GATES = covering(
-    **{n: OPTIONS[n] for n in ("gate", "gate_form", "memory_pool", "memory_source", "memory_age", "fusion")}
+    **{
+        n: OPTIONS[n]
+        for n in ("gate", "gate_form", "gate_scope", "memory_pool", "memory_source", "memory_age", "fusion")
+    }
 )
 
 

@@ -39,6 +39,15 @@ def test_a_blending_gate_takes_the_new_entry_as_it_is():
     np.testing.assert_allclose(gate("blend"), (1 - z) * e + z * s, rtol=0, atol=1e-12)
 
 
+def test_a_gate_of_a_whole_slot_is_one_number():
+    params = PARAMS | {"wz": PARAMS["Wz"][:, :1], "uz": PARAMS["Uz"][:, :1], "bz": PARAMS["bz"][:1]}
+    z = sigmoid(s @ params["wz"] + e @ params["uz"] + params["bz"])  # one column: the same for all channels
+    new = np.asarray(Gate(tiny(gate_scope="slot")).apply({"params": params}, s, e))
+    np.testing.assert_allclose(new, (1 - z) * e + z * candidate(params), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(new[..., 0], gate()[..., 0], rtol=0, atol=1e-12)
+    assert np.abs(new - gate()).max() > 1e-2
+
+
 def test_closed_it_keeps_open_it_overwrites():
     np.testing.assert_array_equal(gate(bz=np.full(D, -1e9)), e)
     np.testing.assert_allclose(gate(bz=np.full(D, 1e9)), candidate(PARAMS), rtol=0, atol=1e-12)

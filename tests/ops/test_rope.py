@@ -15,9 +15,10 @@ def at(x, position, mode="per_head"):
     return np.asarray(rotate(jnp.asarray(x), jnp.full((1, 1), position), BASE, mode))
 
 
-def test_per_head_each_head_sees_only_the_difference():
+@pytest.mark.parametrize("mode", ["per_head", "global"])
+def test_each_head_sees_only_the_difference(mode):
     def score(i, j):
-        return np.einsum("bshe,bshe->h", at(q, i), at(k, j))
+        return np.einsum("bshe,bshe->h", at(q, i, mode), at(k, j, mode))
 
     np.testing.assert_allclose(score(9, 4), score(5, 0), atol=1e-12)
     np.testing.assert_allclose(score(-3, -8), score(5, 0), atol=1e-12)
@@ -26,11 +27,14 @@ def test_per_head_each_head_sees_only_the_difference():
 
 
 def test_global_is_the_rotation_of_the_whole_vector_before_the_split():
-    whole = at(q.reshape(1, 1, 1, H * E), 7).reshape(q.shape)
-    np.testing.assert_allclose(at(q, 7, "global"), whole, atol=1e-12)
-    assert np.abs(at(q, 7) - whole).max() > 1e-2
-    total = [np.sum(at(q, i, "global") * at(k, j, "global")) for i, j in ((9, 4), (5, 0), (9, 3))]
-    assert np.isclose(total[0], total[1], atol=1e-12) and abs(total[0] - total[2]) > 1e-3
+    """RoFormer's pairs, neighbours in the D-wide vector; which of a head's components are neighbours is only a name."""
+
+    def neighbours(x):  # [.., E], halves paired -> [.., D], neighbours paired
+        return np.stack(np.split(x, 2, -1), -1).reshape(-1)
+
+    pairs = neighbours(q).reshape(-1, 2) @ (1, 1j) * np.exp(7j * BASE ** (-np.arange(H * E / 2) / (H * E / 2)))
+    np.testing.assert_allclose(neighbours(at(q, 7, "global")).reshape(-1, 2) @ (1, 1j), pairs, atol=1e-12)
+    assert np.abs(at(q, 7, "global") - at(q, 7)).max() > 1e-2
 
 
 def test_it_is_a_turn_in_the_complex_plane():

@@ -275,6 +275,8 @@ def _gates(out: Path, model: RMATConfig, counts: Counts, values: dict[str, Any],
         f"Mean update gate over {counts.writes:,} writes to slots that held something, by layer: "
         f"{_list(values['openness'])}. 0 keeps what the slot holds, 1 replaces it.",
     )
+    if model.gate_scope == "slot":
+        return
     by_channel = values["openness_by_channel"]
     plots.channels(out / "channels.png", by_channel)
     section(
