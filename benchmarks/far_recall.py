@@ -4,11 +4,12 @@
     python benchmarks/far_recall.py --out=runs/far_channel --config.model.gate_scope=channel
     python benchmarks/far_recall.py --out=runs/keys --stages=2,4 --max_tokens=4096 --config.data.recall_symbols=32 \
         --config.data.recall_pairs=32 --config.model.vocab_size=72 --config.model.chunk_len=64 --config.model.memory_writes=16
+    python benchmarks/far_recall.py --task=passkey --out=runs/passkey
 
-Key-value pairs in any chunk (`data.recall_place=any`), in stages, each begun with the weights of the one before: contexts of 8,
-64 and 256 chunks. Long ones alone ask too rarely for anything to be learned. Then the suite `recall` up to 1,048,576 tokens:
-out/report/report.md. The second command is the control; the third asks how many keys a memory holds. One CPU core: a quarter
-of an hour of training; the suite takes longer.
+Key-value pairs in any chunk (`data.recall_place=any`), or a pass key anywhere in a novel, in stages, each begun with the weights
+of the one before: contexts of 8, 64 and 256 chunks, or of 2, 8 and 128. Long ones alone ask too rarely for anything to be
+learned. Then the suite `recall` up to 1,048,576 tokens: out/report/report.md. The second command is the control; the third asks
+how many keys a memory holds. One CPU core: a quarter of an hour of training; the suite takes longer.
 """
 
 import argparse
@@ -20,30 +21,40 @@ from rmat_jax.evals.evaluate import evaluate
 from rmat_jax.evals.suite import Options
 from rmat_jax.interop.convert import export_weights, import_weights
 
-STAGES = {
-    2: (32, 600, 2e-3),
-    4: (32, 300, 2e-3),
-    8: (32, 600, 2e-3),
-    64: (16, 150, 1e-3),
-    256: (8, 150, 1e-3),
-}  # chunks of a document: lanes, steps, learning rate
+STAGES = {  # of each task, chunks of a document: lanes, steps, learning rate, and more settings
+    "recall": {
+        2: (32, 600, 2e-3),
+        4: (32, 300, 2e-3),
+        8: (32, 600, 2e-3),
+        64: (16, 150, 1e-3),
+        256: (8, 150, 1e-3),
+    },
+    "passkey": {
+        2: (64, 1000, 2e-3),
+        8: (32, 400, 2e-3),
+        128: (8, 250, 2e-3, "data.recall_place=even", "model.gate_noise=2.0"),
+    },
+}
+DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 128]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--task", choices=STAGES, default="recall", help="a configuration of configs/")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stages", type=lambda text: [int(chunks) for chunks in text.split(",")], default=[8, 64, 256])
+    parser.add_argument("--stages", type=lambda text: [int(chunks) for chunks in text.split(",")])
     parser.add_argument("--max_tokens", type=int, default=1 << 20)
     args, overrides = parser.parse_known_args()
-    if unknown := set(args.stages) - set(STAGES):
-        parser.error(f"--stages={unknown.pop()} has no setting; there is {', '.join(map(str, STAGES))}")
+    stages = args.stages or DEFAULT[args.task]
+    if unknown := set(stages) - set(STAGES[args.task]):
+        parser.error(f"--stages={unknown.pop()} has no setting; there is {', '.join(map(str, STAGES[args.task]))}")
     before = None
-    for chunks in args.stages:
-        lanes, steps, learning_rate = STAGES[chunks]
+    for chunks in stages:
+        lanes, steps, learning_rate, *more = STAGES[args.task][chunks]
         workdir = args.out / f"stage-{chunks}"
         config = flags.load_config(
-            "configs/recall.py",
+            f"configs/{args.task}.py",
             [
                 "--config.model.gate_scope=slot",
                 "--config.model.gate_curve=clipped",
@@ -58,6 +69,7 @@ def main() -> int:
                 "--config.log.eval_every=0",
                 f"--config.seed={args.seed}",
                 f"--config.data.seed={args.seed}",
+                *(f"--config.{setting}" for setting in more),
                 *overrides,
             ],
         )

@@ -27,6 +27,7 @@ IGNORE = -1  # a target that is not scored
 TRAINING_ONLY = (
     "dropout",
     "gate_bias",
+    "gate_noise",
     "memory_bias",
     "bptt_chunks",
     "remat",
@@ -91,6 +92,7 @@ class RMATConfig:
     gate_scope: str = "slot"  # one z for a whole slot; "channel": one for each of its channels
     gate_curve: str = "clipped"  # 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever; "sigmoid"
     gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
+    gate_noise: float = 0.0  # standard deviation of what training adds to the update gate's logits, for a margin
     memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
     memory_source: str = "input"  # a layer's inputs, read with its keys; "output": its outputs, read with their own
     memory_age: str = "tokens"  # memory keys are rotated by their age in tokens; "rotary": in chunks; "none"
@@ -145,6 +147,7 @@ class RMATConfig:
         _check_choice("remat", self.remat, ("none", "block", "chunk", "chunk+block"))
         _check_choice("dtype", self.dtype, ("float32", "bfloat16", "float64"))
         _check_fraction(self, "dropout")
+        _check(self.gate_noise >= 0, f"gate_noise={self.gate_noise} must not be negative")
         rotates_heads = self.rope != "none" or self.memory_age == "rotary"
         _check(
             not (rotates_heads and self.head_dim % 2),
@@ -234,9 +237,10 @@ class DataConfig:
     tfds_feature: str = ""  # the feature that holds the text; empty: the only text feature there is
     tfds_dir: str = ""  # where the set lies or is downloaded to; empty: TFDS's default
     synthetic: str = ""  # "recall": key-value pairs in a document's first chunk, asked for in its last
+    passkey: bool = False  # the text is cut into documents that tell a number and ask for it, which alone is scored
     recall_pairs: int = 4  # pairs a document
-    recall_gap: int = 4  # whole chunks of noise between the pairs and the questions
-    recall_place: str = "first"  # chunk of the pairs; "any": drawn, with 0 to recall_gap chunks of noise after it
+    recall_gap: int = 4  # whole chunks between the facts' chunk and the one that asks
+    recall_place: str = "first"  # of the facts: the first chunk; "any": drawn, near as often as far; "even": all alike
     recall_symbols: int = 8  # distinct keys, and distinct values: chance is 1 / recall_symbols
     heldout_fraction: float = 0.05
     tokenizer: str = (
@@ -249,7 +253,10 @@ class DataConfig:
         _check(len(named) <= 1, f"data.{' and data.'.join(named)} are both set; give one source")
         _check(bool(self.path) or not self.heldout_path, "data.heldout_path is set without data.path; give both")
         _check_choice("data.synthetic", self.synthetic, ("", "recall"))
-        _check_choice("data.recall_place", self.recall_place, ("first", "any"))
+        _check(
+            not (self.passkey and self.synthetic), "data.passkey needs text, data.synthetic has none; give one of them"
+        )
+        _check_choice("data.recall_place", self.recall_place, ("first", "any", "even"))
         _check_choice("data.tokenizer", self.tokenizer, ("bytes", "bpe", "words"))
         _check_fraction(self, "heldout_fraction")
         _check_positive(self, "recall_pairs", "recall_symbols")
@@ -259,6 +266,16 @@ class DataConfig:
             self.recall_pairs <= self.recall_symbols,
             f"recall_pairs={self.recall_pairs} must not exceed recall_symbols={self.recall_symbols}: keys are distinct",
         )
+
+    @property
+    def scores_text(self) -> bool:
+        """Whether every token of a text is predicted; else made answers alone, and the score is an accuracy."""
+        return not (self.synthetic or self.passkey)
+
+    @property
+    def choices(self) -> int:
+        """Values among which a guesser chooses each made answer."""
+        return 10 if self.passkey else self.recall_symbols
 
 
 @dataclasses.dataclass(frozen=True)

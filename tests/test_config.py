@@ -53,6 +53,7 @@ RULES = [
     (RMATConfig, {"remat": "all"}, "remat='all' is not one of 'none', 'block', 'chunk', 'chunk+block'"),
     (RMATConfig, {"dtype": "float16"}, "dtype='float16' is not one of 'float32', 'bfloat16', 'float64'"),
     (RMATConfig, {"dropout": 1.0}, "dropout=1.0 must lie in [0, 1)"),
+    (RMATConfig, {"gate_noise": -1.0}, "gate_noise=-1.0 must not be negative"),
     (RMATConfig, {"width": 24}, "width/num_heads=3 must be even to be rotated; change width or num_heads"),
     (
         RMATConfig,
@@ -62,6 +63,11 @@ RULES = [
     (DataConfig, {"path": "a", "tfds": "b"}, "data.path and data.tfds are both set; give one source"),
     (DataConfig, {"heldout_path": "a"}, "data.heldout_path is set without data.path; give both"),
     (DataConfig, {"synthetic": "xor"}, "data.synthetic='xor' is not one of '', 'recall'"),
+    (
+        DataConfig,
+        {"synthetic": "recall", "passkey": True},
+        "data.passkey needs text, data.synthetic has none; give one of them",
+    ),
     (DataConfig, {"recall_pairs": 9}, "recall_pairs=9 must not exceed recall_symbols=8: keys are distinct"),
     (DataConfig, {"heldout_fraction": 1.5}, "heldout_fraction=1.5 must lie in [0, 1)"),
     (OptimConfig, {"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),

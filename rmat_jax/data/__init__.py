@@ -11,7 +11,7 @@ from rmat_jax.config import Config
 from rmat_jax.data.corpus import build_corpus
 from rmat_jax.data.heldout import HeldoutLanes
 from rmat_jax.data.lanes import Batch, Lanes
-from rmat_jax.data.recall import RecallLanes
+from rmat_jax.data.recall import MadeLanes, PassKeyLanes, RecallLanes
 from rmat_jax.data.sources import Source, make_source
 from rmat_jax.data.tokenizer import Tokenizer, make_tokenizer
 
@@ -20,7 +20,7 @@ from rmat_jax.data.tokenizer import Tokenizer, make_tokenizer
 class Train:
     """Training batches, read ahead by threads."""
 
-    lanes: Lanes | RecallLanes
+    lanes: Lanes | MadeLanes
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """The batches from `start_step` on, without end. The step is all there is to remember of the iterator."""
@@ -37,7 +37,7 @@ class Data:
     describe: str  # one line: source, documents, tokens, bytes
     identity: str  # the same for the same tokens in the same order of documents: what a resumed run must find again
     train: Train
-    heldout: HeldoutLanes | RecallLanes
+    heldout: HeldoutLanes | MadeLanes
     tokenizer: Tokenizer | None
     source: Source | None
 
@@ -57,25 +57,29 @@ def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) 
     batch_size, eval_batch_size, length = config.batch_size, config.eval_batch_size, config.segment_len
     rows = range(batch_size) if rows is None else rows
 
+    def made(lanes: type[MadeLanes], train: tuple, heldout: tuple) -> tuple[MadeLanes, MadeLanes]:
+        """Lanes to train on and held-out ones, which ask once at least: the questions stand at a document's end."""
+        kept = lanes(config, rows, "train", *train)
+        tokens = max(config.eval_tokens // eval_batch_size, kept.document_len)
+        return kept, lanes(config, range(eval_batch_size), "heldout", *heldout, steps=-(-tokens // length))
+
     if config.data.synthetic:
-        train = RecallLanes(config, rows, "train")
-        # At least one whole document: the questions stand at its end.
-        tokens = max(config.eval_tokens // eval_batch_size, train.document_len)
-        heldout = RecallLanes(config, range(eval_batch_size), "heldout", steps=-(-tokens // length))
+        train, heldout = made(RecallLanes, (), ())
         describe = f"synthetic recall: documents of {train.document_len} tokens, {config.data.recall_pairs} pairs each"
         return Data(describe, "synthetic", Train(train), heldout, tokenizer=None, source=None)
 
     source = make_source(config.data)
     tokenizer = make_tokenizer(config, Path(workdir, "tokenizer"), source.train)
-    train, heldout = (
+    corpora = [
         build_corpus(documents, tokenizer, Path(workdir, "corpus"), name, source.key)
         for name, documents in (("train", source.train), ("heldout", source.heldout))
-    )
-    return Data(
-        f"{source.describe}: {train.describe}; held out: {heldout.describe}",
-        f"text {train.digest}, held-out text {heldout.digest}, {tokenizer.describe}",
-        Train(Lanes(train, batch_size, length, config.data.seed, rows)),
-        HeldoutLanes(heldout, eval_batch_size, length, config.eval_tokens, tokenizer),
-        tokenizer,
-        source,
-    )
+    ]
+    describe = "{}: {}; held out: {}".format(source.describe, *(corpus.describe for corpus in corpora))
+    identity = "text {}, held-out text {}, {}".format(*(corpus.digest for corpus in corpora), tokenizer.describe)
+    if config.data.passkey:
+        train, heldout = made(PassKeyLanes, *((corpus.tokens, tokenizer) for corpus in corpora))
+        describe = f"pass keys in documents of {train.document_len} tokens cut from {describe}"
+    else:
+        train = Lanes(corpora[0], batch_size, length, config.data.seed, rows)
+        heldout = HeldoutLanes(corpora[1], eval_batch_size, length, config.eval_tokens, tokenizer)
+    return Data(describe, identity, Train(train), heldout, tokenizer, source)

@@ -1,9 +1,13 @@
-"""Synthetic key-value recall: does the memory carry facts across chunks of noise?
+"""Made documents that tell facts and ask for them at their end, which alone is scored: does the memory carry them?
 
-A document is `recall_gap + 2` chunks. The first holds `recall_pairs` pairs, a key and its value, among noise; the last
-opens with the keys, in another order, each followed by its value, which alone is scored. With `recall_place="any"` the
-pairs' chunk is drawn, and the logarithm of its distance is uniform: what is learned across few chunks makes many learnable.
-Ids: NOISE noise symbols, then `recall_symbols` keys, then as many values.
+A document is `recall_gap + 2` chunks, the last of which asks. Key-value pairs (`data.synthetic="recall"`) stand among noise: the
+first chunk holds `recall_pairs` of them; the last opens with the keys, in another order, each followed by its value. With
+`recall_place="any"` the pairs' chunk is drawn, and the logarithm of its distance is uniform: what is learned across few
+chunks makes many learnable. With "even" the distance itself is. Ids: NOISE noise symbols, then `recall_symbols` keys, then as
+many values.
+
+A pass key (`data.passkey=True`) is a number of DIGITS digits, told by a sentence in a text, in the first chunk or at a distance
+drawn likewise. The last chunk begins the sentence once more.
 """
 
 import functools
@@ -14,11 +18,13 @@ import numpy as np
 
 from rmat_jax.config import IGNORE, Config, DataConfig, UserError
 from rmat_jax.data.lanes import FIELDS, LAST_ID, Batch
-from rmat_jax.data.tokenizer import check_vocabulary
+from rmat_jax.data.tokenizer import Tokenizer, check_vocabulary
 
 NOISE = 8
 BLOCK = 8192  # tokens that are made at once, if documents are shorter
 SPLITS = ("train", "heldout")
+BEFORE, AFTER = b"\nThe pass key is ", b". Remember the pass key.\n"
+DIGITS = 5
 
 
 def recall_vocab_size(config: DataConfig) -> int:
@@ -26,7 +32,7 @@ def recall_vocab_size(config: DataConfig) -> int:
     return NOISE + 2 * config.recall_symbols
 
 
-class RecallLanes:
+class MadeLanes:
     """Lanes (see `lanes.py`) of documents made up on the fly from (seed, split, lane, place in the lane).
 
     A step need not be a document long. If it is shorter, all rows ask in the same steps, and others score nothing:
@@ -37,25 +43,15 @@ class RecallLanes:
         rows: which lanes this process reads.
         split: "train" or "heldout"; they share no document but by chance.
         steps: how many there are; endless by default.
-
-    Raises:
-        UserError: the symbols exceed the vocabulary, or the pairs a chunk.
     """
 
-    num_bytes = None  # not text
+    num_bytes = None  # what is scored stands for no text
 
     def __init__(self, config: Config, rows: Sequence[int], split: str, steps: int = sys.maxsize):
-        data, chunk_len = config.data, config.model.chunk_len
-        check_vocabulary(config, recall_vocab_size(data), f"recall_symbols={data.recall_symbols}")
-        if 2 * data.recall_pairs > chunk_len:
-            raise UserError(
-                f"recall_pairs={data.recall_pairs} take {2 * data.recall_pairs} tokens and must fit into "
-                f"chunk_len={chunk_len}; use at most {chunk_len // 2} pairs"
-            )
         self.rows, self.steps = rows, steps
         self.length = config.segment_len
-        self.document_len = (data.recall_gap + 2) * chunk_len
-        self._data, self._chunk_len = data, chunk_len
+        self._data, self._chunk_len = config.data, config.model.chunk_len
+        self.document_len = (self._data.recall_gap + 2) * self._chunk_len
         self._split = SPLITS.index(split)
         # Documents are made, and kept for the next steps, by the block: one at a time is ten times slower.
         self._block_documents = max(1, BLOCK // self.document_len)
@@ -80,8 +76,40 @@ class RecallLanes:
 
     def _block(self, row: int, number: int) -> np.ndarray:
         """Tokens and targets of some documents end to end, int32 [2, documents * document_len]."""
-        pairs, symbols, documents = self._data.recall_pairs, self._data.recall_symbols, self._block_documents
         rng = np.random.default_rng((self._data.seed, self._split, row, number))
+        return np.stack(self._make(rng, self._block_documents)).reshape(2, -1)
+
+    def _make(self, rng: np.random.Generator, documents: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and targets, int32 [documents, document_len] each."""
+        raise NotImplementedError
+
+    def _distances(self, rng: np.random.Generator, nearest: int, end: int, count: int) -> np.ndarray:
+        """Drawn from nearest .. end - 1: uniform if the place is "even", else their logarithm is."""
+        if self._data.recall_place == "even":
+            return rng.integers(nearest, end, size=count)
+        drawn = np.exp(rng.uniform(np.log(nearest), np.log(end), size=count)).astype(int)
+        return drawn.clip(nearest, end - 1)  # exp and log may be off by one
+
+
+class RecallLanes(MadeLanes):
+    """Key-value pairs in noise.
+
+    Raises:
+        UserError: the symbols exceed the vocabulary, or the pairs a chunk.
+    """
+
+    def __init__(self, config: Config, rows: Sequence[int], split: str, steps: int = sys.maxsize):
+        data, chunk_len = config.data, config.model.chunk_len
+        check_vocabulary(config, recall_vocab_size(data), f"recall_symbols={data.recall_symbols}")
+        if 2 * data.recall_pairs > chunk_len:
+            raise UserError(
+                f"recall_pairs={data.recall_pairs} take {2 * data.recall_pairs} tokens and must fit into "
+                f"chunk_len={chunk_len}; use at most {chunk_len // 2} pairs"
+            )
+        super().__init__(config, rows, split, steps)
+
+    def _make(self, rng: np.random.Generator, documents: int) -> tuple[np.ndarray, np.ndarray]:
+        pairs, symbols = self._data.recall_pairs, self._data.recall_symbols
 
         def some(count: int) -> np.ndarray:
             """For each document, `pairs` of the numbers below `count`, no two alike, in any order."""
@@ -92,12 +120,100 @@ class RecallLanes:
         keys = NOISE + some(symbols)
         values = NOISE + symbols + rng.integers(symbols, size=(documents, pairs))
         told, order = 2 * some(self._chunk_len // 2), some(pairs)
-        if self._data.recall_place == "any":
-            distance = np.exp(rng.uniform(0, np.log(self._data.recall_gap + 2), size=(documents, 1))).astype(int)
+        if self._data.recall_place != "first":
+            distance = self._distances(rng, 1, self._data.recall_gap + 2, documents)[:, None]
             told += (self._data.recall_gap + 1 - distance) * self._chunk_len
         np.put_along_axis(tokens, told, keys, axis=1)
         np.put_along_axis(tokens, told + 1, values, axis=1)
         asked = self.document_len - self._chunk_len + 2 * np.arange(pairs)
         tokens[:, asked] = np.take_along_axis(keys, order, axis=1)
         tokens[:, asked + 1] = targets[:, asked] = np.take_along_axis(values, order, axis=1)
-        return np.stack([tokens, targets]).reshape(2, -1)
+        return tokens, targets
+
+
+class PassKey:
+    """Writes a pass key into pieces of a text. Each digit is a token of its own."""
+
+    def __init__(self, text: np.ndarray, tokenizer: Tokenizer, chunk_len: int):
+        """Args:
+        text: tokens, read from a random place on, and from the beginning again after the end.
+        tokenizer: its own.
+        chunk_len: of the model.
+
+        Raises:
+            UserError: a chunk that is too short for the question.
+        """
+        self._text, self._chunk_len, self._end = text, chunk_len, tokenizer.end
+        self._before, self._after = (tokenizer.encode(part) for part in (BEFORE, AFTER))
+        self._digits = np.concatenate([tokenizer.encode(b"%d" % digit) for digit in range(10)])
+        self.sentence_len = len(self._before) + DIGITS + len(self._after)
+        asked_len = len(self._before) + DIGITS
+        if asked_len > chunk_len:
+            raise UserError(
+                f"chunk_len={chunk_len} is too short to ask for a pass key, which takes {asked_len} tokens; use at least "
+                f"{asked_len}"
+            )
+
+    def document(self, rng: np.random.Generator, chunks: int, distance: int) -> tuple[np.ndarray, np.ndarray]:
+        """A document of `chunks` of context and the chunk that asks.
+
+        Args:
+            rng: draws the key and the text.
+            chunks: of the context.
+            distance: tokens from the sentence's beginning to the chunk that asks; from `sentence_len` to all but one.
+
+        Returns:
+            Tokens and targets, int32 [(chunks + 1) * chunk_len] each; the digits alone are targets.
+        """
+        key = self._digits[rng.integers(10, size=DIGITS)]
+        asked = chunks * self._chunk_len
+        told, answer = asked - distance, asked + len(self._before)
+        places = rng.integers(len(self._text)) + np.arange(asked + self._chunk_len)
+        tokens = self._text.take(places, mode="wrap").astype(np.int32)
+        tokens[0] = self._end
+        tokens[told : told + self.sentence_len] = np.concatenate([self._before, key, self._after])
+        tokens[asked:answer], tokens[answer : answer + DIGITS] = self._before, key
+        targets = np.full_like(tokens, IGNORE)
+        targets[answer - 1 : answer - 1 + DIGITS] = key
+        return tokens, targets
+
+
+class PassKeyLanes(MadeLanes):
+    """Pass keys in a text, told from a token of the first chunk on, or anywhere: then the logarithm of the distance is uniform.
+
+    Args:
+        text: tokens.
+        tokenizer: its own.
+
+    Raises:
+        UserError: a chunk that is too short for the question, or a context for the sentence.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        rows: Sequence[int],
+        split: str,
+        text: np.ndarray,
+        tokenizer: Tokenizer,
+        steps: int = sys.maxsize,
+    ):
+        super().__init__(config, rows, split, steps)
+        self._writer = PassKey(text, tokenizer, self._chunk_len)
+        self._context_len, sentence_len = self.document_len - self._chunk_len, self._writer.sentence_len
+        if sentence_len >= self._context_len:
+            raise UserError(
+                f"recall_gap={self._data.recall_gap} chunks of {self._chunk_len} tokens leave a pass key too little room: its "
+                f"sentence takes {sentence_len}; use at least recall_gap={sentence_len // self._chunk_len}"
+            )
+
+    def _make(self, rng: np.random.Generator, documents: int) -> tuple[np.ndarray, np.ndarray]:
+        nearest, farthest = self._writer.sentence_len, self._context_len
+        if self._data.recall_place == "first":
+            distances = (farthest - rng.integers(1, self._chunk_len, size=documents)).clip(min=nearest)
+        else:
+            distances = self._distances(rng, nearest, farthest, documents)
+        chunks = self._data.recall_gap + 1
+        made = [self._writer.document(rng, chunks, distance) for distance in distances]
+        tokens, targets = zip(*made, strict=True)
+        return np.stack(tokens), np.stack(targets)

@@ -46,7 +46,7 @@ def write_report(
         f"# {subject.workdir.resolve().name}, step {subject.step:,}",
         "\n".join(f"- {line}" for line in headlines),
         *(f"## {section.title}\n\n{section.text}" for section in sections.values()),
-        _training(out, metrics, is_text=not subject.config.data.synthetic),
+        _training(out, metrics, is_text=subject.config.data.scores_text),
         _sample(subject.workdir),
         _facts(subject, metrics),
         f"## Reproduce\n\n```sh\n{command}\n```",

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from rmat_jax.config import IGNORE, Config, DataConfig, RMATConfig, UserError
+from rmat_jax.data import make_data
 from rmat_jax.data.lanes import FIELDS
-from rmat_jax.data.recall import NOISE, RecallLanes, recall_vocab_size
+from rmat_jax.data.recall import AFTER, BEFORE, DIGITS, NOISE, PassKeyLanes, RecallLanes, recall_vocab_size
+from rmat_jax.data.tokenizer import ByteTokenizer
 
 CHUNK, GAP, PAIRS, SYMBOLS = 16, 3, 4, 8
 DOCUMENT = CHUNK * (GAP + 2)
@@ -84,6 +86,20 @@ def test_pairs_in_any_chunk_are_near_as_often_as_far():
         assert abs(((distances >= near) & (distances < 2 * near)).mean() - 1 / 3) < 0.05
 
 
+def test_evenly_placed_facts_stand_at_all_distances_alike():
+    gap, steps = 6, range(400)
+    pairs = RecallLanes(config(recall_place="even", recall_gap=gap, chunks_per_step=gap + 2), range(4), "train")
+    chunks = [np.flatnonzero(is_key(row))[0] // CHUNK for step in steps for row in pairs[step]["tokens"]]
+    shares = np.bincount(chunks, minlength=gap + 1) / len(chunks)  # 1,600 documents: standard errors of 0.009
+    assert len(shares) == gap + 1 and np.abs(shares - 1 / (gap + 1)).max() < 0.04
+
+    keys = passkey_lanes(recall_place="even")
+    begins = np.array([as_text(row).index(BEFORE) for step in steps for row in keys[step]["tokens"]])
+    last = 5 * 32 - SENTENCE
+    assert begins.min() == 1 and begins.max() == last
+    assert abs(begins.mean() - (1 + last) / 2) < 3.5  # a standard error of 0.8; drawn by logarithms the mean is 68
+
+
 @pytest.mark.parametrize("chunks_per_step", [1, 2, 5, 7])
 def test_steps_of_any_length_read_the_same_stream(chunks_per_step):
     steps = 35
@@ -129,3 +145,88 @@ def test_what_does_not_fit_is_refused(settings, message):
     lanes(chunk_len=8, recall_pairs=4)
     with pytest.raises(UserError, match=message):
         lanes(**settings)
+
+
+TEXT = np.random.default_rng(5).integers(ord("a"), ord("z") + 1, 5000).astype(np.uint16)
+SENTENCE = len(BEFORE) + DIGITS + len(AFTER)
+
+
+def passkey_config(gap=4, chunk_len=32, **settings):
+    model = RMATConfig(vocab_size=257, chunk_len=chunk_len, window_len=chunk_len)
+    data = DataConfig(passkey=True, recall_gap=gap, **{"recall_place": "any"} | settings)
+    return Config(model=model, data=data, batch_size=4, chunks_per_step=gap + 2)
+
+
+def passkey_lanes(split="train", **settings):
+    return PassKeyLanes(passkey_config(**settings), range(4), split, TEXT, ByteTokenizer())
+
+
+def as_text(tokens):
+    return bytes(np.where(tokens < 256, tokens, ord("|")).astype(np.uint8))
+
+
+def test_a_pass_key_is_told_once_at_any_distance_and_asked_for_at_the_end():
+    gap, chunk = 4, 32
+    made, distances, keys = passkey_lanes(), [], []
+    context = (gap + 1) * chunk
+    for step in range(300):
+        batch = made[step]
+        for tokens, targets in zip(batch["tokens"], batch["targets"], strict=True):
+            told, asked = as_text(tokens[:context]), as_text(tokens[context:])
+            assert told.count(BEFORE) == told.count(AFTER) == 1 and told[:1] == b"|"
+            begin = told.index(BEFORE)
+            key = told[begin + len(BEFORE) :][:DIGITS]
+            assert key.isdigit() and told[begin:][:SENTENCE] == BEFORE + key + AFTER
+            assert asked.startswith(BEFORE + key) and asked.count(key) == 1
+            answers = np.flatnonzero(targets != IGNORE)
+            assert answers.tolist() == list(range(context + len(BEFORE) - 1, context + len(BEFORE) - 1 + DIGITS))
+            assert as_text(targets[answers]) == key
+            around = told[1:begin] + told[begin + SENTENCE :] + asked[len(BEFORE) + DIGITS :]
+            assert around.isalpha() and as_text(TEXT).count(around[-10:]) == 1  # a piece of the text
+            distances.append(context - begin)
+            keys.append(int(key))
+    distances = np.array(distances)
+    assert distances.min() == SENTENCE and distances.max() == context - 1
+    middle = (SENTENCE * context) ** 0.5  # 1,200 documents: a standard error of 0.014
+    assert abs((distances < middle).mean() - 0.5) < 0.06
+    assert len(set(keys)) > 1100 and abs(np.mean(keys) / 1e5 - 0.5) < 0.04
+
+
+def test_a_pass_key_in_the_first_chunk_begins_there():
+    begins = [
+        as_text(row).index(BEFORE) for step in range(100) for row in passkey_lanes(recall_place="first")[step]["tokens"]
+    ]
+    assert set(begins) == set(range(1, 32))
+
+
+def test_pass_keys_differ_by_lane_step_split_and_seed():
+    batches = passkey_lanes()[0], passkey_lanes()[1], passkey_lanes(split="heldout")[0], passkey_lanes(seed=1)[0]
+    assert len({row.tobytes() for batch in batches for row in batch["tokens"]}) == 16
+    assert passkey_lanes()[0]["tokens"].tobytes() == batches[0]["tokens"].tobytes()
+
+
+def test_pass_keys_in_a_text_of_ones_own(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_bytes(as_text(TEXT[:1000]))
+    data = make_data(passkey_config(path=str(tmp_path)), tmp_path / "run")
+    assert data.tokenizer.vocab_size == 257 and data.heldout.num_bytes is None
+    assert "pass keys in documents of 192 tokens cut from" in data.describe and "held out: 1 documents" in data.describe
+    batch = next(data.train.batches())
+    assert as_text(batch["tokens"][0]).count(BEFORE) == 2
+    assert sum((held["targets"] != IGNORE).sum() for held in data.heldout) % DIGITS == 0
+    plain = make_data(Config(passkey_config().model, DataConfig(path=str(tmp_path)), batch_size=4), tmp_path / "run")
+    assert plain.heldout.num_bytes == 1000  # the control: without it, the text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gap": 0}, "recall_gap=0 chunks of 32 tokens leave a pass key too little room: .* at least recall_gap=1"),
+        ({"chunk_len": 16}, "chunk_len=16 is too short to ask for a pass key, which takes 22 tokens; use at least 22"),
+        ({"synthetic": "recall"}, "data.passkey needs text, data.synthetic has none"),
+    ],
+)
+def test_a_pass_key_without_room_or_text_is_refused(settings, message):
+    passkey_lanes(gap=1)
+    with pytest.raises(UserError, match=message):
+        passkey_lanes(**settings)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from rmat_jax.config import Config, DataConfig, UserError
-from rmat_jax.data.recall import NOISE, RecallLanes
+from rmat_jax.data.recall import AFTER, BEFORE, DIGITS, NOISE, RecallLanes
 from rmat_jax.data.tokenizer import ByteTokenizer
 from rmat_jax.evals.heldout import Heldout, Mean
-from rmat_jax.evals.inputs.needles import AFTER, BEFORE, DIGITS, Cell, Pairs, PassKeys
+from rmat_jax.evals.inputs.needles import Cell, Pairs, PassKeys
 from rmat_jax.evals.suite import Options, Subject
 from rmat_jax.evals.suites import recall as suite
 from rmat_jax.evals.suites.recall import DEPTHS, check, contexts, documents_of, measure, recall, verdict
@@ -181,5 +181,7 @@ def test_what_cannot_be_asked_is_an_error(text_subject, tmp_path):
         check(text_subject, dataclasses.replace(options, max_tokens=127))
     model = dataclasses.replace(text_subject.config.model, chunk_len=16)
     short = dataclasses.replace(text_subject, config=dataclasses.replace(text_subject.config, model=model))
-    with pytest.raises(UserError, match="chunk_len=16 is too short for `recall`: its question takes 22 tokens"):
+    with pytest.raises(
+        UserError, match="chunk_len=16 is too short to ask for a pass key, which takes 22 tokens; use at least 22"
+    ):
         check(short, options)

@@ -132,6 +132,16 @@ def test_synthetic_data_heads_with_weights_and_models_without_memory(config, tmp
     assert figures == ["fusion.png", "gates.png"] * (streams != ("local",)) + ["training.png"]
 
 
+def test_a_model_of_pass_keys_is_scored_by_its_answers(text_config, tmp_path):
+    data = dataclasses.replace(text_config.data, passkey=True, recall_gap=2)
+    config = dataclasses.replace(text_config, data=data, chunks_per_step=4)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, chunk_len=32))
+    record(tmp_path / "run", config)
+    text = report_of(subject_of(tmp_path / "run", config), tmp_path)
+    assert "Held-out accuracy: **0." in text and "bits per byte" not in text and "gzip" not in text
+    assert "| guessing | 3.322 | 0.100 |" in text
+
+
 def test_no_metrics_no_training_curve(text_config, tmp_path):
     no_memory = dataclasses.replace(
         text_config, model=dataclasses.replace(text_config.model, streams=("full", "local"))

@@ -10,14 +10,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from rmat_jax.config import IGNORE, Config, UserError
-from rmat_jax.data.recall import NOISE
+from rmat_jax.config import IGNORE, Config
+from rmat_jax.data.recall import DIGITS, NOISE, PassKey
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.evals.inputs.packing import Document
 from rmat_jax.step import ASIDE, KEEP
-
-BEFORE, AFTER = b"\nThe pass key is ", b". Remember the pass key.\n"
-DIGITS = 5
 
 
 class Cell(NamedTuple):
@@ -71,45 +68,21 @@ class Pairs:
 
 
 class PassKeys:
-    """A sentence with a number, somewhere in a text; the question is its beginning. Each digit is a token of its own."""
+    """A sentence with a number, somewhere in a text; the question is its beginning: `data/recall.py`."""
 
     thing = "pass key"
     answers = DIGITS
     choices = 10
 
     def __init__(self, haystack: np.ndarray, tokenizer: Tokenizer, chunk_len: int):
-        """Args:
-        haystack: tokens of text, read from a random place on, and from its beginning again after its end.
-        tokenizer: its own.
-        chunk_len: of the model.
-
-        Raises:
-            UserError: a chunk that is too short for the question.
-        """
-        self.haystack, self.chunk_len = haystack, chunk_len
-        self._end = tokenizer.end
-        self._before, self._after = (tokenizer.encode(text) for text in (BEFORE, AFTER))
-        self._digits = np.concatenate([tokenizer.encode(b"%d" % digit) for digit in range(10)])
-        if len(self._before) + DIGITS > chunk_len:
-            raise UserError(
-                f"chunk_len={chunk_len} is too short for `recall`: its question takes {len(self._before) + DIGITS} tokens"
-            )
+        """Args: those of `PassKey`. Raises UserError as it does."""
+        self.chunk_len = chunk_len
+        self._writer = PassKey(haystack, tokenizer, chunk_len)
 
     def make(self, cell: Cell, rng: np.random.Generator) -> Document:
-        key = self._digits[rng.integers(10, size=DIGITS)]
-        needle = np.concatenate([self._before, key, self._after])
-        length = (cell.chunks + 1) * self.chunk_len
-        places = rng.integers(len(self.haystack)) + np.arange(length)
-        tokens = self.haystack.take(places, mode="wrap")
-        tokens[0] = self._end
-        asked = cell.chunks * self.chunk_len
-        at = 1 + math.floor(cell.depth * (asked - 1 - len(needle)))
-        tokens[at : at + len(needle)] = needle
-        answer = asked + len(self._before)
-        tokens[asked:answer], tokens[answer : answer + DIGITS] = self._before, key
-        targets = np.full(length, IGNORE, np.int32)
-        targets[answer - 1 : answer - 1 + DIGITS] = key
-        return asked_twice(tokens, targets, self.chunk_len)
+        context = cell.chunks * self.chunk_len
+        told = 1 + math.floor(cell.depth * (context - 1 - self._writer.sentence_len))
+        return asked_twice(*self._writer.document(rng, cell.chunks, context - told), self.chunk_len)
 
 
 def asked_twice(tokens: np.ndarray, targets: np.ndarray, chunk_len: int) -> Document:

@@ -100,8 +100,8 @@ def _scores(measured: Measured, config: Config) -> Part:
         values["without_memory"] = _numbers(cut)
     lines = [(name, f"{h.bits_per_token:.3f}", f"{h.accuracy:.3f}") for name, h in rows.items()]
     if not measured.is_text:
-        symbols = config.data.recall_symbols
-        lines.append(("guessing", f"{math.log2(symbols):.3f}", f"{1 / symbols:.3f}"))
+        choices = config.data.choices
+        lines.append(("guessing", f"{math.log2(choices):.3f}", f"{1 / choices:.3f}"))
         return table(("", "bits per token", "accuracy"), lines), values
     lines = [(name, f"{rows[name].bits_per_byte:.3f}", *rest) for name, *rest in lines]
     lines += [

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from rmat_jax.config import UserError
+from rmat_jax.data.recall import DIGITS
 from rmat_jax.evals import plots
 from rmat_jax.evals.heldout import Mean, clustered_mean, evaluate_heldout
-from rmat_jax.evals.inputs.needles import DIGITS, Cell, Needles, Pairs, PassKeys
+from rmat_jax.evals.inputs.needles import Cell, Needles, Pairs, PassKeys
 from rmat_jax.evals.inputs.packing import Document, Packed
 from rmat_jax.evals.inputs.texts import read_texts, source_name
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table

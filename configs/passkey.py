@@ -1,0 +1,41 @@
+"""A pass key in a novel: a number told once, somewhere in the text, and asked for at the end. Only its digits are scored.
+
+    git clone https://github.com/computationalstylistics/100_english_novels
+    python benchmarks/far_recall.py --config=configs/passkey.py --out=runs/passkey --stages=2,8,32,128
+
+The default arrangement with its gate on, two layers, and slots for one chunk: what is older is there only because the gate kept
+it. Byte pairs, so that the sentence is short against the chunk, and slots without a bias: among 32 tokens a digit is
+found by chance often enough to learn from. Any folder of long texts will do (`--config.data.path=FOLDER`). Hardware: one CPU
+core. docs/results.md has the table.
+"""
+
+from rmat_jax import flags
+
+
+def get_config():
+    config = flags.defaults()
+    config.data.path = "100_english_novels/corpus"
+    config.data.tokenizer = "bpe"
+    config.data.passkey = True
+    config.data.recall_gap = 0
+    config.data.recall_place = "any"
+    config.model.vocab_size = 1024
+    config.model.width = 64
+    config.model.num_layers = 3
+    config.model.num_heads = 4
+    config.model.chunk_len = 32
+    config.model.window_len = 32
+    config.model.memory_slots = 32
+    config.model.memory_bias = 0.0
+    config.model.gate = "evicted"
+    config.model.gate_bias = 0.0
+    config.batch_size = 64
+    config.chunks_per_step = 2
+    config.steps = 600
+    config.optim.learning_rate = 2e-3
+    config.optim.beta2 = 0.98
+    config.optim.weight_decay = 0.01
+    config.eval_tokens = 65_536
+    config.log.eval_every = 200
+    config.log.sample_tokens = 0
+    return config
