@@ -7,7 +7,7 @@
     python benchmarks/far_recall.py --task=passkey --out=runs/passkey
 
 Key-value pairs in any chunk (`data.recall_place=any`), or a pass key anywhere in a novel, in stages, each begun with the weights
-of the one before: contexts of 8, 64 and 256 chunks, or of 2, 8 and 128. Long ones alone ask too rarely for anything to be
+of the one before: contexts of 8, 64 and 256 chunks, or of 2, 8, 32 and 128. Long ones alone ask too rarely for anything to be
 learned. Then the suite `recall` up to 1,048,576 tokens: out/report/report.md. The second command is the control; the third asks
 how many keys a memory holds. One CPU core: a quarter of an hour of training; the suite takes longer.
 """
@@ -32,10 +32,11 @@ STAGES = {  # of each task, chunks of a document: lanes, steps, learning rate, a
     "passkey": {
         2: (64, 1000, 2e-3),
         8: (32, 400, 2e-3),
-        128: (8, 250, 2e-3, "data.recall_place=even", "model.gate_noise=2.0"),
+        32: (16, 300, 2e-3, "data.recall_place=even"),
+        128: (8, 300, 2e-3, "data.recall_place=even", "model.gate_noise=2.0"),
     },
 }
-DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 128]}
+DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 32, 128]}
 
 
 def main() -> int:

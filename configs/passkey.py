@@ -1,9 +1,9 @@
 """A pass key in a novel: a number told once, somewhere in the text, and asked for at the end. Only its digits are scored.
 
     git clone https://github.com/computationalstylistics/100_english_novels
-    python benchmarks/far_recall.py --config=configs/passkey.py --out=runs/passkey --stages=2,8,32,128
+    python benchmarks/far_recall.py --out=runs/passkey --task=passkey
 
-The default arrangement with its gate on, two layers, and slots for one chunk: what is older is there only because the gate kept
+The default arrangement with its gate on, three layers, and slots for one chunk: what is older is there only because the gate kept
 it. Byte pairs, so that the sentence is short against the chunk, and slots without a bias: among 32 tokens a digit is
 found by chance often enough to learn from. Any folder of long texts will do (`--config.data.path=FOLDER`). Hardware: one CPU
 core. docs/results.md has the table.
