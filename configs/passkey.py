@@ -24,14 +24,14 @@ def get_config():
     config.model.num_layers = 3
     config.model.num_heads = 4
     config.model.chunk_len = 32
-    config.model.window_len = 32
+    config.model.window_len = 32  # of the variants with a local stream
     config.model.memory_slots = 32
     config.model.memory_bias = 0.0
     config.model.gate = "evicted"
     config.model.gate_bias = 0.0
     config.batch_size = 64
     config.chunks_per_step = 2
-    config.steps = 600
+    config.steps = 1000
     config.optim.learning_rate = 2e-3
     config.optim.beta2 = 0.98
     config.optim.weight_decay = 0.01

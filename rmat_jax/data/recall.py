@@ -179,7 +179,7 @@ class PassKey:
 
 
 class PassKeyLanes(MadeLanes):
-    """Pass keys in a text, told from a token of the first chunk on, or anywhere: then the logarithm of the distance is uniform.
+    """Pass keys in a text, told from a token of the first chunk on, or with another `recall_place` from any.
 
     Args:
         text: tokens.

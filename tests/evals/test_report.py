@@ -140,6 +140,7 @@ def test_a_model_of_pass_keys_is_scored_by_its_answers(text_config, tmp_path):
     text = report_of(subject_of(tmp_path / "run", config), tmp_path)
     assert "Held-out accuracy: **0." in text and "bits per byte" not in text and "gzip" not in text
     assert "| guessing | 3.322 | 0.100 |" in text
+    assert "Accuracy by optimiser step" in text and "Bits per token by" not in text
 
 
 def test_no_metrics_no_training_curve(text_config, tmp_path):
