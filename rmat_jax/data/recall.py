@@ -7,7 +7,8 @@ chunks makes many learnable. With "even" the distance itself is. Ids: NOISE nois
 many values.
 
 A pass key (`data.passkey=True`) is a number of DIGITS digits, told by a sentence in a text, in the first chunk or at a distance
-drawn likewise. The last chunk begins the sentence once more.
+drawn likewise. The last chunk begins the sentence once more. `passkey_decoys` other numbers a chunk, of one to DIGITS digits,
+stand in the context: a text has few of its own, and the memory must keep none.
 """
 
 import functools
@@ -154,13 +155,16 @@ class PassKey:
                 f"{asked_len}"
             )
 
-    def document(self, rng: np.random.Generator, chunks: int, distance: int) -> tuple[np.ndarray, np.ndarray]:
+    def document(
+        self, rng: np.random.Generator, chunks: int, distance: int, decoys: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """A document of `chunks` of context and the chunk that asks.
 
         Args:
             rng: draws the key and the text.
             chunks: of the context.
             distance: tokens from the sentence's beginning to the chunk that asks; from `sentence_len` to all but one.
+            decoys: other numbers in the context, a chunk on average.
 
         Returns:
             Tokens and targets, int32 [(chunks + 1) * chunk_len] each; the digits alone are targets.
@@ -170,6 +174,9 @@ class PassKey:
         told, answer = asked - distance, asked + len(self._before)
         places = rng.integers(len(self._text)) + np.arange(asked + self._chunk_len)
         tokens = self._text.take(places, mode="wrap").astype(np.int32)
+        others = rng.integers(asked, size=(rng.poisson(decoys * chunks), 1))
+        where = (others + np.arange(DIGITS))[np.arange(DIGITS) <= rng.integers(DIGITS, size=others.shape)]
+        tokens[where] = self._digits[rng.integers(10, size=len(where))]
         tokens[0] = self._end
         tokens[told : told + self.sentence_len] = np.concatenate([self._before, key, self._after])
         tokens[asked:answer], tokens[answer : answer + DIGITS] = self._before, key
@@ -214,6 +221,7 @@ class PassKeyLanes(MadeLanes):
         else:
             distances = self._distances(rng, nearest, farthest, documents)
         chunks = self._data.recall_gap + 1
-        made = [self._writer.document(rng, chunks, distance) for distance in distances]
+        decoys = self._data.passkey_decoys
+        made = [self._writer.document(rng, chunks, distance, decoys) for distance in distances]
         tokens, targets = zip(*made, strict=True)
         return np.stack(tokens), np.stack(targets)

@@ -1,5 +1,7 @@
 """Recall documents can be answered from their first chunk, and not without it."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -197,6 +199,25 @@ def test_a_pass_key_in_the_first_chunk_begins_there():
         as_text(row).index(BEFORE) for step in range(100) for row in passkey_lanes(recall_place="first")[step]["tokens"]
     ]
     assert set(begins) == set(range(1, 32))
+
+
+def test_decoys_are_other_numbers_of_all_lengths_in_the_context_and_none_in_the_question():
+    gap, chunk, rate = 4, 32, 0.5
+    context, lengths, documents = (gap + 1) * chunk, [], 0
+    made = passkey_lanes(passkey_decoys=rate)
+    for step in range(100):
+        for tokens in made[step]["tokens"]:
+            told, asked = as_text(tokens[:context]), as_text(tokens[context:])
+            before, sentence, after = told.partition(BEFORE)
+            key, rest = after[:DIGITS], after[DIGITS:]
+            assert sentence == BEFORE and key.isdigit() and rest.startswith(AFTER)  # no decoy is written over it
+            assert asked.startswith(BEFORE + key) and asked[len(BEFORE) + DIGITS :].isalpha()
+            lengths += [len(number) for number in re.findall(rb"\d+", before + b"," + rest)]
+            documents += 1
+    # The sentence covers 46 of 160 tokens, so that about 1.8 of 2.5 are seen; 400 documents: a standard error of 0.07.
+    assert abs(len(lengths) / documents - rate * (context - SENTENCE) / chunk) < 0.3
+    counts = np.bincount(lengths, minlength=DIGITS + 1)[1 : DIGITS + 1] / len(lengths)
+    assert (np.abs(counts - 1 / DIGITS) < 0.08).all()  # a standard error of 0.015; cut ones and merged ones move them
 
 
 def test_pass_keys_differ_by_lane_step_split_and_seed():

@@ -127,7 +127,7 @@ def test_pairs_stand_in_the_chunk_of_their_depth(pairs_config, depth, chunk):
 
 
 def test_cells_cost_alike():
-    assert contexts(4) == [4] and contexts(63) == [4, 16] and contexts(64) == [4, 16, 64]
+    assert contexts(4) == [4] and contexts(63) == [4, 16, 63] and contexts(64) == [4, 16, 64]
     count = [documents_of(Cell(chunks, 0.5, 1), 64, 100) for chunks in contexts(4096)]
     assert count == [100, 100, 25, 8, 8, 8]
     assert documents_of(Cell(4096, 0.5, 1), 64, 3) == 3

@@ -92,10 +92,10 @@ def recall(subject: Subject, options: Options, out: Path) -> Section:
 
 
 def contexts(most: int) -> list[int]:
-    """Chunks: SHORTEST, and FACTOR times as many again and again, up to `most`."""
+    """Chunks: SHORTEST, FACTOR times as many again and again, and `most`."""
     found = [SHORTEST]
-    while found[-1] * FACTOR <= most:
-        found.append(found[-1] * FACTOR)
+    while found[-1] < most:
+        found.append(min(found[-1] * FACTOR, most))
     return found
 
 
