@@ -30,10 +30,10 @@ STAGES = {  # of each task, chunks of a document: lanes, steps, learning rate, a
         256: (8, 150, 1e-3),
     },
     "passkey": {
-        2: (64, 1000, 2e-3),
-        8: (32, 400, 2e-3),
-        32: (16, 300, 2e-3, "data.recall_place=even"),
-        128: (8, 300, 2e-3, "data.recall_place=even", "model.gate_noise=2.0"),
+        2: (64, 400, 2e-3),
+        8: (32, 250, 2e-3, "data.passkey_decoys=0.5"),
+        32: (16, 250, 2e-3, "data.passkey_decoys=0.5", "data.recall_place=even"),
+        128: (8, 150, 2e-3, "data.passkey_decoys=0.5", "data.recall_place=even", "model.gate_noise=2.0"),
     },
 }
 DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 32, 128]}
@@ -50,7 +50,7 @@ def main() -> int:
     stages = args.stages or DEFAULT[args.task]
     if unknown := set(stages) - set(STAGES[args.task]):
         parser.error(f"--stages={unknown.pop()} has no setting; there is {', '.join(map(str, STAGES[args.task]))}")
-    before = None
+    before, options = None, Options(max_tokens=args.max_tokens)
     for chunks in stages:
         lanes, steps, learning_rate, *more = STAGES[args.task][chunks]
         workdir = args.out / f"stage-{chunks}"
@@ -74,16 +74,16 @@ def main() -> int:
                 *overrides,
             ],
         )
-        if before is not None and not workdir.exists():
+        if before is not None and not any((workdir / "checkpoints").glob("*")):
             weights = args.out / f"stage-{chunks}.safetensors"
             export_weights(before, weights, None)
             import_weights(workdir, weights, config)
         if code := loop.run(config, workdir):
             return code  # stopped by a signal, and saved
         before = workdir
-    print(evaluate(before, ("recall",), args.out / "report", Options(max_tokens=args.max_tokens)).read_text())
+    print(evaluate(before, ("recall",), args.out / "report", options).read_text())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(flags.run(main))

@@ -42,10 +42,10 @@ def accuracy(config: Config, params, gap: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default="0,1,2")
     args = parser.parse_args()
     results = {}
-    for seed in args.seeds.split(","):
+    for seed in args.seeds:
         for name, overrides in VARIANTS.items():
             workdir = args.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
             config = flags.load_config(
@@ -59,11 +59,11 @@ def main() -> None:
     print("| memory | trained across | " + " | ".join(f"asked across {gap}" for gap in GAPS) + " | seconds a run |")
     print("|---|---|" + "---|" * (len(GAPS) + 1))
     for name, overrides in VARIANTS.items():
-        rows = np.array([results[name, seed] for seed in args.seeds.split(",")])
+        rows = np.array([results[name, seed] for seed in args.seeds])
         cells = [" ".join(f"{value:.3f}" for value in column) for column in rows[:, :-1].T]
         trained = flags.load_config("configs/recall.py", overrides).data.recall_gap
         print(f"| {name} | {trained} chunks | {' | '.join(cells)} | {rows[:, -1].mean():.0f} |")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(flags.run(main))

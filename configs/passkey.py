@@ -26,6 +26,7 @@ def get_config():
     config.model.chunk_len = 32
     config.model.window_len = 32  # of the variants with a local stream
     config.model.memory_slots = 32
+    config.model.memory_source = "output"
     config.model.memory_bias = 0.0
     config.model.gate = "evicted"
     config.model.gate_bias = 0.0

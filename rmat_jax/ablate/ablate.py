@@ -58,6 +58,10 @@ def ablate(
             try:
                 made = changed(config, variant.changes)
                 made = same_parameters(made, config.model) if equal else made
+                if equal and "model.mlp_width" in variant.changes:
+                    raise UserError("equal parameters undo model.mlp_width; use --parameters=free")
+                if made.model.gate == "none" and any(key.startswith("model.gate_") for key in variant.changes):
+                    raise UserError("without a gate its gate_* changes nothing; set model.gate=evicted too")
             except UserError as error:
                 raise UserError(f"variant {variant.name!r}: {error}") from error
             made = dataclasses.replace(made, seed=seed, data=dataclasses.replace(made.data, seed=seed))
@@ -67,7 +71,10 @@ def ablate(
         print(f"ablate: {text}", file=sys.stderr, flush=True)
         write_report(Path(out), config, variants, runs, command)
 
-    Path(out).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be made: {error.strerror}; choose another") from error
     code = finish(runs, Path(out) / "shared", jobs, say)
     write_report(Path(out), config, variants, runs, command)
     return code or int(any((run.result() or {"error": "none"})["error"] for run in runs))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy import stats
 
 from rmat_jax.ablate.runs import Run
 from rmat_jax.ablate.variants import BASE, Variant
@@ -24,11 +25,18 @@ class Row(NamedTuple):
     """One variant over its seeds."""
 
     variant: Variant
-    scores: np.ndarray  # of the finished runs
-    differences: np.ndarray  # from the base with the same seed
-    results: list[dict[str, Any]]
+    results: list[dict[str, Any]]  # of the finished runs
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]]  # of them, with the base's of the same seed
     errors: list[str]  # of the runs that failed
     missing: int  # runs not finished yet
+
+    @property
+    def scores(self) -> np.ndarray:
+        return np.array([result["score"] for result in self.results])
+
+    @property
+    def differences(self) -> np.ndarray:
+        return np.array([result["score"] - base["score"] for result, base in self.pairs])
 
     def mean(self, name: str) -> float:
         """Of a number of the results; NaN where there is none."""
@@ -48,7 +56,7 @@ def write_report(out: Path, config: Config, variants: Sequence[Variant], runs: S
         f"# Comparison of {len(variants)} models",
         f"Score: held-out {unit}, {'higher' if unit == 'accuracy' else 'lower'} is better; mean ± standard deviation over "
         f"seeds (of parameters and of the order of documents). Difference: to {BASE!r} with the same seed, mean ± standard "
-        f"error; it counts from two on. Each run read {next(iter(scored.values()))['tokens']:,} tokens."
+        f"error{_counts_from(rows)}. Each run read {next(iter(scored.values()))['tokens']:,} tokens."
         if scored
         else "No run is finished yet.",
         _table(rows),
@@ -56,10 +64,8 @@ def write_report(out: Path, config: Config, variants: Sequence[Variant], runs: S
     if any(len(row.scores) for row in rows):
         _draw_variants(out / "variants.png", rows, unit)
         parts.append(figure("Score of each variant", "variants.png"))
-        if unit != "accuracy":
-            others = [row for row in rows[1:] if len(row.scores)]
-            if len(rows[0].scores) and others and _draw_offsets(out / "document.png", rows[0], others):
-                parts.append(figure("Loss by position in the document", "document.png"))
+        if unit != "accuracy" and _draw_offsets(out / "document.png", [row for row in rows[1:] if row.pairs]):
+            parts.append(figure("Loss by position in the document", "document.png"))
     hours = sum(result["seconds"] for result in scored.values()) / 3600
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = jax.devices()[0]
@@ -76,17 +82,10 @@ def write_report(out: Path, config: Config, variants: Sequence[Variant], runs: S
 def _row(variant: Variant, found: dict, scored: dict) -> Row:
     seeds = [seed for name, seed in found if name == variant.name]
     mine = {seed: scored[variant.name, seed] for seed in seeds if (variant.name, seed) in scored}
-    differences = [r["score"] - scored[BASE, seed]["score"] for seed, r in mine.items() if (BASE, seed) in scored]
+    pairs = [(result, scored[BASE, seed]) for seed, result in mine.items() if (BASE, seed) in scored]
     failed = [r["error"] for seed in seeds if (r := found[variant.name, seed]) is not None and r["error"]]
     missing = sum(found[variant.name, seed] is None for seed in seeds)
-    return Row(
-        variant,
-        np.array([r["score"] for r in mine.values()]),
-        np.array(differences),
-        list(mine.values()),
-        failed,
-        missing,
-    )
+    return Row(variant, list(mine.values()), pairs, failed, missing)
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -135,6 +134,12 @@ def error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
+def _counts_from(rows: Sequence[Row]) -> str:
+    """From how many standard errors on a difference is one, at 95 %: Student's t, few seeds being less sure of their spread."""
+    seeds = max(len(row.pairs) for row in rows)
+    return f"; with {seeds} seeds it counts from {stats.t.ppf(0.975, seeds - 1):.1f} of them on" if seeds > 1 else ""
+
+
 def _spread(values: np.ndarray, spread: float, sign: str = "") -> str:
     return f"{values.mean():{sign}.4f}" + ("" if math.isnan(spread) else f" ± {spread:.4f}")
 
@@ -157,21 +162,18 @@ def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
     plots.save(drawn, file)
 
 
-def _draw_offsets(file: Path, base: Row, others: Sequence[Row]) -> bool:
+def _draw_offsets(file: Path, others: Sequence[Row]) -> bool:
     """Bits per token by position in the document, less the base's: the curves themselves lie on top of each other.
 
     Returns:
         Whether there was anything to draw.
     """
-    edges, base_bits, counts = _by_offset(base)
-    shown = (counts >= MIN_TOKENS) & (edges[:-1] > 0)  # a log axis has no place for 0
-    if not shown.any():
+    curves = [_by_offset(row.pairs) for row in others]
+    if not any(len(places) for places, _ in curves):
         return False
     drawn, axes = plots.new_figure("Loss by position in the document, less the base's", height=4.2)
-    places = np.sqrt(edges[:-1] * (edges[1:] - 1.0))[shown]
-    for index, row in enumerate(others):
+    for index, (row, (places, difference)) in enumerate(zip(others, curves, strict=True)):
         style = ("-", "--", ":", "-.")[index // 10 % 4]
-        difference = (_by_offset(row)[1] - base_bits)[shown]
         axes.plot(places, difference, style, marker="o", markersize=3, linewidth=1.3, label=row.variant.name)
     axes.axhline(0, color=plots.BLUE, linewidth=1.2)
     axes.set_xscale("log", base=2)
@@ -181,7 +183,12 @@ def _draw_offsets(file: Path, base: Row, others: Sequence[Row]) -> bool:
     return True
 
 
-def _by_offset(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges, bits and tokens of the bins, means over seeds."""
-    offsets = [result["offsets"] for result in row.results]
-    return tuple(np.mean([each[name] for each in offsets], axis=0) for name in ("edges", "bits", "tokens"))
+def _by_offset(pairs: Sequence[tuple[dict, dict]]) -> tuple[np.ndarray, np.ndarray]:
+    """Middles of the bins that all runs have enough tokens in, and the mean difference over seeds there."""
+    bins = min(len(result["offsets"]["bits"]) for pair in pairs for result in pair)
+    edges = np.array(pairs[0][0]["offsets"]["edges"][: bins + 1])
+    bits, tokens = (
+        np.array([[result["offsets"][name][:bins] for result in pair] for pair in pairs]) for name in ("bits", "tokens")
+    )
+    shown = (tokens.min((0, 1)) >= MIN_TOKENS) & (edges[:-1] > 0)  # a log axis has no place for 0
+    return np.sqrt(edges[:-1] * (edges[1:] - 1.0))[shown], (bits[:, 0] - bits[:, 1]).mean(0)[shown]

@@ -128,7 +128,7 @@ def parse_vary(text: str) -> list[Variant]:
     """`KEY=VALUE;VALUE`: one variant for each value."""
     key, equals, values = text.partition("=")
     if not (key and equals and values):
-        raise UserError(f'--vary={text!r} must read "KEY=VALUE;VALUE", such as "model.gate_bias=-2;0;2"')
+        raise UserError(f'--vary={text!r} must read "KEY=VALUE;VALUE", such as "model.memory_bias=-4;-2;0"')
     return [
         Variant(f"{key.removeprefix('model.')}={value}", dict([_change(f"{key}={value}", text)]))
         for value in values.split(";")

@@ -146,6 +146,7 @@ class PassKey:
         """
         self._text, self._chunk_len, self._end = text, chunk_len, tokenizer.end
         self._before, self._after = (tokenizer.encode(part) for part in (BEFORE, AFTER))
+        self._space = tokenizer.encode(b" ")
         self._digits = np.concatenate([tokenizer.encode(b"%d" % digit) for digit in range(10)])
         self.sentence_len = len(self._before) + DIGITS + len(self._after)
         asked_len = len(self._before) + DIGITS
@@ -174,9 +175,9 @@ class PassKey:
         told, answer = asked - distance, asked + len(self._before)
         places = rng.integers(len(self._text)) + np.arange(asked + self._chunk_len)
         tokens = self._text.take(places, mode="wrap").astype(np.int32)
-        others = rng.integers(asked, size=(rng.poisson(decoys * chunks), 1))
-        where = (others + np.arange(DIGITS))[np.arange(DIGITS) <= rng.integers(DIGITS, size=others.shape)]
-        tokens[where] = self._digits[rng.integers(10, size=len(where))]
+        for place in rng.integers(asked, size=rng.poisson(decoys * chunks)):
+            other = [*self._space, *self._digits[rng.integers(10, size=rng.integers(1, DIGITS + 1))]]
+            tokens[place : place + len(other)] = other
         tokens[0] = self._end
         tokens[told : told + self.sentence_len] = np.concatenate([self._before, key, self._after])
         tokens[asked:answer], tokens[answer : answer + DIGITS] = self._before, key

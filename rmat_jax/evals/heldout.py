@@ -77,6 +77,8 @@ class Heldout:
     def units(self) -> tuple[str, np.ndarray]:
         """What may be taken as independent for a standard error: documents, or segments of them where there are few.
 
+        A document that is longer than a lane's share of the text counts as several.
+
         Returns:
             "documents" or "segments", and the number of its unit for each token.
         """

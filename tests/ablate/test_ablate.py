@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from rmat_jax.ablate import Variant, ablate
+from rmat_jax.ablate import Variant, ablate, report
 from rmat_jax.config import PAPER, Config, DataConfig, LogConfig, MeshConfig, OptimConfig, RMATConfig, UserError
 
 MODEL = RMATConfig(
@@ -117,6 +117,11 @@ def test_a_signal_reaches_the_runs_which_save(config, tmp_path):
         ({"jobs": 0}, ["jobs=0"]),
         ({"variants": [VARIANTS[0], VARIANTS[0]]}, ["memory off", "own name"]),
         ({"variants": [Variant("odd", {"model.memory_writes": 3})]}, ["odd", "memory_writes=3"]),
+        ({"variants": [Variant("wide", {"model.mlp_width": 64})]}, ["wide", "undo", "--parameters=free"]),
+        (
+            {"variants": [Variant("idle", {"model.gate": "none", "model.gate_bias": 2.0})]},
+            ["idle", "changes nothing", "model.gate=evicted"],
+        ),
     ],
 )
 def test_bad_input_trains_nothing(config, tmp_path, given, words):
@@ -125,3 +130,34 @@ def test_bad_input_trains_nothing(config, tmp_path, given, words):
     for word in words:
         assert word in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(config, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match="cannot be made: File exists; choose another"):
+        ablate(config, tmp_path / "out", [], (0,))
+
+
+def offsets(*bits, tokens=100):
+    bins = len(bits)
+    return {"edges": [0, *(2**i for i in range(bins))], "bits": list(bits), "tokens": [tokens] * bins}
+
+
+def test_curves_by_position_are_compared_within_a_seed():
+    base = [{"offsets": offsets(9, 1, 2, 3)}, {"offsets": offsets(9, 5, 6, 7)}]
+    worse = {"offsets": offsets(9, 5.5, 6.25, 7.0, 8.0)}  # by half a bit and a quarter, and a longer document
+    places, difference = report._by_offset([(worse, base[1])])
+    np.testing.assert_allclose(difference, [0.5, 0.25, 0.0])
+    np.testing.assert_allclose(places, [1.0, 6**0.5, 28**0.5])  # of [1, 2), [2, 4), [4, 8)
+    places, difference = report._by_offset([(worse, base[1]), (base[0], base[0])])
+    np.testing.assert_allclose(difference, [0.25, 0.125, 0.0])
+    rare = {"offsets": offsets(9, 1, 2, 3, tokens=report.MIN_TOKENS - 1)}
+    assert not len(report._by_offset([(worse, base[1]), (rare, base[0])])[0])
+
+
+@pytest.mark.parametrize("seeds, words", [(1, ""), (2, "with 2 seeds it counts from 12.7"), (3, "from 4.3 of them")])
+def test_few_seeds_are_not_sure_of_their_spread(seeds, words):
+    pair = {"score": 1.0}, {"score": 2.0}
+    row = report.Row(VARIANTS[0], [pair[0]] * seeds, [pair] * seeds, [], 0)
+    text = report._counts_from([row])
+    assert words in text and bool(text) == bool(words)

@@ -83,6 +83,18 @@ def test_a_model_that_remembers_four_chunks_finds_what_stands_in_them(monkeypatc
     assert found.gain(found.where(chunks=4)).value == 1.0
 
 
+def test_errors_are_those_of_documents_whose_answers_stand_or_fall_together():
+    asked, right = np.full(40, 5), 5 * (np.arange(40) < 30)
+    found = suite.Found([Cell(4, 0.0, 1)] * 40, asked, right, right, right, right)
+    every = np.full(40, True)
+    share, error, units = found.accuracy(every, found.kept)
+    assert (share, units) == (0.75, 40) and (share, error, units) == found.exact(every, found.kept)
+    assert error == pytest.approx((0.75 * 0.25 / 39) ** 0.5)
+    spread = np.arange(200).reshape(40, 5) % 4 < 3  # the control: as many right ones, in no document all
+    apart = dataclasses.replace(found, kept=spread.sum(1))
+    assert apart.accuracy(every, apart.kept).value == 0.75 and apart.accuracy(every, apart.kept).error < error / 2
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_pass_key_stands_at_its_depth_and_is_asked_for_with_the_same_words(pass_keys, depth):
     made = pass_keys.make(Cell(8, depth, 1), np.random.default_rng(3))

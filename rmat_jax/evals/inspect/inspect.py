@@ -18,6 +18,7 @@ from rmat_jax.evals.inspect import plots
 from rmat_jax.evals.inspect.count import Counts, ratio
 from rmat_jax.evals.inspect.read import begin, look, mark_ages, passage_chunks, windows
 from rmat_jax.evals.inspect.text import DISTANCES, TextGauge, page
+from rmat_jax.evals.report import plain
 from rmat_jax.evals.suite import Subject, figure, load_subject, say, table
 
 BLOCK = 1 << 16  # bytes of the text that are held at a time
@@ -75,7 +76,7 @@ def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
     report = out / "inspect.md"
     report.write_text("\n\n".join([*head, *parts]) + "\n", encoding="utf-8")
     about = {"workdir": str(workdir), "step": subject.step, "text": str(text)}
-    (out / "inspect.json").write_text(json.dumps(about | _plain(values), indent=1) + "\n")
+    (out / "inspect.json").write_text(json.dumps(plain(about | values), indent=1, allow_nan=False) + "\n")
     return report
 
 
@@ -310,12 +311,3 @@ def _quoted(before: str, word: str) -> str:
 
 def _list(values: np.ndarray) -> str:
     return ", ".join(f"{value:.0%}" for value in values)
-
-
-def _plain(value: Any) -> Any:
-    """Arrays as lists."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -286,6 +286,8 @@ def _gates(out: Path, measured: Measured, config: Config) -> Part:
     if not openness.writes:
         return "### Gate openness\n\nNo held-out document is long enough for a slot to be written twice.", {}
     start = 1 / (1 + math.exp(-model.gate_bias))
+    if model.gate_curve == "clipped":
+        start = min(max(1.2 * start - 0.1, 0.0), 1.0)
     plots.gates(out / "gates.png", openness, start)
     text = f"The update gate over {openness.writes:,} writes to slots that held something of the same document. "
     if model.gate == "evicted":

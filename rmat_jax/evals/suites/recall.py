@@ -38,16 +38,15 @@ class Found:
         return np.array([all(getattr(cell, name) == value for name, value in wanted.items()) for cell in self.cells])
 
     def accuracy(self, which: np.ndarray, right: np.ndarray) -> Mean:
-        """Share of right answers, with a binomial standard error."""
-        count = int(self.asked[which].sum())
-        share = right[which].sum() / count
-        return Mean(float(share), float(np.sqrt(share * (1 - share) / count)), count)
+        """Share of right answers. Those of a document stand or fall together: documents are the units of the error."""
+        asked = self.asked[which]
+        values = np.concatenate([np.arange(n) < r for n, r in zip(asked, right[which], strict=True)])
+        return clustered_mean(values, np.repeat(np.arange(len(asked)), asked))
 
     def exact(self, which: np.ndarray, right: np.ndarray) -> Mean:
-        """Share of documents with no wrong answer, with a binomial standard error."""
-        count = int(which.sum())
-        share = (right == self.asked)[which].mean()
-        return Mean(float(share), float(np.sqrt(share * (1 - share) / count)), count)
+        """Share of documents with no wrong answer."""
+        values = (right == self.asked)[which]
+        return clustered_mean(values, np.arange(len(values)))
 
     def gain(self, which: np.ndarray) -> Mean:
         """What memory adds to the accuracy: paired, document by document."""
@@ -243,7 +242,7 @@ def _what(needles: Needles, options: Options, subject: Subject) -> str:
         )
     return (
         f"{text} Depth 0 % is the beginning of the context, 100 % its end. *Memory emptied*: just before the chunk that asks. "
-        f"Errors are binomial. Contexts beyond {SHORT:,} tokens have fewer documents, so that cells cost alike."
+        f"Errors are taken over documents. Contexts beyond {SHORT:,} tokens have fewer documents, so that cells cost alike."
     )
 
 
