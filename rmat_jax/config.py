@@ -24,13 +24,8 @@ BEFORE = {  # runs older than a key did this
     key: PAPER[key] for key in ("fusion", "gate_form", "gate_scope", "gate_curve", "memory_source", "token_shift")
 }
 IGNORE = -1  # a target that is not scored
-TRAINING_ONLY = (
-    "dropout",
-    "gate_bias",
-    "memory_bias",
-    "bptt_chunks",
-    "remat",
-)  # of RMATConfig: trained weights compute the same with any
+# Of RMATConfig: trained weights compute the same with any.
+TRAINING_ONLY = ("dropout", "gate_bias", "memory_bias", "bptt_chunks", "remat")
 
 
 class UserError(ValueError):
