@@ -4,7 +4,7 @@
     python benchmarks/far_recall.py --out=runs/passkey --task=passkey
 
 The default arrangement with its gate on, three layers, and slots for one chunk: what is older is there only because the gate kept
-it. Slots are of the layers' outputs, so that already the first layer's gate can tell the key from any other number, by what stands
+it. Slots are of the layers' outputs, so that already the first layer's gate can tell the key from other numbers, by the words
 before it. Byte pairs, so that the sentence is short against the chunk, and slots without a bias: among 32 tokens a digit is
 found by chance often enough to learn from. Any folder of long texts will do (`--config.data.path=FOLDER`). Hardware: one CPU
 core. docs/results.md has the table.

@@ -230,7 +230,7 @@ class DataConfig:
     tfds_dir: str = ""  # where the set lies or is downloaded to; empty: TFDS's default
     synthetic: str = ""  # "recall": key-value pairs in a document's first chunk, asked for in its last
     passkey: bool = False  # the text is cut into documents that tell a number and ask for it, which alone is scored
-    passkey_decoys: float = 0.0  # other numbers written into their context, a chunk on average
+    passkey_decoys: float = 0.0  # so many other numbers in each chunk before the question, on average
     recall_pairs: int = 4  # pairs a document
     recall_gap: int = 4  # whole chunks between the facts' chunk and the one that asks
     recall_place: str = "first"  # of the facts: the first chunk; "any": drawn, near as often as far; "even": all alike
@@ -255,6 +255,10 @@ class DataConfig:
         _check_positive(self, "recall_pairs", "recall_symbols")
         _check(self.seed >= 0, f"data.seed={self.seed} must not be negative")
         _check(self.passkey_decoys >= 0, f"passkey_decoys={self.passkey_decoys} must not be negative")
+        _check(
+            self.passkey or not self.passkey_decoys,
+            f"data.passkey_decoys={self.passkey_decoys} needs data.passkey=True",
+        )
         _check(self.recall_gap >= 0, f"recall_gap={self.recall_gap} must not be negative")
         _check(
             self.recall_pairs <= self.recall_symbols,

@@ -68,6 +68,7 @@ RULES = [
         "data.passkey needs text, data.synthetic has none; give one of them",
     ),
     (DataConfig, {"passkey_decoys": -1.0}, "passkey_decoys=-1.0 must not be negative"),
+    (DataConfig, {"passkey_decoys": 0.5}, "data.passkey_decoys=0.5 needs data.passkey=True"),
     (DataConfig, {"recall_pairs": 9}, "recall_pairs=9 must not exceed recall_symbols=8: keys are distinct"),
     (DataConfig, {"heldout_fraction": 1.5}, "heldout_fraction=1.5 must lie in [0, 1)"),
     (OptimConfig, {"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),

@@ -7,8 +7,8 @@ chunks makes many learnable. With "even" the distance itself is. Ids: NOISE nois
 many values.
 
 A pass key (`data.passkey=True`) is a number of DIGITS digits, told by a sentence in a text, in the first chunk or at a distance
-drawn likewise. The last chunk begins the sentence once more. `passkey_decoys` other numbers a chunk, of one to DIGITS digits,
-stand in the context: a text has few of its own, and the memory must keep none.
+drawn likewise. The last chunk begins the sentence once more. `passkey_decoys` other numbers a chunk, of one to DIGITS digits
+behind a space, stand in the context: a text has few of its own, and the memory must keep none.
 """
 
 import functools

@@ -203,7 +203,7 @@ def test_a_pass_key_in_the_first_chunk_begins_there():
 
 def test_decoys_are_other_numbers_of_all_lengths_in_the_context_and_none_in_the_question():
     gap, chunk, rate = 4, 32, 0.5
-    context, lengths, documents = (gap + 1) * chunk, [], 0
+    context, spaces, lengths, documents = (gap + 1) * chunk, 0, [], 0
     made = passkey_lanes(passkey_decoys=rate)
     for step in range(100):
         for tokens in made[step]["tokens"]:
@@ -212,10 +212,12 @@ def test_decoys_are_other_numbers_of_all_lengths_in_the_context_and_none_in_the_
             key, rest = after[:DIGITS], after[DIGITS:]
             assert sentence == BEFORE and key.isdigit() and rest.startswith(AFTER)  # no decoy is written over it
             assert asked.startswith(BEFORE + key) and asked[len(BEFORE) + DIGITS :].isalpha()
+            spaces += (before + rest).replace(AFTER, b"").count(b" ")
             lengths += [len(number) for number in re.findall(rb"\d+", before + b"," + rest)]
             documents += 1
     # The sentence covers 46 of 160 tokens, so that about 1.8 of 2.5 are seen; 400 documents: a standard error of 0.07.
     assert abs(len(lengths) / documents - rate * (context - SENTENCE) / chunk) < 0.3
+    assert 0.9 < spaces / len(lengths) < 1.1  # one before each; the sentence, or another number, may cut one off
     counts = np.bincount(lengths, minlength=DIGITS + 1)[1 : DIGITS + 1] / len(lengths)
     assert (np.abs(counts - 1 / DIGITS) < 0.08).all()  # a standard error of 0.015; cut ones and merged ones move them
 

@@ -246,9 +246,8 @@ def test_inspect_writes_what_there_is(tmp_path, monkeypatch, changes, missing):
     assert figures == {f"{name}.png" for name in every} - missing
     for name in figures:
         assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
-    values = json.loads(
-        (report.parent / "inspect.json").read_text(), parse_constant=pytest.fail
-    )  # no NaN: JSON has none
+    # JSON has no NaN.
+    values = json.loads((report.parent / "inspect.json").read_text(), parse_constant=pytest.fail)
     assert values["bytes"] == len(text.read_bytes()) and values["tokens"] == values["bytes"] + 1
     assert f"**{values['bits_per_byte']:.3f} bits per byte**" in report.read_text()
     assert (report.parent / "text.html").exists() == ("heads.png" not in missing)
