@@ -33,9 +33,10 @@ STAGES = {  # of each task, chunks of a document: lanes, steps, learning rate, a
         2: (64, 400, 2e-3),
         8: (32, 800, 2e-3, "data.passkey_decoys=0.5"),
         32: (16, 300, 1e-3, "data.passkey_decoys=0.5", "data.recall_place=even"),
+        128: (8, 200, 1e-3, "data.passkey_decoys=0.5", "data.recall_place=even", "model.gate_noise=2.0"),
     },
 }
-DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 32]}
+DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 32, 128]}
 
 
 def main() -> int:

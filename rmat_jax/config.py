@@ -25,7 +25,7 @@ BEFORE = {  # runs older than a key did this
 }
 IGNORE = -1  # a target that is not scored
 # Of RMATConfig: trained weights compute the same with any.
-TRAINING_ONLY = ("dropout", "gate_bias", "memory_bias", "bptt_chunks", "remat")
+TRAINING_ONLY = ("dropout", "gate_bias", "gate_noise", "memory_bias", "bptt_chunks", "remat")
 
 
 class UserError(ValueError):
@@ -86,6 +86,7 @@ class RMATConfig:
     gate_scope: str = "slot"  # one z for a whole slot; "channel": one for each of its channels
     gate_curve: str = "clipped"  # 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever; "sigmoid"
     gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
+    gate_noise: float = 0.0  # standard deviation of what training adds to the update gate's logits, for a margin
     memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
     memory_source: str = "input"  # a layer's inputs, read with its keys; "output": its outputs, read with their own
     memory_age: str = "tokens"  # memory keys are rotated by their age in tokens; "rotary": in chunks; "none"
@@ -140,6 +141,7 @@ class RMATConfig:
         _check_choice("remat", self.remat, ("none", "block", "chunk", "chunk+block"))
         _check_choice("dtype", self.dtype, ("float32", "bfloat16", "float64"))
         _check_fraction(self, "dropout")
+        _check(self.gate_noise >= 0, f"gate_noise={self.gate_noise} must not be negative")
         rotates_heads = self.rope != "none" or self.memory_age == "rotary"
         _check(
             not (rotates_heads and self.head_dim % 2),

@@ -48,7 +48,7 @@ def totals(config: Config, params: PyTree, memory: State, batch: Batch, key: Arr
     """
 
     def loss(params, memory, part, key):
-        rngs = {"dropout": key} if config.model.dropout else None
+        rngs = {"dropout": key} if config.model.dropout or config.model.gate_noise else None
         scores, memory = RMAT(config.model).apply(
             {"params": params}, part["tokens"], part["targets"], memory, part["documents"], rngs=rngs, method=RMAT.score
         )

@@ -53,6 +53,7 @@ RULES = [
     (RMATConfig, {"remat": "all"}, "remat='all' is not one of 'none', 'block', 'chunk', 'chunk+block'"),
     (RMATConfig, {"dtype": "float16"}, "dtype='float16' is not one of 'float32', 'bfloat16', 'float64'"),
     (RMATConfig, {"dropout": 1.0}, "dropout=1.0 must lie in [0, 1)"),
+    (RMATConfig, {"gate_noise": -1.0}, "gate_noise=-1.0 must not be negative"),
     (RMATConfig, {"width": 24}, "width/num_heads=3 must be even to be rotated; change width or num_heads"),
     (
         RMATConfig,

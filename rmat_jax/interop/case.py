@@ -50,14 +50,14 @@ def make_case(
     """A case for a model: long enough that slots are written again, with documents that end wherever a rule changes.
 
     Args:
-        config: the experiment; dropout is switched off, and the schedule is shortened so that `steps` steps see its
-            warm-up, its peak and its end.
+        config: the experiment; dropout and the gates' noise are switched off, and the schedule is shortened so that `steps`
+            steps see its warm-up, its peak and its end.
         weights: by the names of `layout`.
         steps: of the optimiser, at least 1.
         seed: of tokens, targets and documents.
         text: token ids to read, the same passage for no two rows; None: random ids.
     """
-    model = dataclasses.replace(config.model, dropout=0.0)
+    model = dataclasses.replace(config.model, dropout=0.0, gate_noise=0.0)
     config = dataclasses.replace(
         config,
         model=model,

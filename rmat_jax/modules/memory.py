@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
+from rmat_jax.modules.dropout import row_keys
 from rmat_jax.modules.mlp import projection
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.ops.pool import Pool, accumulate, accumulate_one, empty_pool, mean_of_runs
@@ -112,6 +113,9 @@ class Gate(nn.Module):
     r = sigmoid(s Wr + e Ur + br)
     c = tanh(s Wc + (r * e) Uc)            with gate_form="blend": s, without r
     new = (1 - z) * e + z * c
+
+    With `gate_noise`, training adds as much Gaussian noise inside z's sigmoid: only a gate that is shut by a wide margin then
+    keeps a slot, and without the noise it keeps it for long.
     """
 
     config: RMATConfig
@@ -129,7 +133,12 @@ class Gate(nn.Module):
             return jnp.matmul(x_BKD, weights, precision="highest")
 
         w, u, size = ("wz", "uz", 1) if self.config.gate_scope == "slot" else ("Wz", "Uz", width)
-        z = jax.nn.sigmoid(times(s_BKD, w, size) + times(e_BKD, u, size) + bias("bz", self.config.gate_bias, size))
+        logits_BKZ = times(s_BKD, w, size) + times(e_BKD, u, size) + bias("bz", self.config.gate_bias, size)
+        if self.config.gate_noise and self.has_rng("dropout"):
+            keys_B = row_keys(self.make_rng("dropout"), len(logits_BKZ))
+            noise_BKZ = jax.vmap(lambda key: jax.random.normal(key, logits_BKZ.shape[1:], dtype))(keys_B)
+            logits_BKZ += self.config.gate_noise * noise_BKZ
+        z = jax.nn.sigmoid(logits_BKZ)
         if self.config.gate_curve == "clipped":
             z = jnp.clip(1.2 * z - 0.1, 0, 1)
         c = s_BKD

@@ -32,7 +32,7 @@ TOLERANCE = 1e-5
 
 
 def make_config(mesh: MeshConfig = ONE, **model) -> Config:
-    """With all that could depend on where a lane is: documents, memory, a carried window, dropout, accumulation."""
+    """With all that could depend on where a lane is: documents, memory, a carried window, dropout, gate noise, accumulation."""
     options = {
         "vocab_size": 16,
         "width": 32,
@@ -43,7 +43,7 @@ def make_config(mesh: MeshConfig = ONE, **model) -> Config:
         "token_shift": True,
         "fusion": "head",
     }
-    options |= {"dtype": "float32", "remat": "chunk+block", "dropout": 0.1}
+    options |= {"dtype": "float32", "remat": "chunk+block", "dropout": 0.1, "gate_noise": 0.3}
     return Config(
         model=tiny(**(options | model)),
         optim=OptimConfig(warmup_steps=2, learning_rate=1e-2),

@@ -82,3 +82,24 @@ def test_a_clipped_gate_keeps_a_slot_for_ever():
     assert np.abs(leaking - e).max() > 1e-3
     open_, _ = clipped(2.5)
     np.testing.assert_allclose(open_, candidate(PARAMS), rtol=0, atol=1e-12)
+
+
+def test_noise_of_training_is_inside_the_sigmoid_and_each_rows_own():
+    config = tiny(gate_form="blend", gate_scope="slot", gate_noise=0.7)
+    rows, zero = 3000, np.zeros((D, 1))
+    params = {"wz": zero, "uz": zero, "bz": np.full(1, -1.0)}
+    s, e = np.ones((rows, 2, D)), np.zeros((rows, 2, D))
+
+    def logits(seed=None, config=config, rows=rows):
+        rngs = None if seed is None else {"dropout": jax.random.key(seed)}
+        z = np.asarray(Gate(config).apply({"params": params}, s[:rows], e[:rows], rngs=rngs))
+        assert (z == z[..., :1]).all()  # one for the whole slot
+        return np.log(z / (1 - z))[..., 0]
+
+    np.testing.assert_allclose(logits(), -1, rtol=0, atol=1e-12)  # without a key, as when it is used
+    np.testing.assert_allclose(logits(0, tiny(gate_form="blend", gate_scope="slot")), -1, rtol=0, atol=1e-12)
+    drawn = logits(0)
+    # 6,000 draws: standard errors of 0.009 and 0.006
+    assert abs(drawn.mean() + 1) < 0.04 and abs(drawn.std() - 0.7) < 0.03
+    assert len(np.unique(drawn.round(9))) == drawn.size and (logits(1) != drawn).all()
+    np.testing.assert_array_equal(logits(0, rows=5), drawn[:5])  # whoever else is in the batch
