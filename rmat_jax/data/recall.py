@@ -7,8 +7,9 @@ chunks makes many learnable. With "even" the distance itself is. Ids: NOISE nois
 many values.
 
 A pass key (`data.passkey=True`) is a number of DIGITS digits, told by a sentence in a text, in the first chunk or at a distance
-drawn likewise. The last chunk begins the sentence once more. `passkey_decoys` other numbers a chunk, of one to DIGITS digits
-behind a space, stand in the context: a text has few of its own, and the memory must keep none.
+drawn likewise. The last chunk begins the sentence once more. `passkey_decoys` other numbers a chunk stand in the context: a text
+has few of its own, and the memory must keep none. They have one to DIGITS digits, and before them words from the second half of
+the sentence's beginning, " key is 17", since those of a text that are hardest to tell from a key stand so.
 """
 
 import functools
@@ -146,7 +147,6 @@ class PassKey:
         """
         self._text, self._chunk_len, self._end = text, chunk_len, tokenizer.end
         self._before, self._after = (tokenizer.encode(part) for part in (BEFORE, AFTER))
-        self._space = tokenizer.encode(b" ")
         self._digits = np.concatenate([tokenizer.encode(b"%d" % digit) for digit in range(10)])
         self.sentence_len = len(self._before) + DIGITS + len(self._after)
         asked_len = len(self._before) + DIGITS
@@ -176,7 +176,8 @@ class PassKey:
         places = rng.integers(len(self._text)) + np.arange(asked + self._chunk_len)
         tokens = self._text.take(places, mode="wrap").astype(np.int32)
         for place in rng.integers(asked, size=rng.poisson(decoys * chunks)):
-            other = [*self._space, *self._digits[rng.integers(10, size=rng.integers(1, DIGITS + 1))]]
+            like = self._before[rng.integers(len(self._before) // 2, len(self._before)) :]
+            other = [*like, *self._digits[rng.integers(10, size=rng.integers(1, DIGITS + 1))]]
             tokens[place : place + len(other)] = other
         tokens[0] = self._end
         tokens[told : told + self.sentence_len] = np.concatenate([self._before, key, self._after])
