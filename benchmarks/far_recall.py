@@ -12,7 +12,6 @@ learned. Then the suite `recall` up to 1,048,576 tokens: out/report/report.md. T
 how many keys a memory holds. One CPU core: ten minutes of training, half an hour for the pass key; then the suite.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -40,11 +39,11 @@ DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 32, 128]}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--task", choices=STAGES, default="recall", help="a configuration of configs/")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stages", type=lambda text: [int(chunks) for chunks in text.split(",")])
+    parser.add_argument("--stages", type=flags.whole_numbers, metavar="N[,N]", help="chunks of a document")
     parser.add_argument("--max_tokens", type=int, default=1 << 20)
     args, overrides = parser.parse_known_args()
     stages = args.stages or DEFAULT[args.task]

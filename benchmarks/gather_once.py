@@ -7,7 +7,6 @@ Both are the project's train step with the same mesh and shardings of what goes 
 `sharding.spread`. Nothing runs: both are compiled for the slice, which takes minutes and libtpu.
 """
 
-import argparse
 import functools
 import sys
 
@@ -22,7 +21,7 @@ from rmat_jax.step import train_step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--config", required=True)
     parser.add_argument("--topology", required=True, help="of TPUs")
     args, overrides = parser.parse_known_args()

@@ -6,7 +6,6 @@ Trains every variant with every seed (a finished one is not trained again), asks
 not trained on, and prints the table of docs/recall.md.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -40,9 +39,9 @@ def accuracy(config: Config, params, gap: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default="0,1,2")
+    parser.add_argument("--seeds", type=flags.whole_numbers, default="0,1,2")
     args = parser.parse_args()
     results = {}
     for seed in args.seeds:

@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     ablate.add_argument(
         "--vary", action="append", default=[], metavar="KEY=VALUE;VALUE", help="a variant for each value"
     )
-    ablate.add_argument("--seeds", default="0", metavar="N[,N]", help="default %(default)s")
+    ablate.add_argument("--seeds", type=flags.whole_numbers, default="0", metavar="N[,N]", help="default %(default)s")
     ablate.add_argument(
         "--parameters",
         choices=("equal", "free"),
@@ -362,10 +362,6 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _ablate(args: argparse.Namespace) -> int:
     config = flags.load_config(args.config, args.overrides)
-    try:
-        seeds = [int(seed) for seed in args.seeds.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds={args.seeds} must be whole numbers, such as 0,1,2") from None
     from rmat_jax import ablate
 
     names = ("" if args.variant or args.vary else "grid") if args.variants is None else args.variants
@@ -378,6 +374,6 @@ def _ablate(args: argparse.Namespace) -> int:
         return 0
     command = shlex.join(["python", "-m", "rmat_jax", *(sys.argv[1:] if args.argv is None else args.argv)])
     equal = args.parameters == "equal"
-    code = ablate.ablate(config, args.out, variants, seeds, equal=equal, jobs=args.jobs, command=command)
+    code = ablate.ablate(config, args.out, variants, args.seeds, equal=equal, jobs=args.jobs, command=command)
     print(f"written: {args.out / 'report.md'}")
     return code

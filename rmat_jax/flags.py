@@ -91,6 +91,14 @@ def folder(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def whole_numbers(text: str) -> list[int]:
+    """Of a flag such as --seeds=0,1,2."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} must be whole numbers, such as 0,1,2") from None
+
+
 def stdin() -> BinaryIO:
     """Standard input. Raises UserError where the shell has closed it."""
     if sys.stdin is None:

@@ -105,11 +105,17 @@ class Memory(nn.Module):
         return jnp.where(next_ages_BM[..., None] > 0, queue_BMD, 0)
 
 
+def openness(logits: Array | float, curve: str) -> Array:
+    """sigmoid(logits), which never opens or shuts in full; or with curve="clipped" clip(1.2 sigmoid(logits) - 0.1, 0, 1)."""
+    z = jax.nn.sigmoid(logits)
+    return jnp.clip(1.2 * z - 0.1, 0, 1) if curve == "clipped" else z
+
+
 class Gate(nn.Module):
     """A GRU cell (arXiv 1406.1078) whose state is the slot `e` that the new entry `s` replaces.
 
     z = sigmoid(s Wz + e Uz + bz)          with gate_scope="slot" one number, from columns wz and uz; else one for each channel
-                                           with gate_curve="clipped": clip(1.2 z - 0.1, 0, 1)
+                                           with gate_curve="clipped" wider, and clipped: see `openness`
     r = sigmoid(s Wr + e Ur + br)
     c = tanh(s Wc + (r * e) Uc)            with gate_form="blend": s, without r
     new = (1 - z) * e + z * c
@@ -138,9 +144,7 @@ class Gate(nn.Module):
             keys_B = row_keys(self.make_rng("dropout"), len(logits_BKZ))
             noise_BKZ = jax.vmap(lambda key: jax.random.normal(key, logits_BKZ.shape[1:], dtype))(keys_B)
             logits_BKZ += self.config.gate_noise * noise_BKZ
-        z = jax.nn.sigmoid(logits_BKZ)
-        if self.config.gate_curve == "clipped":
-            z = jnp.clip(1.2 * z - 0.1, 0, 1)
+        z = openness(logits_BKZ, self.config.gate_curve)
         c = s_BKD
         if self.config.gate_form == "gru":
             r = jax.nn.sigmoid(times(s_BKD, "Wr") + times(e_BKD, "Ur") + bias("br", 0.0))

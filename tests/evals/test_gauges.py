@@ -1,12 +1,15 @@
 """Gauges read what the model does: the mixture of its streams, and the gates where there is something to keep."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 
 from rmat_jax.config import UserError
+from rmat_jax.evals import plots
 from rmat_jax.evals.gauges import fusion_weights, gate_openness
+from rmat_jax.evals.suites import position
 from rmat_jax.model import RMAT
 
 
@@ -38,6 +41,17 @@ def test_openness_of_constant_gates(config, params, one_document):
     np.testing.assert_allclose(openness.high_L, expected, atol=0.005)
     # Three chunks fill the queue of six slots; then two in each of three lanes are written over, in five chunks.
     assert openness.writes == 2 * 3 * 5
+
+
+@pytest.mark.parametrize("curve", ["sigmoid", "clipped"])
+def test_the_report_draws_where_a_gate_started(monkeypatch, config, params, one_document, tmp_path, curve):
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, gate_curve=curve, gate_bias=-1.5))
+    bias = config.model.gate_bias * np.ones((2, 1))
+    openness = gate_openness(config, with_gate(params, Wz=0, Uz=0, bz=bias), one_document)
+    drawn = []
+    monkeypatch.setattr(plots, "gates", lambda path, openness, start: drawn.append(start))
+    position._gates(tmp_path, types.SimpleNamespace(openness=openness), config)
+    np.testing.assert_allclose(openness.mean_L, drawn * 2, rtol=1e-6)
 
 
 def test_openness_is_the_mean_of_what_the_gates_did(config, params, lanes, one_document):

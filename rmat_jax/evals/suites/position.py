@@ -12,6 +12,7 @@ from rmat_jax.evals.baselines import TRAINING_BYTES
 from rmat_jax.evals.heldout import Heldout, Mean, clustered_mean, offset_bins
 from rmat_jax.evals.measure import Measured, measure
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
+from rmat_jax.modules import memory
 
 MIN_TOKENS = 50  # a bin with fewer is not drawn
 CHUNK_BINS = 16  # groups of positions in the chunk
@@ -285,10 +286,7 @@ def _gates(out: Path, measured: Measured, config: Config) -> Part:
         return "", {}
     if not openness.writes:
         return "### Gate openness\n\nNo held-out document is long enough for a slot to be written twice.", {}
-    start = 1 / (1 + math.exp(-model.gate_bias))
-    if model.gate_curve == "clipped":
-        start = min(max(1.2 * start - 0.1, 0.0), 1.0)
-    plots.gates(out / "gates.png", openness, start)
+    plots.gates(out / "gates.png", openness, float(memory.openness(model.gate_bias, model.gate_curve)))
     text = f"The update gate over {openness.writes:,} writes to slots that held something of the same document. "
     if model.gate == "evicted":
         turn = model.chunk_len * model.slots // model.writes
