@@ -143,6 +143,19 @@ def test_what_is_left_is_the_closed_form(bias):
     np.testing.assert_allclose(counts.open_LD / counts.writes, 1 - keeps, atol=1e-4)
 
 
+def test_openness_by_place_is_that_of_each_entry():
+    one = with_bias(subject(), 0.0)
+    gate = one.params["layers"]["memory"]["gate"]
+    gate["Wz"] = RNG.normal(size=gate["Wz"].shape).astype(np.float32)
+    model, tokens = RMAT(one.config.model), np.concatenate([[256], TEXT])[: 16 * 40][None].astype(np.int32)
+    _, sown = model.apply({"params": one.params}, tokens, model.initial_state(1, closed=True), mutable=["gauges"])
+    z_NLKD = np.asarray(sown["gauges"]["layers"]["memory"]["gate"]["openness"][0])[:, :, 0]
+    _, counts = watched(one)
+    assert counts.writes_K.tolist() == [40 - TURN] * 2
+    np.testing.assert_allclose(counts.open_LK / counts.writes_K, z_NLKD[TURN:].mean((0, 3)), rtol=1e-4)
+    assert np.abs(np.diff(counts.open_LK / counts.writes_K)).min() > 1e-3  # the control: entries differ
+
+
 def test_other_gates_keep_what_they_keep():
     chunks = np.arange(40)
     _, counts = watched(subject(gate="none"))

@@ -48,7 +48,8 @@ class Counts:
         self.content_mass_LX, self.content_even_LX = np.zeros((2, layers, AGE_BINS))  # by the age of what slots held
         self.share_LC, self.share_reads_C = np.zeros((layers, chunk)), np.zeros(chunk)
         self.share_LH, self.slots_LH = np.zeros((2, layers, heads))
-        self.open_LD, self.writes = np.zeros((layers, config.width)), 0
+        self.open_LD = np.zeros((layers, config.width))
+        self.open_LK, self.writes_K = np.zeros((layers, config.writes)), np.zeros(config.writes)
         self.left_LA, self.left_A = np.zeros((layers, horizon(config))), np.zeros(horizon(config))
 
     def add(self, seen: Seen, targets_NC: np.ndarray) -> None:
@@ -74,9 +75,10 @@ class Counts:
         if self.config.has_memory and count == len(scored_C):  # a padded chunk's write means nothing
             self._add_left(seen)
             if self.config.gate != "none":
-                open_L, writes = seen.open_LD.mean(1), int(seen.writes)
+                open_L, writes = seen.open_LK.sum(1), seen.writes_K.sum()
                 self.open_LD += seen.open_LD
-                self.writes += writes
+                self.open_LK += seen.open_LK
+                self.writes_K += seen.writes_K
         self.time.add(np.concatenate([[count], bits_2C.sum(1), open_L, [writes], share_L, [reads]]))
 
     def _add_reads(self, seen: Seen, scored_C: np.ndarray) -> None:
@@ -103,6 +105,11 @@ class Counts:
                 self.left_A[age] += 1
 
     # What comes of it. NaN where nothing was counted.
+
+    @property
+    def writes(self) -> int:
+        """Writes to slots that held something."""
+        return int(self.writes_K.sum())
 
     def means_by_time(self) -> dict[str, np.ndarray]:
         """By bin: `tokens` at its middle, `kept` and `cut` bits per token, `open_L`, `share_L`."""

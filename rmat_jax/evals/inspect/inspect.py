@@ -168,6 +168,7 @@ def _values(
             "writes_over": counts.writes,
             "openness": ratio(counts.open_LD.mean(1), counts.writes),
             "openness_by_channel": ratio(counts.open_LD, counts.writes),
+            "openness_by_place": ratio(counts.open_LK, counts.writes_K),
         }
     return values
 
@@ -269,12 +270,14 @@ def _sections(
 def _gates(out: Path, model: RMATConfig, counts: Counts, values: dict[str, Any], section) -> None:
     if model.gate == "none" or not counts.writes:
         return
-    plots.gates(out / "gates.png", counts)
+    plots.gates(out / "gates.png", model, counts)
+    openness = ", ".join(f"{z:.2g}" for z in values["openness"])
     section(
         "Gates",
         "gates.png",
-        f"Mean update gate over {counts.writes:,} writes to slots that held something, by layer: "
-        f"{_list(values['openness'])}. 0 keeps what the slot holds, 1 replaces it.",
+        f"Mean update gate over {counts.writes:,} writes to slots that held something, by layer: {openness}. 0 keeps what "
+        "the slot holds, 1 replaces it. Above: along the text. Below: by place in the chunk; where its first tokens stand "
+        "out, the gate lacks what stood before them.",
     )
     if model.gate_scope == "slot":
         return

@@ -89,13 +89,20 @@ def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
     save(figure, file)
 
 
-def gates(file: Path, counts: Counts) -> None:
-    """Openness along the text, one line a layer."""
+def gates(file: Path, config: RMATConfig, counts: Counts) -> None:
+    """Openness along the text and along the chunk, one line a layer."""
     time = counts.means_by_time()
-    figure, axes = new_figure("How far the update gates open along the text")
-    _layer_lines(axes, time["tokens"], time["open_L"].T)
-    axes.set(xlabel="place in the text (tokens)", ylabel="openness\n(0 keeps, 1 replaces)", ylim=(0, None))
-    axes.xaxis.set_major_formatter(_thousands)
+    figure, upper, lower = _two_figures("How far the update gates open along the text", "... and along the chunk")
+    middles = np.arange(config.writes) * config.run_len + (config.run_len - 1) / 2
+    for axes, places, open_L in (
+        (upper, time["tokens"], time["open_L"].T),
+        (lower, middles, ratio(counts.open_LK, counts.writes_K)),
+    ):
+        _layer_lines(axes, places, open_L)
+        axes.set(ylabel="openness\n(0 keeps, 1 replaces)", ylim=(0, None))
+    upper.set_xlabel("place in the text (tokens)")
+    upper.xaxis.set_major_formatter(_thousands)
+    lower.set_xlabel("place in the chunk of what is written (tokens)")
     save(figure, file)
 
 
@@ -127,13 +134,12 @@ def retention(file: Path, config: RMATConfig, retention_LA: np.ndarray) -> None:
 
 def ages(file: Path, counts: Counts) -> None:
     """Attention on slots by their age, and by the age of what they hold."""
-    figure = Figure(figsize=(7, 5.4), dpi=120, layout="constrained")
-    upper, lower = figure.subplots(2)
+    figure, upper, lower = _two_figures(
+        "Which slots are read, by when they were written", "... and by how old their content is"
+    )
     mass_LA, even_LA = counts.read_by_age_LA()
     mass_LX, even_LX = counts.read_by_content_LX()
     for axes, mass, even in ((upper, mass_LA, even_LA), (lower, mass_LX, even_LX)):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#E5E5E5", linewidth=0.8)
         places = np.arange(1, mass.shape[1] + 1) if axes is upper else np.arange(mass.shape[1])
         _layer_lines(axes, places, mass, marker="o", markersize=3.5)
         mean = even.mean(0)
@@ -141,10 +147,8 @@ def ages(file: Path, counts: Counts) -> None:
         legend(axes)
         axes.set(ylabel="share of the attention", ylim=(0, None))
         axes.yaxis.set_major_formatter("{x:.0%}")
-    upper.set_title("Which slots are read, by when they were written", loc="left", fontweight="bold", fontsize=11)
     upper.set_xlabel("chunks since the slot was last written")
     upper.xaxis.get_major_locator().set_params(integer=True)
-    lower.set_title("... and by how old their content is", loc="left", fontweight="bold", fontsize=11)
     lower.set_xlabel("mean age of what the slot holds, in chunks (from this number to the next)")
     lower.set_xticks(np.arange(mass_LX.shape[1]), [_short(2.0**power) for power in range(mass_LX.shape[1])])
     save(figure, file)
@@ -169,6 +173,17 @@ def places(file: Path, config: RMATConfig, counts: Counts) -> None:
     lower.bar(middles, saved, width=0.85 * group, color=BLUE)
     lower.set(xlabel="place in the chunk (tokens)", ylabel="memory saves\nbits per token")
     save(figure, file)
+
+
+def _two_figures(above: str, below: str) -> tuple[Figure, Axes, Axes]:
+    """Two panels, each with an axis and a title of its own."""
+    figure = Figure(figsize=(7, 5.4), dpi=120, layout="constrained")
+    both = figure.subplots(2)
+    for axes, title in zip(both, (above, below), strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#E5E5E5", linewidth=0.8)
+        axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
+    return figure, *both
 
 
 def along(file: Path, counts: Counts, has_memory: bool) -> None:

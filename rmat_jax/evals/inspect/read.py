@@ -42,7 +42,8 @@ class Seen(NamedTuple):
     share_LH: Array | None  # the same by head, sum over queries
     slots_LH: Array | None  # slots that a head attends to: exp(entropy) of its weights, sum over queries
     open_LD: Array | None  # update gate z, sum over the writes to slots that held something
-    writes: Array | None  # such writes
+    open_LK: Array | None  # the same of each entry, mean over channels
+    writes_K: Array | None  # such writes: 0 or 1 an entry
     left_RL: Array | None  # how much is left of the marked entries after the chunk's write
 
 
@@ -112,15 +113,16 @@ def look(
         tokens_C, targets_C, marked_R = chunk
         (scores, after), sown = score(looking.memory, tokens_C, targets_C)
         if not config.has_memory:
-            return looking.replace(memory=after), Seen(scores.loss_BT[0], *[None] * 10)
+            return looking.replace(memory=after), Seen(scores.loss_BT[0], *[None] * 11)
         (cut_scores, cut), _ = score(looking.cut.forget(), tokens_C, targets_C)
         gauges, ages_M = sown["gauges"]["layers"], looking.memory.ages_BM[0]
         mass_LM, share_LC, share_LH, slots_LH = _reads(config, gauges, targets_C != IGNORE)
-        z_LKD = open_LD = writes = None
+        z_LKD = open_LD = open_LK = writes_K = None
         if config.gate != "none":
             z_LKD = gauges["memory"]["gate"]["openness"][0][0][:, 0]
-            holds_K = _gated_against(config, ages_M) > 0
-            open_LD, writes = jnp.where(holds_K[None, :, None], z_LKD, 0).sum(1), holds_K.sum()
+            writes_K = _gated_against(config, ages_M) > 0
+            counted_LKD = jnp.where(writes_K[None, :, None], z_LKD, 0)
+            open_LD, open_LK = counted_LKD.sum(1), counted_LKD.mean(2)
         written_1M1 = after.ages_BM[0][None, :, None] > 0
         content_LMD = jnp.where(written_1M1, 1 + _turn(config, looking.content_LMD, z_LKD), 0)
         marks_RLMD = jax.vmap(lambda marks_LMD: _turn(config, marks_LMD, z_LKD))(looking.marks_RLMD)
@@ -136,7 +138,8 @@ def look(
             share_LH=share_LH,
             slots_LH=slots_LH,
             open_LD=open_LD,
-            writes=writes,
+            open_LK=open_LK,
+            writes_K=writes_K,
             left_RL=_left(config, marks_RLMD),
         )
         return Looking(after, cut, content_LMD, marks_RLMD), seen
