@@ -1,6 +1,7 @@
 """Facts stand where the cell says, are asked for as they were told, and right answers are counted where they belong."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from rmat_jax.evals.suites import recall as suite
 from rmat_jax.evals.suites.recall import DEPTHS, check, contexts, documents_of, measure, recall, verdict
 from rmat_jax.step import ASIDE, KEEP
 
-C = 32
+C, SENTENCE = 32, len(BEFORE) + DIGITS + len(AFTER)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,15 @@ def test_errors_are_those_of_documents_whose_answers_stand_or_fall_together():
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_a_pass_key_stands_at_its_depth_and_is_asked_for_with_the_same_words(pass_keys, depth):
+def test_pass_keys_stand_in_the_chunk_at_their_depth_at_any_place(pass_keys, depth):
+    rng = np.random.default_rng(0)
+    texts = (pass_keys.make(Cell(8, depth, 1), rng)["tokens"][: 8 * C].astype(np.uint8).tobytes() for _ in range(500))
+    first = 1 + math.floor(depth * (7 * C - SENTENCE))
+    assert {text.index(BEFORE) for text in texts} == set(range(first, first + C))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_pass_key_is_asked_for_with_the_words_that_told_it(pass_keys, depth):
     made = pass_keys.make(Cell(8, depth, 1), np.random.default_rng(3))
     tokens, targets = made["tokens"], made["targets"]
     assert len(tokens) == len(targets) == 10 * C and made["forget"].tolist() == [KEEP] * 8 + [ASIDE, KEEP]
@@ -104,8 +113,6 @@ def test_a_pass_key_stands_at_its_depth_and_is_asked_for_with_the_same_words(pas
     assert text[:1] == b"|" and text.count(BEFORE) == 3 and text.count(AFTER) == 1
     key = text[text.index(BEFORE) + len(BEFORE) :][:DIGITS]
     assert key.isdigit()
-    room = 8 * C - 1 - len(BEFORE) - DIGITS - len(AFTER)
-    assert text.index(BEFORE) == 1 + int(depth * room)
     for begin in (8 * C, 9 * C):  # the aside, and in earnest
         assert text[begin:].startswith(BEFORE + key)
         answers = np.flatnonzero(targets[begin : begin + C] >= 0)
