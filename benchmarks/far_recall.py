@@ -9,7 +9,7 @@
 Key-value pairs in any chunk (`data.recall_place=any`), or a pass key anywhere in a novel, in stages, each begun with the weights
 of the one before: contexts of 8, 64 and 256 chunks, or of 2, 8, 32 and 128. Long ones alone ask too rarely for anything to be
 learned. Then the suite `recall` up to 1,048,576 tokens: out/report/report.md. The second command is the control; the third asks
-how many keys a memory holds. One CPU core: ten minutes of training, half an hour for the pass key; then the suite.
+how many keys a memory holds. One CPU core: ten minutes of training, 40 for the pass key; then the suite.
 """
 
 import sys
