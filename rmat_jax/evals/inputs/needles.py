@@ -82,9 +82,7 @@ class PassKeys:
     def make(self, cell: Cell, rng: np.random.Generator) -> Document:
         context = cell.chunks * self.chunk_len
         room = context - self._writer.sentence_len  # places from the first token, which opens the document
-        spread = min(
-            self.chunk_len, room
-        )  # any place in the chunk: a gate may know more in its middle than at its border
+        spread = min(self.chunk_len, room)  # any place: gates may know more in a chunk's middle than at its border
         told = 1 + math.floor(cell.depth * (room - spread)) + rng.integers(spread)
         return asked_twice(*self._writer.document(rng, cell.chunks, context - told), self.chunk_len)
 
