@@ -7,13 +7,13 @@
     python benchmarks/far_recall.py --task=passkey --out=runs/passkey
 
 Key-value pairs in any chunk (`data.recall_place=any`), or a pass key anywhere in a novel, in stages, each begun with the weights
-of the one before: contexts of 8, 64 and 256 chunks, or of 2, 8, 32 and 128. Long ones alone ask too rarely for anything to be
-learned. Then the suite `recall` up to 1,048,576 tokens: out/report/report.md. The second command is the control; the third asks
-how many keys a memory holds. One CPU core: ten minutes of training, 40 for the pass key; then the suite.
+of the one before: documents of 8, 64 and 256 chunks, or of 2, 8, 32 and 128, the last of them the question. Long ones alone ask
+too rarely for anything to be learned. Then the suite `recall` up to 1,048,576 tokens, on documents of its own for each --seed:
+out/report/report.md. The second command is the control; the third asks how many keys a memory holds. One CPU core: ten minutes
+of training, 40 for the pass key; then the suite.
 """
 
 import sys
-from pathlib import Path
 
 from rmat_jax import flags, loop
 from rmat_jax.evals.evaluate import evaluate
@@ -40,7 +40,7 @@ DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 32, 128]}
 
 def main() -> int:
     parser = flags.Parser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=flags.folder, required=True)
     parser.add_argument("--task", choices=STAGES, default="recall", help="a configuration of configs/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", type=flags.whole_numbers, metavar="N[,N]", help="chunks of a document")
@@ -49,10 +49,10 @@ def main() -> int:
     stages = args.stages or DEFAULT[args.task]
     if unknown := set(stages) - set(STAGES[args.task]):
         parser.error(f"--stages={unknown.pop()} has no setting; there is {', '.join(map(str, STAGES[args.task]))}")
-    before, options = None, Options(max_tokens=args.max_tokens)
-    for chunks in stages:
+    before, options = None, Options(max_tokens=args.max_tokens, seed=args.seed)
+    for number, chunks in enumerate(stages, 1):
         lanes, steps, learning_rate, *more = STAGES[args.task][chunks]
-        workdir = args.out / f"stage-{chunks}"
+        workdir = args.out / "-".join(["stage", *map(str, stages[:number])])
         config = flags.load_config(
             f"configs/{args.task}.py",
             [
@@ -73,8 +73,8 @@ def main() -> int:
                 *overrides,
             ],
         )
-        if before is not None and not any((workdir / "checkpoints").glob("*")):
-            weights = args.out / f"stage-{chunks}.safetensors"
+        if before is not None and not any(step.name.isdigit() for step in (workdir / "checkpoints").glob("*")):
+            weights = args.out / f"{workdir.name}.safetensors"
             export_weights(before, weights, None)
             import_weights(workdir, weights, config)
         if code := loop.run(config, workdir):
