@@ -52,7 +52,7 @@ def main() -> None:
             )
             if code := loop.run(config, workdir):
                 sys.exit(code)  # stopped by a signal, and saved
-            params, _, _ = restore_params(workdir / "checkpoints")
+            params, *_ = restore_params(workdir / "checkpoints")
             seconds = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
             results[name, seed] = [accuracy(config, params, gap) for gap in GAPS] + [seconds]
     print("| memory | trained across | " + " | ".join(f"asked across {gap}" for gap in GAPS) + " | seconds a run |")

@@ -14,7 +14,7 @@ import shlex
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -209,10 +209,18 @@ class Checkpoints:
         return UserError(f"{self.folder}: step {step} is not saved: {_cause(error)}; make room or change --workdir")
 
 
-def restore_params(folder: Any, step: int | None = None) -> tuple[PyTree, dict[str, Any], int]:
-    """Parameters for inference: (`params` of the saved state as nested dicts, the config as a dict, the step).
+class Restored(NamedTuple):
+    """What inference needs of a checkpoint."""
 
-    Verified, on this process's first device; nothing else of the state is read, and nothing is written.
+    params: PyTree  # of the saved state, as nested dicts
+    config: dict[str, Any]
+    step: int
+    meta: dict[str, Any]  # of `Checkpoints.save`
+
+
+def restore_params(folder: Any, step: int | None = None) -> Restored:
+    """Parameters for inference, verified, on this process's first device. Nothing else of the state is read.
+
     `step`: None for the newest that verifies, with a warning line for each that does not.
 
     Raises:
@@ -240,7 +248,7 @@ def restore_params(folder: Any, step: int | None = None) -> tuple[PyTree, dict[s
         for key in path:
             node = node.setdefault(key, {})
         node[last] = leaf
-    return params, body["config"], step
+    return Restored(params, body["config"], step, body["meta"])
 
 
 def differences(

@@ -71,11 +71,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         else:
             step, state, meta = restored
             seconds = meta["seconds"]
-            if meta["data"] not in (None, data.identity):  # None: weights that were imported, before any data
-                raise UserError(
-                    f"the data of {workdir} has changed: it was {meta['data']}, is {data.identity}; bring it back, or choose "
-                    "another --workdir"
-                )
+            data.check_same(meta["data"], workdir)
         processes.say(_summary(config, data, state, mesh))
         processes.say(f"resuming from step {step} of {workdir}" if restored else f"starting in {workdir}")
         if step < last_step:

@@ -370,7 +370,7 @@ def test_killed_while_saving_on_four_devices_resumes_on_one(tmp_path):
 def test_parameters_alone(tmp_path, capfd):
     folder = save_steps(tmp_path, 1, 2)
     flip(biggest_file(folder / "2"), 9000)  # in `bits`, which is not a parameter and must not be read
-    params, values, step = restore_params(folder)
+    params, values, step, _ = restore_params(folder)
     assert step == 2 and same_bits(params, make_state(2)["params"])
     assert config.from_dict(Config, values) == Config()
     assert same_bits(restore_params(str(folder), step=1)[0], make_state(1)["params"])

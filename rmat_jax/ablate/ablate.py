@@ -58,6 +58,8 @@ def ablate(
             try:
                 made = changed(config, variant.changes)
                 made = same_parameters(made, config.model) if equal else made
+                if {"seed", "data.seed"} & set(variant.changes):
+                    raise UserError("seeds are the same for all variants; give them with --seeds")
                 if equal and "model.mlp_width" in variant.changes:
                     raise UserError("equal parameters undo model.mlp_width; use --parameters=free")
                 if made.model.gate == "none" and any(key.startswith("model.gate_") for key in variant.changes):

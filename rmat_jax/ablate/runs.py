@@ -16,10 +16,10 @@ import numpy as np
 
 from rmat_jax import loop
 from rmat_jax.ablate.variants import num_params, state_bytes
-from rmat_jax.checkpoint import MAY_CHANGE, differences, restore_params
+from rmat_jax.checkpoint import MAY_CHANGE, differences
 from rmat_jax.config import Config, UserError, from_saved, to_dict
-from rmat_jax.data import make_data
 from rmat_jax.evals.heldout import evaluate_heldout
+from rmat_jax.evals.suite import load_subject
 from rmat_jax.metrics import read_metrics
 from rmat_jax.signals import Signals
 
@@ -111,6 +111,7 @@ def _work(run: Run, shared: Path, cores: set[int]) -> None:
     if cores:
         os.sched_setaffinity(0, cores)
     run.workdir.mkdir(parents=True, exist_ok=True)
+    (run.workdir / RESULT).unlink(missing_ok=True)  # an error, of the attempt before
     with _into(run.workdir / LOG):
         try:
             _share_corpus(run, shared)
@@ -144,23 +145,21 @@ def _share_corpus(run: Run, shared: Path) -> None:
     data = dataclasses.replace(run.config.data, seed=0)
     key = hashlib.sha256(repr((data, run.config.model.vocab_size)).encode()).hexdigest()[:12]
     for name in ("corpus", "tokenizer"):
-        folder, link = (shared / key / name).absolute(), run.workdir / name
+        folder, link = shared / key / name, run.workdir / name
         folder.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to(folder)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(folder, run.workdir))  # relative, so that all may be moved together
 
 
 def measure(run: Run) -> dict[str, Any]:
     """What a finished training scored, and what it cost."""
-    config = run.config
-    params, values, _ = restore_params(run.workdir / "checkpoints")
-    config = from_saved(Config, values)
-    heldout = make_data(config, run.workdir).heldout
-    kept = evaluate_heldout(config, params, heldout, heldout.num_bytes)
+    subject = load_subject(run.workdir)
+    config, heldout = subject.config, subject.data.heldout
+    kept = evaluate_heldout(config, subject.params, heldout, heldout.num_bytes)
     train = [line for line in read_metrics(run.workdir) if line["split"] == "train"]
     found = {
-        "score": kept.accuracy if kept.bits_per_byte is None else kept.bits_per_byte,
-        "unit": "accuracy" if kept.bits_per_byte is None else "bits per byte",
+        "score": kept.score,
+        "unit": kept.unit,
         "bits_per_token": kept.bits_per_token,
         "score_without_memory": None,
         "parameters": num_params(config.model),
@@ -171,8 +170,8 @@ def measure(run: Run) -> dict[str, Any]:
         "seconds": train[-1]["seconds"],
     }
     if config.model.has_memory:
-        cut = evaluate_heldout(config, params, heldout, heldout.num_bytes, cut=True)
-        found["score_without_memory"] = cut.accuracy if cut.bits_per_byte is None else cut.bits_per_byte
+        cut = evaluate_heldout(config, subject.params, heldout, heldout.num_bytes, cut=True)
+        found["score_without_memory"] = cut.score
     edges, means, counts = kept.by_offset()
     return found | {
         "offsets": {"edges": edges.tolist(), "bits": np.nan_to_num(means).tolist(), "tokens": counts.tolist()}

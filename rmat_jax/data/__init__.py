@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rmat_jax.config import Config
+from rmat_jax.config import Config, UserError
 from rmat_jax.data.corpus import build_corpus
 from rmat_jax.data.heldout import HeldoutLanes
 from rmat_jax.data.lanes import Batch, Lanes
@@ -40,6 +40,14 @@ class Data:
     heldout: HeldoutLanes | MadeLanes
     tokenizer: Tokenizer | None
     source: Source | None
+
+    def check_same(self, trained_on: str | None, workdir: Path) -> None:
+        """Raises UserError where this is not the data of a checkpoint, by its identity; None: of weights that were imported."""
+        if trained_on not in (None, self.identity):
+            raise UserError(
+                f"the data of {workdir} has changed: it was {trained_on}, is {self.identity}; bring it back, or choose "
+                "another --workdir"
+            )
 
 
 def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) -> Data:

@@ -59,9 +59,15 @@ class Heldout:
     def accuracy(self) -> float:
         return float(self.correct.mean())
 
-    def by_position(self, group: int = 1) -> np.ndarray:
-        """Mean bits by position in the chunk, `group` neighbours together, [ceil(C / group)]; NaN: none scored."""
-        return _means(self.positions // group, self.bits, -(-self.chunk_len // group))[0]
+    @property
+    def score(self) -> float:
+        """Bits per byte; where the tokens stand for no bytes, accuracy."""
+        return self.accuracy if self.bits_per_byte is None else self.bits_per_byte
+
+    @property
+    def unit(self) -> str:
+        """Of the score."""
+        return "accuracy" if self.bits_per_byte is None else "bits per byte"
 
     def by_offset(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean bits by position in the document, in power-of-two bins.

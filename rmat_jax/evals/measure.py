@@ -50,9 +50,6 @@ class Measured:
     def unit(self) -> str:
         return "bits per byte" if self.is_text else "of accuracy"
 
-    def score(self, heldout: Heldout) -> float:
-        return heldout.bits_per_byte if self.is_text else heldout.accuracy
-
     def gain(self, where: np.ndarray | slice = slice(None)) -> Mean:
         """What memory gains, in `unit`, on some of the tokens; positive is better, whichever the unit."""
         if self.is_text:

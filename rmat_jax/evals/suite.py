@@ -24,6 +24,7 @@ class Subject:
     config: Config
     params: PyTree
     step: int  # optimiser steps that made them
+    trained_on: str | None = None  # the identity of its data; None: weights that were imported
 
     @property
     def model(self) -> RMAT:
@@ -31,8 +32,11 @@ class Subject:
 
     @functools.cached_property
     def data(self) -> Data:
-        """What it was trained on. Raises UserError where that is no longer there."""
-        return make_data(self.config, self.workdir)
+        """What it was trained on. Raises UserError where that is no longer there, or no longer the same: what is held out
+        may have been trained on then."""
+        data = make_data(self.config, self.workdir)
+        data.check_same(self.trained_on, self.workdir)
+        return data
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -46,8 +50,8 @@ class Subject:
 def load_subject(workdir: Path) -> Subject:
     """The newest checkpoint of a run. Raises UserError where there is none."""
     workdir = Path(workdir)
-    params, values, step = restore_params(workdir / "checkpoints")
-    return Subject(workdir, from_saved(Config, values), params, step)
+    found = restore_params(workdir / "checkpoints")
+    return Subject(workdir, from_saved(Config, found.config), found.params, found.step, found.meta.get("data"))
 
 
 @dataclasses.dataclass(frozen=True)

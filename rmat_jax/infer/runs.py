@@ -186,7 +186,7 @@ def _costs(model: RMAT, params: PyTree, tokenizer: Tokenizer, opened: BinaryIO) 
 
 def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
     """The model, the newest weights and the tokenizer of a training run. Raises UserError where one is missing."""
-    params, values, _ = restore_params(Path(workdir) / "checkpoints")
+    params, values, *_ = restore_params(Path(workdir) / "checkpoints")
     config = from_saved(Config, values)
     return RMAT(config.model), params, load_tokenizer(config, Path(workdir) / "tokenizer")
 

@@ -33,7 +33,7 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
         UserError: no checkpoint, no tokenizer where the config needs one, or a file that cannot be written.
     """
     with jax.enable_x64(True):  # a checkpoint may hold float64
-        params, values, step = restore_params(workdir / "checkpoints")
+        params, values, step, _ = restore_params(workdir / "checkpoints")
     config = from_saved(Config, values)
     tensors = from_jax(config.model, params)
     metadata = {"step": str(step)}

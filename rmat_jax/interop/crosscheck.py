@@ -120,7 +120,7 @@ def load_case(*, workdir: Path | None = None, config: Config | None = None, step
     from rmat_jax.data.tokenizer import load_tokenizer
 
     with jax.enable_x64(True):  # a checkpoint may hold float64
-        params, values, _ = restore_params(workdir / "checkpoints")
+        params, values, *_ = restore_params(workdir / "checkpoints")
     config = from_saved(Config, values)
     text = None
     if not config.data.synthetic:

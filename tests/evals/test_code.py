@@ -11,6 +11,7 @@ from rmat_jax.config import UserError
 from rmat_jax.evals.inputs.code_lines import decoys, find
 from rmat_jax.evals.inputs.definitions import uses
 from rmat_jax.evals.suite import Options
+from rmat_jax.evals.suites import code as suite
 from rmat_jax.evals.suites.code import code, measure
 from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT
 from rmat_jax.model import RMAT
@@ -67,9 +68,10 @@ def test_other_languages_define_names_too(line, name):
     text = b"first\n" + line + b"\nmore\n  call(" + name + b")\n"
     (use,) = uses(text)
     assert text[use.name : use.name_end] == name
-    assert not list(uses(text.replace(b"more", name + b"!")[: -len(name)]))[
-        1:
-    ]  # mentioned in between: no longer the first
+    mentioned = text.replace(b"more", name + b"!")
+    assert [mentioned[use.line : use.end] for use in uses(mentioned)] == [
+        name + b"!"
+    ]  # the call is no longer the first
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +144,30 @@ def test_lines_cost_what_one_reading_says(measured):
     assert done.names.sizes.tolist() == [len(line.name) for line in found]
 
 
-def test_decoys_are_names_of_other_files(measured):
-    _, found, done = measured
-    names = {line.file: [] for line in found}
-    for line in found:
-        names[line.file].append(line.before[-1:] + line.name)
+def test_decoys_are_names_that_the_file_has_not_had(folder, measured, tmp_path):
+    one, found, done = measured
     for line, decoy in zip(found, decoys(found), strict=True):
-        assert decoy not in names[line.file] and decoy in sum(names.values(), [])
-    assert len(done.decoys.sizes) == len(found)
-    assert decoys(found[:2]) == [b"", b""]  # one file alone
+        assert decoy not in text_of(folder, line) and decoy in [x.before[-1:] + x.name for x in found]
+    assert done.has_decoy.tolist() == [True] * 4 and len(done.decoys.sizes) == 4
+    for number, own in enumerate(("write_them_all", "lose_it_again")):
+        names = "gather_everything", own  # both files have the first, which is no decoy for either
+        lines = "".join(f"def {name}(x):\n    return 1\n\n" for name in names)
+        (tmp_path / f"{number}.py").write_text(lines + "# nothing\n" * 4 + f"{names[0]}(2)\n{names[1]}(3)\n")
+    shared = find(one, Options(text=str(tmp_path)))
+    mine, others = shared[:2], shared[2:]
+    if b"lose_it_again" in mine[0].context:
+        mine, others = others, mine
+    assert decoys(mine + others) == [b"lose_it_again"] * 2 + [b"write_them_all"] * 2
+    assert decoys(mine) == [b"", b""]  # one file alone, which has had both
+
+
+def test_lines_without_a_decoy_are_left_out_of_the_control(folder, measured, tmp_path):
+    one, found, done = measured
+    where = np.array([True, False, True, True])
+    some = dataclasses.replace(done, decoys=done.decoys.at(where), has_decoy=where)
+    assert suite._decoy(some) != suite._decoy(done)
+    named = dataclasses.replace(some, names=some.names.at(where), has_decoy=np.ones(3, bool))
+    assert suite._decoy(some) == suite._decoy(named)
 
 
 def test_the_section_is_whole(folder, measured, tmp_path):

@@ -87,7 +87,7 @@ def test_evaluate_writes_report_and_figures(text_config, workdir, tmp_path):
         width, height = png_size(report.parent / name)
         assert width == 840 and 100 < height < 1200
 
-    params, _, _ = restore_params(workdir / "checkpoints")
+    params, *_ = restore_params(workdir / "checkpoints")
     data = make_data(text_config, workdir)
     with_memory, without = (
         evaluate_heldout(text_config, params, data.heldout, data.heldout.num_bytes, cut=cut) for cut in (False, True)

@@ -180,7 +180,7 @@ def test_values_that_are_not_finite_are_taken_and_told(folder, tmp_path):
     assert "of 1 tensors not all finite, layers.1.mlp_norm.weight first" in import_weights(
         tmp_path / "run", tmp_path / "x"
     )
-    params, _, _ = restore_params(tmp_path / "run" / "checkpoints")
+    params, *_ = restore_params(tmp_path / "run" / "checkpoints")
     scale_D = params["layers"]["mlp_norm"]["scale"][1]
     np.testing.assert_array_equal(scale_D[:3], np.float32([1.0, np.nan, np.inf]))
     assert "layers.1.mlp_norm.weight first" in export_weights(tmp_path / "run", tmp_path / "y")

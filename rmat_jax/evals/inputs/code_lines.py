@@ -64,10 +64,11 @@ def find(subject: Subject, options: Options) -> list[Line]:
 
 
 def decoys(found: list[Line]) -> list[bytes]:
-    """For each line the name of another file's whose length is nearest; b"" where there is no other file."""
-    pool = [(line.file, line.before[-1:] + line.name) for line in found]
-    chosen = []
+    """For each line another line's name that its file has not had so far, the nearest in length; b"" where there is none."""
+    pool = [line.before[-1:] + line.name for line in found]
+    chosen, file, text = [], -1, b""
     for place, line in enumerate(found):
-        others = [name for file, name in pool[place + 1 :] + pool[:place] if file != line.file]
-        chosen.append(min(others, key=lambda name: abs(len(name) - 1 - len(line.name)), default=b""))
+        file, text = line.file, (text if line.file == file else b"") + line.context
+        others = sorted(pool[place + 1 :] + pool[:place], key=lambda name: abs(len(name) - 1 - len(line.name)))
+        chosen.append(next((name for name in others if name not in text), b""))
     return chosen

@@ -27,7 +27,8 @@ class Completed:
 
     names: Costs  # the name after its first character
     lines: Costs
-    decoys: Costs  # another file's name in its place, after its first character
+    decoys: Costs  # a name that the file has not had in its place, after its first character
+    has_decoy: np.ndarray  # bool, of each line
     name_right: dict[str, np.ndarray]  # bool, by way
     line_right: dict[str, np.ndarray]
 
@@ -61,7 +62,7 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
     kinds = {
         "the name, definition beyond the chunk": done.names.at(far),
         "the name, definition in the chunk": done.names.at(in_chunk),
-        "another file's name in its place": done.decoys,
+        "a name that the file has not had in its place": done.decoys,
         "the whole line": done.lines,
     }
     kinds = {kind: of for kind, of in kinds.items() if len(of.sizes)}
@@ -149,7 +150,8 @@ def _completed(
     def last(cost, decoy: bytes):
         return cost.nats[-len(tokenizer.encode(decoy[1:])) :]
 
-    with_decoy = [index for index, decoy in enumerate(decoys) if decoy]
+    has_decoy = np.array([len(decoy) > 0 for decoy in decoys])
+    with_decoy = np.flatnonzero(has_decoy)
     return Completed(
         Costs(
             {way: total(cost[way].nats[part] for cost, part, _ in results) for way in names},
@@ -166,6 +168,7 @@ def _completed(
             np.array([len(decoys[index]) - 1 for index in with_decoy], int),
             files[with_decoy],
         ),
+        has_decoy,
         {way: np.array([cost[way].correct[part].all() for cost, part, _ in results]) for way in names},
         {way: np.array([cost[way].correct.all() for cost, _, _ in results]) for way in names},
     )
@@ -175,19 +178,15 @@ def _decoy(done: Completed) -> str:
     """What the control says."""
     if EMPTIED not in done.decoys.bits or not len(done.decoys.sizes):
         return ""
-    true, decoy = done.names.saved(EMPTIED), done.decoys.saved(EMPTIED)
-    more = clustered_mean(*_by_line(done))
+    names = done.names.at(done.has_decoy)
+    true, decoy = names.saved(EMPTIED), done.decoys.saved(EMPTIED)
+    saved = [(of.bits[EMPTIED] - of.bits[KEPT]) / of.sizes for of in (names, done.decoys)]
+    more = clustered_mean(saved[0] - saved[1], names.units)
     return (
-        "The control: another file's name in the place of the true one, which the memory cannot know. It gains "
+        "The control: in the place of the true name one that the file has not had, which the memory cannot know. It gains "
         f"{decoy.value:+.4f} ± {decoy.error:.4f} from the memory, the true one {true.value:+.4f} ± {true.error:.4f}. Line by "
         f"line the true one gains {more.value:+.4f} ± {more.error:.4f} more: so much is knowledge of the name."
     )
-
-
-def _by_line(done: Completed) -> tuple[np.ndarray, np.ndarray]:
-    """What the memory saves on each name more than on its decoy, in bits per byte, and the files. All lines or none have one."""
-    saved = [(of.bits[EMPTIED] - of.bits[KEPT]) / of.sizes for of in (done.names, done.decoys)]
-    return saved[0] - saved[1], done.names.units
 
 
 def _rights(done: Completed, groups: dict[str, np.ndarray]) -> list[tuple]:

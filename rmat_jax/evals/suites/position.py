@@ -51,9 +51,9 @@ def describe(measured: Measured, config: Config, out: Path) -> Section:
 
 def headline(measured: Measured) -> str:
     """One sentence with the scores to compare."""
-    kept = f"**{measured.score(measured.kept):.3f}{' bits per byte' if measured.is_text else ''}**"
+    kept = f"**{measured.kept.score:.3f}{' bits per byte' if measured.is_text else ''}**"
     if measured.cut is not None:
-        kept += f" with memory, {measured.score(measured.cut):.3f} without (memory emptied before each chunk)"
+        kept += f" with memory, {measured.cut.score:.3f} without (memory emptied before each chunk)"
     if not measured.is_text:
         return f"Held-out accuracy: {kept}. Higher is better."
     others = f"`gzip -9` {min(measured.gzip):.3f}, an order-2 byte model {measured.order2:.3f}"
