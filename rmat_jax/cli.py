@@ -216,6 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     if overrides and args.command not in ("plan", "ablate"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     args.overrides = overrides
+    args.own = [name for name in vars(args) if name not in ("command", "function", "argv", "overrides")]
     return args.function(args)
 
 
@@ -343,7 +344,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     _check_files(args.json)
-    config = flags.load_config(args.config, args.overrides)
+    config = flags.load_config(args.config, args.overrides, args.own)
     # Read when JAX is imported. Accelerators that are there are not touched, and programs for those that are not cannot be
     # taken from the cache (jax 0.10.2).
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
@@ -361,7 +362,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _ablate(args: argparse.Namespace) -> int:
-    config = flags.load_config(args.config, args.overrides)
+    config = flags.load_config(args.config, args.overrides, args.own)
     from rmat_jax import ablate
 
     names = ("" if args.variant or args.vary else "grid") if args.variants is None else args.variants

@@ -31,13 +31,13 @@ def _dotted(values: dict, prefix: str = "") -> list[str]:
     return names
 
 
-def _check_override(override: str, known: list[str]) -> None:
+def _check_override(override: str, known: list[str], own: Sequence[str]) -> None:
     name, equals, value = override.partition("=")
     if not name.startswith("-") and name.removeprefix("config.") in known:
         name = name.removeprefix("config.")
         raise UserError(f"{override!r} lacks its dashes; write --config.{name}={value or 'VALUE'}")
     if not name.startswith("--config."):
-        near = difflib.get_close_matches(name.lstrip("-"), OWN_FLAGS, n=1)
+        near = difflib.get_close_matches(name.lstrip("-"), own, n=1)
         raise UserError(
             f"unknown argument {override!r}" + (f"; did you mean --{near[0]}?" if near else "; --help lists them")
         )
@@ -50,8 +50,10 @@ def _check_override(override: str, known: list[str]) -> None:
         raise UserError(f"{override!r} has no value; write {override}=VALUE, without a space")
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = OWN_FLAGS) -> Config:
     """Runs `get_config()` of a Python file, applies `--config.section.key=value` overrides, checks the result.
+
+    `own`: the command's flags beside these, which a misspelt one may mean.
 
     Raises:
         UserError: a file that is missing or fails, a key that no config has, a value of the wrong type or against a rule.
@@ -62,7 +64,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"config file {path!r} is not there" + (f"; there is {', '.join(near)}" if near else ""))
     known = _dotted(to_dict(Config()))
     for override in overrides:
-        _check_override(override, known)
+        _check_override(override, known, own)
     values = absl_flags.FlagValues()
     argv = ["", f"--config={path}", *overrides]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)

@@ -141,6 +141,11 @@ COMMANDS = {
     "an unknown suite": (["evaluate", "--suite=positions", "--out=x"], ["positions", "position"]),
     "an unknown flag": (["generate", "--prompt=a", "--temprature=1"], ["temprature"]),
     "an unknown command": (["generat"], ["generat"]),
+    "a misspelt flag of ablate": (
+        ["ablate", f"--config={CONFIG}", "--out=x", "--jbos=2"],
+        ["--jbos=2", "did you mean --jobs"],
+    ),
+    "a flag that ablate has not": (["ablate", f"--config={CONFIG}", "--out=x"], ["--workdir", "--help lists them"]),
 }
 
 

@@ -12,6 +12,7 @@ from rmat_jax.ablate.report import write_report
 from rmat_jax.ablate.runs import Run, finish
 from rmat_jax.ablate.variants import BASE, Variant, changed, same_parameters
 from rmat_jax.config import Config, UserError, to_dict
+from rmat_jax.evals.suite import make_folder
 
 
 def ablate(
@@ -73,10 +74,7 @@ def ablate(
         print(f"ablate: {text}", file=sys.stderr, flush=True)
         write_report(Path(out), config, variants, runs, command)
 
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be made: {error.strerror}; choose another") from error
+    make_folder(Path(out))
     code = finish(runs, Path(out) / "shared", jobs, say)
     write_report(Path(out), config, variants, runs, command)
     return code or int(any((run.result() or {"error": "none"})["error"] for run in runs))

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def write_report(out: Path, config: Config, variants: Sequence[Variant], runs: S
         f"# Comparison of {len(variants)} models",
         f"Score: held-out {unit}, {'higher' if unit == 'accuracy' else 'lower'} is better; mean ± standard deviation over "
         f"seeds (of parameters and of the order of documents). Difference: to {BASE!r} with the same seed, mean ± standard "
-        f"error{_counts_from(rows)}. Each run read {next(iter(scored.values()))['tokens']:,} tokens."
+        f"error{_counts_from(rows)}. {_tokens_read(scored.values())}"
         if scored
         else "No run is finished yet.",
         _table(rows),
@@ -135,9 +135,19 @@ def error(values: np.ndarray) -> float:
 
 
 def _counts_from(rows: Sequence[Row]) -> str:
-    """From how many standard errors on a difference is one, at 95 %: Student's t, few seeds being less sure of their spread."""
-    seeds = max(len(row.pairs) for row in rows)
-    return f"; with {seeds} seeds it counts from {stats.t.ppf(0.975, seeds - 1):.1f} of them on" if seeds > 1 else ""
+    """From how many standard errors on a difference is one, at 95 %: Student's t, few seeds being less sure of their spread.
+    Where rows have not as many seeds yet, it is that of the fewest."""
+    seeds = min((len(row.pairs) for row in rows if len(row.pairs) > 1 and row.variant.name != BASE), default=0)
+    return f"; with {seeds} seeds it counts from {stats.t.ppf(0.975, seeds - 1):.1f} of them on" if seeds else ""
+
+
+def _tokens_read(results: Iterable[dict[str, Any]]) -> str:
+    fewest, most = (of(result["tokens"] for result in results) for of in (min, max))
+    return (
+        f"Each run read {most:,} tokens."
+        if fewest == most
+        else f"**Runs read {fewest:,} to {most:,} tokens**, not alike."
+    )
 
 
 def _spread(values: np.ndarray, spread: float, sign: str = "") -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rmat_jax.config import UserError
 from rmat_jax.evals.report import command_line, write_report
-from rmat_jax.evals.suite import Options, Section, load_subject, say
+from rmat_jax.evals.suite import Options, Section, load_subject, make_folder, say
 
 SUITES = {  # name -> module with a function of that name
     "position": "rmat_jax.evals.suites.position",  # held-out loss by place, baselines, gauges
@@ -55,10 +55,7 @@ def evaluate(
             _ = subject.tokenizer
         if hasattr(module, "check"):
             module.check(subject, options)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be made: {error.strerror}; choose another") from error
+    make_folder(out)
 
     sections: dict[str, Section] = {}
     failures: dict[str, str] = {}

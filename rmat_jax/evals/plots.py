@@ -205,16 +205,21 @@ def mark(upper: Axes, lower: Axes, marks: Mapping[str, float]) -> None:
             lower.text(place, 0.98, f" {label}", transform=lower.get_xaxis_transform(), va="top", color=INK, fontsize=8)
 
 
-def fusion(file: Path, streams: Sequence[str], weights_LS: np.ndarray) -> None:
-    """Each layer's mixture of the attention streams, as a stacked bar."""
-    layers = np.arange(1, len(weights_LS) + 1)
-    figure, axes = new_figure("Fusion weights by layer", height=bars_height(len(layers)))
-    left = np.zeros(len(layers))
+def stack_streams(axes: Axes, streams: Sequence[str], weights_LS: np.ndarray) -> None:
+    """A bar a layer, of what its streams weigh."""
+    layers, left = np.arange(1, len(weights_LS) + 1), np.zeros(len(weights_LS))
     for stream, weights in zip(streams, weights_LS.T, strict=True):
         bars = axes.barh(layers, weights, left=left, color=STREAM_COLOURS[stream], height=0.72, label=stream)
         labels = [f"{weight:.0%}" if weight > 0.05 else "" for weight in weights]
         axes.bar_label(bars, labels, label_type="center", fontsize=9, color="white" if stream == "memory" else INK)
         left += weights
+
+
+def fusion(file: Path, streams: Sequence[str], weights_LS: np.ndarray) -> None:
+    """Each layer's mixture of the attention streams, as a stacked bar."""
+    layers = np.arange(1, len(weights_LS) + 1)
+    figure, axes = new_figure("Fusion weights by layer", height=bars_height(len(layers)))
+    stack_streams(axes, streams, weights_LS)
     axes.set(xlabel="share of the attention's output", ylabel="layer", xlim=(0, 1))
     axes.set_yticks(layers)
     axes.set_ylim(len(layers) + 0.6, 0.4)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,16 @@ class Section:
     headline: str  # one sentence with the numbers that matter, for the top of the report
     text: str  # markdown, without the title; figures are named as they lie beside the report
     values: dict[str, Any]  # every number, ready for JSON; NaN where nothing was measured
+
+
+def make_folder(out: Path) -> None:
+    """For what will be written after much work. Raises UserError where it cannot be made or written to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be made or written to: {error.strerror}; choose another") from error
 
 
 def figure(title: str, file: str) -> str:

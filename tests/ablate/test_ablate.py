@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,8 +12,10 @@ import time
 import numpy as np
 import pytest
 
+from rmat_jax import loop
 from rmat_jax.ablate import Variant, ablate, report
 from rmat_jax.config import PAPER, Config, DataConfig, LogConfig, MeshConfig, OptimConfig, RMATConfig, UserError
+from rmat_jax.evals.suite import load_subject
 
 MODEL = RMATConfig(
     **PAPER,
@@ -93,6 +96,29 @@ def test_what_is_finished_is_not_trained_again(compared, config, capsys):
     assert len(list(out.iterdir())) == folders + 1
 
 
+def test_runs_may_be_moved_and_what_failed_is_tried_afresh(compared, config, tmp_path):
+    out = tmp_path / "elsewhere"
+    shutil.copytree(compared[0], out, symlinks=True)
+    assert load_subject(next(out.glob("base-0-*"))).tokenizer.describe  # its links lead to what was moved with it
+    assert all(link.resolve().is_relative_to(out) for link in out.glob("*/tokenizer"))
+    (lost,) = out.glob("lost-0-*")
+    assert ablate(config, out, VARIANTS, (0,)) == 1
+    assert (lost / "log.txt").read_text().count("error:") == 2
+
+
+def test_text_that_has_changed_since_is_not_measured(config, tmp_path):
+    (tmp_path / "text").mkdir()
+    for number in range(8):
+        (tmp_path / "text" / f"{number}.txt").write_text(f"memory {number} " * 50)
+    one = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(tmp_path / "text")))
+    assert loop.run(one, tmp_path / "run") == 0
+    assert load_subject(tmp_path / "run").data.heldout  # the control
+    (tmp_path / "text" / "3.txt").write_text("queue " * 50)
+    changed = load_subject(tmp_path / "run")
+    with pytest.raises(UserError, match="the data of .* has changed: .*; bring it back"):
+        _ = changed.data
+
+
 def test_a_signal_reaches_the_runs_which_save(config, tmp_path):
     long = dataclasses.replace(config, steps=100_000)
 
@@ -118,6 +144,7 @@ def test_a_signal_reaches_the_runs_which_save(config, tmp_path):
         ({"variants": [VARIANTS[0], VARIANTS[0]]}, ["memory off", "own name"]),
         ({"variants": [Variant("odd", {"model.memory_writes": 3})]}, ["odd", "memory_writes=3"]),
         ({"variants": [Variant("wide", {"model.mlp_width": 64})]}, ["wide", "undo", "--parameters=free"]),
+        ({"variants": [Variant("again", {"data.seed": 7})]}, ["again", "--seeds"]),
         (
             {"variants": [Variant("idle", {"model.gate": "none", "model.gate_bias": 2.0})]},
             ["idle", "changes nothing", "model.gate=evicted"],
@@ -134,7 +161,7 @@ def test_bad_input_trains_nothing(config, tmp_path, given, words):
 
 def test_a_file_in_the_place_of_the_folder_is_refused(config, tmp_path):
     (tmp_path / "out").touch()
-    with pytest.raises(UserError, match="cannot be made: File exists; choose another"):
+    with pytest.raises(UserError, match="cannot be made or written to: File exists; choose another"):
         ablate(config, tmp_path / "out", [], (0,))
 
 
@@ -159,5 +186,11 @@ def test_curves_by_position_are_compared_within_a_seed():
 def test_few_seeds_are_not_sure_of_their_spread(seeds, words):
     pair = {"score": 1.0}, {"score": 2.0}
     row = report.Row(VARIANTS[0], [pair[0]] * seeds, [pair] * seeds, [], 0)
-    text = report._counts_from([row])
+    base = report.Row(Variant("base", {}), [], [pair] * 9, [], 0)  # its pairs with itself do not count
+    text = report._counts_from([base, row])
     assert words in text and bool(text) == bool(words)
+
+
+def test_models_that_read_unequal_amounts_are_told_apart():
+    assert report._tokens_read([{"tokens": 1000}] * 2) == "Each run read 1,000 tokens."
+    assert "Runs read 500 to 1,000 tokens" in report._tokens_read([{"tokens": 1000}, {"tokens": 500}])

@@ -12,7 +12,7 @@ from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import ByteTokenizer
 from rmat_jax.evals.inputs.dialogues import Turn, join, load, parse
 from rmat_jax.evals.suite import Options
-from rmat_jax.evals.suites.dialogue import dialogue, measure
+from rmat_jax.evals.suites.dialogue import check, dialogue, measure
 from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT, ways
 from rmat_jax.model import RMAT
 from tests.evals.tiny import subject
@@ -140,6 +140,14 @@ def test_what_is_no_dialogue_is_said(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         load(str(tmp_path / "x.json"), 9)
     assert "\n" not in str(error.value)
+
+
+def test_a_room_too_small_for_two_turns_is_said_at_once(tmp_path):
+    turns = [{"speaker": turn.speaker, "utterance": turn.utterance} for turn in TALK[0]]
+    (tmp_path / "x.json").write_text(json.dumps({"turns": turns}))
+    check(subject(), Options(dialogue=str(tmp_path / "x.json")))  # the control
+    with pytest.raises(UserError, match="no dialogue whose first two turns take at most 20 tokens"):
+        check(subject(), Options(dialogue=str(tmp_path / "x.json"), max_tokens=20))
 
 
 def test_no_file_is_said(tmp_path):

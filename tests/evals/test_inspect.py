@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import threading
 
 import jax
 import numpy as np
@@ -264,6 +266,15 @@ def test_inspect_writes_what_there_is(tmp_path, monkeypatch, changes, missing):
     assert values["bytes"] == len(text.read_bytes()) and values["tokens"] == values["bytes"] + 1
     assert f"**{values['bits_per_byte']:.3f} bits per byte**" in report.read_text()
     assert (report.parent / "text.html").exists() == ("heads.png" not in missing)
+
+
+def test_a_pipe_is_read_from_its_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmat_jax.evals.inspect.inspect.load_subject", lambda _: subject())
+    text, pipe = b"The gate remembers. " * 600, tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_bytes, args=(text,), daemon=True).start()
+    report = inspect(tmp_path, pipe, tmp_path / "out")
+    assert json.loads((report.parent / "inspect.json").read_text())["bytes"] == len(text)
 
 
 def test_bad_input_is_said_before_any_work(tmp_path):

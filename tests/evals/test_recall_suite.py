@@ -159,8 +159,10 @@ def test_verdict_follows_the_numbers():
     assert "Nine of ten answers are right up to 64 tokens" in text and "helps up to 256, where 15.0% are right" in text
     assert "No value is found again" in verdict(tokens, [right] * 3, [unsure] * 3, "value")
     poor = verdict(tokens, [wrong] * 3, [unsure, sure, sure], "value")
-    assert "Nowhere are nine of ten" in poor and "though not" in poor
-    assert "Nowhere" in verdict(tokens, [wrong] * 3, [sure] * 3, "value")
+    none = "Already in the shortest context fewer than nine of ten"
+    assert none in poor and "though not" in poor
+    assert none in verdict(tokens, [wrong, right, right], [sure] * 3, "value")
+    assert "up to 64 tokens" in verdict(tokens, [right, wrong, right], [sure] * 3, "value")
 
 
 def test_a_model_of_pairs_is_asked_for_more_and_fewer_of_them(pairs_config, tmp_path):

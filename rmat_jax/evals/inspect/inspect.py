@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from rmat_jax.evals.inspect.count import Counts, ratio
 from rmat_jax.evals.inspect.read import begin, look, mark_ages, passage_chunks, windows
 from rmat_jax.evals.inspect.text import DISTANCES, TextGauge, page
 from rmat_jax.evals.report import plain
-from rmat_jax.evals.suite import Subject, figure, load_subject, say, table
+from rmat_jax.evals.suite import Subject, figure, load_subject, make_folder, say, table
 
 BLOCK = 1 << 16  # bytes of the text that are held at a time
 PATIENCE = 5.0  # seconds between two lines of progress
@@ -43,29 +43,31 @@ def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
     workdir, text, out = Path(workdir), Path(text), Path(out)
     try:
         size = text.stat().st_size if text.is_file() else -1
-        with text.open("rb") as opened:
-            empty = not opened.read(1)
+        opened = text.open("rb")  # once: what was read of a pipe is gone
     except OSError as error:
         raise UserError(f"--text={text} cannot be read: {error.strerror}; give a text file") from error
-    if empty:
+    with opened:
+        return _inspect(workdir, text, opened, size, out)
+
+
+def _inspect(workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path) -> Path:
+    if not opened.peek(1):
         raise UserError(f"--text={text} is empty; give a text file")
     subject = load_subject(workdir)
     tokenizer, model = subject.tokenizer, subject.config.model
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be made: {error.strerror}; choose another") from error
+    make_folder(out)
 
     counts, gauge = Counts(model), TextGauge(tokenizer)
-    bytes_read = _read(subject, text, size, counts, gauge)
+    say(f"reading {text.name}" + (f", {size:,} bytes" if size >= 0 else ""))
+    bytes_read = _read(subject, opened, size, counts, gauge)
     say("figures")
     fusion_LS, spread_LS = _fusion(subject)
     values = _values(model, counts, gauge, fusion_LS, bytes_read)
     parts = _sections(out, model, counts, gauge, fusion_LS, spread_LS, values)
     if model.has_memory:
         lead = f"{text.name}, read by {workdir.resolve().name} at step {subject.step:,}."
-        with (out / "text.html").open("w", encoding="utf-8") as opened:
-            opened.writelines(page("What memory changed", lead, gauge))
+        with (out / "text.html").open("w", encoding="utf-8") as written:
+            written.writelines(page("What memory changed", lead, gauge))
     again = shlex.join([f"--workdir={workdir}", f"--text={text}", f"--out={out}"])
     head = [
         f"# {workdir.resolve().name}, step {subject.step:,}, reading {text.name}",
@@ -80,18 +82,16 @@ def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
     return report
 
 
-def _read(subject: Subject, text: Path, size: int, counts: Counts, gauge: TextGauge) -> int:
+def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: TextGauge) -> int:
     """Counts over the whole text, whose bytes it returns. `size` in bytes is for the progress; -1: not known."""
     model, bytes_read = subject.config.model, 0
     looking, start, said = begin(model), time.perf_counter(), time.perf_counter()
-    say(f"reading {text.name}" + (f", {size:,} bytes" if size >= 0 else ""))
 
     def pieces() -> Iterator[np.ndarray]:
         nonlocal bytes_read
-        with text.open("rb") as opened:
-            for block in read_blocks(opened, BLOCK):
-                bytes_read += len(block)
-                yield subject.tokenizer.encode(block)
+        for block in read_blocks(text, BLOCK):
+            bytes_read += len(block)
+            yield subject.tokenizer.encode(block)
 
     for tokens_NC, targets_NC in windows(model, pieces(), subject.tokenizer.end):
         marked_NR = mark_ages(model, counts.chunks, len(tokens_NC)) == 0

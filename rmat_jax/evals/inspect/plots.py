@@ -26,6 +26,7 @@ from rmat_jax.evals.plots import (
     legend,
     new_figure,
     save,
+    stack_streams,
 )
 
 MOST_LINES = 6  # layers drawn as lines; of more, as many spread evenly
@@ -37,12 +38,7 @@ def fusion(file: Path, streams: Sequence[str], shares_LS: np.ndarray, spread_LS:
     layers = np.arange(1, len(shares_LS) + 1)
     figure, axes = new_figure("How each layer mixes its streams", height=bars_height(len(layers)) + 0.3)
     if spread_LS is None:
-        left = np.zeros(len(layers))
-        for stream, share_L in zip(streams, shares_LS.T, strict=True):
-            bars = axes.barh(layers, share_L, left=left, color=STREAM_COLOURS[stream], height=0.72, label=stream)
-            labels = [f"{share:.0%}" if share > 0.05 else "" for share in share_L]
-            axes.bar_label(bars, labels, label_type="center", fontsize=9, color="white" if stream == "memory" else INK)
-            left += share_L
+        stack_streams(axes, streams, shares_LS)
         axes.set_xlabel("learned weight of the stream")
     else:
         for place, stream in enumerate(streams):

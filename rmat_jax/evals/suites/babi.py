@@ -24,8 +24,9 @@ XLABEL = "other text between the facts (chunks)"
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for anything that is wrong with `options.babi`."""
+    """Raises UserError for anything that is wrong with `options.babi`, or with the text between the facts."""
     read_tasks(options.babi)
+    distractor(subject, options)
 
 
 def distractor(subject: Subject, options: Options) -> Distractor:

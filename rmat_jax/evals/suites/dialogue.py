@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rmat_jax.config import UserError
 from rmat_jax.evals.answers import batches
 from rmat_jax.evals.compared import verdict
 from rmat_jax.evals.heldout import offset_bins
-from rmat_jax.evals.inputs.dialogues import Placed, join, load
+from rmat_jax.evals.inputs.dialogues import Placed, Turn, join, load
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT, Costs, Next, costs, draw, head, lines, ways
 
@@ -19,17 +20,16 @@ MIN_TURNS = 20  # a group of fewer is not drawn
 
 def check(subject: Subject, options: Options) -> None:
     """What can be told at once. Raises UserError."""
-    load(options.dialogue, RECORDS)
+    _find(subject, options)
 
 
 def dialogue(subject: Subject, options: Options, out: Path) -> Section:
     """Bits per byte of every utterance after all turns before it, by turn number.
 
     Raises:
-        UserError: no dialogues in `options.dialogue`.
+        UserError: no dialogues in `options.dialogue`, or none whose first two turns `options.max_tokens` has room for.
     """
-    sessions = load(options.dialogue, RECORDS)
-    joined = join(sessions, subject.tokenizer, min(options.max_tokens, LENGTH))
+    sessions, joined = _find(subject, options)
     order = np.random.default_rng(options.seed).permutation(len(joined))[: options.examples]
     joined = sorted((joined[index] for index in order), key=len)  # those side by side end together
     turns = [placed for long in joined for placed in long]
@@ -69,6 +69,18 @@ def dialogue(subject: Subject, options: Options, out: Path) -> Section:
         texts.insert(0, verdict(found.saved(EMPTIED), "Memory", "bits per byte saved", "dialogues"))
     headline = f"A turn of a long dialogue costs **{found.rate(KEPT):.3f} bits per byte**, {others}."
     return Section("Dialogue", headline, "\n\n".join(texts), values)
+
+
+def _find(subject: Subject, options: Options) -> tuple[list[list[Turn]], list[list[Placed]]]:
+    """The dialogues, and the long ones that they make."""
+    sessions, room = load(options.dialogue, RECORDS), min(options.max_tokens, LENGTH)
+    joined = join(sessions, subject.tokenizer, room)
+    if not joined:
+        raise UserError(
+            f"--dialogue={options.dialogue} has no dialogue whose first two turns take at most {room} tokens; give others, or "
+            f"--max_tokens up to {LENGTH}"
+        )
+    return sessions, joined
 
 
 def measure(subject: Subject, joined: list[list[Placed]]) -> Costs:

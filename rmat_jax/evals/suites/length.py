@@ -38,30 +38,35 @@ class Reaches(NamedTuple):
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for a reach below one chunk, or where the held-out documents are no longer there."""
+    """Raises UserError for a reach below one chunk, or texts that are too short or not there."""
     chunk_len = subject.config.model.chunk_len
     if options.max_tokens < chunk_len:
         raise UserError(f"max_tokens={options.max_tokens} must be at least a chunk, {chunk_len} tokens, for `length`")
-    if options.text is None:
-        _ = subject.data
+    _find(subject, options)
 
 
 def length(subject: Subject, options: Options, out: Path) -> Section:
     """Bits per byte by reach. The tokens of a chunk have reach r if their state began, fresh, r chunks before it or up to
     2r - 1 chunks before it; reach 0 is the chunk alone."""
     chunk_len = subject.config.model.chunk_len
-    limit = options.max_tokens + max(options.max_tokens // 8, SCORED_CHUNKS * chunk_len) + 1
-    texts = read_texts(subject, options, limit)
-    chunks = [(len(text) - 1) // chunk_len for text in texts]
-    longest = longest_reach(chunks, options.max_tokens // chunk_len)
-    chosen = [i for i, count in enumerate(chunks) if count > longest][: min(DOCUMENTS, options.examples)]
-    texts = [texts[i] for i in chosen]
+    texts, longest = _find(subject, options)
     say(f"{len(texts)} documents, reaches up to {longest * chunk_len:,} tokens")
-    found = measure(subject, texts, windows_of([chunks[i] for i in chosen], longest))
+    found = measure(subject, texts, windows_of([(len(text) - 1) // chunk_len for text in texts], longest))
     size = sum(
         len(subject.tokenizer.decode(text[found.places_N[found.documents_N == i] + 1])) for i, text in enumerate(texts)
     )
     return describe(found, chunk_len, size, source_name(options), subject, out)
+
+
+def _find(subject: Subject, options: Options) -> tuple[list[np.ndarray], int]:
+    """The documents to read, and the longest reach, in chunks, that each of them exceeds."""
+    chunk_len = subject.config.model.chunk_len
+    limit = options.max_tokens + max(options.max_tokens // 8, SCORED_CHUNKS * chunk_len) + 1
+    texts = read_texts(subject, options, limit)
+    chunks = [(len(text) - 1) // chunk_len for text in texts]
+    longest = longest_reach(chunks, options.max_tokens // chunk_len)
+    enough = [text for text, count in zip(texts, chunks, strict=True) if count > longest]
+    return enough[: min(DOCUMENTS, options.examples)], longest
 
 
 def longest_reach(chunks: Sequence[int], most: int) -> int:

@@ -139,11 +139,11 @@ def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], 
         return (
             f"**No {thing} is found again measurably** more often than with an emptied memory, at any of these lengths."
         )
-    most = [i for i, mean in enumerate(kept) if mean.value >= 0.9]
+    lengths = next((i for i, mean in enumerate(kept) if mean.value < 0.9), len(kept))  # in a row, from the shortest
     right = (
-        f"Nine of ten answers are right up to {tokens[most[-1]]:,} tokens of context"
-        if most
-        else "Nowhere are nine of ten answers right"
+        f"Nine of ten answers are right up to {tokens[lengths - 1]:,} tokens of context"
+        if lengths
+        else "Already in the shortest context fewer than nine of ten answers are right"
     )
     last = np.flatnonzero(measurable)[-1]
     text = (
