@@ -51,6 +51,7 @@ def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
 
 
 def _inspect(workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path) -> Path:
+    """`inspect`, of a text that is open."""
     if not opened.peek(1):
         raise UserError(f"--text={text} is empty; give a text file")
     subject = load_subject(workdir)
