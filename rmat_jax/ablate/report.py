@@ -56,7 +56,7 @@ def write_report(out: Path, config: Config, variants: Sequence[Variant], runs: S
         f"# Comparison of {len(variants)} models",
         f"Score: held-out {unit}, {'higher' if unit == 'accuracy' else 'lower'} is better; mean ± standard deviation over "
         f"seeds (of parameters and of the order of documents). Difference: to {BASE!r} with the same seed, mean ± standard "
-        f"error{_counts_from(rows)}. {_tokens_read(scored.values())}"
+        f"error{_counts_from(rows)}. {_tokens_read(scored.values())}{_changed_text(scored.values())}"
         if scored
         else "No run is finished yet.",
         _table(rows),
@@ -148,6 +148,17 @@ def _tokens_read(results: Iterable[dict[str, Any]]) -> str:
         if fewest == most
         else f"**Runs read {fewest:,} to {most:,} tokens**, not alike."
     )
+
+
+def _changed_text(results: Iterable[dict[str, Any]]) -> str:
+    """A warning where the same settings came to read another text: a file was edited between two commands."""
+    found: dict[str, set[str]] = {}
+    for result in results:
+        config = result["config"]
+        settings = json.dumps([config["data"] | {"seed": None}, config["model"]["vocab_size"]])
+        found.setdefault(settings, set()).add(result["data"])
+    changed = [" | ".join(sorted(texts)) for texts in found.values() if len(texts) > 1]
+    return f" **The text was changed between runs, which do not compare**: {'; '.join(changed)}." if changed else ""
 
 
 def _spread(values: np.ndarray, spread: float, sign: str = "") -> str:

@@ -162,6 +162,7 @@ def measure(run: Run) -> dict[str, Any]:
         "unit": kept.unit,
         "bits_per_token": kept.bits_per_token,
         "score_without_memory": None,
+        "data": subject.data.identity,
         "parameters": num_params(config.model),
         "state_bytes": state_bytes(config.model),
         "flops_per_token": config.model.flops_per_token(),

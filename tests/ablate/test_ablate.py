@@ -106,12 +106,29 @@ def test_runs_may_be_moved_and_what_failed_is_tried_afresh(compared, config, tmp
     assert (lost / "log.txt").read_text().count("error:") == 2
 
 
-def test_text_that_has_changed_since_is_not_measured(config, tmp_path):
+@pytest.fixture
+def editable(config, tmp_path):
+    """The same on a text of its own, tmp_path / "text"."""
     (tmp_path / "text").mkdir()
     for number in range(8):
         (tmp_path / "text" / f"{number}.txt").write_text(f"memory {number} " * 50)
-    one = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(tmp_path / "text")))
-    assert loop.run(one, tmp_path / "run") == 0
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(tmp_path / "text")))
+
+
+def test_a_text_edited_between_two_commands_is_told(editable, tmp_path):
+    out = tmp_path / "out"
+    assert ablate(editable, out, [], (0,)) == 0
+    assert "The text was changed" not in (out / "report.md").read_text()  # the control
+    (tmp_path / "text" / "3.txt").write_text("queue " * 50)
+    assert ablate(editable, out, [], (0, 1)) == 0
+    assert "The text was changed between runs" in (out / "report.md").read_text()
+    other = Variant("other text", {"data.heldout_fraction": 0.25})  # asked for, not edited
+    assert ablate(editable, tmp_path / "anew", [other], (0,)) == 0
+    assert "The text was changed" not in (tmp_path / "anew" / "report.md").read_text()
+
+
+def test_text_that_has_changed_since_is_not_measured(editable, tmp_path):
+    assert loop.run(editable, tmp_path / "run") == 0
     assert load_subject(tmp_path / "run").data.heldout  # the control
     (tmp_path / "text" / "3.txt").write_text("queue " * 50)
     changed = load_subject(tmp_path / "run")
