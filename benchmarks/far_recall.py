@@ -10,7 +10,7 @@ Key-value pairs in any chunk (`data.recall_place=any`), or a pass key anywhere i
 of the one before: documents of 8, 64 and 256 chunks, or of 2, 8, 32 and 128, the last of them the question. Long ones alone ask
 too rarely for anything to be learned. Then the suite `recall` up to 1,048,576 tokens, on documents of its own for each --seed:
 out/report/report.md. The second command is the control; the third asks how many keys a memory holds. One CPU core: ten minutes
-of training, 40 for the pass key; then the suite.
+of training, 35 for the pass key; then the suite.
 """
 
 import sys
@@ -29,8 +29,8 @@ STAGES = {  # of each task, chunks of a document: lanes, steps, learning rate, a
         256: (8, 150, 1e-3),
     },
     "passkey": {
-        2: (64, 400, 2e-3),
-        8: (32, 800, 2e-3, "data.passkey_decoys=0.5"),
+        2: (64, 600, 2e-3),
+        8: (32, 1200, 2e-3, "data.passkey_decoys=0.5"),
         32: (16, 300, 1e-3, "data.passkey_decoys=0.5", "data.recall_place=even"),
         128: (8, 200, 1e-3, "data.passkey_decoys=0.5", "data.recall_place=even", "model.gate_noise=2.0"),
     },
