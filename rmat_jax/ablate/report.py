@@ -154,6 +154,8 @@ def _changed_text(results: Iterable[dict[str, Any]]) -> str:
     """A warning where the same settings came to read another text: a file was edited between two commands."""
     found: dict[str, set[str]] = {}
     for result in results:
+        if "data" not in result:  # of an earlier version
+            continue
         config = result["config"]
         settings = json.dumps([config["data"] | {"seed": None}, config["model"]["vocab_size"]])
         found.setdefault(settings, set()).add(result["data"])
