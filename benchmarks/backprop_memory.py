@@ -2,9 +2,9 @@
 
     python benchmarks/backprop_memory.py
 
-For each `remat`, the gradient of one lane's loss over N chunks is compiled, and `memory_analysis()` asked for the bytes of
-temporaries. The slope is what one more chunk adds; beside it stands what must be kept of a chunk: the carried state, and its
-tokens, targets, documents and losses.
+For each `remat`, the gradient of one lane's loss over N chunks is compiled, and `memory_analysis()`
+asked for the bytes of temporaries. The slope is what one more chunk adds; beside it stands what
+must be kept of a chunk: the carried state, and its tokens, targets, documents and losses.
 """
 
 import argparse
@@ -26,14 +26,20 @@ def temporary_bytes(config: RMATConfig, chunks: int, batch: int = 1) -> int:
     model = RMAT(config)
     tokens_BT = jax.ShapeDtypeStruct((batch, chunks * config.chunk_len), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, config.chunk_len), jnp.int32))["params"], key)
+    params = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, config.chunk_len), jnp.int32))["params"], key
+    )
     state = jax.eval_shape(lambda: model.initial_state(batch, closed=True))
 
     def loss(params, tokens_BT, targets_BT, documents_BT, state):
-        scores, _ = model.apply({"params": params}, tokens_BT, targets_BT, state, documents_BT, method=RMAT.score)
+        scores, _ = model.apply(
+            {"params": params}, tokens_BT, targets_BT, state, documents_BT, method=RMAT.score
+        )
         return scores.loss_BT.sum()
 
-    compiled = jax.jit(jax.grad(loss)).lower(params, tokens_BT, tokens_BT, tokens_BT, state).compile()
+    compiled = (
+        jax.jit(jax.grad(loss)).lower(params, tokens_BT, tokens_BT, tokens_BT, state).compile()
+    )
     return compiled.memory_analysis().temp_size_in_bytes
 
 
@@ -44,20 +50,36 @@ def bytes_kept_a_chunk(config: RMATConfig, batch: int = 1) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.parse_args()
     base = RMATConfig(
-        **PAPER, width=256, num_layers=4, num_heads=8, chunk_len=256, window_len=64, memory_slots=64, memory_writes=8
+        **PAPER,
+        width=256,
+        num_layers=4,
+        num_heads=8,
+        chunk_len=256,
+        window_len=64,
+        memory_slots=64,
+        memory_writes=8,
     )
     print(f"MiB of temporaries; {base}")
-    print("| remat | " + " | ".join(f"{n} chunks" for n in CHUNKS) + " | slope, KiB a chunk | kept by necessity, KiB |")
+    print(
+        "| remat | "
+        + " | ".join(f"{n} chunks" for n in CHUNKS)
+        + " | slope, KiB a chunk | kept by necessity, KiB |"
+    )
     print("|---|" + "---|" * (len(CHUNKS) + 2))
     for remat in REMATS:
         config = dataclasses.replace(base, remat=remat)
         sizes = [temporary_bytes(config, n) for n in CHUNKS]
         slope = (sizes[-1] - sizes[-2]) / (CHUNKS[-1] - CHUNKS[-2])
         cells = " | ".join(f"{size / MIB:.1f}" for size in sizes)
-        print(f"| {remat} | {cells} | {slope / 1024:.1f} | {bytes_kept_a_chunk(config) / 1024:.1f} |", flush=True)
+        print(
+            f"| {remat} | {cells} | {slope / 1024:.1f} | {bytes_kept_a_chunk(config) / 1024:.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

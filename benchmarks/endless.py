@@ -2,11 +2,12 @@
 
     python benchmarks/endless.py --workdir=runs/paper --tokens=1000000 --out=docs/streaming.png
 
-The document is the source code of the Python standard library, file after file and again from the start, written to one file.
-It is scored as `python -m rmat_jax score` does it. Prints resident memory after the first 10,000 tokens and at the end, and the
-median time a token of the first and of the last tenth. The machine's speed drifts by more than the difference that is looked for,
-so a second stream reads the first tenth again while the other reads its last, call by call in turns. Linux only: memory is read
-from /proc.
+The document is the source code of the Python standard library, file after file and again from the
+start, written to one file. It is scored as `python -m rmat_jax score` does it. Prints resident
+memory after the first 10,000 tokens and at the end, and the median time a token of the first and of
+the last tenth. The machine's speed drifts by more than the difference that is looked for, so a
+second stream reads the first tenth again while the other reads its last, call by call in turns.
+Linux only: memory is read from /proc.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from rmat_jax import infer
 from rmat_jax.config import DataConfig
 from rmat_jax.data.sources import make_source, read_blocks
 
-WARM_UP = 10_000  # tokens after which memory is first looked at
+# tokens after which memory is first looked at
+WARM_UP = 10_000
 
 
 def resident_bytes() -> int:
@@ -31,11 +33,16 @@ def resident_bytes() -> int:
 
 
 class Rows(NamedTuple):
-    """One row a call: tokens read so far, microseconds a token of this call, resident bytes after it."""
+    """One row a call: tokens read so far, microseconds a token of this call, resident bytes after
+    it.
+    """
 
-    whole: np.ndarray  # [n, 3] the stream
-    again: np.ndarray  # [m, 3] the other one, which reads the first tenth while `whole` reads its last
-    bits: float  # a token
+    # [n, 3] the stream
+    whole: np.ndarray
+    # [m, 3] the other one, which reads the first tenth while `whole` reads its last
+    again: np.ndarray
+    # a token
+    bits: float
 
 
 def measure(workdir: Path, tokens: int) -> Rows:
@@ -47,20 +54,28 @@ def measure(workdir: Path, tokens: int) -> Rows:
         with document.open("wb") as opened:
             for text in itertools.chain.from_iterable(sources.train() for _ in itertools.count()):
                 opened.write(text)
-                if opened.tell() > 8 * tokens:  # more than any vocabulary puts into a token on average
+                # more than any vocabulary puts into a token on average
+                if opened.tell() > 8 * tokens:
                     break
 
         def stream(rows):
             with document.open("rb") as opened:
-                pieces, before, start = map(tokenizer.encode, read_blocks(opened, 1 << 16)), 0, time.perf_counter()
+                pieces, before, start = (
+                    map(tokenizer.encode, read_blocks(opened, 1 << 16)),
+                    0,
+                    time.perf_counter(),
+                )
                 for scored in infer.score(model, params, pieces, tokenizer.end):
                     seconds = time.perf_counter() - start
-                    rows.append((scored.tokens, seconds / (scored.tokens - before) * 1e6, resident_bytes()))
+                    rows.append(
+                        (scored.tokens, seconds / (scored.tokens - before) * 1e6, resident_bytes())
+                    )
                     yield scored
                     before, start = scored.tokens, time.perf_counter()
 
         first, second = stream(whole), stream(again)
-        next(second)  # what it takes in memory is there from the beginning
+        # what it takes in memory is there from the beginning
+        next(second)
         for scored in first:
             if scored.tokens >= tokens:
                 break
@@ -93,10 +108,15 @@ def plot(rows: Rows, file: Path) -> None:
     tokens, micros, resident = rows.whole.T
     memory.plot(tokens / 1e6, resident / 2**20, color="#0072B2")
     memory.set(
-        title="Resident memory", xlabel="million tokens read", ylabel="MiB", ylim=(0, 1.15 * resident.max() / 2**20)
+        title="Resident memory",
+        xlabel="million tokens read",
+        ylabel="MiB",
+        ylim=(0, 1.15 * resident.max() / 2**20),
     )
     pace.plot(tokens[1:] / 1e6, micros[1:], ".", markersize=2, color="#A0A0A0", label="each call")
-    parts = [np.arange(len(tokens))[1:][part] for part in np.array_split(np.arange(len(tokens) - 1), 50)]
+    parts = [
+        np.arange(len(tokens))[1:][part] for part in np.array_split(np.arange(len(tokens) - 1), 50)
+    ]
     pace.plot(
         [np.median(tokens[p]) / 1e6 for p in parts], [np.median(micros[p]) for p in parts], color="#0072B2",
         label="median of neighbours",
@@ -108,7 +128,12 @@ def plot(rows: Rows, file: Path) -> None:
         color="#D55E00",
         label="the first tenth, read in turns",
     )
-    pace.set(title="Time a token", xlabel="million tokens read", ylabel="microseconds", ylim=(0, 3 * np.median(micros)))
+    pace.set(
+        title="Time a token",
+        xlabel="million tokens read",
+        ylabel="microseconds",
+        ylim=(0, 3 * np.median(micros)),
+    )
     pace.legend(frameon=False)
     for axes in (memory, pace):
         axes.spines[["top", "right"]].set_visible(False)
@@ -116,7 +141,9 @@ def plot(rows: Rows, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, required=True, help="a PNG")

@@ -1,9 +1,10 @@
-"""Recall beyond the queue's length: configs/recall.py with its gate, without it, and without the memory.
+"""Recall beyond the queue's length: configs/recall.py with its gate, without it, and without the
+memory.
 
     python benchmarks/recall.py --out=runs/recall --seeds=0,1,2
 
-Trains every variant with every seed (a finished one is not trained again), asks each model also at distances that it was
-not trained on, and prints the table of docs/recall.md.
+Trains every variant with every seed (a finished one is not trained again), asks each model also at
+distances that it was not trained on, and prints the table of docs/recall.md.
 """
 
 import dataclasses
@@ -13,17 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax import flags, loop
-from rmat_jax.checkpoint import restore_params
+from rmat_jax import flags
 from rmat_jax.config import Config
 from rmat_jax.data.recall import RecallLanes
 from rmat_jax.evals.heldout import evaluate_heldout
+from rmat_jax.train import loop
+from rmat_jax.train.checkpoint import restore_params
 
 VARIANTS = {
     "evicted": [],
     "newest": ["--config.model.gate=newest"],
     "none": ["--config.model.gate=none"],
-    "none, within the queue": ["--config.model.gate=none", "--config.data.recall_gap=1", "--config.chunks_per_step=3"],
+    "none, within the queue": [
+        "--config.model.gate=none",
+        "--config.data.recall_gap=1",
+        "--config.chunks_per_step=3",
+    ],
     "full and local": ["--config.model.streams=full,local"],
 }
 GAPS = (1, 4, 16, 64)
@@ -32,7 +38,10 @@ GAPS = (1, 4, 16, 64)
 def accuracy(config: Config, params, gap: int) -> float:
     """Share of the questions that are answered right across `gap` chunks of noise."""
     config = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, recall_gap=gap), chunks_per_step=gap + 2, accumulation=1
+        config,
+        data=dataclasses.replace(config.data, recall_gap=gap),
+        chunks_per_step=gap + 2,
+        accumulation=1,
     )
     lanes = RecallLanes(config, range(config.batch_size), "heldout", steps=16)
     return evaluate_heldout(config, params, lanes, None).accuracy
@@ -48,14 +57,22 @@ def main() -> None:
         for name, overrides in VARIANTS.items():
             workdir = args.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
             config = flags.load_config(
-                "configs/recall.py", [*overrides, f"--config.seed={seed}", f"--config.data.seed={seed}"]
+                "configs/recall.py",
+                [*overrides, f"--config.seed={seed}", f"--config.data.seed={seed}"],
             )
             if code := loop.run(config, workdir):
-                sys.exit(code)  # stopped by a signal, and saved
+                # stopped by a signal, and saved
+                sys.exit(code)
             params, *_ = restore_params(workdir / "checkpoints")
-            seconds = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
+            seconds = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])[
+                "seconds"
+            ]
             results[name, seed] = [accuracy(config, params, gap) for gap in GAPS] + [seconds]
-    print("| memory | trained across | " + " | ".join(f"asked across {gap}" for gap in GAPS) + " | seconds a run |")
+    print(
+        "| memory | trained across | "
+        + " | ".join(f"asked across {gap}" for gap in GAPS)
+        + " | seconds a run |"
+    )
     print("|---|---|" + "---|" * (len(GAPS) + 1))
     for name, overrides in VARIANTS.items():
         rows = np.array([results[name, seed] for seed in args.seeds])

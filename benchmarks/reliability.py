@@ -1,10 +1,12 @@
-"""Does a run that is stopped and killed at random instants end where the uninterrupted run ends, bit for bit?
+"""Does a run that is stopped and killed at random instants end where the uninterrupted run ends,
+bit for bit?
 
     python benchmarks/reliability.py --out=runs/reliability
 
-Two processes of two CPU devices each train a small model. One run is left alone. Others get SIGTERM, or kill -9, at random
-instants of their whole life (start-up, compilation, steps, evaluation, saving), in one of the processes or in both, and are
-started again by the same command until they are done. The digests of everything that the last checkpoints hold must be equal.
+Two processes of two CPU devices each train a small model. One run is left alone. Others get
+SIGTERM, or kill -9, at random instants of their whole life (start-up, compilation, steps,
+evaluation, saving), in one of the processes or in both, and are started again by the same command
+until they are done. The digests of everything that the last checkpoints hold must be equal.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-from rmat_jax.metrics import read_metrics
+from rmat_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -45,10 +47,13 @@ SMALL = {
     "log.every": 1,
     "log.sample_tokens": 0,
 }
-XLA_FLAGS = "--xla_backend_optimization_level=0"  # tiny programs: what counts is to compile them soon
-if importlib.metadata.version("jaxlib") < "0.11":  # later ones abort on a flag that they no longer know
+# tiny programs: what counts is to compile them soon
+XLA_FLAGS = "--xla_backend_optimization_level=0"
+# later ones abort on a flag that they no longer know
+if importlib.metadata.version("jaxlib") < "0.11":
     XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-SURVIVOR_SECONDS = 10.0  # that the other process gets to end by itself
+# that the other process gets to end by itself
+SURVIVOR_SECONDS = 10.0
 
 
 def free_port() -> int:
@@ -57,10 +62,24 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def launch(workdir: Path, port: int, index: int, processes: int, devices: int, *more: str) -> subprocess.Popen:
-    """One process of `train.py` on virtual CPU devices; what it prints is added to `workdir`.INDEX.log."""
-    command = [sys.executable, "train.py", f"--config={ROOT / 'configs/quickstart.py'}", f"--workdir={workdir}", *more]
-    command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}", f"--process_id={index}"]
+def launch(
+    workdir: Path, port: int, index: int, processes: int, devices: int, *more: str
+) -> subprocess.Popen:
+    """One process of `train.py` on virtual CPU devices; what it prints is added to
+    `workdir`.INDEX.log.
+    """
+    command = [
+        sys.executable,
+        "train.py",
+        f"--config={ROOT / 'configs/quickstart.py'}",
+        f"--workdir={workdir}",
+        *more,
+    ]
+    command += [
+        f"--coordinator=127.0.0.1:{port}",
+        f"--num_processes={processes}",
+        f"--process_id={index}",
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     environment["XLA_FLAGS"] = XLA_FLAGS
     environment["XDG_CACHE_HOME"] = str(workdir.parent / "cache")
@@ -76,20 +95,25 @@ def start(workdir: Path, processes: int, devices: int, *more: str) -> list[subpr
 
 def overrides(text: Path, **values: object) -> list[str]:
     """Flags of the small model on `text`."""
-    return [f"--config.{key}={value}" for key, value in (SMALL | {"data.path": text} | values).items()]
+    return [
+        f"--config.{key}={value}" for key, value in (SMALL | {"data.path": text} | values).items()
+    ]
 
 
 def write_text(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(30):
-        (folder / f"{i}.txt").write_text("".join(f"{i} says {j * i % 17}.\n" for j in range(40 + i)))
+        (folder / f"{i}.txt").write_text(
+            "".join(f"{i} says {j * i % 17}.\n" for j in range(40 + i))
+        )
     return folder
 
 
 def final_digests(workdir: Path) -> dict[str, int]:
     """Of the newest checkpoint, by leaf, as they were when it was saved."""
     newest = max(
-        (path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
+        (path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()),
+        key=lambda p: int(p.name),
     )
     body = json.loads((newest / "meta" / "metadata").read_text())["body"]
     return {name: leaf["digest"] for name, leaf in body["leaves"].items()} | {"step": body["step"]}
@@ -110,12 +134,13 @@ def finish(workdir: Path, flags: list[str]) -> dict[str, int]:
 def interrupted(
     workdir: Path, flags: list[str], number: signal.Signals, times: int, longest: float, seed: int
 ) -> tuple[list[dict[str, int]], dict[str, int]]:
-    """Runs that are started again and again and interrupted at random instants, `times` times in all.
+    """Runs that are started again and again and interrupted at random instants, `times` times in
+    all.
 
     Args:
         workdir: the runs' folders are called so and numbered.
-        longest: seconds after its start at which a run is interrupted at the latest. One that is done by then is not
-            interrupted; the next one begins.
+        longest: seconds after its start at which a run is interrupted at the latest. One that is
+            done by then is not interrupted; the next one begins.
 
     Returns:
         The digests at the end of each run; how often the two processes ended with which exit codes.
@@ -140,7 +165,8 @@ def interrupted(
         while any(p.poll() is None for p in started) and time.monotonic() < limit:
             time.sleep(0.1)
         codes = [p.poll() for p in started]
-        for p in started:  # as a launcher does when one of its processes has died
+        # as a launcher does when one of its processes has died
+        for p in started:
             if p.poll() is None:
                 p.kill()
                 p.wait()
@@ -159,13 +185,19 @@ def uninterrupted(workdir: Path, flags: list[str]) -> tuple[float, float]:
         if first is None and steps_done(workdir):
             first = time.monotonic() - begun
     if any(p.returncode for p in started):
-        sys.exit(f"an uninterrupted run ended with {[p.returncode for p in started]}; see {workdir}.0.log")
+        sys.exit(
+            f"an uninterrupted run ended with {[p.returncode for p in started]}; see {workdir}.0.log"
+        )
     return first, time.monotonic() - begun
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/reliability"), help="is emptied; default %(default)s")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/reliability"), help="is emptied; default %(default)s"
+    )
     parser.add_argument("--terms", type=int, default=10, help="SIGTERMs; default %(default)s")
     parser.add_argument("--kills", type=int, default=20, help="kill -9s; default %(default)s")
     parser.add_argument("--steps", type=int, default=300, help="default %(default)s")
@@ -176,15 +208,16 @@ def main() -> None:
     text = write_text(out / "text")
     flags = overrides(text, steps=args.steps, **{"log.save_every": 10, "log.eval_every": 50})
 
-    for name in ("warm-up", "uninterrupted"):  # the first one fills the compilation cache
+    # the first one fills the compilation cache
+    for name in ("warm-up", "uninterrupted"):
         first, last = uninterrupted(out / name, flags)
         print(f"{name}: first step after {first:.0f} s, end after {last:.0f} s", flush=True)
     expected = final_digests(out / "uninterrupted")
 
     rows = []
     for number, times in ((signal.SIGTERM, args.terms), (signal.SIGKILL, args.kills)):
-        # A start that is interrupted at any time up to first + x trains for x^2 / 2 (first + x) seconds on average. All of them
-        # together shall get through most of a run.
+        # A start that is interrupted at any time up to first + x trains for x^2 / 2 (first + x)
+        # seconds on average. All of them together shall get through most of a run.
         each = 0.8 * (last - first) / times
         longest = first + each + math.sqrt(each**2 + 2 * each * first)
         ends, ended = interrupted(out / number.name, flags, number, times, longest, args.seed)
@@ -193,7 +226,9 @@ def main() -> None:
     uninterrupted(control, [*flags, "--config.seed=1"])
     differ = final_digests(control) != expected
 
-    print(f"\n| signal | instants | runs whose {len(expected)} digests are equal | exit codes of the two processes |")
+    print(
+        f"\n| signal | instants | runs whose {len(expected)} digests are equal | exit codes of the two processes |"
+    )
     print("|---|---|---|---|")
     for name, times, equal, runs, ended in rows:
         codes = ", ".join(f"{count} x {codes}" for codes, count in ended.items())

@@ -1,10 +1,12 @@
-"""The paper's reading of the architecture at the quickstart's size: three streams with a weight each, a pooled and gated memory.
+"""The paper's reading of the architecture at the quickstart's size: three streams with a weight
+each, a pooled and gated memory.
 
     python train.py --config=configs/paper.py --workdir=runs/paper
     python -m rmat_jax ablate --config=configs/paper.py --out=runs/grid --seeds=0,1,2
 
-Hardware: two CPU cores, four minutes. Expect: held-out bits per byte near 2.35 with memory and 2.45 when it is emptied before
-each chunk (Python 3.11.7's library). docs/results.md says why the defaults of `RMATConfig` are others.
+Hardware: two CPU cores, four minutes. Expect: held-out bits per byte near 2.35 with memory and 2.45
+when it is emptied before each chunk (Python 3.11.7's library). docs/results.md says why the
+defaults of `RMATConfig` are others.
 """
 
 from rmat_jax import flags
@@ -22,7 +24,8 @@ def get_config():
     config.model.window = "sliding"
     config.model.memory_slots = 64
     config.model.memory_writes = 8
-    config.batch_size = 4  # many small steps learn most from few tokens
+    # many small steps learn most from few tokens
+    config.batch_size = 4
     config.chunks_per_step = 4
     config.steps = 1000
     config.optim.learning_rate = 2e-3

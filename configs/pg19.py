@@ -1,11 +1,13 @@
-"""PG-19 (whole books, arXiv 1911.05507) through TensorFlow Datasets, with a byte-pair vocabulary of 32,768 entries.
+"""PG-19 (whole books, arXiv 1911.05507) through TensorFlow Datasets, with a byte-pair vocabulary of
+32,768 entries.
 
     python train.py --config=configs/pg19.py --workdir=runs/pg19 --config.data.tfds_dir=DIR
 
-Hardware: one accelerator with 80 GB. The first start downloads 11 GB into DIR, trains the vocabulary and writes the corpus as
-tokens into the workdir; later starts read these. Back-propagation spans 16 chunks = 8,192 tokens.
-Expect: it has not been run, since the data set could not be downloaded where this was written; the reader is tested on a
-small data set of the same kind.
+Hardware: one accelerator with 80 GB. The first start downloads 11 GB into DIR, trains the
+vocabulary and writes the corpus as tokens into the workdir; later starts read these.
+Back-propagation spans 16 chunks = 8,192 tokens. Expect: it has not been run, since the data set
+could not be downloaded where this was written; the reader is tested on a small data set of the same
+kind.
 """
 
 from rmat_jax import flags

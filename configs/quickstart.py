@@ -3,9 +3,10 @@
     make quickstart
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Hardware: two CPU cores. Expect: held-out bits per byte near 2.18 with memory and 2.30 when it is emptied before each chunk,
-beside 2.42 for `gzip -9` and 2.60 for an order-2 byte model (Python 3.11.7's library; another Python has other files). One
-million tokens are a glance: the loss still falls when it stops.
+Hardware: two CPU cores. Expect: held-out bits per byte near 2.18 with memory and 2.30 when it is
+emptied before each chunk, beside 2.42 for `gzip -9` and 2.60 for an order-2 byte model (Python
+3.11.7's library; another Python has other files). One million tokens are a glance: the loss still
+falls when it stops.
 """
 
 from rmat_jax import flags
@@ -17,9 +18,12 @@ def get_config():
     config.model.num_layers = 3
     config.model.num_heads = 4
     config.model.chunk_len = 64
-    config.model.window_len = 16  # of the variants with a local stream
-    config.model.remat = "block"  # twice as fast on a CPU
-    config.batch_size = 4  # many small steps learn most from few tokens
+    # of the variants with a local stream
+    config.model.window_len = 16
+    # twice as fast on a CPU
+    config.model.remat = "block"
+    # many small steps learn most from few tokens
+    config.batch_size = 4
     config.chunks_per_step = 4
     config.steps = 1000
     config.optim.learning_rate = 2e-3

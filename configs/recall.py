@@ -1,12 +1,13 @@
 """Key-value recall across chunks, beyond the queue's length: what the gate is for.
 
-    python train.py --config=configs/recall.py --workdir=runs/recall
-    python train.py --config=configs/recall.py --workdir=runs/recall-queue --config.model.gate=none
-    python train.py --config=configs/recall.py --workdir=runs/recall-local --config.model.streams=full,local
+    python train.py --config=configs/recall.py --workdir=runs/recall python train.py
+    --config=configs/recall.py --workdir=runs/recall-queue --config.model.gate=none python train.py
+    --config=configs/recall.py --workdir=runs/recall-local --config.model.streams=full,local
 
-Four pairs stand in the first chunk of a document, four chunks of noise follow, the last chunk asks for the values. The queue
-holds two chunks' worth of entries, so a fact must be kept through two writes over it. Chance is 1/8.
-Hardware: one CPU core, a few minutes. Expect: accuracy 1.0 with the gate, 1/8 without it: docs/recall.md has the table.
+Four pairs stand in the first chunk of a document, four chunks of noise follow, the last chunk asks
+for the values. The queue holds two chunks' worth of entries, so a fact must be kept through two
+writes over it. Chance is 1/8. Hardware: one CPU core, a few minutes. Expect: accuracy 1.0 with the
+gate, 1/8 without it: docs/recall.md has the table.
 """
 
 from rmat_jax import flags
@@ -20,7 +21,8 @@ def get_config():
     config.data.recall_gap = 4
     config.data.recall_symbols = 8
     config.model.update(PAPER)
-    config.model.vocab_size = 24  # 8 kinds of noise, 8 keys, 8 values
+    # 8 kinds of noise, 8 keys, 8 values
+    config.model.vocab_size = 24
     config.model.width = 64
     config.model.num_layers = 2
     config.model.num_heads = 4

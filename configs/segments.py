@@ -1,11 +1,14 @@
-"""Short segments, where a memory has most to carry: chunks of 50 tokens of source code, and no other way across their borders.
+"""Short segments, where a memory has most to carry: chunks of 50 tokens of source code, and no
+other way across their borders.
 
-    python -m rmat_jax ablate --config=configs/segments.py --out=runs/seg --variants="memory off,transformer-xl" --seeds=0,1,2
-    python -m rmat_jax ablate ... --config.model.chunk_len=150 --config.model.memory_slots=300 --config.chunks_per_step=2
+    python -m rmat_jax ablate --config=configs/segments.py --out=runs/seg --variants="memory
+    off,transformer-xl" --seeds=0,1,2 python -m rmat_jax ablate ... --config.model.chunk_len=150
+    --config.model.memory_slots=300 --config.chunks_per_step=2
 
-Byte pairs, so that a token is a piece of a word, as in the papers that measured this. The memory is a queue of the last four
-chunks' tokens, which the layers read themselves. Hardware: one CPU core, a quarter of an hour a run. Expect: near 1.30 bits
-per byte, and 1.54 without memory: docs/results.md has the table.
+Byte pairs, so that a token is a piece of a word, as in the papers that measured this. The memory is
+a queue of the last four chunks' tokens, which the layers read themselves. Hardware: one CPU core, a
+quarter of an hour a run. Expect: near 1.30 bits per byte, and 1.54 without memory: docs/results.md
+has the table.
 """
 
 from rmat_jax import flags
@@ -19,9 +22,11 @@ def get_config():
     config.model.num_layers = 3
     config.model.num_heads = 4
     config.model.chunk_len = 50
-    config.model.window_len = 25  # of the variants with a local stream
+    # of the variants with a local stream
+    config.model.window_len = 25
     config.model.memory_slots = 200
-    config.model.remat = "block"  # twice as fast on a CPU
+    # twice as fast on a CPU
+    config.model.remat = "block"
     config.batch_size = 4
     config.chunks_per_step = 6
     config.steps = 4000

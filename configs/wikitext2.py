@@ -1,12 +1,14 @@
 """WikiText-2 by words from local files, for the perplexities that the literature reports.
 
-    python train.py --config=configs/wikitext2.py --workdir=runs/wikitext2
-    python -m rmat_jax ablate --config=configs/wikitext2.py --out=runs/grid --variants="memory off,transformer-xl"
+    python train.py --config=configs/wikitext2.py --workdir=runs/wikitext2 python -m rmat_jax ablate
+    --config=configs/wikitext2.py --out=runs/grid --variants="memory off,transformer-xl"
 
-The files wiki.{train,valid,test}.tokens lie in the working directory; held out is the validation text, or the other with
-`--config.data.heldout_path=wiki.test.tokens`. Every word and every line break is a token, so perplexity a token is perplexity
-a word. Two million words are little for 24 million parameters, hence the dropout; thirteen passes. Hardware: one accelerator
-with 16 GB, five minutes. Expect: perplexity near 97 on the test text, near 104 without memory: docs/results.md has the table.
+The files wiki.{train,valid,test}.tokens lie in the working directory; held out is the validation
+text, or the other with `--config.data.heldout_path=wiki.test.tokens`. Every word and every line
+break is a token, so perplexity a token is perplexity a word. Two million words are little for 24
+million parameters, hence the dropout; thirteen passes. Hardware: one accelerator with 16 GB, five
+minutes. Expect: perplexity near 97 on the test text, near 104 without memory: docs/results.md has
+the table.
 """
 
 from rmat_jax import flags
@@ -17,7 +19,8 @@ def get_config():
     config.data.path = "wiki.train.tokens"
     config.data.heldout_path = "wiki.valid.tokens"
     config.data.tokenizer = "words"
-    config.model.vocab_size = 33_539  # 33,282 words, 256 characters, the end of a document
+    # 33,282 words, 256 characters, the end of a document
+    config.model.vocab_size = 33_539
     config.model.tie_embeddings = True
     config.model.width = 384
     config.model.num_layers = 6
@@ -34,6 +37,7 @@ def get_config():
     config.log.eval_every = 0
     config.log.save_every = 0
     config.log.sample_tokens = 0
-    config.eval_tokens = 300_000  # all of either text
+    # all of either text
+    config.eval_tokens = 300_000
     config.eval_batch_size = 4
     return config

@@ -1,15 +1,20 @@
 """Every setting of the project, its default, its check, and the sizes derived from it.
 
-Frozen dataclasses over the standard library only, so that code without JAX can share them. This is the one home of each default:
-`configs/*.py` start from these values and change some, nobody downstream guesses one.
+Frozen dataclasses over the standard library only, so that code without JAX can share them. This is
+the one home of each default: `configs/*.py` start from these values and change some, nobody
+downstream guesses one.
 """
 
 import dataclasses
 import math
 import typing
 
+from rmat_jax.errors import UserError
+
 STREAMS = ("full", "local", "memory")
-PAPER = {  # what arXiv 2507.00453 says where the defaults of RMATConfig are others, which docs/results.md compares
+# what arXiv 2507.00453 says where the defaults of RMATConfig are others, which docs/results.md
+# compares
+PAPER = {
     "streams": STREAMS,
     "fusion": "layer",
     "gate": "evicted",
@@ -20,16 +25,15 @@ PAPER = {  # what arXiv 2507.00453 says where the defaults of RMATConfig are oth
     "memory_age": "none",
     "token_shift": False,
 }
-BEFORE = {  # runs older than a key did this
-    key: PAPER[key] for key in ("fusion", "gate_form", "gate_scope", "gate_curve", "memory_source", "token_shift")
+# runs older than a key did this
+BEFORE = {
+    key: PAPER[key]
+    for key in ("fusion", "gate_form", "gate_scope", "gate_curve", "memory_source", "token_shift")
 }
-IGNORE = -1  # a target that is not scored
+# a target that is not scored
+IGNORE = -1
 # Of RMATConfig: trained weights compute the same with any.
 TRAINING_ONLY = ("dropout", "gate_bias", "gate_noise", "memory_bias", "bptt_chunks", "remat")
-
-
-class UserError(ValueError):
-    """Bad input. The message is one line: the value, the rule, what to do. Commands print it and exit with code 2."""
 
 
 def _check(condition: bool, message: str) -> None:
@@ -62,45 +66,79 @@ def _check_fraction(owner: object, *names: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RMATConfig:
-    """The model. Letters in brackets are the dimension key of `types.py`; docs/architecture.md has the equations."""
+    """The model. Letters in brackets are the dimension key of `types.py`; docs/architecture.md has
+    the equations.
+    """
 
-    vocab_size: int = 257  # [V]; 257 = bytes and the end-of-document token
-    width: int = 256  # [D]
-    num_layers: int = 4  # [L]
-    num_heads: int = 8  # [H]
-    mlp_width: int = 0  # [F]; 0: four times the width
-    chunk_len: int = 256  # [C] tokens
-    window_len: int = 64  # [W] tokens; divides chunk_len
-    memory_slots: int = 0  # [M] vectors a layer; 0: twice the chunk
-    memory_writes: int = 0  # [K] slots written a chunk; divides chunk_len; 0: chunk_len, a slot for each token
-    streams: tuple[str, ...] = ("full", "memory")  # of "full", "local", "memory"
+    # [V]; 257 = bytes and the end-of-document token
+    vocab_size: int = 257
+    # [D]
+    width: int = 256
+    # [L]
+    num_layers: int = 4
+    # [H]
+    num_heads: int = 8
+    # [F]; 0: four times the width
+    mlp_width: int = 0
+    # [C] tokens
+    chunk_len: int = 256
+    # [W] tokens; divides chunk_len
+    window_len: int = 64
+    # [M] vectors a layer; 0: twice the chunk
+    memory_slots: int = 0
+    # [K] slots written a chunk; divides chunk_len; 0: chunk_len, a slot for each token
+    memory_writes: int = 0
+    # of "full", "local", "memory"
+    streams: tuple[str, ...] = ("full", "memory")
     fusion: str = (
-        "joint"  # slots stand in the first stream's softmax; "layer": each stream has a weight; "head": for each head
+        # slots stand in the first stream's softmax; "layer": each stream has a weight; "head": for
+        # each head
+        "joint"
     )
-    memory_bias: float = -2.0  # fusion="joint": start of what each head adds to the scores of the slots
+    # fusion="joint": start of what each head adds to the scores of the slots
+    memory_bias: float = -2.0
     window: str = (
-        "block"  # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's border
+        # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's
+        # border
+        "block"
     )
-    gate: str = "none"  # "evicted" | "newest" | "none": what a new memory entry is gated against
-    gate_form: str = "blend"  # the new entry itself is the candidate, (1 - z) e + z s; "gru": made of both
-    gate_scope: str = "slot"  # one z for a whole slot; "channel": one for each of its channels
-    gate_curve: str = "clipped"  # 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever; "sigmoid"
-    gate_bias: float = -2.0  # start of the update gate's bias; negative keeps what the slot holds
-    gate_noise: float = 0.0  # standard deviation of what training adds to the update gate's logits, for a margin
-    memory_pool: str = "mean"  # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
-    memory_source: str = "input"  # a layer's inputs, read with its keys; "output": its outputs, read with their own
-    memory_age: str = "tokens"  # memory keys are rotated by their age in tokens; "rotary": in chunks; "none"
-    rope: str = "per_head"  # "per_head" | "global" | "none"
+    # "evicted" | "newest" | "none": what a new memory entry is gated against
+    gate: str = "none"
+    # the new entry itself is the candidate, (1 - z) e + z s; "gru": made of both
+    gate_form: str = "blend"
+    # one z for a whole slot; "channel": one for each of its channels
+    gate_scope: str = "slot"
+    # 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever; "sigmoid"
+    gate_curve: str = "clipped"
+    # start of the update gate's bias; negative keeps what the slot holds
+    gate_bias: float = -2.0
+    # standard deviation of what training adds to the update gate's logits, for a margin
+    gate_noise: float = 0.0
+    # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
+    memory_pool: str = "mean"
+    # a layer's inputs, read with its keys; "output": its outputs, read with their own
+    memory_source: str = "input"
+    # memory keys are rotated by their age in tokens; "rotary": in chunks; "none"
+    memory_age: str = "tokens"
+    # "per_head" | "global" | "none"
+    rope: str = "per_head"
     rope_base: float = 10_000.0
-    token_shift: bool = True  # a token's vector also holds the token before it: x_t = E[t] + E[t - 1] Wp
-    tie_embeddings: bool = False  # the output table is the embedding's
+    # a token's vector also holds the token before it: x_t = E[t] + E[t - 1] Wp
+    token_shift: bool = True
+    # the output table is the embedding's
+    tie_embeddings: bool = False
     dropout: float = 0.0
-    bptt_chunks: int = 0  # chunks that back-propagation through memory spans; 0: all of a call
-    remat: str = "none"  # "block" | "chunk" | "chunk+block": what the backward pass computes again
-    dtype: str = "float32"  # of the activations: "float32" | "bfloat16" | "float64"
+    # chunks that back-propagation through memory spans; 0: all of a call
+    bptt_chunks: int = 0
+    # "block" | "chunk" | "chunk+block": what the backward pass computes again
+    remat: str = "none"
+    # of the activations: "float32" | "bfloat16" | "float64"
+    dtype: str = "float32"
 
     def __post_init__(self):
-        _check_positive(self, "vocab_size", "width", "num_layers", "num_heads", "chunk_len", "window_len")
+        _check_positive(
+            self, "vocab_size", "width", "num_layers", "num_heads", "chunk_len", "window_len"
+        )
         _check_positive(self, "rope_base")
         for name, meaning in (
             ("mlp_width", "four times the width"),
@@ -113,13 +151,23 @@ class RMATConfig:
         if self.width % self.num_heads:
             low = self.width // self.num_heads * self.num_heads
             near = " or ".join(str(n) for n in (low, low + self.num_heads) if n)
-            raise UserError(f"width={self.width} must be a multiple of num_heads={self.num_heads}; try width={near}")
-        _check(bool(self.streams), "streams is empty; name at least one of 'full', 'local', 'memory'")
+            raise UserError(
+                f"width={self.width} must be a multiple of num_heads={self.num_heads}; try width={near}"
+            )
+        _check(
+            bool(self.streams), "streams is empty; name at least one of 'full', 'local', 'memory'"
+        )
         for stream in self.streams:
             _check_choice("streams", stream, STREAMS)
         ordered = tuple(s for s in STREAMS if s in self.streams)
-        _check(self.streams == ordered, f"streams={self.streams} must be in this order, each once: {ordered}")
-        _check(self.streams != ("memory",), "streams=('memory',) never reads the chunk itself; add 'full' or 'local'")
+        _check(
+            self.streams == ordered,
+            f"streams={self.streams} must be in this order, each once: {ordered}",
+        )
+        _check(
+            self.streams != ("memory",),
+            "streams=('memory',) never reads the chunk itself; add 'full' or 'local'",
+        )
         if "local" in self.streams:
             _check_divides("window_len", self.window_len, "chunk_len", self.chunk_len)
         if self.has_memory:
@@ -189,16 +237,27 @@ class RMATConfig:
 
     @property
     def param_dtype(self) -> str:
-        """Of parameters, memory, gates, softmax and logits: float32, or float64 where everything is."""
+        """Of parameters, memory, gates, softmax and logits: float32, or float64 where everything
+        is.
+        """
         return "float64" if self.dtype == "float64" else "float32"
 
     def meaning(self) -> dict[str, typing.Any]:
         """What it depends on what trained weights and a state mean, the sizes as numbers."""
-        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in TRAINING_ONLY}
-        return values | {"mlp_width": self.hidden, "memory_slots": self.slots, "memory_writes": self.writes}
+        values = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in TRAINING_ONLY
+        }
+        return values | {
+            "mlp_width": self.hidden,
+            "memory_slots": self.slots,
+            "memory_writes": self.writes,
+        }
 
     def flops_per_token(self) -> int:
-        """Forward matrix-multiply FLOPs a token (2 a multiply-add), whole chunks; a training step costs three times as much.
+        """Forward matrix-multiply FLOPs a token (2 a multiply-add), whole chunks; a training step
+        costs three times as much.
 
         The masked half of a causal product is counted: this is what the code computes.
         """
@@ -207,10 +266,14 @@ class RMATConfig:
         keys = c.chunk_len + (c.window_len if c.has_window_carry else 0)
         per_layer += 2 * 2 * keys * c.width
         if c.has_memory:
-            per_layer += 2 * 2 * c.slots * c.width  # read
-            per_layer += 2 * 2 * c.slots * c.width**2 // c.chunk_len  # keys and values of the slots
+            # read
+            per_layer += 2 * 2 * c.slots * c.width
+            # keys and values of the slots
+            per_layer += 2 * 2 * c.slots * c.width**2 // c.chunk_len
             if c.gate != "none":
-                columns = 2 * (1 if c.gate_scope == "slot" else c.width) + (4 * c.width if c.gate_form == "gru" else 0)
+                columns = 2 * (1 if c.gate_scope == "slot" else c.width) + (
+                    4 * c.width if c.gate_form == "gru" else 0
+                )
                 per_layer += 2 * columns * c.writes * c.width // c.chunk_len
             if c.memory_pool == "attention":
                 per_layer += 2 * 2 * c.writes * c.width
@@ -220,43 +283,68 @@ class RMATConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is read. With neither `path`, `tfds` nor `synthetic`: the Python standard library's own sources."""
+    """What is read. With neither `path`, `tfds` nor `synthetic`: the Python standard library's own
+    sources.
+    """
 
-    path: str = ""  # a text file, or a folder read file by file
-    heldout_path: str = ""  # its held-out counterpart; without it `heldout_fraction` of `path` is held out
-    pattern: str = "*"  # which files of a folder
-    tfds: str = ""  # a TFDS name, such as pg19 or lm1b
-    tfds_train: str = "train"  # split names, TFDS slicing included
+    # a text file, or a folder read file by file
+    path: str = ""
+    # its held-out counterpart; without it `heldout_fraction` of `path` is held out
+    heldout_path: str = ""
+    # which files of a folder
+    pattern: str = "*"
+    # a TFDS name, such as pg19 or lm1b
+    tfds: str = ""
+    # split names, TFDS slicing included
+    tfds_train: str = "train"
     tfds_heldout: str = "validation"
-    tfds_feature: str = ""  # the feature that holds the text; empty: the only text feature there is
-    tfds_dir: str = ""  # where the set lies or is downloaded to; empty: TFDS's default
-    synthetic: str = ""  # "recall": key-value pairs in a document's first chunk, asked for in its last
-    passkey: bool = False  # the text is cut into documents that tell a number and ask for it, which alone is scored
-    passkey_decoys: float = 0.0  # so many other numbers in each chunk before the question, on average
-    recall_pairs: int = 4  # pairs a document
-    recall_gap: int = 4  # whole chunks between the facts' chunk and the one that asks
-    recall_place: str = "first"  # of the facts: the first chunk; "any": drawn, near as often as far; "even": all alike
-    recall_symbols: int = 8  # distinct keys, and distinct values: chance is 1 / recall_symbols
+    # the feature that holds the text; empty: the only text feature there is
+    tfds_feature: str = ""
+    # where the set lies or is downloaded to; empty: TFDS's default
+    tfds_dir: str = ""
+    # "recall": key-value pairs in a document's first chunk, asked for in its last
+    synthetic: str = ""
+    # the text is cut into documents that tell a number and ask for it, which alone is scored
+    passkey: bool = False
+    # so many other numbers in each chunk before the question, on average
+    passkey_decoys: float = 0.0
+    # pairs a document
+    recall_pairs: int = 4
+    # whole chunks between the facts' chunk and the one that asks
+    recall_gap: int = 4
+    # of the facts: the first chunk; "any": drawn, near as often as far; "even": all alike
+    recall_place: str = "first"
+    # distinct keys, and distinct values: chance is 1 / recall_symbols
+    recall_symbols: int = 8
     heldout_fraction: float = 0.05
     tokenizer: str = (
-        "bytes"  # "bytes" | "bpe" | "words": made of the corpus, model.vocab_size entries, kept in the workdir
+        # "bytes" | "bpe" | "words": made of the corpus, model.vocab_size entries, kept in the
+        # workdir
+        "bytes"
     )
-    seed: int = 0  # of the documents' order
+    # of the documents' order
+    seed: int = 0
 
     def __post_init__(self):
         named = [name for name in ("path", "tfds", "synthetic") if getattr(self, name)]
         _check(len(named) <= 1, f"data.{' and data.'.join(named)} are both set; give one source")
-        _check(bool(self.path) or not self.heldout_path, "data.heldout_path is set without data.path; give both")
+        _check(
+            bool(self.path) or not self.heldout_path,
+            "data.heldout_path is set without data.path; give both",
+        )
         _check_choice("data.synthetic", self.synthetic, ("", "recall"))
         _check(
-            not (self.passkey and self.synthetic), "data.passkey needs text, data.synthetic has none; give one of them"
+            not (self.passkey and self.synthetic),
+            "data.passkey needs text, data.synthetic has none; give one of them",
         )
         _check_choice("data.recall_place", self.recall_place, ("first", "any", "even"))
         _check_choice("data.tokenizer", self.tokenizer, ("bytes", "bpe", "words"))
         _check_fraction(self, "heldout_fraction")
         _check_positive(self, "recall_pairs", "recall_symbols")
         _check(self.seed >= 0, f"data.seed={self.seed} must not be negative")
-        _check(self.passkey_decoys >= 0, f"passkey_decoys={self.passkey_decoys} must not be negative")
+        _check(
+            self.passkey_decoys >= 0, f"passkey_decoys={self.passkey_decoys} must not be negative"
+        )
         _check(
             self.passkey or not self.passkey_decoys,
             f"data.passkey_decoys={self.passkey_decoys} needs data.passkey=True",
@@ -269,7 +357,9 @@ class DataConfig:
 
     @property
     def scores_text(self) -> bool:
-        """Whether every token of a text is predicted; else made answers alone, and the score is an accuracy."""
+        """Whether every token of a text is predicted; else made answers alone, and the score is an
+        accuracy.
+        """
         return not (self.synthetic or self.passkey)
 
     @property
@@ -282,10 +372,13 @@ class DataConfig:
 class OptimConfig:
     """AdamW (arXiv 1711.05101), linear warm-up, cosine decay, clipping by global norm."""
 
-    learning_rate: float = 1e-3  # the peak
-    final_fraction: float = 0.1  # of the peak, reached at the last step
+    # the peak
+    learning_rate: float = 1e-3
+    # of the peak, reached at the last step
+    final_fraction: float = 0.1
     warmup_steps: int = 100
-    weight_decay: float = 0.1  # decoupled; off for norms, biases, gates and fusion weights
+    # decoupled; off for norms, biases, gates and fusion weights
+    weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     clip_norm: float = 1.0
@@ -294,25 +387,37 @@ class OptimConfig:
         _check_positive(self, "learning_rate", "clip_norm")
         _check_fraction(self, "beta1", "beta2")
         _check(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must not be negative")
-        _check(0 <= self.final_fraction <= 1, f"final_fraction={self.final_fraction} must lie in [0, 1]")
+        _check(
+            0 <= self.final_fraction <= 1,
+            f"final_fraction={self.final_fraction} must lie in [0, 1]",
+        )
         _check(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices share what. Training is the same on any mesh, so this may change when a run resumes.
+    """How many devices share what. Training is the same on any mesh, so this may change when a run
+    resumes.
 
-    The lanes of the batch are spread over data * fsdp devices. The axis `data` copies parameters and optimiser state, `fsdp`
-    divides them, `tensor` divides them and each lane's matrix products too. `sharding.py` has the rules.
+    The lanes of the batch are spread over data * fsdp devices. The axis `data` copies parameters
+    and optimiser state, `fsdp` divides them, `tensor` divides them and each lane's matrix products
+    too. `sharding.py` has the rules.
     """
 
-    data: int = 0  # devices; 0: all that the other two axes leave
-    fsdp: int = 1  # devices
-    tensor: int = 1  # devices; neighbours, since they talk in every layer
-    parallelism: str = "jit"  # "jit" | "pmap": jax.pmap over `data` alone, the devices of one process
+    # devices; 0: all that the other two axes leave
+    data: int = 0
+    # devices
+    fsdp: int = 1
+    # devices; neighbours, since they talk in every layer
+    tensor: int = 1
+    # "jit" | "pmap": jax.pmap over `data` alone, the devices of one process
+    parallelism: str = "jit"
 
     def __post_init__(self):
-        _check(self.data >= 0, f"mesh.data={self.data} must not be negative; 0 stands for all devices that are left")
+        _check(
+            self.data >= 0,
+            f"mesh.data={self.data} must not be negative; 0 stands for all devices that are left",
+        )
         for name in ("fsdp", "tensor"):
             _check(getattr(self, name) > 0, f"mesh.{name}={getattr(self, name)} must be positive")
         _check_choice("mesh.parallelism", self.parallelism, ("jit", "pmap"))
@@ -327,18 +432,27 @@ class MeshConfig:
 class LogConfig:
     """What is shown and kept. May change when a run resumes: nothing here touches the training."""
 
-    every: int = 20  # steps between lines of metrics.jsonl and TensorBoard
-    seconds: float = 5.0  # between progress lines
-    eval_every: int = 500  # steps; 0: only at the end
-    save_every: int = 500  # steps; 0: only at the end
-    keep: int = 2  # checkpoints
-    sample_tokens: int = 256  # of sample text after each evaluation; 0: none
-    sample_prompt: str = ""  # empty: the start of a document
+    # steps between lines of metrics.jsonl and TensorBoard
+    every: int = 20
+    # between progress lines
+    seconds: float = 5.0
+    # steps; 0: only at the end
+    eval_every: int = 500
+    # steps; 0: only at the end
+    save_every: int = 500
+    # checkpoints
+    keep: int = 2
+    # of sample text after each evaluation; 0: none
+    sample_tokens: int = 256
+    # empty: the start of a document
+    sample_prompt: str = ""
 
     def __post_init__(self):
         _check_positive(self, "every", "keep")
         for name in ("seconds", "eval_every", "save_every", "sample_tokens"):
-            _check(getattr(self, name) >= 0, f"log.{name}={getattr(self, name)} must not be negative")
+            _check(
+                getattr(self, name) >= 0, f"log.{name}={getattr(self, name)} must not be negative"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,19 +465,32 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     log: LogConfig = LogConfig()
     steps: int = 1000
-    batch_size: int = 8  # [B] lanes
-    chunks_per_step: int = 4  # [N] chunks of each lane that one optimiser step reads
-    accumulation: int = 1  # the lanes of a device are computed in this many parts, one after the other
-    eval_tokens: int = 65_536  # of held-out text
+    # [B] lanes
+    batch_size: int = 8
+    # [N] chunks of each lane that one optimiser step reads
+    chunks_per_step: int = 4
+    # the lanes of a device are computed in this many parts, one after the other
+    accumulation: int = 1
+    # of held-out text
+    eval_tokens: int = 65_536
     eval_batch_size: int = (
-        8  # lanes that read it; its own setting, so that runs of any batch_size are scored on the same text
+        # lanes that read it; its own setting, so that runs of any batch_size are scored on the same
+        # text
+        8
     )
-    seed: int = 0  # of parameters and dropout
+    # of parameters and dropout
+    seed: int = 0
 
     def __post_init__(self):
         _check(self.seed >= 0, f"seed={self.seed} must not be negative")
         _check_positive(
-            self, "steps", "batch_size", "chunks_per_step", "accumulation", "eval_tokens", "eval_batch_size"
+            self,
+            "steps",
+            "batch_size",
+            "chunks_per_step",
+            "accumulation",
+            "eval_tokens",
+            "eval_batch_size",
         )
         _check_divides("accumulation", self.accumulation, "batch_size", self.batch_size)
         _check(
@@ -395,7 +522,10 @@ def from_dict(cls: type, values: typing.Mapping[str, typing.Any]) -> typing.Any:
             import difflib
 
             near = difflib.get_close_matches(key, fields, n=1)
-            raise UserError(f"{cls.__name__} has no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise UserError(
+                f"{cls.__name__} has no key {key!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
         default = getattr(cls, key)
         if dataclasses.is_dataclass(default):
             value = from_dict(type(default), value)
@@ -408,7 +538,9 @@ def from_dict(cls: type, values: typing.Mapping[str, typing.Any]) -> typing.Any:
 
 
 def from_saved(cls: type, values: typing.Mapping[str, typing.Any]) -> typing.Any:
-    """`from_dict` of a Config or RMATConfig that a run was saved with: keys newer than the run mean what it did without them."""
+    """`from_dict` of a Config or RMATConfig that a run was saved with: keys newer than the run mean
+    what it did without them.
+    """
     if cls is Config:
         return from_dict(cls, {**values, "model": {**BEFORE, **values.get("model", {})}})
     return from_dict(cls, {**BEFORE, **values})

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rmat_jax.config import RMATConfig, UserError
+from rmat_jax.config import RMATConfig
+from rmat_jax.errors import UserError
 from rmat_jax.modules import carry
 from rmat_jax.modules.block import Block
 from rmat_jax.modules.carry import NOBODY, Layers, Piece, State
@@ -23,12 +24,13 @@ class RMAT(nn.Module):
         logits_BTV, state = model.apply({"params": params}, tokens_BT)
         logits_BTV, state = model.apply({"params": params}, more_tokens_BT, state)
 
-    Dropout is on when a "dropout" key is among `rngs`. Parameters are a plain tree; those of the layers are stacked along
-    a leading axis L. With `mutable=["activations"]` each layer's output y, and with a closed state its memory after the
-    chunk, are returned too, stacked [N, L, ...].
+    Dropout is on when a "dropout" key is among `rngs`. Parameters are a plain tree; those of the
+    layers are stacked along a leading axis L. With `mutable=["activations"]` each layer's output y,
+    and with a closed state its memory after the chunk, are returned too, stacked [N, L, ...].
 
-    An unstacked model has parameters (`unstack_params`) and a state (`carry.unstack_layers`) for each layer. It takes longer
-    to compile and decodes faster: a scan over layers copies each layer's weights out of the stack before it uses them.
+    An unstacked model has parameters (`unstack_params`) and a state (`carry.unstack_layers`) for
+    each layer. It takes longer to compile and decodes faster: a scan over layers copies each
+    layer's weights out of the stack before it uses them.
     """
 
     config: RMATConfig
@@ -57,13 +59,17 @@ class RMAT(nn.Module):
                 in_axes=(0, nn.broadcast),
                 out_axes=0,
                 length=c.num_layers,
-                check_constancy_invariants=False,  # with it every call is traced five times as long
+                # with it every call is traced five times as long
+                check_constancy_invariants=False,
                 methods=["__call__", "close"],
             )(c)
         self.final_norm = layer_norm(c)
         if not c.tie_embeddings:
             self.output = self.param(
-                "output", nn.initializers.normal(c.width**-0.5), (c.vocab_size, c.width), jnp.dtype(c.param_dtype)
+                "output",
+                nn.initializers.normal(c.width**-0.5),
+                (c.vocab_size, c.width),
+                jnp.dtype(c.param_dtype),
             )
 
     def __call__(
@@ -77,15 +83,18 @@ class RMAT(nn.Module):
 
         Args:
             tokens_BT: token ids, any T >= 1. Ids outside the vocabulary are not noticed here.
-            state: what an earlier call returned; None: nothing was read before. Rows may stand anywhere in their chunks.
-                With a closed state (see `initial_state`) T must be a multiple of the chunk.
-            documents: [B, T] id of the document each token belongs to, >= 0; documents that one chunk, or the window before
-                it, can hold need different ids: number them. None: each row goes on with the document it is in.
-            lengths: [B] how many of a row's tokens count, the first ones; logits of the others mean nothing. None: all.
-                A closed state does not take it.
+            state: what an earlier call returned; None: nothing was read before. Rows may stand
+                anywhere in their chunks. With a closed state (see `initial_state`) T must be a
+                multiple of the chunk.
+            documents: [B, T] id of the document each token belongs to, >= 0; documents that one
+                chunk, or the window before it, can hold need different ids: number them. None: each
+                row goes on with the document it is in.
+            lengths: [B] how many of a row's tokens count, the first ones; logits of the others mean
+                nothing. None: all. A closed state does not take it.
 
         Returns:
-            Logits [B, T, V] in float32 (float64 if the policy is), and the state, of the structure that went in.
+            Logits [B, T, V] in float32 (float64 if the policy is), and the state, of the structure
+            that went in.
         """
 
         def project(model, x_BSD, inputs):
@@ -94,9 +103,15 @@ class RMAT(nn.Module):
         return self._read(project, {"tokens": tokens_BT}, state, documents, lengths)
 
     def score(
-        self, tokens_BT: Array, targets_BT: Array, state: State | None = None, documents: Array | None = None
+        self,
+        tokens_BT: Array,
+        targets_BT: Array,
+        state: State | None = None,
+        documents: Array | None = None,
     ) -> tuple[losses.Scores, State]:
-        """The loss of each target (-1: not scored). Logits of one chunk exist at a time; otherwise like a call."""
+        """The loss of each target (-1: not scored). Logits of one chunk exist at a time; otherwise
+        like a call.
+        """
 
         def loss(model, x_BSD, inputs):
             return losses.score(model._logits(x_BSD), inputs["targets"])
@@ -110,7 +125,9 @@ class RMAT(nn.Module):
         documents: Array | None = None,
         lengths: Array | None = None,
     ) -> tuple[Array, State]:
-        """A call whose logits are those after each row's last token only, [B, V]; they mean nothing where a length is 0."""
+        """A call whose logits are those after each row's last token only, [B, V]; they mean nothing
+        where a length is 0.
+        """
 
         def keep(model, x_BSD, inputs):
             return x_BSD
@@ -126,7 +143,9 @@ class RMAT(nn.Module):
         return carry.initial_state(self.config, batch, closed=closed)
 
     def _read(self, out, columns, state, documents, lengths=None) -> tuple[PyTree, State]:
-        """Reads `columns`, each [B, T]: what `out(model, x_BSD, inputs)` makes of each piece, as [B, T, ...], and the state."""
+        """Reads `columns`, each [B, T]: what `out(model, x_BSD, inputs)` makes of each piece, as
+        [B, T, ...], and the state.
+        """
         batch, length = columns["tokens"].shape
         chunk_len = self.config.chunk_len
         fresh = state is None
@@ -149,7 +168,9 @@ class RMAT(nn.Module):
             counts_NBS = (positions_NBS < chunk_len) & (index_NBS < limit_B[None, :, None])
 
         def pick(x_BT):
-            return jax.vmap(lambda index_BS: jnp.take_along_axis(x_BT, index_BS, axis=1, mode="clip"))(index_NBS)
+            return jax.vmap(
+                lambda index_BS: jnp.take_along_axis(x_BT, index_BS, axis=1, mode="clip")
+            )(index_NBS)
 
         pieces = {name: pick(x_BT) for name, x_BT in columns.items()}
         pieces["documents"] = jnp.where(counts_NBS, pick(documents.astype(jnp.int32)), NOBODY)
@@ -160,7 +181,8 @@ class RMAT(nn.Module):
             state, x_BSD = model._piece(state, inputs)
             return state, out(model, x_BSD, inputs)
 
-        if self.is_initializing():  # parameters do not depend on the number of chunks
+        # parameters do not depend on the number of chunks
+        if self.is_initializing():
             state, first = read(self, state, jax.tree.map(lambda x: x[0], pieces))
             out_NBS = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), first)
         else:
@@ -182,7 +204,9 @@ class RMAT(nn.Module):
     def _piece(self, state: State, inputs: dict[str, Array]) -> tuple[State, Array]:
         """What the scan over chunks does: all layers over one piece of each row, then the writes."""
         if self.config.bptt_chunks:
-            state = jax.tree.map(lambda x: jnp.where(inputs["detach"], jax.lax.stop_gradient(x), x), state)
+            state = jax.tree.map(
+                lambda x: jnp.where(inputs["detach"], jax.lax.stop_gradient(x), x), state
+            )
         piece = carry.enter(self.config, state, inputs["positions"], inputs["documents"])
         x_BSD = self._embed(inputs["tokens"])
         if self.config.token_shift:
@@ -195,10 +219,15 @@ class RMAT(nn.Module):
         return carry.leave(self.config, state, piece, layers, inputs["tokens"]), x_BSD
 
     def _embed(self, tokens_BS: Array) -> Array:
-        return self.embed(tokens_BS) * self.config.width**0.5  # unit scale, as that of the layers' outputs
+        # unit scale, as that of the layers' outputs
+        return self.embed(tokens_BS) * self.config.width**0.5
 
-    def _through(self, method: str, x_BSD: Array | None, layers: Layers, piece: Piece) -> tuple[Array | None, PyTree]:
-        """A method of all blocks, each with the vectors of the one before: those of the last, and all second results."""
+    def _through(
+        self, method: str, x_BSD: Array | None, layers: Layers, piece: Piece
+    ) -> tuple[Array | None, PyTree]:
+        """A method of all blocks, each with the vectors of the one before: those of the last, and
+        all second results.
+        """
         if not self.unstacked:
             return getattr(self.layers, method)(x_BSD, layers, piece)
         results = []
@@ -210,7 +239,8 @@ class RMAT(nn.Module):
     def _close(self, layers: Layers, piece: Piece, x_BSD: Array) -> Layers:
         """Writes the chunks that became full, if any did.
 
-        `x` is the last layer's output, for which the write waits: see `carry.append`. If all of it is NaN nothing is written.
+        `x` is the last layer's output, for which the write waits: see `carry.append`. If all of it
+        is NaN nothing is written.
         """
 
         def close(model, layers, piece):
@@ -241,7 +271,10 @@ def unstack_params(params: PyTree) -> PyTree:
     """Parameters for an unstacked model: "layers" [L, ...] becomes "layers_0", "layers_1", ..."""
     rest, stack = {name: x for name, x in params.items() if name != "layers"}, params["layers"]
     count = len(jax.tree.leaves(stack)[0])
-    return rest | {f"layers_{index}": jax.tree.map(lambda x, index=index: x[index], stack) for index in range(count)}
+    return rest | {
+        f"layers_{index}": jax.tree.map(lambda x, index=index: x[index], stack)
+        for index in range(count)
+    }
 
 
 def stack_params(params: PyTree) -> PyTree:
@@ -252,17 +285,22 @@ def stack_params(params: PyTree) -> PyTree:
 
 
 def _whole_chunks(batch: int, length: int, chunk_len: int) -> tuple[int, Array, Array]:
-    """Cuts [B, T] into N whole chunks: N, the index in T [N, B, C], the position in the chunk [N, B, C]."""
+    """Cuts [B, T] into N whole chunks: N, the index in T [N, B, C], the position in the chunk [N,
+    B, C].
+    """
     count = length // chunk_len
-    index_NBS = jnp.broadcast_to(jnp.arange(length).reshape(count, 1, chunk_len), (count, batch, chunk_len))
+    index_NBS = jnp.broadcast_to(
+        jnp.arange(length).reshape(count, 1, chunk_len), (count, batch, chunk_len)
+    )
     return count, index_NBS, index_NBS % chunk_len
 
 
 def _pieces(start_B: Array, length: int, chunk_len: int, fresh: bool) -> tuple[int, Array, Array]:
     """Cuts [B, T] at chunk borders, for rows that stand at `start_B` in their chunks.
 
-    The first piece of a row fills up its open chunk. Each has room for S = min(T, C) tokens, and there are as many as the
-    worst start needs; places without a token get a position >= C or an index >= T.
+    The first piece of a row fills up its open chunk. Each has room for S = min(T, C) tokens, and
+    there are as many as the worst start needs; places without a token get a position >= C or an
+    index >= T.
 
     Returns:
         N, the index in T [N, B, S], the position in the chunk [N, B, S].
@@ -272,7 +310,9 @@ def _pieces(start_B: Array, length: int, chunk_len: int, fresh: bool) -> tuple[i
     piece_N11 = jnp.arange(count)[:, None, None]
     column_11S = jnp.arange(size)[None, None]
     start_1B1 = start_B[None, :, None]
-    index_NBS = jnp.where(piece_N11 == 0, column_11S, piece_N11 * chunk_len - start_1B1 + column_11S)
+    index_NBS = jnp.where(
+        piece_N11 == 0, column_11S, piece_N11 * chunk_len - start_1B1 + column_11S
+    )
     positions_NBS = jnp.where(piece_N11 == 0, start_1B1 + column_11S, column_11S)
     return count, index_NBS, positions_NBS
 
@@ -289,4 +329,6 @@ def _join(x_NBS: Array, index_NBS: Array, positions_NBS: Array, length: int) -> 
     piece_BT = flat_BT // chunk_len
     column_BT = jnp.where(piece_BT == 0, flat_BT - start_B[:, None], flat_BT % chunk_len)
     place_BT = piece_BT * size + column_BT
-    return jnp.take_along_axis(x_BNS, place_BT.reshape(*place_BT.shape, *(1,) * (x_BNS.ndim - 2)), axis=1)
+    return jnp.take_along_axis(
+        x_BNS, place_BT.reshape(*place_BT.shape, *(1,) * (x_BNS.ndim - 2)), axis=1
+    )

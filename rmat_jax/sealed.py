@@ -1,4 +1,6 @@
-"""One safetensors file that is written whole or not at all, and that notices damage. Needs neither JAX nor PyTorch."""
+"""One safetensors file that is written whole or not at all, and that notices damage. Needs neither
+JAX nor PyTorch.
+"""
 
 import contextlib
 import hashlib
@@ -11,10 +13,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 
 
-def write_sealed(file: Path, kind: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+def write_sealed(
+    file: Path, kind: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
     """Writes `file`; an older one is replaced.
 
     Args:
@@ -33,11 +37,13 @@ def write_sealed(file: Path, kind: str, tensors: Mapping[str, np.ndarray], metad
     scratch = file.with_name(f".{uuid.uuid4().hex}")
     try:
         save_file(tensors, scratch, metadata | {"sha256": _digest(tensors, metadata)})
-        scratch.replace(file.resolve())  # a link stays one
+        # a link stays one
+        scratch.replace(file.resolve())
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be written: {error}; choose another file") from error
     finally:
-        with contextlib.suppress(OSError):  # it is gone already if all went well
+        # it is gone already if all went well
+        with contextlib.suppress(OSError):
             scratch.unlink()
 
 
@@ -64,7 +70,9 @@ def read_sealed(file: Path, kind: str, remedy: str) -> tuple[dict[str, np.ndarra
                 raise UserError(f"{file} has the format {found!r}, not {kind!r}; {remedy}")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read as safetensors, or is damaged ({error}); {remedy}") from error
+        raise UserError(
+            f"{file} cannot be read as safetensors, or is damaged ({error}); {remedy}"
+        ) from error
     if metadata.pop("sha256", "") != _digest(tensors, metadata):
         raise UserError(f"{file} is damaged: its contents are not what was written; copy it again")
     return tensors, metadata
@@ -73,5 +81,7 @@ def read_sealed(file: Path, kind: str, remedy: str) -> tuple[dict[str, np.ndarra
 def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode() + tensors[name].tobytes())
+        digest.update(
+            f"{name} {tensors[name].dtype} {tensors[name].shape}".encode() + tensors[name].tobytes()
+        )
     return digest.hexdigest()

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 
 class Signals:
-    """While it is entered, Ctrl-C and SIGTERM set `caught` and say what happens next. A second Ctrl-C raises at once; a
-    second SIGTERM does not: launchers repeat it, and SIGKILL comes soon enough."""
+    """While it is entered, Ctrl-C and SIGTERM set `caught` and say what happens next. A second
+    Ctrl-C raises at once; a second SIGTERM does not: launchers repeat it, and SIGKILL comes soon
+    enough."""
 
     def __init__(self, saying: str):
         """Args: saying: printed after the signal's name; "" prints nothing."""
@@ -20,7 +21,8 @@ class Signals:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._catch)
-        except ValueError:  # not the main thread: the caller's signals are the caller's
+        except ValueError:
+            # not the main thread: the caller's signals are the caller's
             pass
         return self
 
@@ -36,7 +38,8 @@ class Signals:
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: not set by Python
+            # None: not set by Python
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The dimension key of the project, and names for arrays.
 
-A suffix on a variable's name gives its shape, one letter an axis: `q_BSHE` is [batch, piece, heads, head size].
+A suffix on a variable's name gives its shape, one letter an axis: `q_BSHE` is [batch, piece, heads,
+head size].
 
     B  batch rows (lanes, sessions)      M  memory slots a layer         D  model width
     T  tokens of a call                  K  slots written a chunk        H  attention heads

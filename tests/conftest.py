@@ -1,13 +1,18 @@
-"""Strict mode, set before JAX starts: mixed ranks raise (so do warnings, see pyproject.toml); eight virtual devices."""
+"""Strict mode, set before JAX starts: mixed ranks raise (so do warnings, see pyproject.toml); eight
+virtual devices.
+"""
 
 import importlib.metadata
 import os
 import signal
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # tests raise it, and a shell's background jobs ignore it
-# Tests compile hundreds of tiny programs and run each for milliseconds. Unoptimised they compile several times as fast.
+# tests raise it, and a shell's background jobs ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests compile hundreds of tiny programs and run each for milliseconds. Unoptimised they compile
+# several times as fast.
 FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
-if importlib.metadata.version("jaxlib") < "0.11":  # later ones abort on a flag that they no longer know
+# later ones abort on a flag that they no longer know
+if importlib.metadata.version("jaxlib") < "0.11":
     FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
@@ -17,21 +22,24 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# The files that take longest, in this order. The workers begin with them, so that none is left to one worker at the end.
+# The files that take longest, in this order. The workers begin with them, so that none is left to
+# one worker at the end.
 LONGEST = [
-    "test_processes.py",
+    "train/test_processes.py",
     "interop/test_crosscheck.py",
     "laws/test_mesh.py",
     "plan/test_plan.py",
     "laws/test_streaming.py",
     "infer/test_engine.py",
     "infer/test_runs.py",
-    "test_resume.py",
+    "train/test_resume.py",
 ]
 
 
 def pytest_xdist_auto_num_workers(config):
-    """The whole suite is divided among processes; a part of it that somebody asks for by name begins at once, in this one."""
+    """The whole suite is divided among processes; a part of it that somebody asks for by name
+    begins at once, in this one.
+    """
     whole = config.args == config.getini("testpaths") and not config.option.keyword
     return min(os.cpu_count() or 1, 4) if whole else 0
 
@@ -51,7 +59,9 @@ def float64():
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """A process cannot hold the compiled programs of the whole suite: each takes some of the memory maps it may have."""
+    """A process cannot hold the compiled programs of the whole suite: each takes some of the memory
+    maps it may have.
+    """
     yield
     jax.clear_caches()
 
@@ -59,8 +69,9 @@ def forget_programs():
 @pytest.fixture(scope="session")
 def workdir(tmp_path_factory):
     """A training run of one step, to be looked at only. Beside it lies its text."""
-    from rmat_jax import flags, loop
-    from tests.test_resume import CONFIG, small_flags
+    from rmat_jax import flags
+    from rmat_jax.train import loop
+    from tests.train.test_resume import CONFIG, small_flags
 
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text.txt").write_text("A line of text, and another.\n" * 400)

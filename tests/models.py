@@ -1,4 +1,6 @@
-"""Tiny models for the tests: configs that cover the options, parameters without special values, documents, streams in pieces."""
+"""Tiny models for the tests: configs that cover the options, parameters without special values,
+documents, streams in pieces.
+"""
 
 import functools
 import itertools
@@ -58,8 +60,11 @@ def tiny(**changes) -> RMATConfig:
 
 
 def covering(strength: int = 2, **options) -> list[dict]:
-    """Few combinations that hold all values of any two (or `strength`) options that go together, of 500 drawn at random."""
-    rng, drawn = random.Random(1), []  # of 40 seeds the one with the fewest for OPTIONS, 13
+    """Few combinations that hold all values of any two (or `strength`) options that go together, of
+    500 drawn at random.
+    """
+    # of 40 seeds the one with the fewest for OPTIONS, 13
+    rng, drawn = random.Random(1), []
     while len(drawn) < 500:
         drawn.append({option: rng.choice(values) for option, values in options.items()})
     held = [set(itertools.combinations(combination.items(), strength)) for combination in drawn]
@@ -104,21 +109,32 @@ def make_tokens(config: RMATConfig, batch: int, length: int, seed: int = 0) -> n
 
 
 def make_documents(lengths: list[int], total: int) -> np.ndarray:
-    """[T] ids of documents of these lengths, the last going on to the end; ids as large and unordered as they come."""
+    """[T] ids of documents of these lengths, the last going on to the end; ids as large and
+    unordered as they come.
+    """
     ids = np.repeat(np.arange(len(lengths) + 1), [*lengths, max(0, total - sum(lengths))])
     return (ids[:total] * 7919 + 3) % 104_729
 
 
-def stream(config: RMATConfig, params, tokens, documents, calls, state: State | None = None, between=lambda s: s):
-    """Reads [B, T] in calls, each of a width and as many of each row's next tokens as `lengths` says.
+def stream(
+    config: RMATConfig,
+    params,
+    tokens,
+    documents,
+    calls,
+    state: State | None = None,
+    between=lambda s: s,
+):
+    """Reads [B, T] in calls, each of a width and as many of each row's next tokens as `lengths`
+    says.
 
     Args:
         config: the model's.
         params: its parameters.
         tokens: [B, T].
         documents: [B, T], or None.
-        calls: (width, lengths): room for tokens, and how many tokens of each row fill it; the rest is filled with noise.
-            `lengths=None` stands for a full call.
+        calls: (width, lengths): room for tokens, and how many tokens of each row fill it; the rest
+            is filled with noise. `lengths=None` stands for a full call.
         state: before the first call.
         between: is applied to the state after each call.
 
@@ -165,15 +181,22 @@ def facts(config: RMATConfig, state: State) -> dict[str, np.ndarray]:
             seen(here, layers.window_values_BHEW),
         )
     if not state.is_closed:
-        here = (state.open_documents_BC == state.document_B[:, None]) & (state.open_documents_BC != NOBODY)
+        here = (state.open_documents_BC == state.document_B[:, None]) & (
+            state.open_documents_BC != NOBODY
+        )
         out |= {"position": state.position_B, "here": here}
-        out["keys"], out["values"] = seen(here, layers.open.keys_BHEC), seen(here, layers.open.values_BHEC)
+        out["keys"], out["values"] = (
+            seen(here, layers.open.keys_BHEC),
+            seen(here, layers.open.values_BHEC),
+        )
         if config.has_memory:
             written = state.ages_BM > 0
             out["memory_keys"] = seen(written, layers.open.memory_keys_BHEM)
             out["memory_values"] = seen(written, layers.open.memory_values_BHEM)
             weight, total = layers.open.pool.weight_BK, layers.open.pool.sum_BKD
-            out["pool"] = np.where(weight[..., None] > 0, total / np.where(weight > 0, weight, 1)[..., None], 0)
+            out["pool"] = np.where(
+                weight[..., None] > 0, total / np.where(weight > 0, weight, 1)[..., None], 0
+            )
             out["pool_weight"] = np.where(weight > 0, weight * np.exp(layers.open.pool.peak_BK), 0)
     return {key: np.asarray(value) for key, value in out.items()}
 
@@ -185,11 +208,14 @@ def assert_same(actual: dict, expected: dict, tolerance: float) -> None:
         np.testing.assert_allclose(actual[key], expected[key], rtol=0, atol=tolerance, err_msg=key)
 
 
-def influence(config: RMATConfig, length: int, documents=None, *, closed: bool = False) -> np.ndarray:
+def influence(
+    config: RMATConfig, length: int, documents=None, *, closed: bool = False
+) -> np.ndarray:
     """[T, T]: the size of the gradient of logit t with respect to input u, by back-propagation.
 
-    T equal rows stand side by side; row t asks about its logit t, and every place of every row has a token id of its own,
-    so that a row of the embedding table's gradient is the gradient with respect to one input.
+    T equal rows stand side by side; row t asks about its logit t, and every place of every row has
+    a token id of its own, so that a row of the embedding table's gradient is the gradient with
+    respect to one input.
     """
     config = tiny(**{**config.__dict__, "vocab_size": length**2, "tie_embeddings": False})
     rng = np.random.default_rng(1)
@@ -201,7 +227,9 @@ def influence(config: RMATConfig, length: int, documents=None, *, closed: bool =
     state = initial_state(config, length, closed=closed)
 
     def asked(embed):
-        logits_BTV, _ = RMAT(config).apply({"params": params | {"embed": embed}}, tokens_BT, state, documents)
+        logits_BTV, _ = RMAT(config).apply(
+            {"params": params | {"embed": embed}}, tokens_BT, state, documents
+        )
         return jnp.einsum("ttv,v->", logits_BTV, weights_V)
 
     gradient = jax.jit(jax.grad(asked))(params["embed"])["embedding"]

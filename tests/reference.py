@@ -1,7 +1,8 @@
-"""The model's forward pass written down once more, from the equations alone: numpy, float64, one row, one token at a time.
+"""The model's forward pass written down once more, from the equations alone: numpy, float64, one
+row, one token at a time.
 
-No cleverness, no masks, no batching: a token's keys are a list of earlier tokens, the memory is a list of slots. Where the
-model and this text differ, one of them misreads `docs/architecture.md`.
+No cleverness, no masks, no batching: a token's keys are a list of earlier tokens, the memory is a
+list of slots. Where the model and this text differ, one of them misreads `docs/architecture.md`.
 """
 
 from typing import NamedTuple
@@ -13,38 +14,53 @@ from rmat_jax.config import RMATConfig
 
 class Slot(NamedTuple):
     vector: np.ndarray
-    chunk: int  # in which it was written
+    # in which it was written
+    chunk: int
 
 
 class Lane(NamedTuple):
     """What one row gives."""
 
     logits_TV: np.ndarray
-    memory_LMD: np.ndarray  # zeros where nothing is written
-    ages_M: np.ndarray  # chunks since, 0 where nothing is written
+    # zeros where nothing is written
+    memory_LMD: np.ndarray
+    # chunks since, 0 where nothing is written
+    ages_M: np.ndarray
 
 
-def read(config: RMATConfig, params: dict, tokens: np.ndarray, documents: np.ndarray | None = None) -> list[Lane]:
-    """Reads each row of [B, T] from a chunk's border on. Documents need ids of their own within a row."""
+def read(
+    config: RMATConfig, params: dict, tokens: np.ndarray, documents: np.ndarray | None = None
+) -> list[Lane]:
+    """Reads each row of [B, T] from a chunk's border on. Documents need ids of their own within a
+    row.
+    """
     documents = np.zeros_like(tokens) if documents is None else documents
-    return [_lane(config, params, row, owners) for row, owners in zip(tokens, documents, strict=True)]
+    return [
+        _lane(config, params, row, owners) for row, owners in zip(tokens, documents, strict=True)
+    ]
 
 
 def _lane(config, params, tokens, documents) -> Lane:
     x = params["embed"]["embedding"][tokens] * np.sqrt(config.width)
     if config.token_shift:
-        for t in range(len(tokens) - 1, 0, -1):  # from the end: x[t - 1] is still its own token's
-            x[t] += (x[t - 1] if documents[t] == documents[t - 1] else 0 * x[t]) @ params["previous"]["kernel"]
+        # from the end: x[t - 1] is still its own token's
+        for t in range(len(tokens) - 1, 0, -1):
+            x[t] += (x[t - 1] if documents[t] == documents[t - 1] else 0 * x[t]) @ params[
+                "previous"
+            ]["kernel"]
     queues = []
     for layer in range(config.num_layers):
         x, queue = _layer(config, _pick(params["layers"], layer), x, documents)
         queues.append(queue)
     table = params["embed"]["embedding"] if config.tie_embeddings else params["output"]
-    chunk = len(tokens) // config.chunk_len  # the one that the next token is in
+    # the one that the next token is in
+    chunk = len(tokens) // config.chunk_len
     zeros = np.zeros(config.width)
     return Lane(
         logits_TV=_norm(params["final_norm"], x) @ table.T,
-        memory_LMD=np.array([[slot.vector if slot else zeros for slot in queue] for queue in queues]),
+        memory_LMD=np.array(
+            [[slot.vector if slot else zeros for slot in queue] for queue in queues]
+        ),
         ages_M=np.array([chunk - slot.chunk if slot else 0 for slot in queues[0]]),
     )
 
@@ -55,22 +71,31 @@ def _layer(config, p, x, documents):
     q, k, v = (_heads(config, h @ p[name]["kernel"]) for name in ("query", "key", "value"))
     shares = np.apply_along_axis(_softmax, 0, p["fusion"])[
         ..., None
-    ]  # [streams, 1], or with a weight a head [.., H, 1]
+        # [streams, 1], or with a weight a head [.., H, 1]
+    ]
     own = [s for s in config.streams if s != "memory" or config.fusion != "joint"]
     fusion = dict(zip(own, shares, strict=True))
     y = np.zeros_like(x)
-    queue, owner = [None] * config.slots, None  # the owner is the document that the queue remembers
+    # the owner is the document that the queue remembers
+    queue, owner = [None] * config.slots, None
     for t, document in enumerate(documents):
-        first = t - t % config.chunk_len  # of this token's chunk
+        # of this token's chunk
+        first = t - t % config.chunk_len
         if document != owner:
             queue, owner = [None] * config.slots, document
         attended = 0
         for stream, share in fusion.items():
-            scored = []  # (scores by head, values by head) of each thing that is seen
-            if stream == "memory" or ("memory" in config.streams and "memory" not in own and stream == own[0]):
+            # (scores by head, values by head) of each thing that is seen
+            scored = []
+            if stream == "memory" or (
+                "memory" in config.streams and "memory" not in own and stream == own[0]
+            ):
                 asks = _rotate(config, q[t], t - first) if config.memory_age == "tokens" else q[t]
                 bias = p.get("memory_bias", 0.0)
-                scored += [(_scores(asks, key) + bias, value) for key, value in _memory_keys(config, p, queue, first)]
+                scored += [
+                    (_scores(asks, key) + bias, value)
+                    for key, value in _memory_keys(config, p, queue, first)
+                ]
             if stream != "memory":
                 for u in _sees(config, stream, t):
                     if documents[u] == document:
@@ -102,10 +127,14 @@ def _scores(q, key):
 
 
 def _attend(shape, scored):
-    """The values [H, E], weighted by the softmax of their scores in each head; nothing to attend to gives nothing."""
+    """The values [H, E], weighted by the softmax of their scores in each head; nothing to attend to
+    gives nothing.
+    """
     out = np.zeros(shape)
     for head in range(shape[0] if scored else 0):
-        for weight, (_, value) in zip(_softmax([scores[head] for scores, _ in scored]), scored, strict=True):
+        for weight, (_, value) in zip(
+            _softmax([scores[head] for scores, _ in scored]), scored, strict=True
+        ):
             out[head] += weight * value[head]
     return out
 
@@ -133,7 +162,9 @@ def _memory_keys(config, p, queue, first):
 
 
 def _write(config, p, queue, y, mine, chunk):
-    """The queue after the chunk's vectors y [C, D], of which `mine` belong to the chunk's last document."""
+    """The queue after the chunk's vectors y [C, D], of which `mine` belong to the chunk's last
+    document.
+    """
     writes, run = config.writes, config.chunk_len // config.writes
     normed = _norm(p["write_norm"], y) if config.memory_source == "output" else y
     new = []
@@ -148,7 +179,9 @@ def _write(config, p, queue, y, mine, chunk):
             new.append(None)
             continue
         s = weights @ normed[members]
-        gated = {"evicted": queue[k], "newest": queue[len(queue) - writes + k], "none": None}[config.gate]
+        gated = {"evicted": queue[k], "newest": queue[len(queue) - writes + k], "none": None}[
+            config.gate
+        ]
         e = gated.vector if gated else np.zeros_like(s)
         new.append(Slot(s if config.gate == "none" else _gate(config, p["gate"], s, e), chunk))
     return queue[writes:] + new
@@ -182,12 +215,17 @@ def _rotate(config, x, position):
         return x
     if config.rope == "per_head":
         return _turn(x, position, config.rope_base)
-    heads = config.num_heads  # frequency i of "global" is that of place i in all heads
-    return np.stack([_turn(x[h], position, config.rope_base, h / heads, heads) for h in range(heads)])
+    # frequency i of "global" is that of place i in all heads
+    heads = config.num_heads
+    return np.stack(
+        [_turn(x[h], position, config.rope_base, h / heads, heads) for h in range(heads)]
+    )
 
 
 def _turn(x, position, base, begin=0.0, slower=1):
-    """Each vector [.., E] as complex numbers, component i and i + E/2, turned by position * base^-(begin + 2i/E/slower)."""
+    """Each vector [.., E] as complex numbers, component i and i + E/2, turned by position *
+    base^-(begin + 2i/E/slower).
+    """
     half = x.shape[-1] // 2
     exponents = begin + np.arange(half) / half / slower
     turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * position * base**-exponents)
@@ -208,4 +246,6 @@ def _sigmoid(x):
 
 
 def _pick(tree, layer):
-    return {k: _pick(v, layer) if isinstance(v, dict) else np.asarray(v[layer]) for k, v in tree.items()}
+    return {
+        k: _pick(v, layer) if isinstance(v, dict) else np.asarray(v[layer]) for k, v in tree.items()
+    }

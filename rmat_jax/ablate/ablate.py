@@ -11,7 +11,8 @@ from pathlib import Path
 from rmat_jax.ablate.report import write_report
 from rmat_jax.ablate.runs import Run, finish
 from rmat_jax.ablate.variants import BASE, Variant, changed, same_parameters
-from rmat_jax.config import Config, UserError, to_dict
+from rmat_jax.config import Config, to_dict
+from rmat_jax.errors import UserError
 from rmat_jax.evals.suite import make_folder
 
 
@@ -25,8 +26,9 @@ def ablate(
     jobs: int = 1,
     command: str = "",
 ) -> int:
-    """Trains the base and each variant with each seed (of parameters, and of the order of documents), and writes
-    `out/report.md`, `out/results.json` and figures, anew after each run that ends.
+    """Trains the base and each variant with each seed (of parameters, and of the order of
+    documents), and writes `out/report.md`, `out/results.json` and figures, anew after each run that
+    ends.
 
     A run that is finished is not trained again; one that was stopped goes on where it was.
 
@@ -50,11 +52,14 @@ def ablate(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two variants are named {twice[0]!r}; give each its own name")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"seeds={','.join(map(str, seeds))} must be different numbers from 0 on, at least one")
+        raise UserError(
+            f"seeds={','.join(map(str, seeds))} must be different numbers from 0 on, at least one"
+        )
     if jobs < 1:
         raise UserError(f"jobs={jobs} must be at least 1")
     runs = []
-    for seed in seeds:  # all variants with one seed come first: a table that is whole before it is exact
+    # all variants with one seed come first: a table that is whole before it is exact
+    for seed in seeds:
         for variant in variants:
             try:
                 made = changed(config, variant.changes)
@@ -63,11 +68,17 @@ def ablate(
                     raise UserError("seeds are the same for all variants; give them with --seeds")
                 if equal and "model.mlp_width" in variant.changes:
                     raise UserError("equal parameters undo model.mlp_width; use --parameters=free")
-                if made.model.gate == "none" and any(key.startswith("model.gate_") for key in variant.changes):
-                    raise UserError("without a gate its gate_* changes nothing; set model.gate=evicted too")
+                if made.model.gate == "none" and any(
+                    key.startswith("model.gate_") for key in variant.changes
+                ):
+                    raise UserError(
+                        "without a gate its gate_* changes nothing; set model.gate=evicted too"
+                    )
             except UserError as error:
                 raise UserError(f"variant {variant.name!r}: {error}") from error
-            made = dataclasses.replace(made, seed=seed, data=dataclasses.replace(made.data, seed=seed))
+            made = dataclasses.replace(
+                made, seed=seed, data=dataclasses.replace(made.data, seed=seed)
+            )
             runs.append(Run(variant.name, seed, made, Path(out) / _folder(variant.name, made)))
 
     def say(text: str) -> None:
@@ -81,6 +92,10 @@ def ablate(
 
 
 def _folder(name: str, config: Config) -> str:
-    """Of a config that differs, another one, so that a changed grid finds what it has in common with the last."""
-    digest = hashlib.sha256(json.dumps(to_dict(config) | {"log": None, "mesh": None}).encode()).hexdigest()[:6]
+    """Of a config that differs, another one, so that a changed grid finds what it has in common
+    with the last.
+    """
+    digest = hashlib.sha256(
+        json.dumps(to_dict(config) | {"log": None, "mesh": None}).encode()
+    ).hexdigest()[:6]
     return f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', name)}-{config.seed}-{digest}"

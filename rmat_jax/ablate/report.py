@@ -18,17 +18,22 @@ from rmat_jax.config import Config
 from rmat_jax.evals import plots
 from rmat_jax.evals.suite import figure, table
 
-MIN_TOKENS = 50  # a bin of positions with fewer is not drawn
+# a bin of positions with fewer is not drawn
+MIN_TOKENS = 50
 
 
 class Row(NamedTuple):
     """One variant over its seeds."""
 
     variant: Variant
-    results: list[dict[str, Any]]  # of the finished runs
-    pairs: list[tuple[dict[str, Any], dict[str, Any]]]  # of them, with the base's of the same seed
-    errors: list[str]  # of the runs that failed
-    missing: int  # runs not finished yet
+    # of the finished runs
+    results: list[dict[str, Any]]
+    # of them, with the base's of the same seed
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]]
+    # of the runs that failed
+    errors: list[str]
+    # runs not finished yet
+    missing: int
 
     @property
     def scores(self) -> np.ndarray:
@@ -44,8 +49,12 @@ class Row(NamedTuple):
         return float(np.mean(values)) if values else math.nan
 
 
-def write_report(out: Path, config: Config, variants: Sequence[Variant], runs: Sequence[Run], command: str) -> None:
-    """Writes report.md, results.json and, when there is something to draw, variants.png and document.png."""
+def write_report(
+    out: Path, config: Config, variants: Sequence[Variant], runs: Sequence[Run], command: str
+) -> None:
+    """Writes report.md, results.json and, when there is something to draw, variants.png and
+    document.png.
+    """
     found = {(run.name, run.seed): run.result() for run in runs}
     finished = {key: result for key, result in found.items() if result is not None}
     (out / "results.json").write_text(json.dumps(list(finished.values()), indent=1) + "\n")
@@ -64,12 +73,18 @@ def write_report(out: Path, config: Config, variants: Sequence[Variant], runs: S
     if any(len(row.scores) for row in rows):
         _draw_variants(out / "variants.png", rows, unit)
         parts.append(figure("Score of each variant", "variants.png"))
-        if unit != "accuracy" and _draw_offsets(out / "document.png", [row for row in rows[1:] if row.pairs]):
+        if unit != "accuracy" and _draw_offsets(
+            out / "document.png", [row for row in rows[1:] if row.pairs]
+        ):
             parts.append(figure("Loss by position in the document", "document.png"))
     hours = sum(result["seconds"] for result in scored.values()) / 3600
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = jax.devices()[0]
-    hardware = f"{cores} CPU cores" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}"
+    hardware = (
+        f"{cores} CPU cores"
+        if device.platform == "cpu"
+        else f"{jax.device_count()} x {device.device_kind}"
+    )
     parts.append(
         f"{len(scored)} of {len(runs)} runs, {hours:.1f} hours of training in sum; {hardware}, jax {jax.__version__}, Python "
         f"{platform.python_version()}."
@@ -82,8 +97,12 @@ def write_report(out: Path, config: Config, variants: Sequence[Variant], runs: S
 def _row(variant: Variant, found: dict, scored: dict) -> Row:
     seeds = [seed for name, seed in found if name == variant.name]
     mine = {seed: scored[variant.name, seed] for seed in seeds if (variant.name, seed) in scored}
-    pairs = [(result, scored[BASE, seed]) for seed, result in mine.items() if (BASE, seed) in scored]
-    failed = [r["error"] for seed in seeds if (r := found[variant.name, seed]) is not None and r["error"]]
+    pairs = [
+        (result, scored[BASE, seed]) for seed, result in mine.items() if (BASE, seed) in scored
+    ]
+    failed = [
+        r["error"] for seed in seeds if (r := found[variant.name, seed]) is not None and r["error"]
+    ]
     missing = sum(found[variant.name, seed] is None for seed in seeds)
     return Row(variant, list(mine.values()), pairs, failed, missing)
 
@@ -135,10 +154,17 @@ def error(values: np.ndarray) -> float:
 
 
 def _counts_from(rows: Sequence[Row]) -> str:
-    """From how many standard errors on a difference is one, at 95 %: Student's t, few seeds being less sure of their spread.
-    Where rows have not as many seeds yet, it is that of the fewest."""
-    seeds = min((len(row.pairs) for row in rows if len(row.pairs) > 1 and row.variant.name != BASE), default=0)
-    return f"; with {seeds} seeds it counts from {stats.t.ppf(0.975, seeds - 1):.1f} of them on" if seeds else ""
+    """From how many standard errors on a difference is one, at 95 %: Student's t, few seeds being
+    less sure of their spread. Where rows have not as many seeds yet, it is that of the fewest."""
+    seeds = min(
+        (len(row.pairs) for row in rows if len(row.pairs) > 1 and row.variant.name != BASE),
+        default=0,
+    )
+    return (
+        f"; with {seeds} seeds it counts from {stats.t.ppf(0.975, seeds - 1):.1f} of them on"
+        if seeds
+        else ""
+    )
 
 
 def _tokens_read(results: Iterable[dict[str, Any]]) -> str:
@@ -151,16 +177,23 @@ def _tokens_read(results: Iterable[dict[str, Any]]) -> str:
 
 
 def _changed_text(results: Iterable[dict[str, Any]]) -> str:
-    """A warning where the same settings came to read another text: a file was edited between two commands."""
+    """A warning where the same settings came to read another text: a file was edited between two
+    commands.
+    """
     found: dict[str, set[str]] = {}
     for result in results:
-        if "data" not in result:  # of an earlier version
+        # of an earlier version
+        if "data" not in result:
             continue
         config = result["config"]
         settings = json.dumps([config["data"] | {"seed": None}, config["model"]["vocab_size"]])
         found.setdefault(settings, set()).add(result["data"])
     changed = [" | ".join(sorted(texts)) for texts in found.values() if len(texts) > 1]
-    return f" **The text was changed between runs, which do not compare**: {'; '.join(changed)}." if changed else ""
+    return (
+        f" **The text was changed between runs, which do not compare**: {'; '.join(changed)}."
+        if changed
+        else ""
+    )
 
 
 def _spread(values: np.ndarray, spread: float, sign: str = "") -> str:
@@ -173,7 +206,9 @@ def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
     drawn, axes = plots.new_figure("Score of each variant", height=plots.bars_height(len(rows)))
     for place, row in enumerate(rows):
         colour = plots.BLUE if row.variant.name == BASE else plots.VERMILLION
-        axes.plot(row.scores, np.full(len(row.scores), place), "o", color=colour, markersize=4, alpha=0.6)
+        axes.plot(
+            row.scores, np.full(len(row.scores), place), "o", color=colour, markersize=4, alpha=0.6
+        )
         axes.plot([row.scores.mean()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
     if rows[0].variant.name == BASE:
         axes.axvline(rows[0].scores.mean(), color=plots.BLUE, linewidth=0.9, linestyle=":")
@@ -186,7 +221,8 @@ def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
 
 
 def _draw_offsets(file: Path, others: Sequence[Row]) -> bool:
-    """Bits per token by position in the document, less the base's: the curves themselves lie on top of each other.
+    """Bits per token by position in the document, less the base's: the curves themselves lie on top
+    of each other.
 
     Returns:
         Whether there was anything to draw.
@@ -197,7 +233,15 @@ def _draw_offsets(file: Path, others: Sequence[Row]) -> bool:
     drawn, axes = plots.new_figure("Loss by position in the document, less the base's", height=4.2)
     for index, (row, (places, difference)) in enumerate(zip(others, curves, strict=True)):
         style = ("-", "--", ":", "-.")[index // 10 % 4]
-        axes.plot(places, difference, style, marker="o", markersize=3, linewidth=1.3, label=row.variant.name)
+        axes.plot(
+            places,
+            difference,
+            style,
+            marker="o",
+            markersize=3,
+            linewidth=1.3,
+            label=row.variant.name,
+        )
     axes.axhline(0, color=plots.BLUE, linewidth=1.2)
     axes.set_xscale("log", base=2)
     axes.set(xlabel="position in the document (tokens)", ylabel="bits per token, less the base's")
@@ -207,11 +251,15 @@ def _draw_offsets(file: Path, others: Sequence[Row]) -> bool:
 
 
 def _by_offset(pairs: Sequence[tuple[dict, dict]]) -> tuple[np.ndarray, np.ndarray]:
-    """Middles of the bins that all runs have enough tokens in, and the mean difference over seeds there."""
+    """Middles of the bins that all runs have enough tokens in, and the mean difference over seeds
+    there.
+    """
     bins = min(len(result["offsets"]["bits"]) for pair in pairs for result in pair)
     edges = np.array(pairs[0][0]["offsets"]["edges"][: bins + 1])
     bits, tokens = (
-        np.array([[result["offsets"][name][:bins] for result in pair] for pair in pairs]) for name in ("bits", "tokens")
+        np.array([[result["offsets"][name][:bins] for result in pair] for pair in pairs])
+        for name in ("bits", "tokens")
     )
-    shown = (tokens.min((0, 1)) >= MIN_TOKENS) & (edges[:-1] > 0)  # a log axis has no place for 0
+    # a log axis has no place for 0
+    shown = (tokens.min((0, 1)) >= MIN_TOKENS) & (edges[:-1] > 0)
     return np.sqrt(edges[:-1] * (edges[1:] - 1.0))[shown], (bits[:, 0] - bits[:, 1]).mean(0)[shown]

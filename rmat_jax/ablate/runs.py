@@ -14,19 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from rmat_jax import loop
 from rmat_jax.ablate.variants import num_params, state_bytes
-from rmat_jax.checkpoint import MAY_CHANGE, differences
-from rmat_jax.config import Config, UserError, from_saved, to_dict
+from rmat_jax.config import Config, from_saved, to_dict
+from rmat_jax.errors import UserError
 from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.evals.suite import load_subject
-from rmat_jax.metrics import read_metrics
 from rmat_jax.signals import Signals
+from rmat_jax.train import loop
+from rmat_jax.train.checkpoint import MAY_CHANGE, differences
+from rmat_jax.train.metrics import read_metrics
 
 RESULT = "result.json"
 LOG = "log.txt"
-POLL = 0.5  # seconds
-SAY = 30.0  # seconds between lines of progress
+# seconds
+POLL = 0.5
+# seconds between lines of progress
+SAY = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +54,22 @@ class Run:
 def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], None]) -> int:
     """Trains what is not finished, `jobs` at a time, each with its share of the cores.
 
-    A run whose input is bad or whose loss is lost says so in its result and does not keep the others from going on. Ctrl-C
-    and SIGTERM are passed on: each run saves, and the same call goes on from there.
+    A run whose input is bad or whose loss is lost says so in its result and does not keep the
+    others from going on. Ctrl-C and SIGTERM are passed on: each run saves, and the same call goes
+    on from there.
 
     Returns:
         0, or 128 + the signal that stopped it.
 
     Raises:
-        UserError: a run ended in a way that it could not say itself; the others are stopped, and save.
+        UserError: a run ended in a way that it could not say itself; the others are stopped, and
+            save.
     """
-    waiting = [run for run in runs if (run.result() or {"error": "none"})["error"]]  # what failed is tried again
+    # what failed is tried again
+    waiting = [run for run in runs if (run.result() or {"error": "none"})["error"]]
     say(f"{len(runs)} runs, {len(runs) - len(waiting)} finished before, {jobs} at a time")
-    context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
+    # JAX does not survive a fork
+    context = multiprocessing.get_context("spawn")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     shares = [set(cores[job::jobs]) for job in range(jobs)]
     at_work: dict[int, tuple[Run, Any]] = {}
@@ -72,7 +79,9 @@ def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], No
             for job in range(jobs):
                 if job not in at_work and waiting and not signals.caught:
                     run = waiting.pop(0)
-                    process = context.Process(target=_work, args=(run, shared, shares[job]), daemon=True)
+                    process = context.Process(
+                        target=_work, args=(run, shared, shares[job]), daemon=True
+                    )
                     process.start()
                     at_work[job] = run, process
             time.sleep(POLL)
@@ -86,7 +95,10 @@ def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], No
                     _check_ended(run, process.exitcode, say, stopped=told)
             if time.monotonic() - said > SAY and at_work:
                 said = time.monotonic()
-                say("; ".join(_standing(run) for run, _ in at_work.values()) + f"; {len(waiting)} waiting")
+                say(
+                    "; ".join(_standing(run) for run, _ in at_work.values())
+                    + f"; {len(waiting)} waiting"
+                )
     return 128 + signals.caught if signals.caught else 0
 
 
@@ -111,7 +123,8 @@ def _work(run: Run, shared: Path, cores: set[int]) -> None:
     if cores:
         os.sched_setaffinity(0, cores)
     run.workdir.mkdir(parents=True, exist_ok=True)
-    (run.workdir / RESULT).unlink(missing_ok=True)  # an error, of the attempt before
+    # an error, of the attempt before
+    (run.workdir / RESULT).unlink(missing_ok=True)
     with _into(run.workdir / LOG):
         try:
             _share_corpus(run, shared)
@@ -148,7 +161,8 @@ def _share_corpus(run: Run, shared: Path) -> None:
         folder, link = shared / key / name, run.workdir / name
         folder.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(folder, run.workdir))  # relative, so that all may be moved together
+        # relative, so that all may be moved together
+        link.symlink_to(os.path.relpath(folder, run.workdir))
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -166,7 +180,9 @@ def measure(run: Run) -> dict[str, Any]:
         "parameters": num_params(config.model),
         "state_bytes": state_bytes(config.model),
         "flops_per_token": config.model.flops_per_token(),
-        "tokens_per_second": float(np.median([line["tokens_per_second"] for line in train[1:] or train])),
+        "tokens_per_second": float(
+            np.median([line["tokens_per_second"] for line in train[1:] or train])
+        ),
         "tokens": train[-1]["tokens"],
         "seconds": train[-1]["seconds"],
     }
@@ -175,5 +191,9 @@ def measure(run: Run) -> dict[str, Any]:
         found["score_without_memory"] = cut.score
     edges, means, counts = kept.by_offset()
     return found | {
-        "offsets": {"edges": edges.tolist(), "bits": np.nan_to_num(means).tolist(), "tokens": counts.tolist()}
+        "offsets": {
+            "edges": edges.tolist(),
+            "bits": np.nan_to_num(means).tolist(),
+            "tokens": counts.tolist(),
+        }
     }

@@ -1,4 +1,6 @@
-"""What is compared: changes of one config, a name for each. All see the same tokens, with the same optimiser and parameters."""
+"""What is compared: changes of one config, a name for each. All see the same tokens, with the same
+optimiser and parameters.
+"""
 
 import ast
 import dataclasses
@@ -9,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmat_jax.config import PAPER, STREAMS, Config, RMATConfig, UserError, from_dict, to_dict
+from rmat_jax.config import PAPER, STREAMS, Config, RMATConfig, from_dict, to_dict
+from rmat_jax.errors import UserError
 from rmat_jax.model import RMAT
 
 BASE = "base"
@@ -23,7 +26,9 @@ class Variant:
     changes: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return ", ".join(f"{key.removeprefix('model.')}={_shown(value)}" for key, value in self.changes.items())
+        return ", ".join(
+            f"{key.removeprefix('model.')}={_shown(value)}" for key, value in self.changes.items()
+        )
 
 
 def _shown(value: Any) -> str:
@@ -44,13 +49,19 @@ def baselines(config: Config) -> list[Variant]:
     found = [
         Variant(
             "full attention",
-            {"model.streams": ("full",), "model.chunk_len": config.segment_len, "chunks_per_step": 1},
+            {
+                "model.streams": ("full",),
+                "model.chunk_len": config.segment_len,
+                "chunks_per_step": 1,
+            },
         ),
         Variant("local only", {"model.streams": ("local",)}),
         _transformer_xl(config),
     ]
     if c.has_memory:
-        found.append(Variant("memory off", {"model.streams": tuple(s for s in c.streams if s != "memory")}))
+        found.append(
+            Variant("memory off", {"model.streams": tuple(s for s in c.streams if s != "memory")})
+        )
         found.append(Variant("queue", {"model.gate": "none"}))
         found.append(Variant("paper", {f"model.{key}": value for key, value in PAPER.items()}))
     return [variant for variant in found if _applies(config, variant)]
@@ -91,24 +102,31 @@ def grid(config: Config) -> list[Variant]:
     named: dict[Config, Variant] = {}
     for variant in [*baselines(config), *found]:
         if _applies(config, variant):
-            named.setdefault(changed(config, variant.changes), variant)  # a queue is gate=none: once
+            # a queue is gate=none: once
+            named.setdefault(changed(config, variant.changes), variant)
     return list(named.values())
 
 
 def named(config: Config, names: str) -> list[Variant]:
-    """The variants that a comma-separated list names: "grid", "baselines", or out of the grid. Raises UserError."""
+    """The variants that a comma-separated list names: "grid", "baselines", or out of the grid.
+    Raises UserError.
+    """
     sets = {"grid": grid, "baselines": baselines}
     known = {variant.name: variant for variant in grid(config)}
     found: dict[str, Variant] = {}
     for name in filter(None, names.split(",")):
         if name not in sets and name not in known:
-            raise UserError(f"no variant of this config is named {name!r}; there is {', '.join([*sets, *known])}")
+            raise UserError(
+                f"no variant of this config is named {name!r}; there is {', '.join([*sets, *known])}"
+            )
         found |= {v.name: v for v in sets[name](config)} if name in sets else {name: known[name]}
     return list(found.values())
 
 
 def _applies(config: Config, variant: Variant) -> bool:
-    """Whether it differs from the base and breaks no rule, such as a number of slots that must divide."""
+    """Whether it differs from the base and breaks no rule, such as a number of slots that must
+    divide.
+    """
     try:
         return changed(config, variant.changes) != config
     except UserError:
@@ -116,11 +134,15 @@ def _applies(config: Config, variant: Variant) -> bool:
 
 
 def parse_variant(text: str) -> Variant:
-    """`NAME: KEY=VALUE KEY=VALUE`, keys as in the config: `small: model.memory_slots=8 model.memory_writes=4`."""
+    """`NAME: KEY=VALUE KEY=VALUE`, keys as in the config: `small: model.memory_slots=8
+    model.memory_writes=4`.
+    """
     name, colon, rest = text.partition(":")
     changes = dict(_change(part, text) for part in rest.split())
     if not (name.strip() and colon and changes):
-        raise UserError(f'--variant={text!r} must read "NAME: KEY=VALUE KEY=VALUE", such as "wide: model.width=512"')
+        raise UserError(
+            f'--variant={text!r} must read "NAME: KEY=VALUE KEY=VALUE", such as "wide: model.width=512"'
+        )
     return Variant(name.strip(), changes)
 
 
@@ -128,7 +150,9 @@ def parse_vary(text: str) -> list[Variant]:
     """`KEY=VALUE;VALUE`: one variant for each value."""
     key, equals, values = text.partition("=")
     if not (key and equals and values):
-        raise UserError(f'--vary={text!r} must read "KEY=VALUE;VALUE", such as "model.memory_bias=-4;-2;0"')
+        raise UserError(
+            f'--vary={text!r} must read "KEY=VALUE;VALUE", such as "model.memory_bias=-4;-2;0"'
+        )
     return [
         Variant(f"{key.removeprefix('model.')}={value}", dict([_change(f"{key}={value}", text)]))
         for value in values.split(";")
@@ -142,11 +166,14 @@ def _change(part: str, whole: str) -> tuple[str, Any]:
     try:
         return key, ast.literal_eval(value)
     except (SyntaxError, ValueError):
-        return key, value  # a word
+        # a word
+        return key, value
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The config with these keys changed. Raises UserError for a key that no config has, or a value against its rule."""
+    """The config with these keys changed. Raises UserError for a key that no config has, or a value
+    against its rule.
+    """
     values = to_dict(config)
     for key, value in changes.items():
         *path, last = key.split(".")
@@ -161,16 +188,20 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
         elif isinstance(default, float) and type(value) is int:
             value = float(value)
         if type(value) is not type(default):
-            raise UserError(f"{key}={value!r} must be a {type(default).__name__}, such as {default!r}")
+            raise UserError(
+                f"{key}={value!r} must be a {type(default).__name__}, such as {default!r}"
+            )
         part[last] = value
     return from_dict(Config, values)
 
 
 def same_parameters(config: Config, target: RMATConfig) -> Config:
-    """The config with the width of its MLPs changed so that it has as many parameters as `target`, as near as that goes.
+    """The config with the width of its MLPs changed so that it has as many parameters as `target`,
+    as near as that goes.
 
-    A layer has two more for each unit of `mlp_width` and of `width`, so a layer's count is met within `width` of them. A model
-    of whose MLPs that would leave less than half of the target's keeps them, and has more parameters.
+    A layer has two more for each unit of `mlp_width` and of `width`, so a layer's count is met
+    within `width` of them. A model of whose MLPs that would leave less than half of the target's
+    keeps them, and has more parameters.
     """
     model, wanted = config.model, num_params(target)
     at = {width: num_params(dataclasses.replace(model, mlp_width=width)) for width in (1, 2)}
@@ -192,12 +223,20 @@ def state_bytes(model: RMATConfig) -> int:
 
 
 def _transformer_xl(config: Config) -> Variant:
-    """W = C, of the divisors of what a step reads the one whose state is nearest to the base's in bytes."""
+    """W = C, of the divisors of what a step reads the one whose state is nearest to the base's in
+    bytes.
+    """
     length, wanted = config.segment_len, state_bytes(config.model)
 
     def variant(chunk):
         changes = {"model.streams": ("local",), "model.window": "sliding", "model.chunk_len": chunk}
-        return Variant("transformer-xl", changes | {"model.window_len": chunk, "chunks_per_step": length // chunk})
+        return Variant(
+            "transformer-xl",
+            changes | {"model.window_len": chunk, "chunks_per_step": length // chunk},
+        )
 
     lengths = [chunk for chunk in range(1, length + 1) if length % chunk == 0]
-    return min(map(variant, lengths), key=lambda found: abs(state_bytes(changed(config, found.changes).model) - wanted))
+    return min(
+        map(variant, lengths),
+        key=lambda found: abs(state_bytes(changed(config, found.changes).model) - wanted),
+    )

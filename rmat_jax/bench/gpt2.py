@@ -1,4 +1,6 @@
-"""GPT-2 of Hugging Face transformers, with its own caches of keys and values. Optional: the package is not a requirement."""
+"""GPT-2 of Hugging Face transformers, with its own caches of keys and values. Optional: the package
+is not a requirement.
+"""
 
 import jax
 
@@ -28,10 +30,12 @@ def versions() -> dict[str, str]:
 
 
 class GPT2:
-    """Same width, depth, heads, MLP and vocabulary; random weights; scaled-dot-product attention; tanh gelu in one kernel.
+    """Same width, depth, heads, MLP and vocabulary; random weights; scaled-dot-product attention;
+    tanh gelu in one kernel.
 
-    The cache is filled with random keys and values up to where a sample begins. `DynamicCache` is what transformers uses if
-    nothing is said: it grows by concatenation. `StaticCache` has `context` places from the start and is written in place.
+    The cache is filled with random keys and values up to where a sample begins. `DynamicCache` is
+    what transformers uses if nothing is said: it grows by concatenation. `StaticCache` has
+    `context` places from the start and is written in place.
     """
 
     def __init__(self, config: RMATConfig, context: int, tokens: int, seed: int, *, static: bool):
@@ -61,7 +65,9 @@ class GPT2:
         dtype = getattr(torch, config.dtype)
         self.model = GPT2LMHeadModel(architecture).eval().to(self.device, dtype)
         self.cache = (
-            StaticCache(config=architecture, max_cache_len=context) if static else DynamicCache(config=architecture)
+            StaticCache(config=architecture, max_cache_len=context)
+            if static
+            else DynamicCache(config=architecture)
         )
         start = context - tokens - WARM_UP
         shape = (2, 1, config.num_heads, start, config.head_dim)
@@ -70,7 +76,9 @@ class GPT2:
         self.start = start
         self.token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         positions = self.model.transformer.wpe.weight
-        self.weight_bytes = sum(p.nbytes for p in self.model.parameters()) - positions.nbytes * (1 - 1 / context)
+        self.weight_bytes = sum(p.nbytes for p in self.model.parameters()) - positions.nbytes * (
+            1 - 1 / context
+        )
         self.cache_bytes = 2 * config.num_layers * config.width * context * positions.itemsize
 
     @property
@@ -84,7 +92,9 @@ class GPT2:
                 layer.cumulative_length.fill_(self.start)
         else:
             for layer in self.cache.layers:
-                layer.keys, layer.values = (x[:, :, : self.start] for x in (layer.keys, layer.values))
+                layer.keys, layer.values = (
+                    x[:, :, : self.start] for x in (layer.keys, layer.values)
+                )
 
     def write(self, tokens: int) -> list[int]:
         token, written = self.token, []
@@ -93,4 +103,5 @@ class GPT2:
                 logits = self.model(token, past_key_values=self.cache, use_cache=True).logits
                 token = logits[:, -1:].argmax(-1)
                 written.append(token)
-        return self.torch.cat(written).flatten().tolist()  # waits for the device, once
+        # waits for the device, once
+        return self.torch.cat(written).flatten().tolist()

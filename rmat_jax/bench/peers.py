@@ -15,19 +15,25 @@ from rmat_jax.model import RMAT, unstack_params
 from rmat_jax.modules.carry import NOBODY
 from rmat_jax.types import PyTree
 
-WARM_UP = 4  # tokens before each sample that are not timed: another peer has emptied the caches
+# tokens before each sample that are not timed: another peer has emptied the caches
+WARM_UP = 4
 LAYER = re.compile("layers_").match
-MEMORY_WRITE = ("gate", "key", "value", "read_norm")  # of `memory`: what runs when a chunk closes
+# of `memory`: what runs when a chunk closes
+MEMORY_WRITE = ("gate", "key", "value", "read_norm")
 
 
 class Peer(Protocol):
     """A model that has read a context and goes on writing."""
 
     name: str
-    context: int  # tokens
-    sample: int  # tokens that are timed at once
-    weight_bytes: float  # that one token needs
-    cache_bytes: float  # of the state, that one token needs
+    # tokens
+    context: int
+    # tokens that are timed at once
+    sample: int
+    # that one token needs
+    weight_bytes: float
+    # of the state, that one token needs
+    cache_bytes: float
 
     @property
     def state_bytes(self) -> int:
@@ -58,22 +64,28 @@ class JaxPeer:
         requests = greedy(vocab_size)
         while tokens:
             limit = min(tokens, ROOM)
-            self.streams, out = decode(self.model, self.params, self.streams, requests, limit, -1, vocab_size)
+            self.streams, out = decode(
+                self.model, self.params, self.streams, requests, limit, -1, vocab_size
+            )
             written.append(jax.device_get(out).tokens_BT[0, :limit])
             tokens -= limit
         return np.concatenate(written)
 
 
 class Rmat(JaxPeer):
-    """Ours. It has really read the context, and a sample is whole chunks: each has its share of the memory's writes.
+    """Ours. It has really read the context, and a sample is whole chunks: each has its share of the
+    memory's writes.
 
-    It is not rewound: where it stands after some samples makes no difference to what the next token costs.
+    It is not rewound: where it stands after some samples makes no difference to what the next token
+    costs.
     """
 
     def __init__(self, config: RMATConfig, params: PyTree, context: int, tokens: int, seed: int):
         sample = -(-tokens // config.chunk_len) * config.chunk_len
         super().__init__("RMAT", RMAT(config), params, context, sample)
-        prompt = np.random.default_rng(seed).integers(config.vocab_size, size=(1, context), dtype=np.int32)
+        prompt = np.random.default_rng(seed).integers(
+            config.vocab_size, size=(1, context), dtype=np.int32
+        )
         self.streams = prefill(self.model, params, self.streams, prompt)
 
     def rewind(self) -> None:
@@ -81,17 +93,23 @@ class Rmat(JaxPeer):
 
 
 class FullAttention(JaxPeer):
-    """The same code as a plain transformer: one chunk of `context` places is its static cache of keys and values.
+    """The same code as a plain transformer: one chunk of `context` places is its static cache of
+    keys and values.
 
-    The cache is filled with random numbers, not read: scores of a long prompt would take more memory than the model. What a
-    token costs does not depend on them, since all places are computed and masked.
+    The cache is filled with random numbers, not read: scores of a long prompt would take more
+    memory than the model. What a token costs does not depend on them, since all places are computed
+    and masked.
     """
 
     def __init__(self, config: RMATConfig, params: PyTree, context: int, tokens: int, seed: int):
-        super().__init__("full attention", *full_attention(config, params, context), context, tokens)
+        super().__init__(
+            "full attention", *full_attention(config, params, context), context, tokens
+        )
         state = self.streams.state
         keys = iter(jax.random.split(jax.random.key(seed), 2 * config.num_layers))
-        layers = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape, x.dtype), state.layers)
+        layers = jax.tree.map(
+            lambda x: jax.random.normal(next(keys), x.shape, x.dtype), state.layers
+        )
         # One place stays free: a chunk that becomes full is emptied.
         self.start = context - 1 - tokens - WARM_UP
         self.streams = self.streams.replace(state=state.replace(layers=layers))
@@ -99,18 +117,24 @@ class FullAttention(JaxPeer):
     def rewind(self) -> None:
         documents_BC = jnp.where(jnp.arange(self.context)[None] < self.start, 0, NOBODY)
         state = self.streams.state.replace(
-            open_documents_BC=documents_BC.astype(jnp.int32), position_B=jnp.full(1, self.start, jnp.int32)
+            open_documents_BC=documents_BC.astype(jnp.int32),
+            position_B=jnp.full(1, self.start, jnp.int32),
         )
-        self.streams = self.streams.replace(state=state, logits_BV=jnp.zeros_like(self.streams.logits_BV))
+        self.streams = self.streams.replace(
+            state=state, logits_BV=jnp.zeros_like(self.streams.logits_BV)
+        )
 
 
 def full_attention(config: RMATConfig, params: PyTree, context: int) -> tuple[RMAT, PyTree]:
-    """The transformer of the same weights that attends to `context` tokens in full: no window, no memory."""
+    """The transformer of the same weights that attends to `context` tokens in full: no window, no
+    memory.
+    """
     changes = {"streams": ("full",), "chunk_len": context, "window_len": context, "window": "block"}
     params = dict(params)
     for name in filter(LAYER, params):
         layer = {part: leaf for part, leaf in params[name].items() if part != "memory"}
-        params[name] = layer | {"fusion": layer["fusion"][:1]}  # one stream: its weight is 1 in any case
+        # one stream: its weight is 1 in any case
+        params[name] = layer | {"fusion": layer["fusion"][:1]}
     return RMAT(RMATConfig(**{**vars(config), **changes})), params
 
 
@@ -135,7 +159,8 @@ def greedy(vocab_size: int) -> Requests:
 def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple[float, float]:
     """Weights and state that one token needs at least, as they are stored.
 
-    Of the embedding one row. What is used where a chunk closes (slots, gate, keys and values of slots) counts 1/C.
+    Of the embedding one row. What is used where a chunk closes (slots, gate, keys and values of
+    slots) counts 1/C.
     """
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if not config.tie_embeddings:
@@ -144,7 +169,9 @@ def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple
     rare = 1 - 1 / config.chunk_len
     if config.has_memory:
         written = [
-            params[name].get("memory", {}).get(part, {}) for name in filter(LAYER, params) for part in MEMORY_WRITE
+            params[name].get("memory", {}).get(part, {})
+            for name in filter(LAYER, params)
+            for part in MEMORY_WRITE
         ]
         size -= rare * sum(leaf.nbytes for leaf in jax.tree.leaves(written))
         itemsize = jnp.dtype(config.param_dtype).itemsize

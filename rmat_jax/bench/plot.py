@@ -1,15 +1,24 @@
-"""The figure of `bench stream`: colours that colour-blind readers can tell apart (Okabe and Ito 2008), a marker each."""
+"""The figure of `bench stream`: colours that colour-blind readers can tell apart (Okabe and Ito
+2008), a marker each.
+"""
 
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure  # not pyplot, which keeps every figure in a global
+
+# not pyplot, which keeps every figure in a global
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from rmat_jax.bench.stream import Report, by_peer
 
 # Colour, marker, width: caches of equal size lie on each other, the later line narrower.
-STYLES = (("#0072B2", "o", 1.8), ("#A0A0A0", "s", 5.4), ("#D55E00", "^", 3.2), ("#E69F00", "v", 1.4))
+STYLES = (
+    ("#0072B2", "o", 1.8),
+    ("#A0A0A0", "s", 5.4),
+    ("#D55E00", "^", 3.2),
+    ("#E69F00", "v", 1.4),
+)
 INK = "#333333"
 
 
@@ -17,7 +26,9 @@ def plot(report: Report, file: Path) -> None:
     """Time and state against context, a line for each model, labelled at its end."""
     figure = Figure(figsize=(10, 3.9), dpi=120, layout="constrained")
     time, state = figure.subplots(1, 2)
-    for (name, rows), (colour, marker, width) in zip(by_peer(report.rows).items(), STYLES, strict=False):
+    for (name, rows), (colour, marker, width) in zip(
+        by_peer(report.rows).items(), STYLES, strict=False
+    ):
         contexts = [row.context for row in rows]
         low, median, high = np.transpose([row.ms for row in rows])
         style = {"color": colour, "marker": marker, "markersize": 4 + width, "label": name}

@@ -1,4 +1,6 @@
-"""Where the time of one decoded token goes: a trace of the device loop, each operation counted to a part of the model."""
+"""Where the time of one decoded token goes: a trace of the device loop, each operation counted to a
+part of the model.
+"""
 
 import re
 import tempfile
@@ -10,9 +12,18 @@ from typing import NamedTuple
 
 import jax
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 
-CONTROL = ("while", "conditional", "call", "tuple", "get-tuple-element", "parameter", "constant", "bitcast")
+CONTROL = (
+    "while",
+    "conditional",
+    "call",
+    "tuple",
+    "get-tuple-element",
+    "parameter",
+    "constant",
+    "bitcast",
+)
 COPIES = "copies of weights and state"
 PRODUCTS = "products with weights"
 ATTENTION_PRODUCTS = "attention: products with keys and values"
@@ -31,9 +42,11 @@ class Op(NamedTuple):
     """One instruction of a compiled program."""
 
     kind: str
-    scope: str  # where in the Python program it comes from, as JAX noted it; "" where the compiler lost that
+    # where in the Python program it comes from, as JAX noted it; "" where the compiler lost that
+    scope: str
     operands: tuple[str, ...]
-    batched: bool  # a product with batch dimensions
+    # a product with batch dimensions
+    batched: bool
 
 
 class Profile(NamedTuple):
@@ -42,8 +55,10 @@ class Profile(NamedTuple):
     tokens: int
     untraced_us: float
     traced_us: float
-    parts: dict[str, tuple[float, float]]  # microseconds, operations a token
-    ops: list[dict]  # the longest
+    # microseconds, operations a token
+    parts: dict[str, tuple[float, float]]
+    # the longest
+    ops: list[dict]
 
     def text(self) -> str:
         total = sum(us for us, _ in self.parts.values())
@@ -71,14 +86,18 @@ def profile(write: Callable[[int], object], tokens: int, hlo: str) -> Profile:
         hlo: text of the program that it runs.
 
     Raises:
-        UserError: this jax cannot read its own traces, or the trace has no operation of that program.
+        UserError: this jax cannot read its own traces, or the trace has no operation of that
+            program.
     """
     ops = read_hlo(hlo)
     if not hasattr(jax.profiler, "ProfileData"):
-        raise UserError(f"jax {jax.__version__} has no jax.profiler.ProfileData; profile with jax 0.10 or later")
+        raise UserError(
+            f"jax {jax.__version__} has no jax.profiler.ProfileData; profile with jax 0.10 or later"
+        )
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
-    options.host_tracer_level = 1  # more would make operations of a few microseconds twice as long
+    # more would make operations of a few microseconds twice as long
+    options.host_tracer_level = 1
     untraced = min(_seconds(write, tokens) for _ in range(3))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
@@ -115,16 +134,20 @@ def _seconds(write: Callable[[int], object], tokens: int) -> float:
 
 
 def _read_trace(file: Path, ops: Mapping[str, Op]) -> tuple[Counter, Counter]:
-    """Nanoseconds and number of each operation of the program; loops and branches count by what is in them."""
+    """Nanoseconds and number of each operation of the program; loops and branches count by what is
+    in them.
+    """
     spent, count = Counter(), Counter()
     for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
         on_device = plane.name.startswith("/device:")
         for line in plane.lines:
-            if on_device and not line.name.startswith("Stream"):  # the other lines tell the same again
+            # the other lines tell the same again
+            if on_device and not line.name.startswith("Stream"):
                 continue
             for event in line.events:
                 name = event.name
-                if on_device and name not in ops:  # kernels have names of their own
+                # kernels have names of their own
+                if on_device and name not in ops:
                     name = dict(event.stats).get("hlo_op", "")
                 if name in ops and ops[name].kind not in CONTROL:
                     spent[name] += event.duration_ns
@@ -158,7 +181,9 @@ def scope_of(name: str, ops: Mapping[str, Op], depth: int = 4) -> str:
 
 
 def part_of(name: str, ops: Mapping[str, Op]) -> str:
-    """The part of the model that an operation belongs to, by its kind and the names of the modules in its scope."""
+    """The part of the model that an operation belongs to, by its kind and the names of the modules
+    in its scope.
+    """
     op, scope = ops[name], scope_of(name, ops)
     last = op.scope.rpartition("/")[2]
     if "_close/" in scope and "branch" in scope:

@@ -1,11 +1,14 @@
-"""Time and memory of one token against what was read before: ours beside caches of keys and values that grow.
+"""Time and memory of one token against what was read before: ours beside caches of keys and values
+that grow.
 
-All models are timed in one run, in turn: a round is one sample of every model at every context, and each round begins with
-another one, so that the machine's drift hits all alike. Batch 1, greedy, random weights.
+All models are timed in one run, in turn: a round is one sample of every model at every context, and
+each round begins with another one, so that the machine's drift hits all alike. Batch 1, greedy,
+random weights.
 
-What to keep in mind: models in JAX write ROOM tokens a call of the device, GPT-2 one token a call of Python, as
-`generate` of transformers does (without its own overhead; nothing is compiled by torch). Below some thousand tokens it is
-these calls that take GPT-2's time, beyond them its cache. Full attention by our own code has no such calls.
+What to keep in mind: models in JAX write ROOM tokens a call of the device, GPT-2 one token a call
+of Python, as `generate` of transformers does (without its own overhead; nothing is compiled by
+torch). Below some thousand tokens it is these calls that take GPT-2's time, beyond them its cache.
+Full attention by our own code has no such calls.
 """
 
 import dataclasses
@@ -25,13 +28,16 @@ from rmat_jax.bench import gpt2
 from rmat_jax.bench.bandwidth import LARGE, read_seconds
 from rmat_jax.bench.peers import WARM_UP, FullAttention, Peer, Rmat, greedy, init_params, threads
 from rmat_jax.bench.profile import Profile, profile
-from rmat_jax.config import RMATConfig, UserError, to_dict
+from rmat_jax.config import RMATConfig, to_dict
+from rmat_jax.errors import UserError
 from rmat_jax.infer.streams import ROOM, decode
 
 CONTEXTS = (512, 1024, 4096, 8192, 16384)
 TOKENS, ROUNDS = 64, 15
-PATIENCE = 5.0  # seconds between two lines of progress
-PROFILED = 512  # tokens
+# seconds between two lines of progress
+PATIENCE = 5.0
+# tokens
+PROFILED = 512
 
 
 @dataclasses.dataclass
@@ -40,11 +46,15 @@ class Row:
 
     peer: str
     context: int
-    samples_ms: list[float]  # of one token, a sample each
+    # of one token, a sample each
+    samples_ms: list[float]
     state_bytes: int
-    weight_bytes: float  # that one token needs
-    cache_bytes: float  # of the state, that one token needs
-    read_ms: list[float]  # to read as many bytes from one buffer
+    # that one token needs
+    weight_bytes: float
+    # of the state, that one token needs
+    cache_bytes: float
+    # to read as many bytes from one buffer
+    read_ms: list[float]
 
     @property
     def ms(self) -> tuple[float, float, float]:
@@ -70,7 +80,8 @@ class Report:
 
     rows: list[Row]
     facts: dict
-    bandwidth: float  # bytes a second from memory that no cache holds
+    # bytes a second from memory that no cache holds
+    bandwidth: float
     profile: Profile | None
     notes: list[str]
 
@@ -121,12 +132,14 @@ def stream(
     seed: int = 0,
     command: str = "",
 ) -> Report:
-    """Times our model, the same code as a full-attention transformer, and GPT-2 where transformers is installed.
+    """Times our model, the same code as a full-attention transformer, and GPT-2 where transformers
+    is installed.
 
     Args:
         config: our model; the others take its width, depth, heads, MLP, vocabulary and dtype.
         contexts: tokens that were read before; each must have room for a sample.
-        tokens: of one sample. Ours are rounded up to whole chunks, so that every sample pays for the memory's writes.
+        tokens: of one sample. Ours are rounded up to whole chunks, so that every sample pays for
+            the memory's writes.
         rounds: samples of each model and context.
         profiled: also trace our model.
         seed: of weights, prompts and caches.
@@ -142,11 +155,18 @@ def stream(
         lambda context: Rmat(config, params, context, tokens, seed),
         lambda context: FullAttention(config, params, context, tokens, seed),
     ]
-    versions = {"jax": jax.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    versions = {
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
     notes = list(filter(None, [gpt2.missing()]))
     if not notes:
         versions |= gpt2.versions()
-        factories += [partial(gpt2.GPT2, config, tokens=tokens, seed=seed, static=static) for static in (False, True)]
+        factories += [
+            partial(gpt2.GPT2, config, tokens=tokens, seed=seed, static=static)
+            for static in (False, True)
+        ]
     peers, rows = [], []
     for context in contexts:
         for make in factories:
@@ -154,7 +174,17 @@ def stream(
             say(f"{peer.name}, {context:,} tokens: making it ready")
             sample(peer)
             peers.append(peer)
-            rows.append(Row(peer.name, context, [], peer.state_bytes, peer.weight_bytes, peer.cache_bytes, []))
+            rows.append(
+                Row(
+                    peer.name,
+                    context,
+                    [],
+                    peer.state_bytes,
+                    peer.weight_bytes,
+                    peer.cache_bytes,
+                    [],
+                )
+            )
     bandwidths = []
     for number in range(rounds):
         order = np.roll(np.arange(len(peers)), -number * len(peers) // rounds)
@@ -176,7 +206,9 @@ def stream(
         "machine": machine() | {"load_before": load, "load_after": _load()},
         "versions": versions,
     }
-    return Report(rows, facts, float(np.median(bandwidths)), profile_of(peers[0]) if profiled else None, notes)
+    return Report(
+        rows, facts, float(np.median(bandwidths)), profile_of(peers[0]) if profiled else None, notes
+    )
 
 
 def check(contexts: Sequence[int], tokens: int, rounds: int) -> None:
@@ -186,7 +218,8 @@ def check(contexts: Sequence[int], tokens: int, rounds: int) -> None:
             raise UserError(
                 f"{name}={value} must be at least 1; the default is {TOKENS if name == 'tokens' else ROUNDS}"
             )
-    least = tokens + WARM_UP + 2  # one token was read before, and one place stays free
+    # one token was read before, and one place stays free
+    least = tokens + WARM_UP + 2
     for context in contexts:
         if context < least:
             raise UserError(
@@ -200,7 +233,9 @@ def parse_contexts(text: str) -> tuple[int, ...]:
     contexts = []
     for part in text.split(","):
         if not part.isascii() or not part.strip().isdigit() or int(part) < 1:
-            raise UserError(f"contexts={text!r}: {part!r} must be a positive integer; write --contexts=512,1024")
+            raise UserError(
+                f"contexts={text!r}: {part!r} must be a positive integer; write --contexts=512,1024"
+            )
         contexts.append(int(part))
     return tuple(sorted(set(contexts)))
 
@@ -215,7 +250,9 @@ def sample(peer: Peer) -> float:
 
 
 def profile_of(peer: Rmat) -> Profile:
-    lowered = decode.lower(peer.model, peer.params, peer.streams, greedy(peer.model.config.vocab_size), ROOM, -1, 1)
+    lowered = decode.lower(
+        peer.model, peer.params, peer.streams, greedy(peer.model.config.vocab_size), ROOM, -1, 1
+    )
     tokens = max(PROFILED, peer.sample) // peer.sample * peer.sample
     return profile(peer.write, tokens, lowered.compile().as_text())
 

@@ -1,4 +1,5 @@
-"""The data room: sources, tokenizers, and lanes of documents as batches. NumPy only; imports no other room.
+"""The data room: sources, tokenizers, and lanes of documents as batches. NumPy only; imports no
+other room.
 
 `make_data` is the door. `lanes.py` says what a batch is.
 """
@@ -7,13 +8,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rmat_jax.config import Config, UserError
+from rmat_jax.config import Config
 from rmat_jax.data.corpus import build_corpus
 from rmat_jax.data.heldout import HeldoutLanes
 from rmat_jax.data.lanes import Batch, Lanes
 from rmat_jax.data.recall import MadeLanes, PassKeyLanes, RecallLanes
 from rmat_jax.data.sources import Source, make_source
 from rmat_jax.data.tokenizer import Tokenizer, make_tokenizer
+from rmat_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +25,11 @@ class Train:
     lanes: Lanes | MadeLanes
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """The batches from `start_step` on, without end. The step is all there is to remember of the iterator."""
-        import grain  # half a second, which those who only need a tokenizer save
+        """The batches from `start_step` on, without end. The step is all there is to remember of
+        the iterator.
+        """
+        # half a second, which those who only need a tokenizer save
+        import grain
 
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
         return iter(grain.MapDataset.source(self.lanes)[start_step:].to_iter_dataset(options))
@@ -34,15 +39,20 @@ class Train:
 class Data:
     """What an experiment reads. `source` and `tokenizer` are None where the data is synthetic."""
 
-    describe: str  # one line: source, documents, tokens, bytes
-    identity: str  # the same for the same tokens in the same order of documents: what a resumed run must find again
+    # one line: source, documents, tokens, bytes
+    describe: str
+    # the same for the same tokens in the same order of documents: what a resumed run must find
+    # again
+    identity: str
     train: Train
     heldout: HeldoutLanes | MadeLanes
     tokenizer: Tokenizer | None
     source: Source | None
 
     def check_same(self, trained_on: str | None, workdir: Path) -> None:
-        """Raises UserError where this is not the data of a checkpoint, by its identity; None: of weights that were imported."""
+        """Raises UserError where this is not the data of a checkpoint, by its identity; None: of
+        weights that were imported.
+        """
         if trained_on not in (None, self.identity):
             raise UserError(
                 f"the data of {workdir} has changed: it was {trained_on}, is {self.identity}; bring it back, or choose "
@@ -56,20 +66,28 @@ def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) 
     Args:
         config: the experiment.
         workdir: gets corpus/ and tokenizer/.
-        rows: of the training batch that this process reads; None: all. The batch is the same whoever reads what.
-            Held-out text is read whole by everybody.
+        rows: of the training batch that this process reads; None: all. The batch is the same
+            whoever reads what. Held-out text is read whole by everybody.
 
     Raises:
         UserError: bad settings, or nothing to read.
     """
-    batch_size, eval_batch_size, length = config.batch_size, config.eval_batch_size, config.segment_len
+    batch_size, eval_batch_size, length = (
+        config.batch_size,
+        config.eval_batch_size,
+        config.segment_len,
+    )
     rows = range(batch_size) if rows is None else rows
 
     def made(lanes: type[MadeLanes], train: tuple, heldout: tuple) -> tuple[MadeLanes, MadeLanes]:
-        """Lanes to train on and held-out ones, which ask once at least: the questions stand at a document's end."""
+        """Lanes to train on and held-out ones, which ask once at least: the questions stand at a
+        document's end.
+        """
         kept = lanes(config, rows, "train", *train)
         tokens = max(config.eval_tokens // eval_batch_size, kept.document_len)
-        return kept, lanes(config, range(eval_batch_size), "heldout", *heldout, steps=-(-tokens // length))
+        return kept, lanes(
+            config, range(eval_batch_size), "heldout", *heldout, steps=-(-tokens // length)
+        )
 
     if config.data.synthetic:
         train, heldout = made(RecallLanes, (), ())
@@ -82,8 +100,12 @@ def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) 
         build_corpus(documents, tokenizer, Path(workdir, "corpus"), name, source.key)
         for name, documents in (("train", source.train), ("heldout", source.heldout))
     ]
-    describe = "{}: {}; held out: {}".format(source.describe, *(corpus.describe for corpus in corpora))
-    identity = "text {}, held-out text {}, {}".format(*(corpus.digest for corpus in corpora), tokenizer.describe)
+    describe = "{}: {}; held out: {}".format(
+        source.describe, *(corpus.describe for corpus in corpora)
+    )
+    identity = "text {}, held-out text {}, {}".format(
+        *(corpus.digest for corpus in corpora), tokenizer.describe
+    )
     if config.data.passkey:
         train, heldout = made(PassKeyLanes, *((corpus.tokens, tokenizer) for corpus in corpora))
         describe = f"pass keys in documents of {train.document_len} tokens cut from {describe}"

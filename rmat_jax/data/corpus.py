@@ -1,7 +1,8 @@
 """A corpus on disk: all documents as one flat array of tokens, read through a memory map.
 
-Layout: each document is `[end] + tokens`, one after the other, and a last `end` closes the array. So the token that
-follows any token of a document is its target: at the document's last token that is the next one's `end`.
+Layout: each document is `[end] + tokens`, one after the other, and a last `end` closes the array.
+So the token that follows any token of a document is its target: at the document's last token that
+is the next one's `end`.
 """
 
 import array
@@ -18,21 +19,27 @@ from typing import IO
 
 import numpy as np
 
-from rmat_jax.config import UserError
 from rmat_jax.data.sources import Documents, blocks
 from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.errors import UserError
 
 PROGRESS_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Document i is `tokens[starts[i] : starts[i + 1]]`, its targets are the same slice moved by one."""
+    """Document i is `tokens[starts[i] : starts[i + 1]]`, its targets are the same slice moved by
+    one.
+    """
 
-    tokens: np.ndarray  # [num_tokens + 1], uint16 or uint32, not in memory
-    starts: np.ndarray  # [num_documents + 1] int64
-    num_bytes: int  # of the text
-    digest: str  # of the text and its cuts into documents
+    # [num_tokens + 1], uint16 or uint32, not in memory
+    tokens: np.ndarray
+    # [num_documents + 1] int64
+    starts: np.ndarray
+    # of the text
+    num_bytes: int
+    # of the text and its cuts into documents
+    digest: str
 
     @property
     def num_documents(self) -> int:
@@ -47,11 +54,15 @@ class Corpus:
         return f"{self.num_documents:,} documents, {self.num_tokens:,} tokens, {self.num_bytes:,} bytes"
 
 
-def build_corpus(documents: Documents, tokenizer: Tokenizer, folder: Path, name: str, source: str) -> Corpus:
-    """The corpus kept in `folder/name` if `source` (a key) and tokenizer are those it was made from, else a new one.
+def build_corpus(
+    documents: Documents, tokenizer: Tokenizer, folder: Path, name: str, source: str
+) -> Corpus:
+    """The corpus kept in `folder/name` if `source` (a key) and tokenizer are those it was made
+    from, else a new one.
 
-    Documents stream to disk; empty ones are skipped. The folder appears when it is complete: a build that is killed
-    leaves nothing behind that would be taken for a corpus, and several processes may build the same one at once.
+    Documents stream to disk; empty ones are skipped. The folder appears when it is complete: a
+    build that is killed leaves nothing behind that would be taken for a corpus, and several
+    processes may build the same one at once.
 
     Raises:
         UserError: there is no document, or one cannot be read.
@@ -61,17 +72,21 @@ def build_corpus(documents: Documents, tokenizer: Tokenizer, folder: Path, name:
     if corpus is not None:
         return corpus
     if (folder / name).exists():
-        _tell(f"{folder / name} is damaged, or of another source or tokenizer: reading the text again")
+        _tell(
+            f"{folder / name} is damaged, or of another source or tokenizer: reading the text again"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as scratch:
         new = Path(scratch, "new")
         new.mkdir()
         _write(documents(), tokenizer, new, name, key)
-        corpus = _load(new, key)  # the map stays valid when the files are moved, or deleted by another process
+        # the map stays valid when the files are moved, or deleted by another process
+        corpus = _load(new, key)
         if _load(folder / name, key) is None:
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).rename(Path(scratch, "old"))
-            with contextlib.suppress(OSError):  # another process was faster with the same corpus
+            # another process was faster with the same corpus
+            with contextlib.suppress(OSError):
                 new.rename(folder / name)
     return corpus
 
@@ -80,17 +95,23 @@ def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
     """None where there is no corpus, an incomplete one, or that of another key."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        tokens, starts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts"))
+        tokens, starts = (
+            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts")
+        )
         sizes = {"tokens": len(tokens) - 1, "documents": len(starts) - 1}
         if manifest != key | sizes | {name: manifest[name] for name in ("bytes", "digest")}:
             return None
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     # Plain arrays over the same map: indexing a np.memmap is slow.
-    return Corpus(tokens.view(np.ndarray), starts.view(np.ndarray), manifest["bytes"], manifest["digest"])
+    return Corpus(
+        tokens.view(np.ndarray), starts.view(np.ndarray), manifest["bytes"], manifest["digest"]
+    )
 
 
-def _write(documents: Iterator[bytes], tokenizer: Tokenizer, folder: Path, name: str, key: dict[str, str]) -> None:
+def _write(
+    documents: Iterator[bytes], tokenizer: Tokenizer, folder: Path, name: str, key: dict[str, str]
+) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = np.array([tokenizer.end], dtype)
     starts, position, num_bytes, shown = array.array("q"), 0, 0, time.monotonic()
@@ -112,7 +133,9 @@ def _write(documents: Iterator[bytes], tokenizer: Tokenizer, folder: Path, name:
                     sizes = f"{len(starts):,} documents, {position / 1e6:.1f}M tokens, {num_bytes / 1e6:.1f} MB"
                     _tell(f"reading the {name} text: {sizes}")
         if not starts:
-            raise UserError(f"the {name} part of the corpus ({key['source']}) is empty; give one with text in it")
+            raise UserError(
+                f"the {name} part of the corpus ({key['source']}) is empty; give one with text in it"
+            )
         file.write(end)
         _write_header(file, dtype, position + 1)
     starts.append(position)
@@ -127,7 +150,13 @@ def _tell(message: str) -> None:
 
 
 def _write_header(file: IO[bytes], dtype: np.dtype, length: int) -> None:
-    """Of a one-dimensional .npy. NumPy leaves room for the length to grow, so it can be written again at the end."""
+    """Of a one-dimensional .npy. NumPy leaves room for the length to grow, so it can be written
+    again at the end.
+    """
     file.seek(0)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (length,),
+    }
     np.lib.format.write_array_header_1_0(file, header)

@@ -4,21 +4,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rmat_jax.config import IGNORE, UserError
+from rmat_jax.config import IGNORE
 from rmat_jax.data.corpus import Corpus
 from rmat_jax.data.lanes import FIELDS, Batch, Parts, cut
 from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.errors import UserError
 
 
 class HeldoutLanes:
     """`len()` batches like those of `lanes.py` that read at most `eval_tokens` tokens, each once.
 
-    A row reads at most its share, eval_tokens / B. Longer documents are cut into parts of that size, and the parts are
-    dealt to the rows in turn: first the beginning of every document, then what follows it, so that many short documents
-    and a single long one both fill all rows. A row that ends early is padded with unscored `end` tokens, which make a
-    document of their own.
+    A row reads at most its share, eval_tokens / B. Longer documents are cut into parts of that
+    size, and the parts are dealt to the rows in turn: first the beginning of every document, then
+    what follows it, so that many short documents and a single long one both fill all rows. A row
+    that ends early is padded with unscored `end` tokens, which make a document of their own.
 
-    bits per byte = total nats / ln 2 / num_bytes. The target `end` costs nats and stands for no byte.
+    bits per byte = total nats / ln 2 / num_bytes. The target `end` costs nats and stands for no
+    byte.
 
     Args:
         corpus, batch_size, length: as for `Lanes`.
@@ -51,7 +53,9 @@ class HeldoutLanes:
         self.num_bytes = sum(map(len, self.texts()))
 
     def texts(self) -> Iterator[bytes]:
-        """The bytes that the scored targets of all rows stand for, one text for each part that is read."""
+        """The bytes that the scored targets of all rows stand for, one text for each part that is
+        read.
+        """
         for lane in self._lanes:
             for start, length in zip(lane.starts, lane.lengths, strict=True):
                 yield self._tokenizer.decode(self._tokens[start + 1 : start + 1 + length])
@@ -68,7 +72,9 @@ class HeldoutLanes:
             total = int(lane.lengths.sum())
             count = min(max(total - position, 0), self.length)
             padding = np.arange(position, position + self.length) - total
-            for name, fill in zip(FIELDS, (self._tokenizer.end, IGNORE, len(lane), padding), strict=True):
+            for name, fill in zip(
+                FIELDS, (self._tokenizer.end, IGNORE, len(lane), padding), strict=True
+            ):
                 batch[name][index] = fill
             if count:
                 for name, values in lane.read(self._tokens, position, count).items():

@@ -7,8 +7,9 @@ A batch is a dict of int32 arrays [rows, T]:
     documents  which document of its lane a token belongs to, counted from 0 modulo 2^31; neighbours always differ
     offsets    the token's place in its document, counted from 0
 
-Every kind of lanes is a sequence `lanes[step] -> batch`: nothing but the step says where it stands, so a run resumes
-anywhere at once. `rows` picks the rows that this process reads; the global batch does not depend on who reads what.
+Every kind of lanes is a sequence `lanes[step] -> batch`: nothing but the step says where it stands,
+so a run resumes anywhere at once. `rows` picks the rows that this process reads; the global batch
+does not depend on who reads what.
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rmat_jax.config import UserError
 from rmat_jax.data.corpus import Corpus
+from rmat_jax.errors import UserError
 
 LAST_ID = 2**31 - 1
 FIELDS = ("tokens", "targets", "documents", "offsets")
@@ -47,10 +48,11 @@ class Parts:
         return Parts(self.starts[index], self.lengths[index])
 
     def read(self, tokens: np.ndarray, position: int, count: int) -> Batch:
-        """A row of a batch, [count] each, from the stream's place `position` on. The stream must hold that much.
+        """A row of a batch, [count] each, from the stream's place `position` on. The stream must
+        hold that much.
 
-        The target of a part's last token is what follows it in the corpus, not in the stream: right also where a
-        document was cut.
+        The target of a part's last token is what follows it in the corpus, not in the stream: right
+        also where a document was cut.
         """
         first, last = np.searchsorted(self.ends, (position, position + count - 1), side="right")
         spanned = self[first : last + 1]
@@ -60,15 +62,18 @@ class Parts:
         offsets = np.arange(position, position + count) - np.repeat(begins, counts)
         places = np.repeat(spanned.starts, counts) + offsets
         documents = np.repeat(np.arange(first, last + 1), counts)
-        return dict(zip(FIELDS, (tokens[places], tokens[places + 1], documents, offsets), strict=True))
+        return dict(
+            zip(FIELDS, (tokens[places], tokens[places + 1], documents, offsets), strict=True)
+        )
 
 
 class Lanes:
     """Training batches: each lane reads its documents in a new order every pass, for ever.
 
-    A document longer than a lane's fair share of the corpus is cut into parts of at most that size, so that a corpus
-    of one document feeds every lane with another part of it; a part counts as a document of its own. Parts are dealt
-    to the lanes so that these are about equally long, once and for all: each lane sees all of its parts in each pass.
+    A document longer than a lane's fair share of the corpus is cut into parts of at most that size,
+    so that a corpus of one document feeds every lane with another part of it; a part counts as a
+    document of its own. Parts are dealt to the lanes so that these are about equally long, once and
+    for all: each lane sees all of its parts in each pass.
 
     Args:
         corpus: what to read.
@@ -81,7 +86,14 @@ class Lanes:
         UserError: a lane would hold T tokens or fewer.
     """
 
-    def __init__(self, corpus: Corpus, batch_size: int, length: int, seed: int, rows: Sequence[int] | None = None):
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        length: int,
+        seed: int,
+        rows: Sequence[int] | None = None,
+    ):
         self.rows = range(batch_size) if rows is None else rows
         self.length = length
         self._tokens = corpus.tokens
@@ -106,7 +118,9 @@ class Lanes:
         for index, row in enumerate(self.rows):
             filled = 0
             while filled < self.length:
-                epoch, position = divmod(step * self.length + filled, int(self._lanes[row].ends[-1]))
+                epoch, position = divmod(
+                    step * self.length + filled, int(self._lanes[row].ends[-1])
+                )
                 parts = self._shuffled(row, epoch)
                 count = min(self.length - filled, int(parts.ends[-1]) - position)
                 piece = parts.read(self._tokens, position, count)
@@ -122,21 +136,26 @@ class Lanes:
 
 
 def cut(corpus: Corpus, limit: int) -> tuple[Parts, np.ndarray]:
-    """The corpus' documents, each in as few parts of `limit` tokens and a rest as hold it; and which of its document's
-    parts each one is, counted from 0."""
+    """The corpus' documents, each in as few parts of `limit` tokens and a rest as hold it; and
+    which of its document's parts each one is, counted from 0."""
     lengths = np.diff(corpus.starts)
     counts = -(-lengths // limit)
     document = np.repeat(np.arange(len(lengths)), counts)
     ordinal = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
     begins = ordinal * limit
-    return Parts(corpus.starts[document] + begins, np.minimum(lengths[document] - begins, limit)), ordinal
+    return Parts(
+        corpus.starts[document] + begins, np.minimum(lengths[document] - begins, limit)
+    ), ordinal
 
 
 def deal(lengths: np.ndarray, num_lanes: int, seed: int) -> list[np.ndarray]:
-    """For each lane the indices of its parts: longest first, each to the lane that has least; `seed` breaks ties."""
+    """For each lane the indices of its parts: longest first, each to the lane that has least;
+    `seed` breaks ties.
+    """
     order = np.random.default_rng(seed).permutation(len(lengths))
     order = order[np.argsort(-lengths[order], kind="stable")]
-    owners, loads = [], [(0, lane) for lane in range(num_lanes)]  # a heap
+    # a heap
+    owners, loads = [], [(0, lane) for lane in range(num_lanes)]
     for length in lengths[order].tolist():
         load, lane = loads[0]
         owners.append(lane)

@@ -1,15 +1,19 @@
-"""Made documents that tell facts and ask for them at their end, which alone is scored: does the memory carry them?
+"""Made documents that tell facts and ask for them at their end, which alone is scored: does the
+memory carry them?
 
-A document is `recall_gap + 2` chunks, the last of which asks. Key-value pairs (`data.synthetic="recall"`) stand among noise: the
-first chunk holds `recall_pairs` of them; the last opens with the keys, in another order, each followed by its value. With
-`recall_place="any"` the pairs' chunk is drawn, and the logarithm of its distance is uniform: what is learned across few
-chunks makes many learnable. With "even" the distance itself is. Ids: NOISE noise symbols, then `recall_symbols` keys, then as
-many values.
+A document is `recall_gap + 2` chunks, the last of which asks. Key-value pairs
+(`data.synthetic="recall"`) stand among noise: the first chunk holds `recall_pairs` of them; the
+last opens with the keys, in another order, each followed by its value. With `recall_place="any"`
+the pairs' chunk is drawn, and the logarithm of its distance is uniform: what is learned across few
+chunks makes many learnable. With "even" the distance itself is. Ids: NOISE noise symbols, then
+`recall_symbols` keys, then as many values.
 
-A pass key (`data.passkey=True`) is a number of DIGITS digits, told by a sentence in a text, in the first chunk or at a distance
-drawn likewise. The last chunk begins the sentence once more. `passkey_decoys` other numbers a chunk stand in the context: a text
-has few of its own, and the memory must keep none. They have one to DIGITS digits, and before them words from the second half of
-the sentence's beginning, " key is 17", since those of a text that are hardest to tell from a key stand so.
+A pass key (`data.passkey=True`) is a number of DIGITS digits, told by a sentence in a text, in the
+first chunk or at a distance drawn likewise. The last chunk begins the sentence once more.
+`passkey_decoys` other numbers a chunk stand in the context: a text has few of its own, and the
+memory must keep none. They have one to DIGITS digits, and before them words from the second half of
+the sentence's beginning, " key is 17", since those of a text that are hardest to tell from a key
+stand so.
 """
 
 import functools
@@ -18,12 +22,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rmat_jax.config import IGNORE, Config, DataConfig, UserError
+from rmat_jax.config import IGNORE, Config, DataConfig
 from rmat_jax.data.lanes import FIELDS, LAST_ID, Batch
 from rmat_jax.data.tokenizer import Tokenizer, check_vocabulary
+from rmat_jax.errors import UserError
 
 NOISE = 8
-BLOCK = 8192  # tokens that are made at once, if documents are shorter
+# tokens that are made at once, if documents are shorter
+BLOCK = 8192
 SPLITS = ("train", "heldout")
 BEFORE, AFTER = b"\nThe pass key is ", b". Remember the pass key.\n"
 DIGITS = 5
@@ -35,10 +41,11 @@ def recall_vocab_size(config: DataConfig) -> int:
 
 
 class MadeLanes:
-    """Lanes (see `lanes.py`) of documents made up on the fly from (seed, split, lane, place in the lane).
+    """Lanes (see `lanes.py`) of documents made up on the fly from (seed, split, lane, place in the
+    lane).
 
-    A step need not be a document long. If it is shorter, all rows ask in the same steps, and others score nothing:
-    `chunks_per_step = recall_gap + 2` asks in every step.
+    A step need not be a document long. If it is shorter, all rows ask in the same steps, and others
+    score nothing: `chunks_per_step = recall_gap + 2` asks in every step.
 
     Args:
         config: the experiment.
@@ -47,7 +54,8 @@ class MadeLanes:
         steps: how many there are; endless by default.
     """
 
-    num_bytes = None  # what is scored stands for no text
+    # what is scored stands for no text
+    num_bytes = None
 
     def __init__(self, config: Config, rows: Sequence[int], split: str, steps: int = sys.maxsize):
         self.rows, self.steps = rows, steps
@@ -55,7 +63,8 @@ class MadeLanes:
         self._data, self._chunk_len = config.data, config.model.chunk_len
         self.document_len = (self._data.recall_gap + 2) * self._chunk_len
         self._split = SPLITS.index(split)
-        # Documents are made, and kept for the next steps, by the block: one at a time is ten times slower.
+        # Documents are made, and kept for the next steps, by the block: one at a time is ten times
+        # slower.
         self._block_documents = max(1, BLOCK // self.document_len)
         self._kept = functools.lru_cache(2 * len(rows))(self._block)
 
@@ -71,10 +80,17 @@ class MadeLanes:
         first, begin = divmod(step * self.length, block_len)
         numbers = range(first, places[-1] // block_len + 1)
         span = slice(begin, begin + self.length)
-        made = [np.concatenate([self._kept(row, n) for n in numbers], axis=1)[:, span] for row in self.rows]
+        made = [
+            np.concatenate([self._kept(row, n) for n in numbers], axis=1)[:, span]
+            for row in self.rows
+        ]
         tokens_and_targets = np.stack(made, axis=1)
-        same = np.broadcast_to(np.stack([documents & LAST_ID, offsets])[:, None], tokens_and_targets.shape)
-        return dict(zip(FIELDS, np.concatenate([tokens_and_targets, same]).astype(np.int32), strict=True))
+        same = np.broadcast_to(
+            np.stack([documents & LAST_ID, offsets])[:, None], tokens_and_targets.shape
+        )
+        return dict(
+            zip(FIELDS, np.concatenate([tokens_and_targets, same]).astype(np.int32), strict=True)
+        )
 
     def _block(self, row: int, number: int) -> np.ndarray:
         """Tokens and targets of some documents end to end, int32 [2, documents * document_len]."""
@@ -85,12 +101,15 @@ class MadeLanes:
         """Tokens and targets, int32 [documents, document_len] each."""
         raise NotImplementedError
 
-    def _distances(self, rng: np.random.Generator, nearest: int, end: int, count: int) -> np.ndarray:
+    def _distances(
+        self, rng: np.random.Generator, nearest: int, end: int, count: int
+    ) -> np.ndarray:
         """Drawn from nearest .. end - 1: uniform if the place is "even", else their logarithm is."""
         if self._data.recall_place == "even":
             return rng.integers(nearest, end, size=count)
         drawn = np.exp(rng.uniform(np.log(nearest), np.log(end), size=count)).astype(int)
-        return drawn.clip(nearest, end - 1)  # exp and log may be off by one
+        # exp and log may be off by one
+        return drawn.clip(nearest, end - 1)
 
 
 class RecallLanes(MadeLanes):
@@ -164,7 +183,8 @@ class PassKey:
         Args:
             rng: draws the key and the text.
             chunks: of the context.
-            distance: tokens from the sentence's beginning to the chunk that asks; from `sentence_len` to all but one.
+            distance: tokens from the sentence's beginning to the chunk that asks; from
+                `sentence_len` to all but one.
             decoys: other numbers in the context, a chunk on average.
 
         Returns:
@@ -188,7 +208,8 @@ class PassKey:
 
 
 class PassKeyLanes(MadeLanes):
-    """Pass keys in a text, told from a token of the first chunk on, or with another `recall_place` from any.
+    """Pass keys in a text, told from a token of the first chunk on, or with another `recall_place`
+    from any.
 
     Args:
         text: tokens.
@@ -209,7 +230,10 @@ class PassKeyLanes(MadeLanes):
     ):
         super().__init__(config, rows, split, steps)
         self._writer = PassKey(text, tokenizer, self._chunk_len)
-        self._context_len, sentence_len = self.document_len - self._chunk_len, self._writer.sentence_len
+        self._context_len, sentence_len = (
+            self.document_len - self._chunk_len,
+            self._writer.sentence_len,
+        )
         if sentence_len >= self._context_len:
             raise UserError(
                 f"recall_gap={self._data.recall_gap} chunks of {self._chunk_len} tokens leave a pass key too little room: its "
@@ -219,7 +243,9 @@ class PassKeyLanes(MadeLanes):
     def _make(self, rng: np.random.Generator, documents: int) -> tuple[np.ndarray, np.ndarray]:
         nearest, farthest = self._writer.sentence_len, self._context_len
         if self._data.recall_place == "first":
-            distances = (farthest - rng.integers(1, self._chunk_len, size=documents)).clip(min=nearest)
+            distances = (farthest - rng.integers(1, self._chunk_len, size=documents)).clip(
+                min=nearest
+            )
         else:
             distances = self._distances(rng, nearest, farthest, documents)
         chunks = self._data.recall_gap + 1

@@ -1,6 +1,7 @@
 """Where text comes from: a source yields whole documents, as bytes, and holds some of them out.
 
-Bytes are read as they are: text that is not UTF-8 is text too. A document must fit in memory, a corpus need not.
+Bytes are read as they are: text that is not UTF-8 is text too. A document must fit in memory, a
+corpus need not.
 """
 
 import dataclasses
@@ -15,18 +16,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from rmat_jax.config import DataConfig, UserError
+from rmat_jax.config import DataConfig
+from rmat_jax.errors import UserError
 
 Documents = Callable[[], Iterator[bytes]]
 
-NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+NOT_LIBRARY = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Documents to train on, and others, held out. Each call starts a new pass, in the same order every time.
+    """Documents to train on, and others, held out. Each call starts a new pass, in the same order
+    every time.
 
-    `describe` names the source to people. `key` changes when the documents do, as far as their number and sizes tell.
+    `describe` names the source to people. `key` changes when the documents do, as far as their
+    number and sizes tell.
     """
 
     describe: str
@@ -36,17 +42,28 @@ class Source:
 
 
 def make_source(config: DataConfig) -> Source:
-    """The source that `config` names: TFDS, text, or by default the Python standard library's own code.
+    """The source that `config` names: TFDS, text, or by default the Python standard library's own
+    code.
 
     Raises:
         UserError: nothing there, nothing readable, or nothing left to hold out.
     """
     if config.tfds:
-        return tfds_source(config.tfds, config.tfds_train, config.tfds_heldout, config.tfds_feature, config.tfds_dir)
+        return tfds_source(
+            config.tfds,
+            config.tfds_train,
+            config.tfds_heldout,
+            config.tfds_feature,
+            config.tfds_dir,
+        )
     if not config.heldout_path and config.heldout_fraction == 0:
-        raise UserError("data.heldout_fraction=0 leaves no text to evaluate on; try 0.05, or give data.heldout_path")
+        raise UserError(
+            "data.heldout_fraction=0 leaves no text to evaluate on; try 0.05, or give data.heldout_path"
+        )
     if config.path:
-        return text_source(config.path, config.heldout_path, config.pattern, config.heldout_fraction)
+        return text_source(
+            config.path, config.heldout_path, config.pattern, config.heldout_fraction
+        )
     return stdlib_source(config.heldout_fraction)
 
 
@@ -55,15 +72,23 @@ def stdlib_source(heldout_fraction: float) -> Source:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = _list_files(root, "*.py", skip=NOT_LIBRARY)
     if len(files) < 2:
-        raise UserError(f"this Python keeps no sources of its standard library in {root}; give data.path")
-    return _file_source(f"Python {platform.python_version()} library", *split_files(files, root, heldout_fraction))
+        raise UserError(
+            f"this Python keeps no sources of its standard library in {root}; give data.path"
+        )
+    return _file_source(
+        f"Python {platform.python_version()} library", *split_files(files, root, heldout_fraction)
+    )
 
 
-def text_source(path: str, heldout_path: str = "", pattern: str = "*", heldout_fraction: float = 0.05) -> Source:
-    """A file, or a folder's files (those in folders below it too, hidden and empty ones not), each one document.
+def text_source(
+    path: str, heldout_path: str = "", pattern: str = "*", heldout_fraction: float = 0.05
+) -> Source:
+    """A file, or a folder's files (those in folders below it too, hidden and empty ones not), each
+    one document.
 
-    Held out is `heldout_path` if given (a file of `path` that also lies there is not trained on); else the files of a
-    folder that `split_files` chooses, or the last `heldout_fraction` of a lone file's bytes.
+    Held out is `heldout_path` if given (a file of `path` that also lies there is not trained on);
+    else the files of a folder that `split_files` chooses, or the last `heldout_fraction` of a lone
+    file's bytes.
     """
     files = _text_files("data.path", path, pattern)
     if heldout_path:
@@ -71,14 +96,18 @@ def text_source(path: str, heldout_path: str = "", pattern: str = "*", heldout_f
         resolved = {file.resolve() for file in heldout}
         files = [file for file in files if file.resolve() not in resolved]
         if not files:
-            raise UserError(f"data.heldout_path={heldout_path!r} leaves nothing of data.path={path!r}; hold out less")
+            raise UserError(
+                f"data.heldout_path={heldout_path!r} leaves nothing of data.path={path!r}; hold out less"
+            )
         return _file_source(path, files, heldout)
     if len(files) > 1:
         return _file_source(path, *split_files(files, Path(path).expanduser(), heldout_fraction))
 
     (file,), size = files, files[0].stat().st_size
     if size == 1:
-        raise UserError(f"data.path={path!r} has 1 byte, but a part must be held out; give a longer text")
+        raise UserError(
+            f"data.path={path!r} has 1 byte, but a part must be held out; give a longer text"
+        )
     at = size - min(max(round(size * heldout_fraction), 1), size - 1)
 
     def part(side: int) -> Iterator[bytes]:
@@ -87,16 +116,21 @@ def text_source(path: str, heldout_path: str = "", pattern: str = "*", heldout_f
         yield (data[:middle], data[middle:])[side]
 
     return Source(
-        path, f"{path}: {size} bytes, held out from {at}", functools.partial(part, 0), functools.partial(part, 1)
+        path,
+        f"{path}: {size} bytes, held out from {at}",
+        functools.partial(part, 0),
+        functools.partial(part, 1),
     )
 
 
-def split_files(files: list[Path], root: Path, heldout_fraction: float) -> tuple[list[Path], list[Path]]:
+def split_files(
+    files: list[Path], root: Path, heldout_fraction: float
+) -> tuple[list[Path], list[Path]]:
     """(training files in their order, held-out files); for two files or more, neither is empty.
 
-    A file is held out if the hash of its path below `root` falls into the lowest `heldout_fraction` of all hashes, so
-    it stays on its side when others come and go. Held-out files come in the order of their hashes: whoever reads only
-    the first few has a fair sample.
+    A file is held out if the hash of its path below `root` falls into the lowest `heldout_fraction`
+    of all hashes, so it stays on its side when others come and go. Held-out files come in the order
+    of their hashes: whoever reads only the first few has a fair sample.
     """
     share = {}
     for file in files:
@@ -108,8 +142,12 @@ def split_files(files: list[Path], root: Path, heldout_fraction: float) -> tuple
     return [file for file in files if file not in held], heldout
 
 
-def tfds_source(name: str, train: str, heldout: str, feature: str = "", data_dir: str = "") -> Source:
-    """A TFDS set that `tfds.data_source` can read; downloaded and prepared when first read. Splits may be slices."""
+def tfds_source(
+    name: str, train: str, heldout: str, feature: str = "", data_dir: str = ""
+) -> Source:
+    """A TFDS set that `tfds.data_source` can read; downloaded and prepared when first read. Splits
+    may be slices.
+    """
 
     def documents(split: str) -> Iterator[bytes]:
         examples = _open_tfds(name, split, data_dir)
@@ -118,48 +156,73 @@ def tfds_source(name: str, train: str, heldout: str, feature: str = "", data_dir
             text = example[key]
             if not isinstance(text, (bytes, str)):
                 kind = type(text).__name__
-                raise UserError(f"feature {key!r} of {name} holds {kind}, not text; set data.tfds_feature to another")
+                raise UserError(
+                    f"feature {key!r} of {name} holds {kind}, not text; set data.tfds_feature to another"
+                )
             yield text.encode() if isinstance(text, str) else text
 
     key = f"tfds {name}: {train}, {heldout}, {feature or 'its text'}"
-    return Source(f"TFDS {name}", key, functools.partial(documents, train), functools.partial(documents, heldout))
+    return Source(
+        f"TFDS {name}",
+        key,
+        functools.partial(documents, train),
+        functools.partial(documents, heldout),
+    )
 
 
 def _open_tfds(name: str, split: str, data_dir: str) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise UserError(f"data.tfds={name!r} needs TFDS; run: pip install tensorflow-datasets") from None
+        raise UserError(
+            f"data.tfds={name!r} needs TFDS; run: pip install tensorflow-datasets"
+        ) from None
     try:
         return tfds.data_source(name, split=split, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
-        known = tfds.list_builders(with_community_datasets=False)  # those ask the network, through TensorFlow
+        # those ask the network, through TensorFlow
+        known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(name.split("/")[0], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"
-        raise UserError(f"data.tfds={name!r} is neither in TFDS nor in data.tfds_dir={data_dir!r}; {hint}") from error
-    except Exception as error:  # TFDS raises whatever its downloads, readers and builders raise
+        raise UserError(
+            f"data.tfds={name!r} is neither in TFDS nor in data.tfds_dir={data_dir!r}; {hint}"
+        ) from error
+    except Exception as error:
+        # TFDS raises whatever its downloads, readers and builders raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
         fix = "check the set's splits and the network, or point data.tfds_dir at a prepared copy"
         if isinstance(error, ImportError) and error.name:
             fix = f"run: pip install {error.name}"
-        raise UserError(f"data.tfds={name!r}, split {split!r}, cannot be read: {reason}; {fix}") from error
+        raise UserError(
+            f"data.tfds={name!r}, split {split!r}, cannot be read: {reason}; {fix}"
+        ) from error
 
 
 def _text_feature(name: str, features: Any, wanted: str) -> str:
     import tensorflow_datasets as tfds
 
     if wanted and wanted not in features:
-        raise UserError(f"data.tfds_feature={wanted!r} is not a feature of {name}; it has {', '.join(features)}")
-    texts = [wanted] if wanted else [key for key in features if isinstance(features[key], tfds.features.Text)]
+        raise UserError(
+            f"data.tfds_feature={wanted!r} is not a feature of {name}; it has {', '.join(features)}"
+        )
+    texts = (
+        [wanted]
+        if wanted
+        else [key for key in features if isinstance(features[key], tfds.features.Text)]
+    )
     if len(texts) != 1:
-        raise UserError(f"{name} has {len(texts)} text features; set data.tfds_feature to one of {', '.join(features)}")
+        raise UserError(
+            f"{name} has {len(texts)} text features; set data.tfds_feature to one of {', '.join(features)}"
+        )
     return texts[0]
 
 
 def cut_near(data: bytes, at: int, reach: int = 1024) -> int:
-    """Where to cut `data` at `at` or a little before it: after a line break, else between UTF-8 characters.
+    """Where to cut `data` at `at` or a little before it: after a line break, else between UTF-8
+    characters.
 
-    For 0 < at < len(data); the result lies in 1..at. Bytes that are not UTF-8 may be cut at `at` itself.
+    For 0 < at < len(data); the result lies in 1..at. Bytes that are not UTF-8 may be cut at `at`
+    itself.
     """
     after_line = data.rfind(b"\n", max(0, at - reach), at) + 1
     if after_line:
@@ -169,12 +232,16 @@ def cut_near(data: bytes, at: int, reach: int = 1024) -> int:
 
 
 def blocks(data: bytes, size: int = 1 << 20) -> Iterator[bytes]:
-    """`data` in pieces of at most `size` bytes, cut where `cut_near` says, so that no step needs much memory."""
+    """`data` in pieces of at most `size` bytes, cut where `cut_near` says, so that no step needs
+    much memory.
+    """
     return read_blocks(io.BytesIO(data), size)
 
 
 def read_blocks(opened: BinaryIO, size: int = 1 << 20) -> Iterator[bytes]:
-    """The rest of a file or pipe of any length, in the pieces in which `blocks` would cut it; one is held at a time."""
+    """The rest of a file or pipe of any length, in the pieces in which `blocks` would cut it; one
+    is held at a time.
+    """
     held = b""
     while more := opened.read(size + 1 - len(held)):
         held += more
@@ -194,7 +261,9 @@ def _text_files(flag: str, path: str, pattern: str) -> list[Path]:
         raise UserError(f"{flag}={path!r} does not exist; give a text file or a folder of them")
     files = _list_files(root, pattern) if root.is_dir() else [root]
     if not any(file.stat().st_size for file in files):
-        raise UserError(f"{flag}={path!r} holds no text: no file that matches data.pattern={pattern!r} has a byte")
+        raise UserError(
+            f"{flag}={path!r} holds no text: no file that matches data.pattern={pattern!r} has a byte"
+        )
     return files
 
 
@@ -208,9 +277,15 @@ def _list_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()) ->
 
 
 def _file_source(describe: str, train: list[Path], heldout: list[Path]) -> Source:
-    sides = (f"{len(files)} files of {sum(file.stat().st_size for file in files)} bytes" for files in (train, heldout))
+    sides = (
+        f"{len(files)} files of {sum(file.stat().st_size for file in files)} bytes"
+        for files in (train, heldout)
+    )
     return Source(
-        describe, f"{describe}: {', held out '.join(sides)}", lambda: map(_read, train), lambda: map(_read, heldout)
+        describe,
+        f"{describe}: {', held out '.join(sides)}",
+        lambda: map(_read, train),
+        lambda: map(_read, heldout),
     )
 
 
@@ -222,4 +297,6 @@ def _read(file: Path) -> bytes:
 
 
 def _unreadable(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename} cannot be read: {error.strerror}; change its mode or data.pattern") from error
+    raise UserError(
+        f"{error.filename} cannot be read: {error.strerror}; change its mode or data.pattern"
+    ) from error

@@ -13,25 +13,30 @@ from typing import Protocol
 
 import numpy as np
 
-from rmat_jax.config import Config, UserError
+from rmat_jax.config import Config
 from rmat_jax.data.sources import Documents, blocks
+from rmat_jax.errors import UserError
 
 # Of the text a byte-pair vocabulary is trained on: enough for its statistics, 10 s or so.
 TRAINING_BYTES = 32 << 20
 
-# What merges stay inside of: a word with the space before it, a number, signs, white space. Bytes from 128 count as
-# letters, so that a word of any alphabet is one piece. Everything matches something, so no byte is lost.
+# What merges stay inside of: a word with the space before it, a number, signs, white space. Bytes
+# from 128 count as letters, so that a word of any alphabet is one piece. Everything matches
+# something, so no byte is lost.
 _SPACE = r" \t\n\r\f\v"
 PIECES = (
     r" ?[A-Za-z_\x{80}-\x{ff}]+| ?[0-9]+"
     rf"| ?[^{_SPACE}0-9A-Za-z_\x{{80}}-\x{{ff}}]+"
     rf"|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
 )
-WORDS = r" ?\n| ?[^ \n]+| "  # a line break is a word, and each holds the space before it
+# a line break is a word, and each holds the space before it
+WORDS = r" ?\n| ?[^ \n]+| "
 
 
 class Tokenizer(Protocol):
-    """`decode(encode(data)) == data`; `decode` drops `end`. Equal `describe` means equal ids for every text."""
+    """`decode(encode(data)) == data`; `decode` drops `end`. Equal `describe` means equal ids for
+    every text.
+    """
 
     vocab_size: int
     end: int
@@ -60,10 +65,11 @@ class ByteTokenizer:
 
 
 class BPETokenizer:
-    """Byte pairs (arXiv 1508.07909) merged by the Hugging Face library, over the bytes as Latin-1 characters; or whole words.
+    """Byte pairs (arXiv 1508.07909) merged by the Hugging Face library, over the bytes as Latin-1
+    characters; or whole words.
 
-    Each of the 256 characters is a token of its own, so any bytes can be encoded. `end` is the last id and unknown to
-    the library: no text can spell it.
+    Each of the 256 characters is a token of its own, so any bytes can be encoded. `end` is the last
+    id and unknown to the library: no text can spell it.
     """
 
     def __init__(self, model: str):
@@ -73,32 +79,50 @@ class BPETokenizer:
         self._bytes = [piece.encode("latin-1") for _, piece in pieces] + [b""]
         self.end = len(pieces)
         self.vocab_size = len(pieces) + 1
-        self.describe = f"bpe of {self.vocab_size} ({hashlib.sha256(model.encode()).hexdigest()[:12]})"
+        self.describe = (
+            f"bpe of {self.vocab_size} ({hashlib.sha256(model.encode()).hexdigest()[:12]})"
+        )
 
     @classmethod
     def train(cls, documents: Iterator[bytes], vocab_size: int) -> "BPETokenizer":
-        """The most frequent pairs of the first TRAINING_BYTES; fewer than `vocab_size` entries if there are no more."""
+        """The most frequent pairs of the first TRAINING_BYTES; fewer than `vocab_size` entries if
+        there are no more.
+        """
         library = _library()
         model = library.Tokenizer(library.models.BPE())
         model.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(PIECES), "isolated")
         trainer = library.trainers.BpeTrainer(
-            vocab_size=vocab_size - 1, initial_alphabet=[chr(byte) for byte in range(256)], show_progress=False
+            vocab_size=vocab_size - 1,
+            initial_alphabet=[chr(byte) for byte in range(256)],
+            show_progress=False,
         )
         text = itertools.chain.from_iterable(map(blocks, documents))
-        model.train_from_iterator((block.decode("latin-1") for block in _first(text, TRAINING_BYTES)), trainer)
+        model.train_from_iterator(
+            (block.decode("latin-1") for block in _first(text, TRAINING_BYTES)), trainer
+        )
         return cls(model.to_str())
 
     @classmethod
     def of_words(cls, documents: Iterator[bytes], vocab_size: int) -> "BPETokenizer":
-        """The most frequent words of all text, as it separates them by spaces; any other is spelled, character by character."""
+        """The most frequent words of all text, as it separates them by spaces; any other is
+        spelled, character by character.
+        """
         library = _library()
         split = library.pre_tokenizers.Split(library.Regex(WORDS), "isolated")
         counts = collections.Counter()
         for block in itertools.chain.from_iterable(map(blocks, documents)):
-            counts.update(piece for piece, _ in split.pre_tokenize_str(block.decode("latin-1")) if len(piece) > 1)
-        vocabulary = [*map(chr, range(256)), *(word for word, _ in counts.most_common(vocab_size - 257))]
+            counts.update(
+                piece
+                for piece, _ in split.pre_tokenize_str(block.decode("latin-1"))
+                if len(piece) > 1
+            )
+        vocabulary = [
+            *map(chr, range(256)),
+            *(word for word, _ in counts.most_common(vocab_size - 257)),
+        ]
         ids = {piece: index for index, piece in enumerate(vocabulary)}
-        model = library.Tokenizer(library.models.BPE(ids, [], ignore_merges=True))  # a known word, or its characters
+        # a known word, or its characters
+        model = library.Tokenizer(library.models.BPE(ids, [], ignore_merges=True))
         model.pre_tokenizer = split
         return cls(model.to_str())
 
@@ -121,8 +145,11 @@ def make_tokenizer(config: Config, folder: Path, documents: Documents) -> Tokeni
     """The tokenizer kept in `folder`, or a new one, trained on `documents` and kept there."""
     file = folder / "tokenizer.json"
     if config.data.tokenizer != "bytes" and not file.exists():
-        # Before training: a vocabulary that is too large for this model must not be kept for the next.
-        check_vocabulary(config, ByteTokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
+        # Before training: a vocabulary that is too large for this model must not be kept for the
+        # next.
+        check_vocabulary(
+            config, ByteTokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}"
+        )
         make = BPETokenizer.train if config.data.tokenizer == "bpe" else BPETokenizer.of_words
         make(documents(), config.model.vocab_size).save(file)
     return load_tokenizer(config, folder)
@@ -135,8 +162,14 @@ def load_tokenizer(config: Config, folder: Path) -> Tokenizer:
         UserError: none there, an unreadable one, or one with more entries than the model has.
     """
     if config.data.synthetic:
-        raise UserError(f"data.synthetic={config.data.synthetic!r} has no text and no tokenizer; use a model of text")
-    tokenizer = ByteTokenizer() if config.data.tokenizer == "bytes" else _load_bpe(folder / "tokenizer.json")
+        raise UserError(
+            f"data.synthetic={config.data.synthetic!r} has no text and no tokenizer; use a model of text"
+        )
+    tokenizer = (
+        ByteTokenizer()
+        if config.data.tokenizer == "bytes"
+        else _load_bpe(folder / "tokenizer.json")
+    )
     check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
     return tokenizer
 
@@ -152,20 +185,27 @@ def check_vocabulary(config: Config, size: int, maker: str) -> None:
 
 def _load_bpe(file: Path) -> BPETokenizer:
     if not file.exists():
-        raise UserError(f"{file} does not exist; train a model in this workdir first, or set data.tokenizer='bytes'")
+        raise UserError(
+            f"{file} does not exist; train a model in this workdir first, or set data.tokenizer='bytes'"
+        )
     try:
         return BPETokenizer(file.read_text(encoding="utf-8"))
     except UserError:
         raise
-    except Exception as error:  # the library raises bare Exceptions
-        raise UserError(f"{file} is not a tokenizer ({error}); restore it, or delete it to train a new one") from error
+    except Exception as error:
+        # the library raises bare Exceptions
+        raise UserError(
+            f"{file} is not a tokenizer ({error}); restore it, or delete it to train a new one"
+        ) from error
 
 
 def _library():
     try:
         import tokenizers
     except ImportError:
-        raise UserError("data.tokenizer other than 'bytes' needs a package; run: pip install tokenizers") from None
+        raise UserError(
+            "data.tokenizer other than 'bytes' needs a package; run: pip install tokenizers"
+        ) from None
     return tokenizers
 
 
@@ -173,7 +213,9 @@ def _checked(ids: Sequence[int], vocab_size: int) -> np.ndarray:
     ids = np.asarray(ids, np.int64)
     outside = ids[(ids < 0) | (ids >= vocab_size)]
     if outside.size:
-        raise UserError(f"token id {outside[0]} is outside the vocabulary; ids lie in 0..{vocab_size - 1}")
+        raise UserError(
+            f"token id {outside[0]} is outside the vocabulary; ids lie in 0..{vocab_size - 1}"
+        )
     return ids
 
 

@@ -1,4 +1,6 @@
-"""What a model makes of questions on documents: what the reference costs it, and what it writes, with and without memory."""
+"""What a model makes of questions on documents: what the reference costs it, and what it writes,
+with and without memory.
+"""
 
 import dataclasses
 import math
@@ -6,13 +8,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs.questions import Asked, Item
 from rmat_jax.evals.suite import Subject, say
 from rmat_jax.infer import Engine, Session
 from rmat_jax.infer.scoring import Cost
 
-ROWS = 8  # documents, or questions, that are read side by side
+# documents, or questions, that are read side by side
+ROWS = 8
 # In this order in every table.
 KEPT, EMPTIED, ALONE = "document in memory", "memory emptied before the question", "question alone"
 
@@ -22,10 +25,14 @@ class Answer:
     """What came of one question."""
 
     asked: Asked
-    document: int  # its number
-    tokens: int  # of the document
-    num_bytes: int  # of the reference whose bits are counted, with the space before it
-    bits: dict[str, float]  # by condition
+    # its number
+    document: int
+    # of the document
+    tokens: int
+    # of the reference whose bits are counted, with the space before it
+    num_bytes: int
+    # by condition
+    bits: dict[str, float]
     written: dict[str, str]
 
 
@@ -55,10 +62,13 @@ def ask(
     # What a session remembers is as large as the model makes it, so few are held at a time.
     conditions = (KEPT, EMPTIED, ALONE) if subject.config.model.has_memory else (KEPT, ALONE)
     total, answers = sum(len(item.asked) for item in items), []
-    order = sorted(range(len(items)), key=lambda index: len(items[index].text))  # neighbours end together
+    # neighbours end together
+    order = sorted(range(len(items)), key=lambda index: len(items[index].text))
     for documents in batches(order, ROWS):
         longest = len(items[documents[-1]].text)
-        say(f"{name}: reading {len(documents)} of {len(items)} documents, the longest of {longest:,} characters")
+        say(
+            f"{name}: reading {len(documents)} of {len(items)} documents, the longest of {longest:,} characters"
+        )
         read = {index: engine.open(items[index].text) for index in documents}
         for session in read.values():
             session.catch_up()
@@ -69,7 +79,11 @@ def ask(
             for condition in conditions:
                 sessions = []
                 for index, asked in group:
-                    session = engine.open() if condition == ALONE else read[index].fork(forget=condition == EMPTIED)
+                    session = (
+                        engine.open()
+                        if condition == ALONE
+                        else read[index].fork(forget=condition == EMPTIED)
+                    )
                     session.read(prompt(asked))
                     sessions.append(session)
                 found = finite_costs(engine, list(zip(sessions, references, strict=True)))
@@ -82,7 +96,9 @@ def ask(
                     written[place][condition] = "".join(writing[place]).strip()
             answers += [
                 Answer(asked, index, read[index].tokens, len(reference), of_bits, of_text)
-                for (index, asked), reference, of_bits, of_text in zip(group, references, bits, written, strict=True)
+                for (index, asked), reference, of_bits, of_text in zip(
+                    group, references, bits, written, strict=True
+                )
             ]
             say(f"{name}: {len(answers)} of {total} questions")
     return answers
@@ -92,7 +108,9 @@ def finite_costs(engine: Engine, asked: Sequence[tuple[Session, str | bytes]]) -
     """`Engine.costs`. Raises UserError where they are no numbers."""
     costs = engine.costs(asked)
     if not all(np.isfinite(cost.nats).all() for cost in costs):
-        raise UserError("the model's probabilities are no numbers: its weights hold NaN or infinity; use another step")
+        raise UserError(
+            "the model's probabilities are no numbers: its weights hold NaN or infinity; use another step"
+        )
     return costs
 
 

@@ -5,10 +5,13 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-END = 256  # the symbol that opens and ends a document, as in the byte tokenizer
+# the symbol that opens and ends a document, as in the byte tokenizer
+END = 256
 SYMBOLS = 257
-BLOCK = 1 << 22  # symbols that are counted at once
-TRAINING_BYTES = 1 << 26  # of the training text: more would hardly change the counts
+# symbols that are counted at once
+BLOCK = 1 << 22
+# of the training text: more would hardly change the counts
+TRAINING_BYTES = 1 << 26
 
 Documents = Iterable[bytes]
 
@@ -16,8 +19,9 @@ Documents = Iterable[bytes]
 def gzip_bits_per_byte(documents: Documents) -> tuple[float, float]:
     """`gzip -9` of each document on its own, and of all of them as one file.
 
-    The first carries nothing across documents, as our model; the second may, and pays one header instead of many, so it
-    is the stronger one on short documents. Neither has seen the training text, as our model has.
+    The first carries nothing across documents, as our model; the second may, and pays one header
+    instead of many, so it is the stronger one on short documents. Neither has seen the training
+    text, as our model has.
     """
     documents = list(documents)
     size = sum(map(len, documents))
@@ -35,21 +39,25 @@ def order2_bits_per_byte(train: Documents, heldout: Documents) -> float:
 
 
 class Order2:
-    """The next symbol (a byte, or the document's end) given the last two of the document, with Witten-Bell smoothing:
+    """The next symbol (a byte, or the document's end) given the last two of the document, with
+    Witten-Bell smoothing:
 
         P_n(x | c) = (count(c x) + kinds(c) P_{n-1}(x | c')) / (count(c) + kinds(c))
 
-    c are the last n symbols, c' all of them but the oldest, kinds(c) how many different symbols followed c, and
-    P_{-1} = 1 / 257. For a context that never occurred P_n = P_{n-1}. Before its first byte a document has only END
-    symbols. Source: Witten and Bell 1991, method C, interpolated.
+    c are the last n symbols, c' all of them but the oldest, kinds(c) how many different symbols
+    followed c, and P_{-1} = 1 / 257. For a context that never occurred P_n = P_{n-1}. Before its
+    first byte a document has only END symbols. Source: Witten and Bell 1991, method C,
+    interpolated.
     """
 
     def __init__(self, documents: Documents):
-        self.counts = np.zeros((SYMBOLS, SYMBOLS, SYMBOLS), np.int64)  # by oldest, newest, next
+        # by oldest, newest, next
+        self.counts = np.zeros((SYMBOLS, SYMBOLS, SYMBOLS), np.int64)
         for older, newer, following in _triples(documents):
             keys = (older * SYMBOLS + newer) * SYMBOLS + following
             self.counts += np.bincount(keys, minlength=SYMBOLS**3).reshape(self.counts.shape)
-        self.tables = [self.counts.sum((0, 1)), self.counts.sum(0), self.counts]  # by order
+        # by order
+        self.tables = [self.counts.sum((0, 1)), self.counts.sum(0), self.counts]
 
     def probabilities(self, older: np.ndarray, newer: np.ndarray) -> np.ndarray:
         """Of all 257 symbols after each context: [..., 257], for two arrays of symbols [...]."""
@@ -67,7 +75,9 @@ class Order2:
         probability = np.full(np.broadcast_shapes(older.shape, following.shape), 1 / SYMBOLS)
         for table, context in zip(self.tables, ((), (newer,), (older, newer)), strict=True):
             total, kinds = table.sum(-1)[context], (table > 0).sum(-1)[context]
-            mixed = (table[*context, following] + kinds * probability) / np.maximum(total + kinds, 1)
+            mixed = (table[*context, following] + kinds * probability) / np.maximum(
+                total + kinds, 1
+            )
             probability = np.where(total > 0, mixed, probability)
         return probability
 
@@ -81,7 +91,9 @@ def _first(documents: Documents, budget: int) -> Iterator[bytes]:
 
 
 def _triples(documents: Documents) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Every symbol of the documents with the two before it, as (older, newer, next) arrays of about BLOCK symbols."""
+    """Every symbol of the documents with the two before it, as (older, newer, next) arrays of about
+    BLOCK symbols.
+    """
     text, waiting = [], 0
     for document in documents:
         text += [np.frombuffer(document, np.uint8).astype(np.int64), np.array([END])]

@@ -4,31 +4,40 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.evals.report import command_line, write_report
 from rmat_jax.evals.suite import Options, Section, load_subject, make_folder, say
 
-SUITES = {  # name -> module with a function of that name
-    "position": "rmat_jax.evals.suites.position",  # held-out loss by place, baselines, gauges
-    "length": "rmat_jax.evals.suites.length",  # loss by how far the state reaches back
-    "recall": "rmat_jax.evals.suites.recall",  # facts found again, by depth and distance
+# name -> module with a function of that name
+SUITES = {
+    # held-out loss by place, baselines, gauges
+    "position": "rmat_jax.evals.suites.position",
+    # loss by how far the state reaches back
+    "length": "rmat_jax.evals.suites.length",
+    # facts found again, by depth and distance
+    "recall": "rmat_jax.evals.suites.recall",
     "babi": "rmat_jax.evals.suites.babi",
     "qa": "rmat_jax.evals.suites.qa",
     "summary": "rmat_jax.evals.suites.summary",
     "dialogue": "rmat_jax.evals.suites.dialogue",
     "code": "rmat_jax.evals.suites.code",
 }
-NEED_FILE = ("babi", "qa", "summary", "dialogue")  # the option of the same name
-ANY_DATA = ("position", "recall")  # the others need a model of text
+# the option of the same name
+NEED_FILE = ("babi", "qa", "summary", "dialogue")
+# the others need a model of text
+ANY_DATA = ("position", "recall")
 
 
 def evaluate(
-    workdir: Path, suites: Sequence[str] = ("position",), out: Path | None = None, options: Options | None = None
+    workdir: Path,
+    suites: Sequence[str] = ("position",),
+    out: Path | None = None,
+    options: Options | None = None,
 ) -> Path:
     """Writes the report of the newest checkpoint, anew after each suite.
 
-    A module may have a function `check(subject, options)`, which raises UserError for what can be told at once; those of
-    all suites are asked before any measures.
+    A module may have a function `check(subject, options)`, which raises UserError for what can be
+    told at once; those of all suites are asked before any measures.
 
     Args:
         workdir: of a training run.
@@ -40,9 +49,9 @@ def evaluate(
         The path of report.md.
 
     Raises:
-        UserError: an unknown suite or one that occurs twice, a file that is not given or not there, no checkpoint, data
-            that is no longer there. One that a suite raises only while it measures is raised after the other suites have
-            run; the report then holds theirs.
+        UserError: an unknown suite or one that occurs twice, a file that is not given or not there,
+            no checkpoint, data that is no longer there. One that a suite raises only while it
+            measures is raised after the other suites have run; the report then holds theirs.
     """
     options = options or Options()
     check_names(suites, options)
@@ -83,8 +92,14 @@ def check_names(suites: Sequence[str], options: Options) -> None:
             raise UserError(f"suite {name!r} is named twice; name each once")
     for name in NEED_FILE:
         if name in suites and getattr(options, name) is None:
-            raise UserError(f"suite {name!r} needs a file; give --{name}=PATH, see docs/evaluation.md")
+            raise UserError(
+                f"suite {name!r} needs a file; give --{name}=PATH, see docs/evaluation.md"
+            )
     for name in ("text", *NEED_FILE):
         path = getattr(options, name)
-        if path is not None and not path.startswith("tfds:") and not Path(path).expanduser().exists():
+        if (
+            path is not None
+            and not path.startswith("tfds:")
+            and not Path(path).expanduser().exists()
+        ):
             raise UserError(f"--{name}={path} does not exist; give a file or folder that does")

@@ -9,13 +9,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rmat_jax import sharding
-from rmat_jax.config import IGNORE, Config, UserError
+from rmat_jax.config import IGNORE, Config
+from rmat_jax.errors import UserError
 from rmat_jax.modules.carry import NOBODY, State, initial_state
-from rmat_jax.step import eval_step
+from rmat_jax.train import sharding
+from rmat_jax.train.step import eval_step
 from rmat_jax.types import PyTree
 
-MIN_DOCUMENTS = 10  # fewer are too few to take a standard error over
+# fewer are too few to take a standard error over
+MIN_DOCUMENTS = 10
 
 
 @functools.partial(jax.jit, static_argnames=("config", "cut", "mesh"))
@@ -32,14 +34,21 @@ def _step(config, params, memory, batch, cut, mesh):
 class Heldout:
     """The scored tokens of a held-out text, one entry a token, in the order they were read."""
 
-    bits: np.ndarray  # [n] float64, -log2 of the probability that the token got
-    correct: np.ndarray  # [n] bool, whether it was the most likely one
-    positions: np.ndarray  # [n] in the chunk, of the token that predicts it
-    offsets: np.ndarray  # [n] in the document, of the token that predicts it
-    documents: np.ndarray  # [n] number of the document, distinct over all lanes: B (place in its lane, from 1) + lane
-    segments: np.ndarray  # [n] number of the lane and batch
+    # [n] float64, -log2 of the probability that the token got
+    bits: np.ndarray
+    # [n] bool, whether it was the most likely one
+    correct: np.ndarray
+    # [n] in the chunk, of the token that predicts it
+    positions: np.ndarray
+    # [n] in the document, of the token that predicts it
+    offsets: np.ndarray
+    # [n] number of the document, distinct over all lanes: B (place in its lane, from 1) + lane
+    documents: np.ndarray
+    # [n] number of the lane and batch
+    segments: np.ndarray
     chunk_len: int
-    num_bytes: int | None  # raw bytes that the tokens stand for
+    # raw bytes that the tokens stand for
+    num_bytes: int | None
 
     @property
     def scored(self) -> int:
@@ -73,15 +82,16 @@ class Heldout:
         """Mean bits by position in the document, in power-of-two bins.
 
         Returns:
-            Edges [n + 1], 0, 1, 2, 4, 8, ...: bin i holds edges[i] <= offset < edges[i + 1]; mean bits [n], NaN in an
-            empty bin; scored tokens [n].
+            Edges [n + 1], 0, 1, 2, 4, 8, ...: bin i holds edges[i] <= offset < edges[i + 1]; mean
+            bits [n], NaN in an empty bin; scored tokens [n].
         """
         bins = offset_bins(self.offsets)
         means, counts = _means(bins, self.bits, bins.max() + 1)
         return np.concatenate([[0], 2 ** np.arange(len(counts))]), means, counts
 
     def units(self) -> tuple[str, np.ndarray]:
-        """What may be taken as independent for a standard error: documents, or segments of them where there are few.
+        """What may be taken as independent for a standard error: documents, or segments of them
+        where there are few.
 
         A document that is longer than a lane's share of the text counts as several.
 
@@ -95,7 +105,8 @@ class Heldout:
 
 class Mean(NamedTuple):
     value: float
-    error: float  # standard error; NaN with fewer than two units
+    # standard error; NaN with fewer than two units
+    error: float
     units: int
 
 
@@ -115,15 +126,17 @@ def evaluate_heldout(
     Args:
         config: the experiment.
         params: the model's.
-        batches: of tokens, targets (-1: not scored), documents, offsets (place of a token in its document): [B, T]
-            int32 each, all of one shape, T a multiple of the chunk. A lane goes on from batch to batch. They may have
-            `forget` [B, N], see `eval_step`.
+        batches: of tokens, targets (-1: not scored), documents, offsets (place of a token in its
+            document): [B, T] int32 each, all of one shape, T a multiple of the chunk. A lane goes
+            on from batch to batch. They may have `forget` [B, N], see `eval_step`.
         num_bytes: raw bytes that all scored targets stand for; None: they stand for none.
         cut: empty the memory before each chunk, see `eval_step`.
-        mesh: where `params` live, whose devices share the rows; every process gives all rows and gets all results.
+        mesh: where `params` live, whose devices share the rows; every process gives all rows and
+            gets all results.
 
     Raises:
-        UserError: nothing is scored, or the mesh does not divide the rows, which is said of the memory's arrays.
+        UserError: nothing is scored, or the mesh does not divide the rows, which is said of the
+            memory's arrays.
     """
     memory, parts = None, []
     for index, batch in enumerate(batches):
@@ -131,10 +144,16 @@ def evaluate_heldout(
         if memory is None:
             memory = _empty_memory(config, rows, mesh)
             last_B, count_B = np.full(rows, NOBODY), np.zeros(rows, np.int64)
-        read = {name: batch[name] for name in ("tokens", "targets", "documents", "forget") if name in batch}
+        read = {
+            name: batch[name]
+            for name in ("tokens", "targets", "documents", "forget")
+            if name in batch
+        }
         if mesh is not None:
             read = sharding.global_batch(mesh, rows, range(rows), read)
-        memory, scores = _step(config=config, params=params, memory=memory, batch=read, cut=cut, mesh=mesh)
+        memory, scores = _step(
+            config=config, params=params, memory=memory, batch=read, cut=cut, mesh=mesh
+        )
         scores = jax.device_get(scores)
 
         begins_BT = np.diff(batch["documents"], axis=1, prepend=last_B[:, None]) != 0
@@ -144,7 +163,9 @@ def evaluate_heldout(
         columns = {
             "bits": scores.loss_BT / np.log(2, dtype=np.float64),
             "correct": scores.correct_BT.astype(bool),
-            "positions": np.broadcast_to(np.arange(length) % config.model.chunk_len, (rows, length)),
+            "positions": np.broadcast_to(
+                np.arange(length) % config.model.chunk_len, (rows, length)
+            ),
             "offsets": batch["offsets"],
             "documents": count_BT * rows + lane_BT,
             "segments": index * rows + lane_BT,
@@ -152,7 +173,9 @@ def evaluate_heldout(
         scored_BT = batch["targets"] != IGNORE
         parts.append({name: column[scored_BT] for name, column in columns.items()})
     if not any(len(part["bits"]) for part in parts):
-        raise UserError("the held-out batches hold no token to score; hold more text out, or raise eval_tokens")
+        raise UserError(
+            "the held-out batches hold no token to score; hold more text out, or raise eval_tokens"
+        )
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Heldout(**joined, chunk_len=config.model.chunk_len, num_bytes=num_bytes)
 
@@ -170,7 +193,8 @@ def offset_bins(offsets: np.ndarray) -> np.ndarray:
 
 
 def clustered_mean(values: np.ndarray, units: np.ndarray) -> Mean:
-    """The mean over tokens, with a standard error that lets the tokens of one unit depend on each other.
+    """The mean over tokens, with a standard error that lets the tokens of one unit depend on each
+    other.
 
     With u units and s_i the sum of (value - mean) over the tokens of unit i,
 

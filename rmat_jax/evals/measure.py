@@ -1,4 +1,6 @@
-"""What `position` measures: the model with its memory, without, and with a memory emptied once; baselines, gauges."""
+"""What `position` measures: the model with its memory, without, and with a memory emptied once;
+baselines, gauges.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,17 +14,20 @@ from rmat_jax.evals.baselines import gzip_bits_per_byte, order2_bits_per_byte
 from rmat_jax.evals.gauges import Openness, fusion_weights, gate_openness
 from rmat_jax.evals.heldout import Heldout, Mean, clustered_mean, evaluate_heldout
 from rmat_jax.evals.suite import say
-from rmat_jax.step import FORGET, KEEP
+from rmat_jax.train.step import FORGET, KEEP
 from rmat_jax.types import PyTree
 
 Batches = Sequence[Mapping[str, np.ndarray]]
 
 
 class CutOnce(NamedTuple):
-    """The same tokens, the memory emptied at one chunk border in the middle of each document that is long enough."""
+    """The same tokens, the memory emptied at one chunk border in the middle of each document that
+    is long enough.
+    """
 
     heldout: Heldout
-    since: np.ndarray  # [n] tokens since the cut, for each scored token; -1: before it, or in a document without one
+    # [n] tokens since the cut, for each scored token; -1: before it, or in a document without one
+    since: np.ndarray
 
     @property
     def documents(self) -> int:
@@ -35,12 +40,16 @@ class Measured:
     """One model on one held-out set. What only text has is None where the data is no text."""
 
     kept: Heldout
-    cut: Heldout | None  # the same tokens, memory emptied before each chunk; None: the model has no memory
+    # the same tokens, memory emptied before each chunk; None: the model has no memory
+    cut: Heldout | None
     fusion_LS: np.ndarray
     openness: Openness | None
-    gzip: tuple[float, float] | None  # bits per byte: each document on its own, all as one file
-    order2: float | None  # bits per byte
-    once: CutOnce | None = None  # None: no memory, no text, or no document that is long enough
+    # bits per byte: each document on its own, all as one file
+    gzip: tuple[float, float] | None
+    # bits per byte
+    order2: float | None
+    # None: no memory, no text, or no document that is long enough
+    once: CutOnce | None = None
 
     @property
     def is_text(self) -> bool:
@@ -51,7 +60,9 @@ class Measured:
         return "bits per byte" if self.is_text else "of accuracy"
 
     def gain(self, where: np.ndarray | slice = slice(None)) -> Mean:
-        """What memory gains, in `unit`, on some of the tokens; positive is better, whichever the unit."""
+        """What memory gains, in `unit`, on some of the tokens; positive is better, whichever the
+        unit.
+        """
         if self.is_text:
             gains = (self.cut.bits - self.kept.bits) * self.kept.scored / self.kept.num_bytes
         else:
@@ -60,7 +71,9 @@ class Measured:
 
 
 def measure(config: Config, params: PyTree, data: Data) -> Measured:
-    """Reads the held-out batches with and without memory; a line on stderr before each step that takes time."""
+    """Reads the held-out batches with and without memory; a line on stderr before each step that
+    takes time.
+    """
     heldout, model = data.heldout, config.model
     say(f"held-out loss of {len(heldout)} batches")
     kept = evaluate_heldout(config, params, heldout, heldout.num_bytes)
@@ -80,16 +93,22 @@ def measure(config: Config, params: PyTree, data: Data) -> Measured:
     return Measured(kept, cut, fusion_weights(config, params), openness, gzip, order2, once)
 
 
-def cut_once(config: Config, params: PyTree, batches: Batches, num_bytes: int | None) -> CutOnce | None:
+def cut_once(
+    config: Config, params: PyTree, batches: Batches, num_bytes: int | None
+) -> CutOnce | None:
     """Reads the batches with the memory emptied where `choose_cuts` says; None: nowhere."""
     batches = list(batches)
-    documents_BT, targets_BT = (np.concatenate([b[name] for b in batches], axis=1) for name in ("documents", "targets"))
+    documents_BT, targets_BT = (
+        np.concatenate([b[name] for b in batches], axis=1) for name in ("documents", "targets")
+    )
     forget_BN, since_BT = choose_cuts(config.model, documents_BT, targets_BT != IGNORE)
     if not (forget_BN == FORGET).any():
         return None
     say("held-out loss with the memory emptied once in each document")
     parts = np.split(forget_BN, len(batches), axis=1)
-    marked = [batch | {"forget": part} for batch, part in zip(map(dict, batches), parts, strict=True)]
+    marked = [
+        batch | {"forget": part} for batch, part in zip(map(dict, batches), parts, strict=True)
+    ]
     since = [
         since_Bt[batch["targets"] != IGNORE]
         for batch, since_Bt in zip(batches, np.split(since_BT, len(batches), axis=1), strict=True)
@@ -97,9 +116,11 @@ def cut_once(config: Config, params: PyTree, batches: Batches, num_bytes: int | 
     return CutOnce(evaluate_heldout(config, params, marked, num_bytes), np.concatenate(since))
 
 
-def choose_cuts(model: RMATConfig, documents_BT: np.ndarray, scored_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One chunk border for each document that is long enough: the first one in its second half before which it has filled
-    the whole queue, and behind which it goes on for a chunk.
+def choose_cuts(
+    model: RMATConfig, documents_BT: np.ndarray, scored_BT: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """One chunk border for each document that is long enough: the first one in its second half
+    before which it has filled the whole queue, and behind which it goes on for a chunk.
 
     Args:
         model: whose memory it is.

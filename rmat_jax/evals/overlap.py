@@ -1,7 +1,8 @@
-"""How much a written text agrees with a reference: exact match, token F1, ROUGE. Each is a number from 0 to 1.
+"""How much a written text agrees with a reference: exact match, token F1, ROUGE. Each is a number
+from 0 to 1.
 
-Written out here because the usual package for ROUGE brings a toolkit for languages along. Without its stemmer it gives the
-same numbers.
+Written out here because the usual package for ROUGE brings a toolkit for languages along. Without
+its stemmer it gives the same numbers.
 """
 
 import re
@@ -32,13 +33,20 @@ def token_f1(written: str, reference: str) -> float:
 
 
 def rouge_n(written: str, reference: str, n: int) -> float:
-    """F1 of the runs of `n` words that both have (Lin 2004), words in lower case, not stemmed; 0 where one has none."""
-    ours, theirs = (Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in _words(written, reference))
+    """F1 of the runs of `n` words that both have (Lin 2004), words in lower case, not stemmed; 0
+    where one has none.
+    """
+    ours, theirs = (
+        Counter(zip(*(words[i:] for i in range(n)), strict=False))
+        for words in _words(written, reference)
+    )
     return _f1((ours & theirs).total(), ours.total(), theirs.total())
 
 
 def rouge_l(written: str, reference: str) -> float:
-    """The same of the longest common subsequence of words; line breaks mean nothing (ROUGE-L of the sentence)."""
+    """The same of the longest common subsequence of words; line breaks mean nothing (ROUGE-L of the
+    sentence).
+    """
     ours, theirs = _words(written, reference)
     return _f1(common_subsequence(ours, theirs), len(ours), len(theirs))
 
@@ -49,8 +57,8 @@ def best(score: Callable[[str, str], float], written: str, references: Sequence[
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """The length of the longest one. A row of the usual table is one integer here (Hyyrö 2004): bit i is set where the
-    row does not grow at a[i]."""
+    """The length of the longest one. A row of the usual table is one integer here (Hyyrö 2004): bit
+    i is set where the row does not grow at a[i]."""
     places: dict[str, int] = defaultdict(int)
     for index, word in enumerate(a):
         places[word] |= 1 << index

@@ -17,7 +17,7 @@ import numpy as np
 from rmat_jax.config import to_dict
 from rmat_jax.evals import plots
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
-from rmat_jax.metrics import read_metrics
+from rmat_jax.train.metrics import read_metrics
 
 
 def write_report(
@@ -30,7 +30,8 @@ def write_report(
     """Writes `out/report.md` and `out/report.json`.
 
     Args:
-        subject: what was measured; `metrics.jsonl` and `samples.txt` of its workdir are used if they are there.
+        subject: what was measured; `metrics.jsonl` and `samples.txt` of its workdir are used if
+            they are there.
         sections: by the name of their suite.
         out: folder, in which the sections' figures lie.
         command: that writes this report again.
@@ -39,7 +40,10 @@ def write_report(
     Returns:
         The path of report.md.
     """
-    metrics = {s: [r for r in read_metrics(subject.workdir) if r["split"] == s] for s in ("train", "heldout")}
+    metrics = {
+        s: [r for r in read_metrics(subject.workdir) if r["split"] == s]
+        for s in ("train", "heldout")
+    }
     stopped = [f"**{name} was not measured**: {error}" for name, error in (failures or {}).items()]
     headlines = [section.headline for section in sections.values()] + stopped
     parts = [
@@ -71,13 +75,19 @@ def write_report(
 def command_line(subject: Subject, suites: Sequence[str], out: Path, options: Options) -> str:
     """The command that measures this again, with the options that differ from their defaults."""
     default = Options()
-    changed = {name: value for name, value in vars(options).items() if value != getattr(default, name)}
+    changed = {
+        name: value for name, value in vars(options).items() if value != getattr(default, name)
+    }
     flags = {"workdir": subject.workdir, "suite": ",".join(suites), "out": out, **changed}
-    return "python -m rmat_jax evaluate " + shlex.join(f"--{name}={value}" for name, value in flags.items())
+    return "python -m rmat_jax evaluate " + shlex.join(
+        f"--{name}={value}" for name, value in flags.items()
+    )
 
 
 def plain(value: Any) -> Any:
-    """The same for JSON: arrays become lists, dataclasses and named tuples dicts, NaN and infinity None."""
+    """The same for JSON: arrays become lists, dataclasses and named tuples dicts, NaN and infinity
+    None.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "_asdict"):
@@ -97,7 +107,11 @@ def _training(out: Path, metrics: Mapping[str, list[dict]], *, is_text: bool) ->
     if not metrics["train"]:
         return ""
     if is_text:
-        quantity, train_value, heldout_name = "bits per token", lambda r: r["loss"] / math.log(2), "bits_per_token"
+        quantity, train_value, heldout_name = (
+            "bits per token",
+            lambda r: r["loss"] / math.log(2),
+            "bits_per_token",
+        )
     else:
         quantity, train_value, heldout_name = "accuracy", lambda r: r["accuracy"], "accuracy"
     train = [(record["step"], train_value(record)) for record in metrics["train"]]
@@ -115,7 +129,9 @@ def _sample(workdir: Path) -> str:
     if len(parts) < 3:
         return ""
     step, sample = parts[-2:]
-    sample = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in sample).strip("\n")
+    sample = "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in sample
+    ).strip("\n")
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", sample))])
     return f"## Sample, step {int(step):,}\n\n{fence}text\n{sample}\n{fence}"
 
@@ -126,18 +142,31 @@ def _facts(subject: Subject, metrics: Mapping[str, list[dict]]) -> str:
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(subject.params)):,}",
         "steps": f"{subject.step:,} of {subject.config.steps:,}",
     }
-    if "data" in vars(subject):  # read by a suite; it is not read for this line
+    # read by a suite; it is not read for this line
+    if "data" in vars(subject):
         facts = {"data": subject.data.describe} | facts
     if metrics["train"]:
         last = metrics["train"][-1]
         facts["tokens read"] = f"{last['tokens']:,}"
         speed = np.median([record["tokens_per_second"] for record in metrics["train"]])
-        facts["training time"] = f"{last['seconds']:,.0f} s with evaluations; {speed:,.0f} tokens/s without them"
+        facts["training time"] = (
+            f"{last['seconds']:,.0f} s with evaluations; {speed:,.0f} tokens/s without them"
+        )
     hardware = f"{jax.device_count()} x {device.device_kind}"
-    facts["this report's hardware"] = f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else hardware
+    facts["this report's hardware"] = (
+        f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else hardware
+    )
     facts["versions"] = f"jax {jax.__version__}, Python {platform.python_version()}"
     values = to_dict(subject.config)
     groups = {name: value for name, value in values.items() if isinstance(value, dict)}
     groups["experiment"] = {name: value for name, value in values.items() if name not in groups}
-    lines = [(name, ", ".join(f"{key}={value!r}" for key, value in group.items())) for name, group in groups.items()]
-    return "## Run\n\n" + table(("", ""), facts.items()) + "\n\n## Settings\n\n" + table(("", ""), lines)
+    lines = [
+        (name, ", ".join(f"{key}={value!r}" for key, value in group.items()))
+        for name, group in groups.items()
+    ]
+    return (
+        "## Run\n\n"
+        + table(("", ""), facts.items())
+        + "\n\n## Settings\n\n"
+        + table(("", ""), lines)
+    )

@@ -1,4 +1,6 @@
-"""What every suite gets and what it gives: a trained model and its data, options, one section of the report."""
+"""What every suite gets and what it gives: a trained model and its data, options, one section of
+the report.
+"""
 
 import dataclasses
 import functools
@@ -8,12 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rmat_jax.checkpoint import restore_params
-from rmat_jax.config import Config, UserError, from_saved
+from rmat_jax.config import Config, from_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rmat_jax.errors import UserError
 from rmat_jax.infer import Engine
 from rmat_jax.model import RMAT
+from rmat_jax.train.checkpoint import restore_params
 from rmat_jax.types import PyTree
 
 
@@ -24,8 +27,10 @@ class Subject:
     workdir: Path
     config: Config
     params: PyTree
-    step: int  # optimiser steps that made them
-    trained_on: str | None = None  # the identity of its data; None: weights that were imported
+    # optimiser steps that made them
+    step: int
+    # the identity of its data; None: weights that were imported
+    trained_on: str | None = None
 
     @property
     def model(self) -> RMAT:
@@ -33,8 +38,8 @@ class Subject:
 
     @functools.cached_property
     def data(self) -> Data:
-        """What it was trained on. Raises UserError where that is no longer there, or no longer the same: what is held out
-        may have been trained on then."""
+        """What it was trained on. Raises UserError where that is no longer there, or no longer the
+        same: what is held out may have been trained on then."""
         data = make_data(self.config, self.workdir)
         data.check_same(self.trained_on, self.workdir)
         return data
@@ -52,25 +57,36 @@ def load_subject(workdir: Path) -> Subject:
     """The newest checkpoint of a run. Raises UserError where there is none."""
     workdir = Path(workdir)
     found = restore_params(workdir / "checkpoints")
-    return Subject(workdir, from_saved(Config, found.config), found.params, found.step, found.meta.get("data"))
+    return Subject(
+        workdir, from_saved(Config, found.config), found.params, found.step, found.meta.get("data")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the suites may be told; each uses what concerns it. A default of None means that the suite needs no file.
+    """What the suites may be told; each uses what concerns it. A default of None means that the
+    suite needs no file.
 
     Raises:
         UserError: a value against its rule.
     """
 
-    text: str | None = None  # a file or folder of long texts; None: the run's own held-out documents
-    max_tokens: int = 65_536  # as far as `length` and `recall` look back
-    examples: int = 100  # at most so many questions, dialogues, ... a suite or a cell of its table
-    seed: int = 0  # of what is drawn
-    babi: str | None = None  # a folder of bAbI files, qa1_*_test.txt, ...
-    qa: str | None = None  # a file of JSON lines, or tfds:NAME
-    summary: str | None = None  # a file of JSON lines, or tfds:NAME
-    dialogue: str | None = None  # a file or folder of dialogues, or tfds:NAME
+    # a file or folder of long texts; None: the run's own held-out documents
+    text: str | None = None
+    # as far as `length` and `recall` look back
+    max_tokens: int = 65_536
+    # at most so many questions, dialogues, ... a suite or a cell of its table
+    examples: int = 100
+    # of what is drawn
+    seed: int = 0
+    # a folder of bAbI files, qa1_*_test.txt, ...
+    babi: str | None = None
+    # a file of JSON lines, or tfds:NAME
+    qa: str | None = None
+    # a file of JSON lines, or tfds:NAME
+    summary: str | None = None
+    # a file or folder of dialogues, or tfds:NAME
+    dialogue: str | None = None
 
     def __post_init__(self):
         for name in ("max_tokens", "examples"):
@@ -85,19 +101,26 @@ class Section:
     """What a suite found, for people and for programs."""
 
     title: str
-    headline: str  # one sentence with the numbers that matter, for the top of the report
-    text: str  # markdown, without the title; figures are named as they lie beside the report
-    values: dict[str, Any]  # every number, ready for JSON; NaN where nothing was measured
+    # one sentence with the numbers that matter, for the top of the report
+    headline: str
+    # markdown, without the title; figures are named as they lie beside the report
+    text: str
+    # every number, ready for JSON; NaN where nothing was measured
+    values: dict[str, Any]
 
 
 def make_folder(out: Path) -> None:
-    """For what will be written after much work. Raises UserError where it cannot be made or written to."""
+    """For what will be written after much work. Raises UserError where it cannot be made or written
+    to.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise UserError(f"--out={out} cannot be made or written to: {error.strerror}; choose another") from error
+        raise UserError(
+            f"--out={out} cannot be made or written to: {error.strerror}; choose another"
+        ) from error
 
 
 def figure(title: str, file: str) -> str:
@@ -109,7 +132,9 @@ def table(head: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
     """A markdown table."""
     head = tuple(head)
     rows = [head, ("---",) * len(head), *lines]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows
+    )
 
 
 def say(text: str) -> None:

@@ -1,4 +1,6 @@
-"""One bAbI question at one stretch: which of the task's answers is the likeliest, with and without memory?"""
+"""One bAbI question at one stretch: which of the task's answers is the likeliest, with and without
+memory?
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +14,8 @@ from rmat_jax.evals.inputs.stories import Distractor, Question, Task, stretch
 from rmat_jax.evals.suite import Options, say
 from rmat_jax.infer import Engine, Session
 
-STRETCHES = (0, 1, 2, 4, 8, 16, 32, 64)  # chunks of other text
+# chunks of other text
+STRETCHES = (0, 1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +27,27 @@ class Trial:
     stretch: int
     # Was the right answer the likeliest ...
     kept: bool
-    emptied: bool  # with the memory emptied before the question
-    alone: bool  # after the question without any fact
-    raised: bool  # by how much likelier it is than after the question alone
-    majority: bool  # ... or the task's most frequent one?
-    exact: bool  # the right answer is what the model would write greedily
-    saved: float  # bits that memory saves in picking the right answer among all
+    # with the memory emptied before the question
+    emptied: bool
+    # after the question without any fact
+    alone: bool
+    # by how much likelier it is than after the question alone
+    raised: bool
+    # ... or the task's most frequent one?
+    majority: bool
+    # the right answer is what the model would write greedily
+    exact: bool
+    # bits that memory saves in picking the right answer among all
+    saved: float
 
 
 class Ranked(NamedTuple):
     """What a session makes of a task's answers."""
 
-    nats: np.ndarray  # [candidates] of each, with the end of its line
-    greedy: np.ndarray  # [candidates] bool, whether it would be written greedily
+    # [candidates] of each, with the end of its line
+    nats: np.ndarray
+    # [candidates] bool, whether it would be written greedily
+    greedy: np.ndarray
 
     @property
     def best(self) -> int:
@@ -50,8 +61,9 @@ class Ranked(NamedTuple):
 def rank(engine: Engine, sessions: Sequence[Session], candidates: Sequence[str]) -> list[Ranked]:
     """What each candidate would cost each session.
 
-    An answer is taken whole, with the end of its line. That is one distribution over complete answers; a mean over their
-    letters is none, and prefers long words, whose last letters say nothing new.
+    An answer is taken whole, with the end of its line. That is one distribution over complete
+    answers; a mean over their letters is none, and prefers long words, whose last letters say
+    nothing new.
     """
     texts = [f" {candidate}\n" for candidate in candidates]
     costs = finite_costs(engine, [(session, text) for session in sessions for text in texts])
@@ -61,11 +73,15 @@ def rank(engine: Engine, sessions: Sequence[Session], candidates: Sequence[str])
     ]
 
 
-def run_task(engine: Engine, index: int, task: Task, options: Options, other: Distractor) -> list[Trial]:
+def run_task(
+    engine: Engine, index: int, task: Task, options: Options, other: Distractor
+) -> list[Trial]:
     """At most `options.examples` questions, the same ones at every stretch."""
     model, candidates, trials = engine.model.config, task.candidates, []
     alone: dict[int, Ranked] = {}
-    drawn = np.random.default_rng([options.seed, task.number]).permutation(len(task.questions))[: options.examples]
+    drawn = np.random.default_rng([options.seed, task.number]).permutation(len(task.questions))[
+        : options.examples
+    ]
 
     def ranked(sessions: Sequence[Session], questions: Sequence[Question]) -> list[Ranked]:
         for session, question in zip(sessions, questions, strict=True):
@@ -102,7 +118,9 @@ def run_task(engine: Engine, index: int, task: Task, options: Options, other: Di
                     saved=theirs.bits(right) - ours.bits(right),
                 )
                 trials.append(trial)
-        say(f"babi: {task.name}, {chunks} chunks between the facts: {mean(trials[-len(drawn) :]).value:.2f} right")
+        say(
+            f"babi: {task.name}, {chunks} chunks between the facts: {mean(trials[-len(drawn) :]).value:.2f} right"
+        )
     return trials
 
 
@@ -112,7 +130,11 @@ def stretches(chunk_len: int, options: Options) -> list[int]:
 
 
 def mean(trials: Sequence[Trial], of: str = "kept", against: str | None = None) -> Mean:
-    """Of `kept` or another, or how much larger it is than a third. The questions of a story, at all stretches, are a unit."""
-    values = np.array([getattr(t, of) - (getattr(t, against) if against else 0) for t in trials], float)
+    """Of `kept` or another, or how much larger it is than a third. The questions of a story, at all
+    stretches, are a unit.
+    """
+    values = np.array(
+        [getattr(t, of) - (getattr(t, against) if against else 0) for t in trials], float
+    )
     _, units = np.unique([(t.task, t.story) for t in trials], axis=0, return_inverse=True)
     return clustered_mean(values, units.ravel())

@@ -1,4 +1,6 @@
-"""What a text costs after what a session has read: with its memory, with the memory emptied just before, and on its own."""
+"""What a text costs after what a session has read: with its memory, with the memory emptied just
+before, and on its own.
+"""
 
 import dataclasses
 import math
@@ -20,9 +22,12 @@ STYLES = {ALONE: ("^:", plots.GREY), EMPTIED: ("s--", plots.VERMILLION), KEPT: (
 class Next(NamedTuple):
     """What comes next in a stream."""
 
-    session: Session  # which has read all before it
-    lead: np.ndarray  # tokens, at least one, that are read and not counted: the memory is emptied before them
-    text: np.ndarray  # tokens
+    # which has read all before it
+    session: Session
+    # tokens, at least one, that are read and not counted: the memory is emptied before them
+    lead: np.ndarray
+    # tokens
+    text: np.ndarray
 
 
 def ways(engine: Engine) -> tuple[str, ...]:
@@ -31,14 +36,16 @@ def ways(engine: Engine) -> tuple[str, ...]:
 
 
 def costs(engine: Engine, asked: Sequence[Next]) -> list[dict[str, Cost]]:
-    """What each text costs in each way; the sessions stay where they are. The open chunk is never emptied.
+    """What each text costs in each way; the sessions stay where they are. The open chunk is never
+    emptied.
 
     On its own, a text and its lead stand at the beginning of a document.
     """
     alone, names, rows = engine.open(), ways(engine), []
     for session, lead, text in asked:
         forks = {KEPT: session, EMPTIED: session.fork(forget=True), ALONE: alone}
-        # The lead is asked for like the text and not counted, which takes less time than forks that read it.
+        # The lead is asked for like the text and not counted, which takes less time than forks that
+        # read it.
         rows += [(forks[name], np.concatenate([lead, text])) for name in names]
     found = iter(finite_costs(engine, rows))
     return [{name: _last(next(found), len(one.text)) for name in names} for one in asked]
@@ -52,9 +59,12 @@ def _last(cost: Cost, count: int) -> Cost:
 class Costs:
     """Texts, one entry each, and what they cost."""
 
-    bits: Mapping[str, np.ndarray]  # by way
-    sizes: np.ndarray  # bytes
-    units: np.ndarray  # what may depend on each other: dialogues, files
+    # by way
+    bits: Mapping[str, np.ndarray]
+    # bytes
+    sizes: np.ndarray
+    # what may depend on each other: dialogues, files
+    units: np.ndarray
 
     def at(self, where: np.ndarray) -> "Costs":
         """Some of them."""
@@ -88,7 +98,10 @@ def lines(groups: Mapping[str, Costs]) -> list[tuple[str, ...]]:
             name,
             f"{len(costs.sizes):,}",
             *(f"{costs.rate(way):.3f}" for way in costs.bits),
-            *(f"{m.value:+.4f} ± {m.error:.4f}" for m in [costs.saved(way) for way in costs.bits if way != KEPT]),
+            *(
+                f"{m.value:+.4f} ± {m.error:.4f}"
+                for m in [costs.saved(way) for way in costs.bits if way != KEPT]
+            ),
         )
         for name, costs in groups.items()
     ]
@@ -99,7 +112,13 @@ def head(name: str, ways: Iterable[str]) -> tuple[str, ...]:
     return (name, "texts", *ways, *(f"saved against: {way}" for way in ways if way != KEPT))
 
 
-def draw(file: Path, title: str, xlabel: str, groups: Mapping[str, Costs], quantity: str = "bits per byte") -> None:
+def draw(
+    file: Path,
+    title: str,
+    xlabel: str,
+    groups: Mapping[str, Costs],
+    quantity: str = "bits per byte",
+) -> None:
     """Groups from left to right: what they cost in each way, and what the memory saves."""
     figure, (upper, lower) = plots.new_figure(title, panels=2)
     places, found = np.arange(len(groups)), list(groups.values())
@@ -113,7 +132,15 @@ def draw(file: Path, title: str, xlabel: str, groups: Mapping[str, Costs], quant
     lower.axhline(0, color=plots.INK, linewidth=0.8)
     saved = [costs.saved(against) for costs in found]
     values, errors = ([getattr(mean, name) for mean in saved] for name in ("value", "error"))
-    lower.errorbar(places, values, 2 * np.nan_to_num(errors), fmt="o", color=plots.BLUE, markersize=4.5, elinewidth=1.2)
+    lower.errorbar(
+        places,
+        values,
+        2 * np.nan_to_num(errors),
+        fmt="o",
+        color=plots.BLUE,
+        markersize=4.5,
+        elinewidth=1.2,
+    )
     lower.set_ylabel("memory saves" if against == EMPTIED else "reading on saves")
     lower.set_xticks(places, groups)
     lower.set_xlabel(xlabel)

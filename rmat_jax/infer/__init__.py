@@ -1,7 +1,8 @@
-"""The room of those who use a trained model: read and write streams of any length, at constant memory and time a token.
+"""The room of those who use a trained model: read and write streams of any length, at constant
+memory and time a token.
 
-`Engine` and `Session` are the door; `score` says what a text costs; `decode` and `prefill` are the pure functions below.
-May import the model, data, checkpoints; never `step` or `loop`.
+`Engine` and `Session` are the door; `score` says what a text costs; `decode` and `prefill` are the
+pure functions below. May import the model, data, checkpoints; never `step` or `loop`.
 """
 
 from rmat_jax.infer.engine import Engine

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
-from rmat_jax.checkpoint import restore_params
-from rmat_jax.config import Config, UserError, from_saved
+from rmat_jax.config import Config, from_saved
 from rmat_jax.data.sources import read_blocks
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rmat_jax.errors import UserError
 from rmat_jax.infer.engine import Engine
 from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.scoring import score
@@ -23,13 +23,22 @@ from rmat_jax.infer.session import Session
 from rmat_jax.infer.text import as_bytes
 from rmat_jax.model import RMAT
 from rmat_jax.signals import Signals
+from rmat_jax.train.checkpoint import restore_params
 from rmat_jax.types import PyTree
 
-BLOCK = 1 << 16  # bytes of a text that are held at a time
-PATIENCE = 5.0  # seconds between two lines of progress
+# bytes of a text that are held at a time
+BLOCK = 1 << 16
+# seconds between two lines of progress
+PATIENCE = 5.0
 
 
-def generate(workdir: Path, prompt: str | BinaryIO | None, session_file: Path | None, out: BinaryIO, **sampling) -> int:
+def generate(
+    workdir: Path,
+    prompt: str | BinaryIO | None,
+    session_file: Path | None,
+    out: BinaryIO,
+    **sampling,
+) -> int:
     """Goes on with a text, written to `out` as it comes.
 
     Args:
@@ -55,11 +64,18 @@ def generate(workdir: Path, prompt: str | BinaryIO | None, session_file: Path | 
     if session_file is not None:
         _check_writable(session_file)
     if prompt is None and not goes_on:
-        raise UserError("there is no prompt; give --prompt=TEXT, or --prompt=- and text on standard input")
-    blocks = filter(None, [as_bytes(prompt or "")] if isinstance(prompt, str | None) else read_blocks(prompt, BLOCK))
+        raise UserError(
+            "there is no prompt; give --prompt=TEXT, or --prompt=- and text on standard input"
+        )
+    blocks = filter(
+        None,
+        [as_bytes(prompt or "")] if isinstance(prompt, str | None) else read_blocks(prompt, BLOCK),
+    )
     first = next(blocks, b"")
     if not first and not goes_on:
-        raise UserError("the prompt is empty; give --prompt=TEXT, or --prompt=- and text on standard input")
+        raise UserError(
+            "the prompt is empty; give --prompt=TEXT, or --prompt=- and text on standard input"
+        )
 
     engine = load_engine(workdir, rows=1)
     session = engine.load(session_file) if goes_on else engine.open()
@@ -69,12 +85,16 @@ def generate(workdir: Path, prompt: str | BinaryIO | None, session_file: Path | 
     start, failure = time.perf_counter(), None
     with Signals("stopping after these tokens") as signals:
         try:
-            for piece in () if reads_only else session.write(errors="surrogateescape", **vars(rules)):
+            for piece in (
+                () if reads_only else session.write(errors="surrogateescape", **vars(rules))
+            ):
                 out.write(piece.encode("utf-8", "surrogateescape"))
                 out.flush()
                 if signals.caught:
-                    session.stop()  # the loop goes on to what is written already
-        except OSError as error:  # what was written is kept all the same
+                    # the loop goes on to what is written already
+                    session.stop()
+        except OSError as error:
+            # what was written is kept all the same
             session.stop()
             failure = error
         wrote, write_seconds = session.tokens - began - read, time.perf_counter() - start
@@ -86,7 +106,11 @@ def generate(workdir: Path, prompt: str | BinaryIO | None, session_file: Path | 
         raise UserError(
             f"the text cannot be written: {failure.strerror}; make room, or write it elsewhere"
         ) from failure
-    why = {"end": ", the end of the document", "stop": ", a stop sequence", "given up": ", interrupted"}
+    why = {
+        "end": ", the end of the document",
+        "stop": ", a stop sequence",
+        "given up": ", interrupted",
+    }
     print(
         f"\n[read {_speed(read, read_seconds)}, wrote {_speed(wrote, write_seconds)}"
         f"{why.get(session.ended, '')}; state {session.state_bytes:,} bytes"
@@ -109,10 +133,14 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
     """
     for name in files:
         if name != "-" and (not Path(name).exists() or Path(name).is_dir()):
-            raise UserError(f"{name} is no file that can be read; give text files, or - for standard input")
+            raise UserError(
+                f"{name} is no file that can be read; give text files, or - for standard input"
+            )
     model, params, tokenizer = load_run(workdir)
-    with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is a total to print
+    # not the main thread
+    with contextlib.suppress(ValueError):
+        # from here on there is a total to print
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     state_bytes = model.initial_state(1, closed=True).num_bytes()
     total, start, said = _Cost(0, 0.0, 0), time.perf_counter(), time.perf_counter()
 
@@ -128,12 +156,19 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
     try:
         for name in files:
             so_far = _Cost(0, 0.0, 0)
-            with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as opened:
+            with (
+                contextlib.nullcontext(sys.stdin.buffer)
+                if name == "-"
+                else Path(name).open("rb") as opened
+            ):
                 for so_far in _costs(model, params, tokenizer, opened):
                     if time.perf_counter() - said > PATIENCE:
                         said = time.perf_counter()
                         now = total + so_far
-                        print(line(now, f"so far: {_speed(now.tokens, said - start)}"), file=sys.stderr)
+                        print(
+                            line(now, f"so far: {_speed(now.tokens, said - start)}"),
+                            file=sys.stderr,
+                        )
             if so_far.size:
                 print(line(so_far, name), file=out, flush=True)
                 total += so_far
@@ -142,12 +177,15 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
             so_far = _Cost(0, 0.0, 0)
         finish(total)
     except KeyboardInterrupt:
-        finish(total + so_far)  # of the document that was interrupted, what was scored of it
+        # of the document that was interrupted, what was scored of it
+        finish(total + so_far)
         raise
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise UserError(f"{error.filename or 'the output'} cannot be read or written: {error.strerror}") from error
+        raise UserError(
+            f"{error.filename or 'the output'} cannot be read or written: {error.strerror}"
+        ) from error
 
 
 class _Cost(NamedTuple):
@@ -155,7 +193,8 @@ class _Cost(NamedTuple):
 
     tokens: int
     nats: float
-    size: int  # bytes
+    # bytes
+    size: int
 
     def __add__(self, other: "_Cost") -> "_Cost":
         return _Cost(*(a + b for a, b in zip(self, other, strict=True)))
@@ -163,7 +202,8 @@ class _Cost(NamedTuple):
 
 def _costs(model: RMAT, params: PyTree, tokenizer: Tokenizer, opened: BinaryIO) -> Iterator[_Cost]:
     """Running totals of one document; nothing for an empty one."""
-    read: deque[tuple[int, int]] = deque()  # tokens and bytes of the blocks that are not scored yet
+    # tokens and bytes of the blocks that are not scored yet
+    read: deque[tuple[int, int]] = deque()
 
     def pieces():
         for block in read_blocks(opened, BLOCK):
@@ -176,7 +216,8 @@ def _costs(model: RMAT, params: PyTree, tokenizer: Tokenizer, opened: BinaryIO) 
         new, before = scored.tokens - before, scored.tokens
         while read and new >= read[0][0]:
             new, size = new - read[0][0], size + read.popleft()[1]
-        if read:  # part of a block: its share of the block's bytes
+        # part of a block: its share of the block's bytes
+        if read:
             tokens, block = read.popleft()
             size += block * new // tokens
             read.appendleft((tokens - new, block - block * new // tokens))
@@ -185,7 +226,9 @@ def _costs(model: RMAT, params: PyTree, tokenizer: Tokenizer, opened: BinaryIO) 
 
 
 def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
-    """The model, the newest weights and the tokenizer of a training run. Raises UserError where one is missing."""
+    """The model, the newest weights and the tokenizer of a training run. Raises UserError where one
+    is missing.
+    """
     params, values, *_ = restore_params(Path(workdir) / "checkpoints")
     config = from_saved(Config, values)
     return RMAT(config.model), params, load_tokenizer(config, Path(workdir) / "tokenizer")
@@ -211,7 +254,9 @@ def _check_writable(file: Path) -> None:
     """Before any work: it would be lost. Raises UserError."""
     folder = file.absolute().parent
     if not folder.is_dir():
-        raise UserError(f"{file} cannot be written: there is no folder {file.parent}; make it first")
+        raise UserError(
+            f"{file} cannot be written: there is no folder {file.parent}; make it first"
+        )
     if file.is_dir() or (file.exists() and not file.is_file()):
         raise UserError(f"--session={file} is no file but a folder or a device; give a file")
     try:

@@ -4,7 +4,7 @@ import dataclasses
 import operator
 from collections.abc import Sequence
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.infer.text import as_bytes
 
 
@@ -16,12 +16,18 @@ class Sampling:
         UserError: a value against its rule.
     """
 
-    max_new_tokens: int | None = 256  # None: without end
-    temperature: float = 0.8  # 0: the most likely token each time
-    top_k: int = 0  # only the k most likely; 0: all
-    top_p: float = 1.0  # only the fewest that together have this probability; 1: all
-    seed: int = 0  # the same seed gives the same text, in any company
-    stop: Sequence[str | bytes] = ()  # the text ends before any of these
+    # None: without end
+    max_new_tokens: int | None = 256
+    # 0: the most likely token each time
+    temperature: float = 0.8
+    # only the k most likely; 0: all
+    top_k: int = 0
+    # only the fewest that together have this probability; 1: all
+    top_p: float = 1.0
+    # the same seed gives the same text, in any company
+    seed: int = 0
+    # the text ends before any of these
+    stop: Sequence[str | bytes] = ()
 
     def __post_init__(self):
         if self.max_new_tokens is not None:
@@ -31,7 +37,9 @@ class Sampling:
         self._number("temperature", lambda t: 0 <= t < 1e6, "be a number from 0 to a million")
         self._number("top_p", lambda p: 0 < p <= 1, "lie in (0, 1]")
         stop = [self.stop] if isinstance(self.stop, str | bytes) else self.stop
-        if not isinstance(stop, Sequence) or not all(isinstance(s, str | bytes) and s for s in stop):
+        if not isinstance(stop, Sequence) or not all(
+            isinstance(s, str | bytes) and s for s in stop
+        ):
             raise UserError(f"stop={self.stop!r} must be texts, none of them empty")
         object.__setattr__(self, "stop", tuple(map(as_bytes, stop)))
 

@@ -19,12 +19,16 @@ from rmat_jax.types import Array, PyTree
 class Scored(NamedTuple):
     """A text read so far."""
 
-    tokens: int  # scored ones
-    nats: float  # what they cost
+    # scored ones
+    tokens: int
+    # what they cost
+    nats: float
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=4)
-def _score(model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: State) -> tuple[Array, State]:
+def _score(
+    model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: State
+) -> tuple[Array, State]:
     scores, state = model.apply({"params": params}, tokens_BT, targets_BT, state, method=RMAT.score)
     return scores.loss_BT.sum(), state
 
@@ -35,7 +39,8 @@ def score(model: RMAT, params: PyTree, pieces: Iterable[np.ndarray], end: int) -
     Args:
         model: the model.
         params: its parameters.
-        pieces: the document's token ids, in pieces of any sizes that are asked for one after the other.
+        pieces: the document's token ids, in pieces of any sizes that are asked for one after the
+            other.
         end: the token that opens a document and, as the last target, ends it.
 
     Yields:
@@ -43,7 +48,8 @@ def score(model: RMAT, params: PyTree, pieces: Iterable[np.ndarray], end: int) -
     """
     length = PREFILL_CHUNKS * model.config.chunk_len
     state = model.initial_state(1, closed=True)
-    held, ended = np.array([end]), False  # read, its first token as input only
+    # read, its first token as input only
+    held, ended = np.array([end]), False
     tokens, nats = 0, 0.0
     pieces = iter(pieces)
     while not ended:
@@ -67,8 +73,10 @@ def score(model: RMAT, params: PyTree, pieces: Iterable[np.ndarray], end: int) -
 class Cost(NamedTuple):
     """What a continuation costs, token by token."""
 
-    nats: np.ndarray  # [n]
-    correct: np.ndarray  # [n] bool, whether it was the most likely token
+    # [n]
+    nats: np.ndarray
+    # [n] bool, whether it was the most likely token
+    correct: np.ndarray
 
     @property
     def total(self) -> float:
@@ -76,8 +84,11 @@ class Cost(NamedTuple):
         return float(self.nats.sum())
 
 
-def continuations(model: RMAT, params: PyTree, streams: Streams, texts: Sequence[np.ndarray]) -> list[Cost]:
-    """What each row's text would cost after what the row has read. The streams are left as they are.
+def continuations(
+    model: RMAT, params: PyTree, streams: Streams, texts: Sequence[np.ndarray]
+) -> list[Cost]:
+    """What each row's text would cost after what the row has read. The streams are left as they
+    are.
 
     Args:
         model: the model.
@@ -90,16 +101,23 @@ def continuations(model: RMAT, params: PyTree, streams: Streams, texts: Sequence
     parts, done = [_first(first, np.array([text[0] for text in texts], np.int32))], 1
     while done < max(lengths):
         width = call_width(max(lengths) - done, chunk_len)
-        read_BT, asked_BT = np.zeros((len(texts), width), np.int32), np.full((len(texts), width), IGNORE, np.int32)
+        read_BT, asked_BT = (
+            np.zeros((len(texts), width), np.int32),
+            np.full((len(texts), width), IGNORE, np.int32),
+        )
         for row, text in enumerate(texts):
             part = text[done - 1 : done + width]
-            read_BT[row, : max(len(part) - 1, 0)], asked_BT[row, : max(len(part) - 1, 0)] = part[:-1], part[1:]
+            read_BT[row, : max(len(part) - 1, 0)], asked_BT[row, : max(len(part) - 1, 0)] = (
+                part[:-1],
+                part[1:],
+            )
         scores, state = _next(model, params, read_BT, asked_BT, state)
         parts.append(scores)
         done += width
     parts = jax.device_get(parts)
     nats_BT, correct_BT = (
-        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("loss_BT", "correct_BT")
+        np.concatenate([getattr(part, name) for part in parts], axis=1)
+        for name in ("loss_BT", "correct_BT")
     )
     return [
         Cost(nats[:length].astype(np.float64), correct[:length].astype(bool))
@@ -113,7 +131,9 @@ def _first(logits_BV: Array, targets_B: Array) -> Scores:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _next(model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: State) -> tuple[Scores, State]:
+def _next(
+    model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: State
+) -> tuple[Scores, State]:
     """A row that has nothing more to be asked reads padding: its state means nothing from there on."""
     variables, state = {"params": stack_params(params)}, stack_layers(state)
     scores, state = model.apply(variables, tokens_BT, targets_BT, state, method=RMAT.score)

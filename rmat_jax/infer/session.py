@@ -1,4 +1,6 @@
-"""One session: what it has read, what it is writing, and how its text is handed out. `engine` has the rows and the device."""
+"""One session: what it has read, what it is writing, and how its text is handed out. `engine` has
+the rows and the device.
+"""
 
 import codecs
 from collections import deque
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.snapshot import save_stream
 from rmat_jax.infer.streams import Streams
@@ -17,7 +19,8 @@ from rmat_jax.infer.text import Stops
 if TYPE_CHECKING:
     from rmat_jax.infer.engine import Engine
 
-AHEAD = 256  # tokens that a session may have written and nobody has asked for; then it waits
+# tokens that a session may have written and nobody has asked for; then it waits
+AHEAD = 256
 
 T = TypeVar("T")
 
@@ -25,9 +28,12 @@ T = TypeVar("T")
 class Piece(NamedTuple):
     """What a session wrote in one step."""
 
-    tokens: np.ndarray  # [n] ids
-    logprobs: np.ndarray  # [n] natural logarithms of the model's probabilities, before temperature and cuts
-    text: bytes  # that is certain to be part of the text: the beginning of a stop sequence is held back
+    # [n] ids
+    tokens: np.ndarray
+    # [n] natural logarithms of the model's probabilities, before temperature and cuts
+    logprobs: np.ndarray
+    # that is certain to be part of the text: the beginning of a stop sequence is held back
+    text: bytes
 
 
 class Job:
@@ -47,7 +53,9 @@ class Job:
         self.ready.append(Piece(tokens, logprobs, shown))
         self.left -= len(tokens)
         if not np.isfinite(logprobs).all():
-            self.error = UserError("the model's probabilities are no numbers: its weights hold NaN or infinity")
+            self.error = UserError(
+                "the model's probabilities are no numbers: its weights hold NaN or infinity"
+            )
             self.end("error")
         elif stopped:
             self.ended = "stop"
@@ -58,7 +66,9 @@ class Job:
         """There will be no more: what was held back is part of the text after all."""
         if not self.ended:
             self.ended = why
-            self.ready.append(Piece(np.zeros(0, np.int32), np.zeros(0, np.float32), self.stops.rest()))
+            self.ready.append(
+                Piece(np.zeros(0, np.int32), np.zeros(0, np.float32), self.stops.rest())
+            )
 
     @property
     def goes_on(self) -> bool:
@@ -70,10 +80,13 @@ class Session:
 
     def __init__(self, engine: "Engine", stream: Streams, tokens: int):
         self.engine = engine
-        self.tokens = tokens  # read so far, those that it wrote among them
-        self._stream: Streams | None = stream  # while it has no row
+        # read so far, those that it wrote among them
+        self.tokens = tokens
+        # while it has no row
+        self._stream: Streams | None = stream
         self._row: int | None = None
-        self._seated_at = 0  # tokens when it took its row
+        # tokens when it took its row
+        self._seated_at = 0
         self._unread: deque[np.ndarray] = deque()
         self._job: Job | None = None
 
@@ -88,7 +101,9 @@ class Session:
 
     @property
     def ended(self) -> str:
-        """Why the last text ended: "length", "stop", "end" (of the document), "given up" or "error"; "" before that."""
+        """Why the last text ended: "length", "stop", "end" (of the document), "given up" or
+        "error"; "" before that.
+        """
         return self._job.ended if self._job else ""
 
     @property
@@ -97,7 +112,8 @@ class Session:
         return self.engine._empty.state.num_bytes()
 
     def read(self, prompt: str | bytes | Sequence[int]) -> None:
-        """Takes in text, bytes or token ids of any length; they are read when somebody drives the engine.
+        """Takes in text, bytes or token ids of any length; they are read when somebody drives the
+        engine.
 
         Raises:
             UserError: something else, or ids outside the vocabulary.
@@ -113,17 +129,21 @@ class Session:
         self.engine.drive(lambda: not self._unread)
 
     def write(self, *, errors: str = "replace", **sampling) -> "Writing[str]":
-        """Text as it is written, characters whole. Writing begins at once, whoever drives the engine.
+        """Text as it is written, characters whole. Writing begins at once, whoever drives the
+        engine.
 
-        While others drive, a session may come up to AHEAD tokens before its iterator. It has read them, also if nobody asks
-        for them: `close` the iterator, or call `stop`, and take what there is.
+        While others drive, a session may come up to AHEAD tokens before its iterator. It has read
+        them, also if nobody asks for them: `close` the iterator, or call `stop`, and take what
+        there is.
 
         Args:
-            errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`; "surrogateescape" loses nothing.
+            errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`;
+                "surrogateescape" loses nothing.
             sampling: see `Sampling`.
 
         Raises:
-            UserError: a rule that cannot be, a session that is writing already, or one that has read nothing.
+            UserError: a rule that cannot be, a session that is writing already, or one that has
+                read nothing.
         """
         characters = _characters(errors)
         job = self._begin(Sampling(**sampling))
@@ -135,7 +155,9 @@ class Session:
         return Writing(self._pieces(job), job)
 
     async def stream(self, *, errors: str = "replace", **sampling) -> AsyncIterator[str]:
-        """`write` for asyncio: the engine works in a thread of its own meanwhile, for all sessions that are waited for."""
+        """`write` for asyncio: the engine works in a thread of its own meanwhile, for all sessions
+        that are waited for.
+        """
         import asyncio
 
         characters, loop = _characters(errors), asyncio.get_running_loop()
@@ -161,11 +183,13 @@ class Session:
     def fork(self, *, forget: bool = False) -> "Session":
         """Another session that has read the same; it shares the arrays, which never change.
 
-        With `forget` its memory is emptied. The open chunk and a sliding window stay, as do the probabilities of the very
-        next token, which were made before.
+        With `forget` its memory is emptied. The open chunk and a sliding window stay, as do the
+        probabilities of the very next token, which were made before.
         """
         stream, tokens = self.engine.standing(self)
-        return Session(self.engine, stream.replace(state=stream.state.forget()) if forget else stream, tokens)
+        return Session(
+            self.engine, stream.replace(state=stream.state.forget()) if forget else stream, tokens
+        )
 
     def save(self, file: str | Path) -> None:
         """Writes where the session stands to one safetensors file, whole or not at all.
@@ -179,12 +203,15 @@ class Session:
         save_stream(Path(file), stream, engine.model.config, weights, tokenizer, tokens)
 
     def _begin(self, sampling: Sampling) -> Job:
-        self.engine.pauses_for(sampling.stop)  # found here and kept, it keeps no other session waiting
+        # found here and kept, it keeps no other session waiting
+        self.engine.pauses_for(sampling.stop)
         with self.engine.books:
             if not self.tokens and not self._unread:
                 raise UserError("the session has read nothing yet; read at least one token first")
             if self._job is not None and not self._job.ended:
-                raise UserError("the session is writing already; read that text to its end, or call stop()")
+                raise UserError(
+                    "the session is writing already; read that text to its end, or call stop()"
+                )
             self._job = Job(sampling)
             self.engine._wanting.setdefault(self)
             return self._job
@@ -223,7 +250,9 @@ def _characters(errors: str) -> codecs.IncrementalDecoder:
     try:
         codecs.lookup_error(errors)
     except (LookupError, TypeError) as error:
-        raise UserError(f"errors={errors!r} is no way to decode; try 'replace' or 'surrogateescape'") from error
+        raise UserError(
+            f"errors={errors!r} is no way to decode; try 'replace' or 'surrogateescape'"
+        ) from error
     return codecs.getincrementaldecoder("utf-8")(errors)
 
 

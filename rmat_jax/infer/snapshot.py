@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmat_jax.checkpoint import digests
-from rmat_jax.config import RMATConfig, UserError, from_saved
+from rmat_jax.config import RMATConfig, from_saved
+from rmat_jax.digests import digests, named
+from rmat_jax.errors import UserError
 from rmat_jax.infer.streams import Streams, begin
 from rmat_jax.model import RMAT
 from rmat_jax.sealed import read_sealed, write_sealed
 from rmat_jax.types import PyTree
 
-KIND = "rmat_jax session 1"  # raise the number when older code would misread the new
+# raise the number when older code would misread the new
+KIND = "rmat_jax session 1"
 REMEDY = "give a file that a session was saved to, or one that is not there yet"
 
 
@@ -24,7 +26,9 @@ def fingerprint(params: PyTree) -> str:
     return hashlib.sha256(json.dumps(digests(params), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def save_stream(file: Path, stream: Streams, config: RMATConfig, weights: str, tokenizer: str, tokens: int) -> None:
+def save_stream(
+    file: Path, stream: Streams, config: RMATConfig, weights: str, tokenizer: str, tokens: int
+) -> None:
     """Writes one row to a safetensors file, whole or not at all.
 
     Args:
@@ -44,20 +48,31 @@ def save_stream(file: Path, stream: Streams, config: RMATConfig, weights: str, t
         "tokenizer": tokenizer,
         "tokens": str(tokens),
     }
-    write_sealed(Path(file), KIND, {name: np.asarray(x) for name, x in _named(stream).items()}, metadata)
+    write_sealed(
+        Path(file), KIND, {name: np.asarray(x) for name, x in named(stream).items()}, metadata
+    )
 
 
-def load_stream(file: Path, config: RMATConfig, weights: str, tokenizer: str) -> tuple[Streams, int]:
+def load_stream(
+    file: Path, config: RMATConfig, weights: str, tokenizer: str
+) -> tuple[Streams, int]:
     """What `save_stream` wrote, and the tokens read so far.
 
     Raises:
-        UserError: no such file, not a session's, damaged, or of another model, tokenizer or weights: it says which.
+        UserError: no such file, not a session's, damaged, or of another model, tokenizer or
+            weights: it says which.
     """
     tensors, metadata = read_sealed(Path(file), KIND, REMEDY)
     there, here = from_saved(RMATConfig, json.loads(metadata["config"])).meaning(), config.meaning()
-    differ = [f"{key} was {there[key]!r}, is {value!r}" for key, value in here.items() if there[key] != value]
+    differ = [
+        f"{key} was {there[key]!r}, is {value!r}"
+        for key, value in here.items()
+        if there[key] != value
+    ]
     if differ:
-        raise UserError(f"{file} is a session of another model: {'; '.join(differ)}; use that model, or another file")
+        raise UserError(
+            f"{file} is a session of another model: {'; '.join(differ)}; use that model, or another file"
+        )
     if metadata["tokenizer"] != tokenizer:
         raise UserError(
             f"{file} is a session with another tokenizer: it was {metadata['tokenizer']}, is {tokenizer}; use that model, or "
@@ -68,22 +83,19 @@ def load_stream(file: Path, config: RMATConfig, weights: str, tokenizer: str) ->
             f"{file} is a session of other weights ({metadata['weights']}, these are {weights}): the model was trained on, or "
             "is another; use the same checkpoint, or another file"
         )
-    expected = _named(jax.eval_shape(lambda: begin(RMAT(config), 1)))
+    expected = named(jax.eval_shape(lambda: begin(RMAT(config), 1)))
     wrong = [
         name
         for name in expected.keys() | tensors.keys()
         if name not in expected
         or name not in tensors
-        or (tensors[name].shape, tensors[name].dtype) != (expected[name].shape, expected[name].dtype)
+        or (tensors[name].shape, tensors[name].dtype)
+        != (expected[name].shape, expected[name].dtype)
     ]
     if wrong:
-        raise UserError(f"{file} is of another version: {', '.join(sorted(wrong)[:4])} do not fit; {REMEDY}")
+        raise UserError(
+            f"{file} is of another version: {', '.join(sorted(wrong)[:4])} do not fit; {REMEDY}"
+        )
     leaves = [jnp.asarray(tensors[name]) for name in expected]
     structure = jax.tree.structure(jax.eval_shape(lambda: begin(RMAT(config), 1)))
     return jax.tree.unflatten(structure, leaves), int(metadata["tokens"])
-
-
-def _named(stream: Streams) -> dict:
-    """Leaves by path, in the order of the tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(stream)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,4 +1,6 @@
-"""Streams side by side: reading prompts, writing in one device loop. Pure functions of values; `engine` keeps the books."""
+"""Streams side by side: reading prompts, writing in one device loop. Pure functions of values;
+`engine` keeps the books.
+"""
 
 import functools
 from typing import NamedTuple
@@ -8,49 +10,61 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.model import RMAT, stack_params
 from rmat_jax.modules.carry import State, put_rows, stack_layers, take_rows, unstack_layers
 from rmat_jax.ops.sampling import sample
 from rmat_jax.types import Array, PyTree
 
-PREFILL_CHUNKS = 8  # read by one call
-ROOM = 64  # tokens a row may write in one call
+# read by one call
+PREFILL_CHUNKS = 8
+# tokens a row may write in one call
+ROOM = 64
 
 
 @struct.dataclass
 class Streams:
     """Where each row stands. Nothing else is needed to go on."""
 
-    state: State  # its layers one by one
-    logits_BV: Array  # of the next token
-    written_B: Array  # tokens it wrote since it began: they number its random draws
+    # its layers one by one
+    state: State
+    # of the next token
+    logits_BV: Array
+    # tokens it wrote since it began: they number its random draws
+    written_B: Array
 
 
 class Requests(NamedTuple):
     """What each row shall write."""
 
-    left_B: Array  # tokens; 0: none
-    seed_B: Array  # uint32
+    # tokens; 0: none
+    left_B: Array
+    # uint32
+    seed_B: Array
     temperature_B: Array
     top_k_B: Array
     top_p_B: Array
-    pauses_BV: Array  # bool: tokens after which a row waits for the next call
+    # bool: tokens after which a row waits for the next call
+    pauses_BV: Array
 
 
 class Written(NamedTuple):
     """What a call wrote: the first `count_B` of each row, -1 and 0 after them."""
 
     tokens_BT: Array
-    logprobs_BT: Array  # natural logarithm of the model's probability, before temperature and cuts
+    # natural logarithm of the model's probability, before temperature and cuts
+    logprobs_BT: Array
     count_B: Array
-    ended_B: Array  # at `end`, which is not read and not among the tokens: the row stands before it
+    # at `end`, which is not read and not among the tokens: the row stands before it
+    ended_B: Array
 
 
 def begin(model: RMAT, batch: int) -> Streams:
     """Rows that have read nothing. They must read a token before they can write."""
     logits_BV = jnp.zeros((batch, model.config.vocab_size), jnp.dtype(model.config.param_dtype))
-    return Streams(unstack_layers(model.initial_state(batch)), logits_BV, jnp.zeros(batch, jnp.int32))
+    return Streams(
+        unstack_layers(model.initial_state(batch)), logits_BV, jnp.zeros(batch, jnp.int32)
+    )
 
 
 @jax.jit
@@ -65,7 +79,9 @@ def take(streams: Streams, index_G: Array) -> Streams:
 
 @functools.partial(jax.jit, donate_argnums=0)
 def put(streams: Streams, index_G: Array, rows: Streams) -> Streams:
-    """The streams with other rows at these places; what is beyond the last place is dropped. The streams are donated."""
+    """The streams with other rows at these places; what is beyond the last place is dropped. The
+    streams are donated.
+    """
     return Streams(
         put_rows(streams.state, index_G, rows.state),
         streams.logits_BV.at[index_G].set(rows.logits_BV, mode="drop"),
@@ -74,7 +90,14 @@ def put(streams: Streams, index_G: Array, rows: Streams) -> Streams:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def read(model: RMAT, params: PyTree, streams: Streams, index_G: Array, tokens_GT: Array, lengths_G: Array) -> Streams:
+def read(
+    model: RMAT,
+    params: PyTree,
+    streams: Streams,
+    index_G: Array,
+    tokens_GT: Array,
+    lengths_G: Array,
+) -> Streams:
     """Some rows read a piece of their prompts, together. The streams are donated.
 
     Args:
@@ -86,7 +109,8 @@ def read(model: RMAT, params: PyTree, streams: Streams, index_G: Array, tokens_G
         lengths_G: how many of them count; 0: none, the row stays as it is.
     """
     rows = take(streams, index_G)
-    # Stacked again: a copy of the weights is little beside reading a prompt, and the layers are compiled once.
+    # Stacked again: a copy of the weights is little beside reading a prompt, and the layers are
+    # compiled once.
     variables, state = {"params": stack_params(params)}, stack_layers(rows.state)
     logits_GV, state = model.apply(variables, tokens_GT, state, None, lengths_G, method=RMAT.last)
     logits_GV = jnp.where(lengths_G[:, None] > 0, logits_GV, rows.logits_BV)
@@ -94,7 +118,9 @@ def read(model: RMAT, params: PyTree, streams: Streams, index_G: Array, tokens_G
 
 
 def call_width(length: int, chunk_len: int) -> int:
-    """Room of the call that reads the next of `length` tokens: one of few, and at most PREFILL_CHUNKS chunks."""
+    """Room of the call that reads the next of `length` tokens: one of few, and at most
+    PREFILL_CHUNKS chunks.
+    """
     most, width = PREFILL_CHUNKS * chunk_len, 16
     while width < min(length, most):
         width *= 4
@@ -103,11 +129,19 @@ def call_width(length: int, chunk_len: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def decode(
-    model: RMAT, params: PyTree, streams: Streams, requests: Requests, limit: Array, end: Array, known: Array
+    model: RMAT,
+    params: PyTree,
+    streams: Streams,
+    requests: Requests,
+    limit: Array,
+    end: Array,
+    known: Array,
 ) -> tuple[Streams, Written]:
-    """Every row that has something left to write goes on, in one loop on the device. The streams are donated.
+    """Every row that has something left to write goes on, in one loop on the device. The streams
+    are donated.
 
-    A row stops at `end`, after a token at which it pauses, when nothing is left, or after `limit` tokens.
+    A row stops at `end`, after a token at which it pauses, when nothing is left, or after `limit`
+    tokens.
 
     Args:
         model: the model.
@@ -129,11 +163,17 @@ def decode(
     def advance(carry):
         step, streams, goes_B, out = carry
         keys_B = jax.vmap(jax.random.fold_in)(seeds_B, streams.written_B)
-        known_BV = jnp.where(jnp.arange(streams.logits_BV.shape[1])[None] < known, streams.logits_BV, -jnp.inf)
-        next_B = sample(keys_B, known_BV, requests.temperature_B, requests.top_k_B, requests.top_p_B)
+        known_BV = jnp.where(
+            jnp.arange(streams.logits_BV.shape[1])[None] < known, streams.logits_BV, -jnp.inf
+        )
+        next_B = sample(
+            keys_B, known_BV, requests.temperature_B, requests.top_k_B, requests.top_p_B
+        )
         ended_B = goes_B & (next_B == end)
         reads_B = goes_B & ~ended_B
-        logprob_B = jnp.take_along_axis(jax.nn.log_softmax(streams.logits_BV), next_B[:, None], axis=1)[:, 0]
+        logprob_B = jnp.take_along_axis(
+            jax.nn.log_softmax(streams.logits_BV), next_B[:, None], axis=1
+        )[:, 0]
         out = Written(
             tokens_BT=out.tokens_BT.at[:, step].set(jnp.where(reads_B, next_B, -1)),
             logprobs_BT=out.logprobs_BT.at[:, step].set(jnp.where(reads_B, logprob_B, 0)),
@@ -141,7 +181,12 @@ def decode(
             ended_B=out.ended_B | ended_B,
         )
         logits_BV, state = model.apply(
-            {"params": params}, next_B[:, None], streams.state, None, reads_B.astype(jnp.int32), method=RMAT.last
+            {"params": params},
+            next_B[:, None],
+            streams.state,
+            None,
+            reads_B.astype(jnp.int32),
+            method=RMAT.last,
         )
         logits_BV = jnp.where(reads_B[:, None], logits_BV, streams.logits_BV)
         streams = Streams(state, logits_BV, streams.written_B + reads_B)
@@ -154,12 +199,18 @@ def decode(
         count_B=jnp.zeros(batch, jnp.int32),
         ended_B=jnp.zeros(batch, bool),
     )
-    _, streams, _, out = jax.lax.while_loop(unfinished, advance, (0, streams, requests.left_B > 0, out))
+    _, streams, _, out = jax.lax.while_loop(
+        unfinished, advance, (0, streams, requests.left_B > 0, out)
+    )
     return streams, out
 
 
 def prefill(
-    model: RMAT, params: PyTree, streams: Streams, tokens_BT: np.ndarray, lengths: np.ndarray | None = None
+    model: RMAT,
+    params: PyTree,
+    streams: Streams,
+    tokens_BT: np.ndarray,
+    lengths: np.ndarray | None = None,
 ) -> Streams:
     """All rows read prompts of any length, at constant memory. The streams are donated.
 

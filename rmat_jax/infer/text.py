@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 
 
 class Stops:
-    """Looks for stop sequences in bytes as they come, and holds back what may be the beginning of one."""
+    """Looks for stop sequences in bytes as they come, and holds back what may be the beginning of
+    one.
+    """
 
     def __init__(self, sequences: Sequence[bytes]):
         self._sequences = tuple(sequences)
         self._held = b""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
-        """More bytes: those that are certain to stand before any stop sequence, and whether one is complete."""
+        """More bytes: those that are certain to stand before any stop sequence, and whether one is
+        complete.
+        """
         self._held += data
         found = [at for s in self._sequences if (at := self._held.find(s)) >= 0]
         if found:
@@ -37,9 +41,12 @@ class Stops:
 
 
 def completes(sequences: Sequence[bytes], token: bytes) -> bool:
-    """Whether a token may be where a stop sequence becomes complete: it holds one, or begins with the end of one."""
+    """Whether a token may be where a stop sequence becomes complete: it holds one, or begins with
+    the end of one.
+    """
     return any(
-        s in token or any(token.startswith(s[-length:]) for length in range(1, min(len(s), len(token)) + 1))
+        s in token
+        or any(token.startswith(s[-length:]) for length in range(1, min(len(s), len(token)) + 1))
         for s in sequences
     )
 
@@ -49,4 +56,6 @@ def as_bytes(text: str | bytes) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
     except UnicodeEncodeError as error:
-        raise UserError(f"{text!r} is no text that UTF-8 can encode: {error.reason}; give bytes") from error
+        raise UserError(
+            f"{text!r} is no text that UTF-8 can encode: {error.reason}; give bytes"
+        ) from error

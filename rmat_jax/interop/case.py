@@ -6,11 +6,15 @@ import numpy as np
 
 from rmat_jax.config import IGNORE, Config, RMATConfig
 
-BATCH = 3  # rows: one long document; short ones, cut where rules change; documents of random lengths
-CHUNKS_PER_STEP = 2  # that an optimiser step reads; the lanes' memory goes on from step to step
-IGNORED = 0.05  # share of targets that are not scored
+# rows: one long document; short ones, cut where rules change; documents of random lengths
+BATCH = 3
+# that an optimiser step reads; the lanes' memory goes on from step to step
+CHUNKS_PER_STEP = 2
+# share of targets that are not scored
+IGNORED = 0.05
 
-Results = dict[tuple[str, str], np.ndarray]  # by (quantity, place), in the order in which a model computes them
+# by (quantity, place), in the order in which a model computes them
+Results = dict[tuple[str, str], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +22,23 @@ class Case:
     """Everything that a result depends on. Streams go on behind the tokens of the call."""
 
     config: Config
-    weights: dict[str, np.ndarray]  # by the names of `layout`
-    tokens: np.ndarray  # [B, T] of one call
-    targets: np.ndarray  # [B, T]
-    documents: np.ndarray  # [B, T]
-    step_tokens: np.ndarray  # [steps, B, T']
+    # by the names of `layout`
+    weights: dict[str, np.ndarray]
+    # [B, T] of one call
+    tokens: np.ndarray
+    # [B, T]
+    targets: np.ndarray
+    # [B, T]
+    documents: np.ndarray
+    # [steps, B, T']
+    step_tokens: np.ndarray
     step_targets: np.ndarray
     step_documents: np.ndarray
-    stream_tokens: np.ndarray  # [B, T + S]
+    # [B, T + S]
+    stream_tokens: np.ndarray
     stream_documents: np.ndarray
-    prompt_lengths: np.ndarray  # [B] tokens that a stream reads at once; then it reads S more, one by one
+    # [B] tokens that a stream reads at once; then it reads S more, one by one
+    prompt_lengths: np.ndarray
 
     @property
     def num_chunks(self) -> int:
@@ -45,13 +56,19 @@ class Case:
 
 
 def make_case(
-    config: Config, weights: dict[str, np.ndarray], *, steps: int, seed: int = 0, text: np.ndarray | None = None
+    config: Config,
+    weights: dict[str, np.ndarray],
+    *,
+    steps: int,
+    seed: int = 0,
+    text: np.ndarray | None = None,
 ) -> Case:
-    """A case for a model: long enough that slots are written again, with documents that end wherever a rule changes.
+    """A case for a model: long enough that slots are written again, with documents that end
+    wherever a rule changes.
 
     Args:
-        config: the experiment; dropout and the gates' noise are switched off, and the schedule is shortened so that `steps`
-            steps see its warm-up, its peak and its end.
+        config: the experiment; dropout and the gates' noise are switched off, and the schedule is
+            shortened so that `steps` steps see its warm-up, its peak and its end.
         weights: by the names of `layout`.
         steps: of the optimiser, at least 1.
         seed: of tokens, targets and documents.
@@ -71,7 +88,8 @@ def make_case(
     rng = np.random.default_rng(seed)
     chunk_len = model.chunk_len
     length = _chunks(model) * chunk_len
-    decoded = chunk_len + 2  # every stream crosses a border
+    # every stream crosses a border
+    decoded = chunk_len + 2
 
     def tokens(*shape):
         if text is None:
@@ -108,16 +126,25 @@ def _chunks(model: RMATConfig) -> int:
 
 
 def _documents(rng: np.random.Generator, model: RMATConfig, length: int) -> np.ndarray:
-    """[B, T] ids: one document; ends at a border, in mid-run, a document of one token; random lengths."""
+    """[B, T] ids: one document; ends at a border, in mid-run, a document of one token; random
+    lengths.
+    """
     chunk_len = model.chunk_len
     run_len = model.run_len if model.has_memory else model.window_len
-    cuts = [chunk_len, chunk_len + run_len // 2 + 1, chunk_len + run_len // 2 + 2, 3 * chunk_len - 1, 3 * chunk_len + 1]
+    cuts = [
+        chunk_len,
+        chunk_len + run_len // 2 + 1,
+        chunk_len + run_len // 2 + 2,
+        3 * chunk_len - 1,
+        3 * chunk_len + 1,
+    ]
     random = np.cumsum(1 + rng.exponential(1.5 * chunk_len, size=length).astype(int))
     ids_BT = np.zeros((BATCH, length), np.int64)
     for row, ends in enumerate([[], cuts, random]):
         for end in ends:
             ids_BT[row, end:] += 1
-    return ids_BT * 7 + np.arange(BATCH)[:, None]  # ids need not follow one another
+    # ids need not follow one another
+    return ids_BT * 7 + np.arange(BATCH)[:, None]
 
 
 def by_layer(quantity: str, x_NLB: np.ndarray) -> Results:

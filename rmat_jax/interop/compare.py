@@ -1,4 +1,5 @@
-"""When two results are the same: tolerances that follow from rounding, the comparison, and its table. Numpy only.
+"""When two results are the same: tolerances that follow from rounding, the comparison, and its
+table. Numpy only.
 
 docs/crosscheck.md explains where the tolerances come from.
 """
@@ -12,17 +13,22 @@ import numpy as np
 from rmat_jax.config import RMATConfig
 from rmat_jax.interop.case import Case, Results
 
-FLOAT64_TOLERANCE = 1e-9  # relative to the largest entry of a tensor
+# relative to the largest entry of a tensor
+FLOAT64_TOLERANCE = 1e-9
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
-# lambda of Higham and Mary (2019): a sum breaks its bound with probability 2 exp(-lambda^2 / 2) = 3e-8.
+# lambda of Higham and Mary (2019): a sum breaks its bound with probability 2 exp(-lambda^2 / 2) =
+# 3e-8.
 CONFIDENCE = 6.0
-SAMPLES = 2  # perturbed runs
-FORWARD = ("layer output", "memory", "logits")  # in these the first difference is looked for
+# perturbed runs
+SAMPLES = 2
+# in these the first difference is looked for
+FORWARD = ("layer output", "memory", "logits")
 QUANTITIES = (
     *FORWARD, "loss", "gradient", "training loss", "gradient norm", "update", "streamed logits", "streamed memory"
 )  # fmt: skip
 
-Spread = dict[tuple[str, str], float]  # absolute, by (quantity, place)
+# absolute, by (quantity, place)
+Spread = dict[tuple[str, str], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +37,19 @@ class Difference:
 
     quantity: str
     place: str
-    index: tuple[int, ...]  # of the entry that differs most
-    absolute: float  # the largest difference
-    relative: float  # the same over the largest entry expected
-    tolerance: float  # absolute
+    # of the entry that differs most
+    index: tuple[int, ...]
+    # the largest difference
+    absolute: float
+    # the same over the largest entry expected
+    relative: float
+    # absolute
+    tolerance: float
 
     @property
     def passed(self) -> bool:
-        return self.absolute <= self.tolerance < math.inf  # what is expected to be infinite cannot be checked
+        # what is expected to be infinite cannot be checked
+        return self.absolute <= self.tolerance < math.inf
 
     @property
     def share(self) -> float:
@@ -51,10 +62,12 @@ class Difference:
 
 
 def rounding(model: RMATConfig, tokens: int, dtype: str) -> float:
-    """The relative perturbation of the weights to which rounding amounts, gamma = u (lambda sqrt(n) + 4 C).
+    """The relative perturbation of the weights to which rounding amounts, gamma = u (lambda sqrt(n)
+    + 4 C).
 
-    n is the longest sum of the model, over `tokens` in its gradients; the second term is that of RoPE's angles, which
-    reach as many radians as tokens lie before the farthest key, at least C, and are off by up to four roundings.
+    n is the longest sum of the model, over `tokens` in its gradients; the second term is that of
+    RoPE's angles, which reach as many radians as tokens lie before the farthest key, at least C,
+    and are off by up to four roundings.
     """
     keys, farthest = model.chunk_len, model.chunk_len
     if model.has_memory:
@@ -65,10 +78,14 @@ def rounding(model: RMATConfig, tokens: int, dtype: str) -> float:
     return UNIT_ROUNDOFF[dtype] * (CONFIDENCE * math.sqrt(longest) + 4 * farthest)
 
 
-def measure_spread(case: Case, run: Callable[[Case], Iterator[Results]], exact: Results, dtype: str) -> Spread:
-    """How far each result moves when every weight moves by the rounding of `dtype`: the largest of a few random draws.
+def measure_spread(
+    case: Case, run: Callable[[Case], Iterator[Results]], exact: Results, dtype: str
+) -> Spread:
+    """How far each result moves when every weight moves by the rounding of `dtype`: the largest of
+    a few random draws.
 
-    Besides, each optimiser step rounds the weights themselves, which a difference of weights does not forgive.
+    Besides, each optimiser step rounds the weights themselves, which a difference of weights does
+    not forgive.
 
     Args:
         case: what is computed.
@@ -80,7 +97,10 @@ def measure_spread(case: Case, run: Callable[[Case], Iterator[Results]], exact: 
     spread = dict.fromkeys(exact, 0.0)
     for seed in range(SAMPLES):
         rng = np.random.default_rng(seed)
-        weights = {n: x * (1 + gamma * rng.choice([-1.0, 1.0], size=x.shape)) for n, x in case.weights.items()}
+        weights = {
+            n: x * (1 + gamma * rng.choice([-1.0, 1.0], size=x.shape))
+            for n, x in case.weights.items()
+        }
         for part in run(dataclasses.replace(case, weights=weights)):
             for key, moved in part.items():
                 spread[key] = max(spread[key], float(np.abs(moved - exact[key]).max()))
@@ -91,23 +111,28 @@ def measure_spread(case: Case, run: Callable[[Case], Iterator[Results]], exact: 
     return spread
 
 
-def compare(case: Case, actual: Results, expected: Results, spread: Spread | None, dtype: str) -> list[Difference]:
-    """Each result that both have. `spread`: needed below float64, where the tolerance is the fixed relative one.
+def compare(
+    case: Case, actual: Results, expected: Results, spread: Spread | None, dtype: str
+) -> list[Difference]:
+    """Each result that both have. `spread`: needed below float64, where the tolerance is the fixed
+    relative one.
 
-    A result of nothing but cancelling terms has no scale of its own: no tolerance is below the rounding of the largest
-    entry of its quantity.
+    A result of nothing but cancelling terms has no scale of its own: no tolerance is below the
+    rounding of the largest entry of its quantity.
     """
     gamma = rounding(case.config.model, case.tokens.size, dtype)
     largest = {key: float(np.abs(x).max()) for key, x in expected.items()}
     scale = {
-        quantity: max((x for key, x in largest.items() if key[0] == quantity), default=0) for quantity in QUANTITIES
+        quantity: max((x for key, x in largest.items() if key[0] == quantity), default=0)
+        for quantity in QUANTITIES
     }
     found = []
     for key in (key for key in expected if key in actual):
         if actual[key].shape != expected[key].shape:
             found.append(Difference(*key, (), math.inf, math.inf, 0.0))
             continue
-        with np.errstate(invalid="ignore"):  # infinity minus itself is no number, and found below
+        # infinity minus itself is no number, and found below
+        with np.errstate(invalid="ignore"):
             gap = np.abs(actual[key] - expected[key])
         gap = np.where(np.isnan(gap), np.inf, gap)
         index = np.unravel_index(int(gap.argmax()), gap.shape)
@@ -121,14 +146,27 @@ def compare(case: Case, actual: Results, expected: Results, spread: Spread | Non
 
 
 def first_difference(differences: list[Difference]) -> Difference | None:
-    """Where, in the order of the computation, the forward pass first goes apart; else the first failure of any kind."""
+    """Where, in the order of the computation, the forward pass first goes apart; else the first
+    failure of any kind.
+    """
     failed = [d for d in differences if not d.passed]
     return next((d for d in failed if d.quantity in FORWARD), failed[0] if failed else None)
 
 
 def table(differences: list[Difference]) -> str:
-    """One line for each quantity, at its worst place, as Markdown that also reads well in a terminal."""
-    header = ("quantity", "compared", "absolute", "relative", "tolerance", "share", "worst at", "verdict")
+    """One line for each quantity, at its worst place, as Markdown that also reads well in a
+    terminal.
+    """
+    header = (
+        "quantity",
+        "compared",
+        "absolute",
+        "relative",
+        "tolerance",
+        "share",
+        "worst at",
+        "verdict",
+    )
     rows = [header]
     for quantity in QUANTITIES:
         of_it = [d for d in differences if d.quantity == quantity]
@@ -138,13 +176,21 @@ def table(differences: list[Difference]) -> str:
         failed = sum(not d.passed for d in of_it)
         numbers = [f"{x:.1e}" for x in (worst.absolute, worst.relative, worst.tolerance)]
         verdict = f"{failed} of {len(of_it)} DIFFER" if failed else "equal"
-        rows.append((quantity, str(len(of_it)), *numbers, f"{worst.share:.0%}", worst.where, verdict))
+        rows.append(
+            (quantity, str(len(of_it)), *numbers, f"{worst.share:.0%}", worst.where, verdict)
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     rows.insert(1, tuple("-" * width for width in widths))
-    return "\n".join("| " + " | ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)) + " |" for row in rows)
+    return "\n".join(
+        "| " + " | ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    )
 
 
 def to_json(differences: list[Difference]) -> list[dict]:
     """Every comparison, as plain values; what is not finite, which JSON cannot say, as null."""
     rows = [dataclasses.asdict(d) | {"share": d.share, "passed": d.passed} for d in differences]
-    return [{k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in row.items()} for row in rows]
+    return [
+        {k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in row.items()}
+        for row in rows
+    ]

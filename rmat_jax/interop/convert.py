@@ -8,18 +8,20 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rmat_jax.checkpoint import Checkpoints, restore_params
-from rmat_jax.config import Config, UserError, from_saved, to_dict
+from rmat_jax.config import Config, from_saved, to_dict
 from rmat_jax.data.tokenizer import BPETokenizer, check_vocabulary, load_tokenizer
+from rmat_jax.errors import UserError
 from rmat_jax.interop.layout import from_jax, to_jax
 from rmat_jax.interop.weights import read_weights, write_weights
-from rmat_jax.optim import make_optimizer
-from rmat_jax.state import TrainState, init_state
+from rmat_jax.train.checkpoint import Checkpoints, restore_params
+from rmat_jax.train.optim import make_optimizer
+from rmat_jax.train.state import TrainState, init_state
 from rmat_jax.types import PyTree
 
 
 def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
-    """Writes the parameters of the newest good checkpoint to `file`, with config, step and byte-pair tokenizer.
+    """Writes the parameters of the newest good checkpoint to `file`, with config, step and
+    byte-pair tokenizer.
 
     Args:
         workdir: of a run.
@@ -30,24 +32,26 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
         What was written, in one line.
 
     Raises:
-        UserError: no checkpoint, no tokenizer where the config needs one, or a file that cannot be written.
+        UserError: no checkpoint, no tokenizer where the config needs one, or a file that cannot be
+            written.
     """
-    with jax.enable_x64(True):  # a checkpoint may hold float64
+    # a checkpoint may hold float64
+    with jax.enable_x64(True):
         params, values, step, _ = restore_params(workdir / "checkpoints")
     config = from_saved(Config, values)
     tensors = from_jax(config.model, params)
     metadata = {"step": str(step)}
     if _has_tokenizer(config):
-        load_tokenizer(config, workdir / "tokenizer")  # says what is wrong with it
+        # says what is wrong with it
+        load_tokenizer(config, workdir / "tokenizer")
         metadata["tokenizer"] = _tokenizer_file(workdir).read_text(encoding="utf-8")
     write_weights(file, config, tensors, dtype, **metadata)
-    return (
-        f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, {dtype or config.model.param_dtype}, step {step}"
-    )
+    return f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, {dtype or config.model.param_dtype}, step {step}"
 
 
 def import_weights(workdir: Path, file: Path, config: Config | None = None) -> str:
-    """Begins a run in `workdir` with the weights of `file`: step 0, a fresh optimiser, empty memory.
+    """Begins a run in `workdir` with the weights of `file`: step 0, a fresh optimiser, empty
+    memory.
 
     Args:
         workdir: without a checkpoint.
@@ -58,16 +62,21 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
         What was made, in one line.
 
     Raises:
-        UserError: a file that `read_weights` refuses, a tokenizer that is missing or wrong, or a workdir in use.
+        UserError: a file that `read_weights` refuses, a tokenizer that is missing or wrong, or a
+            workdir in use.
     """
     config, tensors, metadata = read_weights(file, config)
     tokenizer = _tokenizer(file, config, metadata)
     folder = workdir / "checkpoints"
     if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--workdir={workdir} has checkpoints of a run; choose another, where a new one can begin")
+        raise UserError(
+            f"--workdir={workdir} has checkpoints of a run; choose another, where a new one can begin"
+        )
     float64 = config.model.param_dtype == "float64"
     with jax.enable_x64(float64 or jax.config.jax_enable_x64), np.errstate(over="ignore"):
-        params = jax.tree.map(lambda x: x.astype(config.model.param_dtype), to_jax(config.model, tensors))
+        params = jax.tree.map(
+            lambda x: x.astype(config.model.param_dtype), to_jax(config.model, tensors)
+        )
         state = _begin(config, params)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -76,8 +85,11 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
                 _tokenizer_file(workdir).parent.mkdir(exist_ok=True)
                 _tokenizer_file(workdir).write_text(tokenizer, encoding="utf-8")
         except OSError as error:
-            raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}; choose another") from error
-        # Last, since it is what makes a workdir one of a run. The file does not know what data the run will read.
+            raise UserError(
+                f"--workdir={workdir} cannot be written: {error.strerror}; choose another"
+            ) from error
+        # Last, since it is what makes a workdir one of a run. The file does not know what data the
+        # run will read.
         with Checkpoints(folder, keep=config.log.keep) as checkpoints:
             checkpoints.save(0, state, config, {"seconds": 0.0, "data": None})
     origin = f"step {metadata['step']} there, " if "step" in metadata else ""
@@ -99,7 +111,9 @@ def _tokenizer_file(workdir: Path) -> Path:
 
 
 def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str | None:
-    """The JSON of the tokenizer that goes with the weights, verified; None if the config needs none."""
+    """The JSON of the tokenizer that goes with the weights, verified; None if the config needs
+    none.
+    """
     if not _has_tokenizer(config):
         return None
     if "tokenizer" not in metadata:
@@ -111,8 +125,11 @@ def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str |
         tokenizer = BPETokenizer(metadata["tokenizer"])
     except UserError:
         raise
-    except Exception as error:  # the library raises bare Exceptions
-        raise UserError(f"the tokenizer in the metadata of {file} is none ({error}); export it again") from error
+    except Exception as error:
+        # the library raises bare Exceptions
+        raise UserError(
+            f"the tokenizer in the metadata of {file} is none ({error}); export it again"
+        ) from error
     check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
     return metadata["tokenizer"]
 
@@ -120,4 +137,6 @@ def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str |
 def _describe(tensors: Mapping[str, np.ndarray]) -> str:
     text = f"{len(tensors)} tensors, {sum(x.size for x in tensors.values()):,} parameters"
     broken = [name for name, x in tensors.items() if not np.isfinite(x).all()]
-    return text + (f" (of {len(broken)} tensors not all finite, {broken[0]} first)" if broken else "")
+    return text + (
+        f" (of {len(broken)} tensors not all finite, {broken[0]} first)" if broken else ""
+    )

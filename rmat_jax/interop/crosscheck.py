@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax.config import PAPER, Config, OptimConfig, RMATConfig, UserError
+from rmat_jax.config import PAPER, Config, OptimConfig, RMATConfig
+from rmat_jax.errors import UserError
 from rmat_jax.interop import compare
 from rmat_jax.interop.case import Case, Results, make_case
 from rmat_jax.interop.compare import Difference, Spread
 from rmat_jax.interop.dump import read_dump, write_dump
 from rmat_jax.interop.layout import from_jax, random_weights
 
-# What is checked when no model is named: every mechanism of the paper is in it; `--config` names others.
+# What is checked when no model is named: every mechanism of the paper is in it; `--config` names
+# others.
 SMALL = Config(
     model=RMATConfig(
         **PAPER | {"memory_age": "rotary"},
@@ -35,10 +37,12 @@ SMALL = Config(
         window="sliding",
         memory_pool="attention",
     ),
-    optim=OptimConfig(clip_norm=1.7),  # about the gradients' norm: some steps are clipped, some are not
+    # about the gradients' norm: some steps are clipped, some are not
+    optim=OptimConfig(clip_norm=1.7),
 )
 PARTS = ("the call and its gradient", "the optimiser's steps", "the streams")
-Run = Callable[[Case, str], Iterator[Results]]  # of a case in a dtype: the results, in PARTS
+# of a case in a dtype: the results, in PARTS
+Run = Callable[[Case, str], Iterator[Results]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Report:
     config: RMATConfig
     dtype: str
     differences: list[Difference]
-    not_offered: list[str]  # quantities that the implementation under test does not give
+    # quantities that the implementation under test does not give
+    not_offered: list[str]
     seconds: float
 
     @property
@@ -60,7 +65,9 @@ class Report:
         """The table, what was not compared, where the first difference is, the verdict."""
         lines = [self.title, "", compare.table(self.differences), ""]
         if self.not_offered:
-            lines.append(f"not compared, since the module does not offer it: {', '.join(self.not_offered)}")
+            lines.append(
+                f"not compared, since the module does not offer it: {', '.join(self.not_offered)}"
+            )
         failed = [d for d in self.differences if not d.passed]
         if failed:
             lines.append(f"first difference: {explain(compare.first_difference(self.differences))}")
@@ -95,19 +102,23 @@ def explain(d: Difference) -> str:
     chunk, _, layer = d.place.partition(", ")
     size = f"{d.absolute:.1e}, tolerance {d.tolerance:.1e}"
     if d.quantity == "layer output":
-        below = "the embedding stands before it" if layer == "layer 0" else "the layers below it agree"
+        below = (
+            "the embedding stands before it" if layer == "layer 0" else "the layers below it agree"
+        )
         return f"the output of {layer} in {chunk} ({size}); {below}"
     if d.quantity == "memory":
         return f"what {layer} wrote to its memory after {chunk} ({size}); its output there agrees: look at pool, gate and queue"
     if d.quantity == "logits":
-        return (
-            f"the logits of {chunk} ({size}); what was compared before them agrees: look at final norm and output table"
-        )
+        return f"the logits of {chunk} ({size}); what was compared before them agrees: look at final norm and output table"
     return f"{d.quantity}, {d.where} ({size}); the forward pass agrees"
 
 
-def load_case(*, workdir: Path | None = None, config: Config | None = None, steps: int = 10, seed: int = 0) -> Case:
-    """The newest checkpoint of a run, on text that it can read; or `config`, or a small one, with seeded random weights."""
+def load_case(
+    *, workdir: Path | None = None, config: Config | None = None, steps: int = 10, seed: int = 0
+) -> Case:
+    """The newest checkpoint of a run, on text that it can read; or `config`, or a small one, with
+    seeded random weights.
+    """
     if workdir is not None and config is not None:
         raise UserError("--workdir and --config are both given; a workdir has its own config")
     if workdir is None:
@@ -115,23 +126,31 @@ def load_case(*, workdir: Path | None = None, config: Config | None = None, step
         return make_case(config, random_weights(config.model, seed), steps=steps, seed=seed)
     import jax
 
-    from rmat_jax.checkpoint import restore_params
     from rmat_jax.config import from_saved
     from rmat_jax.data.tokenizer import load_tokenizer
+    from rmat_jax.train.checkpoint import restore_params
 
-    with jax.enable_x64(True):  # a checkpoint may hold float64
+    # a checkpoint may hold float64
+    with jax.enable_x64(True):
         params, values, *_ = restore_params(workdir / "checkpoints")
     config = from_saved(Config, values)
     text = None
     if not config.data.synthetic:
-        sources = sorted(Path(__file__).parent.parent.rglob("*.py"))  # text that every installation has
-        text = load_tokenizer(config, workdir / "tokenizer").encode(b"\n".join(file.read_bytes() for file in sources))
+        # text that every installation has
+        sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
+        text = load_tokenizer(config, workdir / "tokenizer").encode(
+            b"\n".join(file.read_bytes() for file in sources)
+        )
     weights = {name: x.astype(np.float64) for name, x in from_jax(config.model, params).items()}
     return make_case(config, weights, steps=steps, seed=seed, text=text)
 
 
-def crosscheck(case: Case, dtype: str, factory: str | None = None, precision: str = "highest") -> Report:
-    """JAX beside PyTorch: the reference, or the port that `factory` names as `package.module:function`."""
+def crosscheck(
+    case: Case, dtype: str, factory: str | None = None, precision: str = "highest"
+) -> Report:
+    """JAX beside PyTorch: the reference, or the port that `factory` names as
+    `package.module:function`.
+    """
     start = time.perf_counter()
     ours, theirs = _jax(precision), _torch(factory)
     expected = _collect(ours, case, dtype, "JAX")
@@ -154,8 +173,12 @@ def dump(case: Case, file: Path) -> None:
     )
 
 
-def replay(file: Path, dtype: str, framework: str, factory: str | None = None, precision: str = "highest") -> Report:
-    """Computes the dump `file` anew, here: in JAX on its default device, or in PyTorch (reference or port)."""
+def replay(
+    file: Path, dtype: str, framework: str, factory: str | None = None, precision: str = "highest"
+) -> Report:
+    """Computes the dump `file` anew, here: in JAX on its default device, or in PyTorch (reference
+    or port).
+    """
     start = time.perf_counter()
     case, expected, spread, origin = read_dump(file)
     if framework == "jax":
@@ -197,7 +220,9 @@ def _collect(run: Run, case: Case, dtype: str, name: str) -> Results:
 
 
 def _spread(case: Case, run: Run, dtype: str, exact: Results | None = None) -> Spread:
-    _say(f"tolerances of {dtype}, from the same in float64 with weights that are off by its rounding")
+    _say(
+        f"tolerances of {dtype}, from the same in float64 with weights that are off by its rounding"
+    )
     exact = exact or {key: x for part in run(case, "float64") for key, x in part.items()}
     return compare.measure_spread(case, lambda moved: run(moved, "float64"), exact, dtype)
 
@@ -223,7 +248,8 @@ def _torch(factory: str | None) -> Run:
         except Exception as error:
             if factory is None:
                 raise
-            traceback.print_exc()  # for the port's author
+            # for the port's author
+            traceback.print_exc()
             raise UserError(
                 f"--torch={factory} failed: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error

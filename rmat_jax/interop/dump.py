@@ -1,8 +1,9 @@
-"""Golden dumps: a case and its results in one safetensors file, so that another machine, version or port can be held to it.
+"""Golden dumps: a case and its results in one safetensors file, so that another machine, version or
+port can be held to it.
 
-Tensors: `input/NAME`, `weight/NAME`, `expected/QUANTITY/PLACE`, all of the results in float64. Metadata: `format`, `config`
-(JSON), `spread` (JSON: how far each result moves by float32 rounding, in the order of the computation), `origin` (what
-computed it), `sha256` of all that.
+Tensors: `input/NAME`, `weight/NAME`, `expected/QUANTITY/PLACE`, all of the results in float64.
+Metadata: `format`, `config` (JSON), `spread` (JSON: how far each result moves by float32 rounding,
+in the order of the computation), `origin` (what computed it), `sha256` of all that.
 """
 
 import json
@@ -22,7 +23,9 @@ def write_dump(file: Path, case: Case, expected: Results, spread: Spread, origin
     """Writes `file`, whole or not at all. Raises UserError where it cannot be written."""
     tensors = {f"input/{name}": np.asarray(x) for name, x in case.arrays().items()}
     tensors |= {f"weight/{name}": np.asarray(x, np.float64) for name, x in case.weights.items()}
-    tensors |= {f"expected/{'/'.join(key)}": np.asarray(x, np.float64) for key, x in expected.items()}
+    tensors |= {
+        f"expected/{'/'.join(key)}": np.asarray(x, np.float64) for key, x in expected.items()
+    }
     metadata = {
         "config": json.dumps(to_dict(case.config)),
         "spread": json.dumps({"/".join(key): value for key, value in spread.items()}),
@@ -37,12 +40,21 @@ def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
     Raises:
         UserError: there is no such file, it is no dump of this format, or it is damaged.
     """
-    tensors, metadata = read_sealed(file, FORMAT, f"make the dump anew with: crosscheck --dump={file}")
+    tensors, metadata = read_sealed(
+        file, FORMAT, f"make the dump anew with: crosscheck --dump={file}"
+    )
     parts: dict[str, dict[str, np.ndarray]] = {"input": {}, "weight": {}, "expected": {}}
     for name, x in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = x
-    spread = {tuple(key.split("/", 1)): value for key, value in json.loads(metadata["spread"]).items()}
-    case = Case(config=from_saved(Config, json.loads(metadata["config"])), weights=parts["weight"], **parts["input"])
-    expected = {key: parts["expected"]["/".join(key)] for key in spread}  # the file sorts its tensors by name
+    spread = {
+        tuple(key.split("/", 1)): value for key, value in json.loads(metadata["spread"]).items()
+    }
+    case = Case(
+        config=from_saved(Config, json.loads(metadata["config"])),
+        weights=parts["weight"],
+        **parts["input"],
+    )
+    # the file sorts its tensors by name
+    expected = {key: parts["expected"]["/".join(key)] for key in spread}
     return case, expected, spread, metadata["origin"]

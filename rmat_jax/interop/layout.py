@@ -1,13 +1,16 @@
-"""Names, shapes and layouts of the weights outside JAX. The one place that knows how they differ from the Linen tree's.
+"""Names, shapes and layouts of the weights outside JAX. The one place that knows how they differ
+from the Linen tree's.
 
-A name is that of PyTorch's state dict, such as `layers.0.query.weight`. Three things differ from the tree of `RMAT`:
+A name is that of PyTorch's state dict, such as `layers.0.query.weight`. Three things differ from
+the tree of `RMAT`:
 
-- the tree stacks the layers' parameters along a leading axis L; here each layer has its own tensors;
+- the tree stacks the layers' parameters along a leading axis L; here each layer has its own
+tensors;
 - a `kernel` [in, out] of the tree is a `weight` [out, in] here, as `torch.nn.Linear` keeps it;
 - a LayerNorm's `scale` and the `embedding` are called `weight`.
 
-Fusion weights, pool queries and the gate's matrices keep name and layout: they stand in the equations as they stand here
-(`s @ Wz`).
+Fusion weights, pool queries and the gate's matrices keep name and layout: they stand in the
+equations as they stand here (`s @ Wz`).
 """
 
 from collections.abc import Mapping
@@ -22,9 +25,12 @@ class Spec(NamedTuple):
     """One tensor."""
 
     shape: tuple[int, ...]
-    path: tuple[str, ...]  # in the Linen tree
-    layer: int | None  # index along the leaf's leading axis; None: the leaf has no such axis
-    transposed: bool  # whether the leaf's last two axes are swapped
+    # in the Linen tree
+    path: tuple[str, ...]
+    # index along the leaf's leading axis; None: the leaf has no such axis
+    layer: int | None
+    # whether the leaf's last two axes are swapped
+    transposed: bool
 
 
 def layout(config: RMATConfig) -> dict[str, Spec]:
@@ -63,7 +69,9 @@ def _layer(c: RMATConfig) -> dict[str, tuple]:
             tensors |= _plain("memory_bias", c.num_heads)
         if c.memory_source == "output":
             tensors |= _norm("memory.read_norm", c.width)
-            tensors |= _linear("memory.key", c.width, c.width) | _linear("memory.value", c.width, c.width)
+            tensors |= _linear("memory.key", c.width, c.width) | _linear(
+                "memory.value", c.width, c.width
+            )
             tensors |= _norm("memory.write_norm", c.width)
         if c.memory_pool == "attention":
             tensors |= _plain("memory.pool_queries", c.writes, c.width)
@@ -80,7 +88,11 @@ def _gate(c: RMATConfig) -> dict[str, tuple]:
     shapes["bz"] = (size,)
     if c.gate_form == "gru":
         shapes["br"] = (c.width,)
-    return {name: spec for last in shapes for name, spec in _plain(f"memory.gate.{last}", *shapes[last]).items()}
+    return {
+        name: spec
+        for last in shapes
+        for name, spec in _plain(f"memory.gate.{last}", *shapes[last]).items()
+    }
 
 
 def _plain(name: str, *shape: int) -> dict[str, tuple]:
@@ -93,11 +105,16 @@ def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple]:
 
 def _norm(name: str, width: int) -> dict[str, tuple]:
     path = tuple(name.split("."))
-    return {f"{name}.weight": ((width,), (*path, "scale"), False), f"{name}.bias": ((width,), (*path, "bias"), False)}
+    return {
+        f"{name}.weight": ((width,), (*path, "scale"), False),
+        f"{name}.bias": ((width,), (*path, "bias"), False),
+    }
 
 
 def from_jax(config: RMATConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The Linen tree `params` as tensors by name. Takes any tree of its structure: gradients, for example."""
+    """The Linen tree `params` as tensors by name. Takes any tree of its structure: gradients, for
+    example.
+    """
     tensors = {}
     for name, spec in layout(config).items():
         leaf: Any = params
@@ -109,10 +126,14 @@ def from_jax(config: RMATConfig, params: Mapping[str, Any]) -> dict[str, np.ndar
 
 
 def to_jax(config: RMATConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of `from_jax`: nested dicts of numpy arrays, which `RMAT(config).apply` takes as they are."""
+    """The inverse of `from_jax`: nested dicts of numpy arrays, which `RMAT(config).apply` takes as
+    they are.
+    """
     parts: dict[tuple[str, ...], list[np.ndarray]] = {}
     for name, spec in layout(config).items():
-        parts.setdefault(spec.path, []).append(tensors[name].T if spec.transposed else tensors[name])
+        parts.setdefault(spec.path, []).append(
+            tensors[name].T if spec.transposed else tensors[name]
+        )
     params: dict[str, Any] = {}
     for path, arrays in parts.items():
         *parents, last = path
@@ -124,9 +145,11 @@ def to_jax(config: RMATConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, A
 
 
 def random_weights(config: RMATConfig, seed: int) -> dict[str, np.ndarray]:
-    """Float64 weights in which nothing is zero, one or equal, so that a term that is left out shows.
+    """Float64 weights in which nothing is zero, one or equal, so that a term that is left out
+    shows.
 
-    Matrices keep the scale of what they multiply; scales lie around 1, biases around their start, the rest around 0.
+    Matrices keep the scale of what they multiply; scales lie around 1, biases around their start,
+    the rest around 0.
     """
     rng = np.random.default_rng(seed)
     tensors = {}

@@ -1,8 +1,10 @@
-"""The model in plain PyTorch, written from the equations of docs/architecture.md: the paper's companion (arXiv 2507.00453), and
-the twin that the JAX code is compared with. It shares `config.py` with that code, and the names of the weights.
+"""The model in plain PyTorch, written from the equations of docs/architecture.md: the paper's
+companion (arXiv 2507.00453), and the twin that the JAX code is compared with. It shares `config.py`
+with that code, and the names of the weights.
 
-It says what it means rather than what is fast: a loop over chunks, a loop over layers, keys that are rotated when they are
-read, pools that are taken at the chunk's end. A suffix of a name gives its shape, in the letters of `types.py`.
+It says what it means rather than what is fast: a loop over chunks, a loop over layers, keys that
+are rotated when they are read, pools that are taken at the chunk's end. A suffix of a name gives
+its shape, in the letters of `types.py`.
 """
 
 import dataclasses
@@ -17,22 +19,33 @@ from rmat_jax.config import RMATConfig
 
 @dataclasses.dataclass(frozen=True)
 class LayerState:
-    """What one layer carries. J are the tokens that can still be seen: the carried window, then the open chunk."""
+    """What one layer carries. J are the tokens that can still be seen: the carried window, then the
+    open chunk.
+    """
 
-    slots_BMD: Tensor | None  # the memory, oldest first
-    keys_BJD: Tensor  # not rotated: positions belong to the reader's chunk
+    # the memory, oldest first
+    slots_BMD: Tensor | None
+    # not rotated: positions belong to the reader's chunk
+    keys_BJD: Tensor
     values_BJD: Tensor
-    outputs_BSD: Tensor  # y (or h) of the open chunk's tokens, pooled when it is full
+    # y (or h) of the open chunk's tokens, pooled when it is full
+    outputs_BSD: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that is carried from call to call; a value: a call returns a new one. All rows stand at the same position."""
+    """All that is carried from call to call; a value: a call returns a new one. All rows stand at
+    the same position.
+    """
 
-    position: int  # tokens in the open chunk
-    document_B: Tensor  # of the token read last; the memory is this document's
-    token_B: Tensor  # read last; -1: none yet
-    ages_BM: Tensor | None  # chunks since each slot was written, in all layers; 0: unwritten, invisible
+    # tokens in the open chunk
+    position: int
+    # of the token read last; the memory is this document's
+    document_B: Tensor
+    # read last; -1: none yet
+    token_B: Tensor
+    # chunks since each slot was written, in all layers; 0: unwritten, invisible
+    ages_BM: Tensor | None
     documents_BJ: Tensor
     layers: tuple[LayerState, ...]
 
@@ -44,15 +57,18 @@ class State:
         return torch.stack([only_written(layer.slots_BMD, self.ages_BM) for layer in self.layers])
 
     def detach(self) -> "State":
-        layers = ((x if x is None else x.detach() for x in vars(layer).values()) for layer in self.layers)
+        layers = (
+            (x if x is None else x.detach() for x in vars(layer).values()) for layer in self.layers
+        )
         return dataclasses.replace(self, layers=tuple(LayerState(*parts) for parts in layers))
 
 
 class RMAT(nn.Module):
     """The language model: logits of the next token, from all that each row has read.
 
-    It computes in the dtype of its parameters (`model.double()`): `config.dtype` is the JAX side's precision policy and is not
-    read here, and neither is `remat`, which changes nothing of the function. Dropout follows `train()` and `eval()`.
+    It computes in the dtype of its parameters (`model.double()`): `config.dtype` is the JAX side's
+    precision policy and is not read here, and neither is `remat`, which changes nothing of the
+    function. Dropout follows `train()` and `eval()`.
     """
 
     def __init__(self, config: RMATConfig):
@@ -72,10 +88,11 @@ class RMAT(nn.Module):
 
         Args:
             tokens: [B, T] ids, any T >= 1.
-            state: what an earlier call of the same rows returned; None: nothing has been read. All rows stand at the same
-                position in their chunks: read ragged streams one row at a time.
-            documents: [B, T] ids >= 0, numbered so that none comes back; None: each row goes on with the document that
-                it is in, at the start with document 0.
+            state: what an earlier call of the same rows returned; None: nothing has been read. All
+                rows stand at the same position in their chunks: read ragged streams one row at a
+                time.
+            documents: [B, T] ids >= 0, numbered so that none comes back; None: each row goes on
+                with the document that it is in, at the start with document 0.
 
         Returns:
             Logits [B, T, V] and the next State.
@@ -89,7 +106,9 @@ class RMAT(nn.Module):
             stop = min(start + c.chunk_len - state.position, tokens.shape[1])
             if c.bptt_chunks and index > 0 and index % c.bptt_chunks == 0:
                 state = state.detach()
-            logits_BSV, state = self.read_piece(tokens[:, start:stop], documents[:, start:stop], state)
+            logits_BSV, state = self.read_piece(
+                tokens[:, start:stop], documents[:, start:stop], state
+            )
             logits.append(logits_BSV)
             start, index = stop, index + 1
         return torch.cat(logits, dim=1), state
@@ -102,9 +121,13 @@ class RMAT(nn.Module):
         slots_BMD = like.new_zeros(batch, c.slots, c.width) if c.has_memory else None
         ages_BM = none_BJ.new_zeros(batch, c.slots) if c.has_memory else None
         layers = (LayerState(slots_BMD, empty, empty, empty),) * c.num_layers
-        return State(0, none_BJ.new_zeros(batch), none_BJ.new_full((batch,), -1), ages_BM, none_BJ, layers)
+        return State(
+            0, none_BJ.new_zeros(batch), none_BJ.new_full((batch,), -1), ages_BM, none_BJ, layers
+        )
 
-    def read_piece(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> tuple[Tensor, State]:
+    def read_piece(
+        self, tokens_BS: Tensor, documents_BS: Tensor, state: State
+    ) -> tuple[Tensor, State]:
         """Tokens of one chunk through all layers; where they fill it, every memory is written."""
         c = self.config
         documents_BJ = torch.cat([state.documents_BJ, documents_BS], dim=1)
@@ -119,21 +142,31 @@ class RMAT(nn.Module):
         logits_BSV = self.final_norm(x_BSD) @ table_VD.T
 
         document_B, ages_BM = documents_BS[:, -1], state.ages_BM
-        if c.has_memory:  # another document begins with an empty queue
+        # another document begins with an empty queue
+        if c.has_memory:
             ages_BM = ages_BM * (document_B == state.document_B)[:, None]
         if position == c.chunk_len:
             position = 0
             mine_BC = documents_BJ[:, -c.chunk_len :] == document_B[:, None]
             kept = documents_BJ.shape[1] - (c.window_len if c.has_window_carry else 0)
             documents_BJ = documents_BJ[:, kept:]
-            layers = [b.close(layer, ages_BM, mine_BC, kept) for b, layer in zip(self.layers, layers, strict=True)]
+            layers = [
+                b.close(layer, ages_BM, mine_BC, kept)
+                for b, layer in zip(self.layers, layers, strict=True)
+            ]
             if c.has_memory:
                 older_BM = torch.where(ages_BM > 0, ages_BM + 1, 0)
-                ages_BM = torch.cat([older_BM[:, c.writes :], written_slots(c, mine_BC).long()], dim=1)
-        return logits_BSV, State(position, document_B, tokens_BS[:, -1], ages_BM, documents_BJ, tuple(layers))
+                ages_BM = torch.cat(
+                    [older_BM[:, c.writes :], written_slots(c, mine_BC).long()], dim=1
+                )
+        return logits_BSV, State(
+            position, document_B, tokens_BS[:, -1], ages_BM, documents_BJ, tuple(layers)
+        )
 
     def embedded(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> Tensor:
-        """`sqrt(D) E[t]`, with a token shift also `sqrt(D) E[t - 1] Wp`, where that token is of the same document."""
+        """`sqrt(D) E[t]`, with a token shift also `sqrt(D) E[t - 1] Wp`, where that token is of the
+        same document.
+        """
         x_BSD = self.embed(tokens_BS)
         if self.previous is not None:
             before_BS = torch.cat([state.token_B[:, None], tokens_BS[:, :-1]], dim=1)
@@ -143,11 +176,12 @@ class RMAT(nn.Module):
         return math.sqrt(self.config.width) * x_BSD
 
     def masks(self, documents_BS: Tensor, documents_BJ: Tensor, position: int, state: State):
-        """Which of the tokens J (the last are the piece's own) and of the slots each token of a piece sees: own document, none
-        later, and what the stream shows.
+        """Which of the tokens J (the last are the piece's own) and of the slots each token of a
+        piece sees: own document, none later, and what the stream shows.
 
         Returns:
-            Positions [J] in the chunk, -W..-1 for the carried window, and masks [B, S, J] or [B, S, M] by stream.
+            Positions [J] in the chunk, -W..-1 for the carried window, and masks [B, S, J] or [B, S,
+            M] by stream.
         """
         c = self.config
         size, seen = documents_BS.shape[1], documents_BJ.shape[1]
@@ -184,7 +218,14 @@ class Block(nn.Module):
         self.memory = Memory(config) if config.has_memory else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BSD: Tensor, state: LayerState, positions_J: Tensor, masks: dict, ages_BM: Tensor | None):
+    def forward(
+        self,
+        x_BSD: Tensor,
+        state: LayerState,
+        positions_J: Tensor,
+        masks: dict,
+        ages_BM: Tensor | None,
+    ):
         """y [B, S, D] of a piece, and the state that has its tokens too."""
         c = self.config
         h_BSD = self.attention_norm(x_BSD)
@@ -210,13 +251,16 @@ class Block(nn.Module):
         outputs_BSD = torch.cat([state.outputs_BSD, kept_BSD], dim=1)
         return y_BSD, LayerState(state.slots_BMD, keys_BJD, values_BJD, outputs_BSD)
 
-    def slots(self, q_BSD: Tensor, q_BSHE: Tensor, state: LayerState, ages_BM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def slots(
+        self, q_BSD: Tensor, q_BSHE: Tensor, state: LayerState, ages_BM: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries for the memory, and its keys and values."""
         c = self.config
         keys_BMD, values_BMD = self.memory.read(state.slots_BMD, self.key, self.value)
         if c.memory_age != "tokens":
             keys_BMHE = heads(c, keys_BMD)
-            if c.memory_age == "rotary":  # that many chunks before the query at 0
+            # that many chunks before the query at 0
+            if c.memory_age == "rotary":
                 keys_BMHE = turn(keys_BMHE, -ages_BM[:, :, None, None], c.rope_base)
             return heads(c, q_BSD), keys_BMHE, heads(c, values_BMD)
         turned = [
@@ -231,14 +275,28 @@ class Block(nn.Module):
         x_BJHE = heads(c, x_BJD)
         if c.rope == "none":
             return x_BJHE
-        return turn(x_BJHE, positions_J[:, None, None], c.rope_base, c.num_heads if c.rope == "global" else 1)
+        return turn(
+            x_BJHE,
+            positions_J[:, None, None],
+            c.rope_base,
+            c.num_heads if c.rope == "global" else 1,
+        )
 
-    def close(self, state: LayerState, ages_BM: Tensor | None, mine_BC: Tensor, kept: int) -> LayerState:
-        """The state after a full chunk: the memory is written, tokens before index `kept` are forgotten."""
+    def close(
+        self, state: LayerState, ages_BM: Tensor | None, mine_BC: Tensor, kept: int
+    ) -> LayerState:
+        """The state after a full chunk: the memory is written, tokens before index `kept` are
+        forgotten.
+        """
         slots_BMD = state.slots_BMD
         if self.memory is not None:
             slots_BMD = self.memory.write(slots_BMD, ages_BM, state.outputs_BSD, mine_BC)
-        return LayerState(slots_BMD, state.keys_BJD[:, kept:], state.values_BJD[:, kept:], state.outputs_BSD[:, :0])
+        return LayerState(
+            slots_BMD,
+            state.keys_BJD[:, kept:],
+            state.values_BJD[:, kept:],
+            state.outputs_BSD[:, :0],
+        )
 
 
 class MLP(nn.Module):
@@ -269,26 +327,38 @@ class Memory(nn.Module):
         self.gate = Gate(config) if config.gate != "none" else None
 
     def read(self, slots_BMD: Tensor, key: nn.Module, value: nn.Module) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, M, D]: `LNm(M) Wmk` and `LNm(M) Wmv`, or by the layer's own matrices `M Wk` and `M Wv`."""
+        """Keys and values [B, M, D]: `LNm(M) Wmk` and `LNm(M) Wmv`, or by the layer's own matrices
+        `M Wk` and `M Wv`.
+        """
         if self.config.memory_source == "input":
             return key(slots_BMD), value(slots_BMD)
         normed_BMD = self.read_norm(slots_BMD)
         return self.key(normed_BMD), self.value(normed_BMD)
 
     def places(self, ages_BM: Tensor) -> Tensor:
-        """[B, M]: where the middle of the tokens stands that each slot was written from, in the coordinates of the chunk."""
+        """[B, M]: where the middle of the tokens stands that each slot was written from, in the
+        coordinates of the chunk.
+        """
         c = self.config
         middles = [(c.chunk_len - 1) / 2] * c.writes
         if c.memory_pool == "mean":
             middles = [run * c.run_len + (c.run_len - 1) / 2 for run in range(c.writes)]
-        middles = (middles * c.slots)[-c.slots :]  # the newest slot is the last of its chunk
-        return torch.tensor(middles, dtype=torch.float64, device=ages_BM.device) - c.chunk_len * ages_BM
+        # the newest slot is the last of its chunk
+        middles = (middles * c.slots)[-c.slots :]
+        return (
+            torch.tensor(middles, dtype=torch.float64, device=ages_BM.device)
+            - c.chunk_len * ages_BM
+        )
 
     def write(self, slots_BMD: Tensor, ages_BM: Tensor, y_BCD: Tensor, mine_BC: Tensor) -> Tensor:
-        """`M' = concat(M[K:], new)`; of y the last document's tokens count, and of M what has an age."""
+        """`M' = concat(M[K:], new)`; of y the last document's tokens count, and of M what has an
+        age.
+        """
         c = self.config
         queue_BMD = only_written(slots_BMD, ages_BM)
-        new_BKD = self.pool(self.write_norm(y_BCD) if c.memory_source == "output" else y_BCD, mine_BC)
+        new_BKD = self.pool(
+            self.write_norm(y_BCD) if c.memory_source == "output" else y_BCD, mine_BC
+        )
         if self.gate is not None:
             oldest_BKD, newest_BKD = queue_BMD[:, : c.writes], queue_BMD[:, -c.writes :]
             new_BKD = self.gate(new_BKD, oldest_BKD if c.gate == "evicted" else newest_BKD)
@@ -296,11 +366,17 @@ class Memory(nn.Module):
         return torch.cat([queue_BMD[:, c.writes :], new_BKD], dim=1)
 
     def pool(self, normed_BCD: Tensor, mine_BC: Tensor) -> Tensor:
-        """s [B, K, D]: the mean of each run of C/K tokens, or what K learned queries find in the whole chunk."""
+        """s [B, K, D]: the mean of each run of C/K tokens, or what K learned queries find in the
+        whole chunk.
+        """
         c = self.config
         if c.memory_pool == "attention":
-            scores_BKC = torch.einsum("kd,bcd->bkc", self.pool_queries, normed_BCD) / math.sqrt(c.width)
-            return torch.einsum("bkc,bcd->bkd", masked_softmax(scores_BKC, mine_BC[:, None]), normed_BCD)
+            scores_BKC = torch.einsum("kd,bcd->bkc", self.pool_queries, normed_BCD) / math.sqrt(
+                c.width
+            )
+            return torch.einsum(
+                "bkc,bcd->bkd", masked_softmax(scores_BKC, mine_BC[:, None]), normed_BCD
+            )
         # Dividing the counts, not the sums, keeps a run of nobody at zero.
         mine_BKR1 = mine_BC.unflatten(1, (c.writes, c.run_len))[..., None].to(normed_BCD.dtype)
         share_BKR1 = mine_BKR1 / mine_BKR1.sum(2, keepdim=True).clamp(min=1)
@@ -314,11 +390,17 @@ class Gate(nn.Module):
         super().__init__()
         self.clipped = config.gate_curve == "clipped"
         self.blends = config.gate_form == "blend"
-        self.update, size = (("wz", "uz"), 1) if config.gate_scope == "slot" else (("Wz", "Uz"), config.width)
+        self.update, size = (
+            (("wz", "uz"), 1) if config.gate_scope == "slot" else (("Wz", "Uz"), config.width)
+        )
         for name in self.update:
-            self.register_parameter(name, nn.Parameter(linear(config.width, size).weight.detach().T.contiguous()))
+            self.register_parameter(
+                name, nn.Parameter(linear(config.width, size).weight.detach().T.contiguous())
+            )
         for name in () if self.blends else ("Wr", "Ur", "Wc", "Uc"):
-            self.register_parameter(name, nn.Parameter(linear(config.width, config.width).weight.detach()))
+            self.register_parameter(
+                name, nn.Parameter(linear(config.width, config.width).weight.detach())
+            )
         self.bz = nn.Parameter(torch.full([size], config.gate_bias))
         if not self.blends:
             self.br = nn.Parameter(torch.zeros(config.width))
@@ -336,9 +418,11 @@ class Gate(nn.Module):
 
 
 def attend(*parts: tuple) -> Tensor:
-    """`softmax(q k^T / sqrt(E) + b) v` over what the masks show of all parts; zeros for a query that sees nothing.
+    """`softmax(q k^T / sqrt(E) + b) v` over what the masks show of all parts; zeros for a query
+    that sees nothing.
 
-    A part is (q, k, v), queries [B, S, H, E], keys and values [B, J, H, E]; the mask [B, S, J]; and b [H], if it has one.
+    A part is (q, k, v), queries [B, S, H, E], keys and values [B, J, H, E]; the mask [B, S, J]; and
+    b [H], if it has one.
     """
     scores, masks, values = [], [], []
     for (q, k, v), mask, *bias in parts:
@@ -351,7 +435,9 @@ def attend(*parts: tuple) -> Tensor:
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Over the last axis where the mask holds, zeros elsewhere; all zeros where it holds nowhere, as are the gradients."""
+    """Over the last axis where the mask holds, zeros elsewhere; all zeros where it holds nowhere,
+    as are the gradients.
+    """
     scores = scores.masked_fill(~mask, -math.inf)
     peak = scores.detach().amax(-1, keepdim=True)
     weights = torch.exp(scores - peak.masked_fill(peak == -math.inf, 0.0))
@@ -360,17 +446,23 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def turn(x: Tensor, positions: Tensor, base: float, heads: int = 1) -> Tensor:
-    """RoPE (arXiv 2104.09864): component i of E, paired with i + E/2; pair i of n turns by `position * base**(-i/n)`."""
+    """RoPE (arXiv 2104.09864): component i of E, paired with i + E/2; pair i of n turns by
+    `position * base**(-i/n)`.
+    """
     half = x.shape[-1] // 2
     n = heads * half
     speeds = base ** (torch.arange(n, dtype=x.dtype, device=x.device) / -n)
     angles = positions.to(x.dtype) * speeds.unflatten(0, (heads, half))
     a, b = x.split(half, dim=-1)
-    return torch.cat([a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], dim=-1)
+    return torch.cat(
+        [a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], dim=-1
+    )
 
 
 def written_slots(config: RMATConfig, mine_BC: Tensor) -> Tensor:
-    """[B, K]: which slots a chunk writes: those of a run that has tokens of its last document; all, pooled by attention."""
+    """[B, K]: which slots a chunk writes: those of a run that has tokens of its last document; all,
+    pooled by attention.
+    """
     if config.memory_pool == "attention":
         return mine_BC.any(1, keepdim=True).expand(-1, config.writes)
     return mine_BC.unflatten(1, (config.writes, config.run_len)).any(2)

@@ -1,13 +1,15 @@
 """A case computed by a PyTorch module: the reference, or anybody's port. Needs no JAX.
 
-**The protocol.** A port is a function `factory(config, weights) -> torch.nn.Module`, where `config` is the RMATConfig and
-`weights` holds a tensor for each name of `layout(config)`. The module must offer
+**The protocol.** A port is a function `factory(config, weights) -> torch.nn.Module`, where `config`
+is the RMATConfig and `weights` holds a tensor for each name of `layout(config)`. The module must
+offer
 
     logits, state = module(tokens, state, documents)
 
-with `tokens` and `documents` [B, T] int64, any T >= 1, `logits` [B, T, V], and `state` None or what an earlier call of the same
-batch returned; `state.detach()` gives the same state without its history. All rows stand at the same place in their chunks.
-Inputs lie on the CPU; a port that computes elsewhere moves them itself.
+with `tokens` and `documents` [B, T] int64, any T >= 1, `logits` [B, T, V], and `state` None or what
+an earlier call of the same batch returned; `state.detach()` gives the same state without its
+history. All rows stand at the same place in their chunks. Inputs lie on the CPU; a port that
+computes elsewhere moves them itself.
 
 What it may offer besides is compared too, and reported as "not offered" otherwise:
 
@@ -16,7 +18,8 @@ What it may offer besides is compared too, and reported as "not offered" otherwi
                          layer the first difference appears
     named_parameters()   under the names of `weights`: gradients and the optimiser's steps
 
-A module that cannot go on from a state returns None for it: its one call is compared, and nothing that takes several.
+A module that cannot go on from a state returns None for it: its one call is compared, and nothing
+that takes several.
 """
 
 import contextlib
@@ -28,7 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from rmat_jax.config import IGNORE, RMATConfig, UserError
+from rmat_jax.config import IGNORE, RMATConfig
+from rmat_jax.errors import UserError
 from rmat_jax.interop.case import Case, Results
 
 try:
@@ -52,22 +56,30 @@ def reference(config: RMATConfig, weights: Mapping[str, torch.Tensor]) -> torch.
 
 
 def load_factory(name: str) -> Factory:
-    """The function that `package.module:function` names; modules of the working directory are found too.
+    """The function that `package.module:function` names; modules of the working directory are found
+    too.
 
     Raises:
         UserError: there is no such module or function, or importing it fails.
     """
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise UserError(f"--torch={name} must name a function; write --torch=package.module:function")
+        raise UserError(
+            f"--torch={name} must name a function; write --torch=package.module:function"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(f"--torch={name} cannot be loaded: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        # whatever the user's code raises
+        raise UserError(
+            f"--torch={name} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     if not callable(factory):
-        raise UserError(f"--torch={name} is a {type(factory).__name__}, not a function of config and weights")
+        raise UserError(
+            f"--torch={name} is a {type(factory).__name__}, not a function of config and weights"
+        )
     return factory
 
 
@@ -75,7 +87,8 @@ def run_torch(case: Case, dtype: str, factory: Factory = reference) -> Iterator[
     """The results, part by part, like those of `run_jax`; what the module does not offer is absent."""
     c = case.config.model
     threads = torch.get_num_threads()
-    if len(case.tokens) * c.chunk_len * c.hidden < 1 << 20:  # threads would wait for each other longer than they work
+    # threads would wait for each other longer than they work
+    if len(case.tokens) * c.chunk_len * c.hidden < 1 << 20:
         torch.set_num_threads(1)
     try:
         yield from _parts(case, dtype, factory)
@@ -85,10 +98,14 @@ def run_torch(case: Case, dtype: str, factory: Factory = reference) -> Iterator[
 
 def _parts(case: Case, dtype: str, factory: Factory) -> Iterator[Results]:
     for part in (_call, _steps, _streams):
-        weights = {name: torch.tensor(x, dtype=getattr(torch, dtype)) for name, x in case.weights.items()}
+        weights = {
+            name: torch.tensor(x, dtype=getattr(torch, dtype)) for name, x in case.weights.items()
+        }
         module = factory(case.config.model, weights)
         results = part(case, module)
-        yield {key: value.detach().to("cpu", torch.float64).numpy() for key, value in results.items()}
+        yield {
+            key: value.detach().to("cpu", torch.float64).numpy() for key, value in results.items()
+        }
 
 
 def _call(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.Tensor]:
@@ -99,9 +116,13 @@ def _call(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.Te
     labels = targets.flatten().to(logits.device)
     loss = functional.cross_entropy(logits.flatten(0, 1), labels, ignore_index=IGNORE)
     loss.backward()
-    memory_N = [] if getattr(state, "memory", None) is None else _memory_after_each_chunk(case, module)
+    memory_N = (
+        [] if getattr(state, "memory", None) is None else _memory_after_each_chunk(case, module)
+    )
     offered = len(outputs) == config.num_layers and all(outputs)
-    outputs_L = [torch.cat(parts, dim=1).split(config.chunk_len, dim=1) for parts in outputs if offered]
+    outputs_L = [
+        torch.cat(parts, dim=1).split(config.chunk_len, dim=1) for parts in outputs if offered
+    ]
     results = {}
     for chunk, logits_BCV in enumerate(logits.split(config.chunk_len, dim=1)):
         for layer in range(config.num_layers):
@@ -134,10 +155,15 @@ def _steps(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.T
     before = {name: p.detach().clone() for name, p in named.items()}
     optimizer, schedule = make_optimizer(case.config, module)
     state, results = None, {}
-    for index, batch in enumerate(zip(case.step_tokens, case.step_targets, case.step_documents, strict=True)):
+    for index, batch in enumerate(
+        zip(case.step_tokens, case.step_targets, case.step_documents, strict=True)
+    ):
         inputs = [torch.from_numpy(np.ascontiguousarray(x)) for x in batch]
         loss, norm, state = train_step(case.config, module, optimizer, schedule, *inputs, state)
-        results |= {("training loss", f"step {index}"): loss, ("gradient norm", f"step {index}"): norm}
+        results |= {
+            ("training loss", f"step {index}"): loss,
+            ("gradient norm", f"step {index}"): norm,
+        }
     return results | {("update", name): p.detach() - before[name] for name, p in named.items()}
 
 
@@ -162,15 +188,23 @@ def _streams(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch
 
 
 @torch.no_grad()
-def _read(module: torch.nn.Module, tokens: np.ndarray, state: Any, documents: np.ndarray) -> tuple[torch.Tensor, Any]:
+def _read(
+    module: torch.nn.Module, tokens: np.ndarray, state: Any, documents: np.ndarray
+) -> tuple[torch.Tensor, Any]:
     return module(torch.from_numpy(tokens), state, torch.from_numpy(documents))
 
 
 def _named(case: Case, module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The module's parameters, if they are those of the case under the same names and shapes; else none."""
+    """The module's parameters, if they are those of the case under the same names and shapes; else
+    none.
+    """
     named = dict(module.named_parameters())
     shapes = {name: tuple(p.shape) for name, p in named.items()}
-    return {n: named[n] for n in case.weights} if shapes == {n: x.shape for n, x in case.weights.items()} else {}
+    return (
+        {n: named[n] for n in case.weights}
+        if shapes == {n: x.shape for n, x in case.weights.items()}
+        else {}
+    )
 
 
 def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -179,14 +213,21 @@ def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _outputs(module: torch.nn.Module) -> Iterator[list[list[torch.Tensor]]]:
-    """Collects what each of `module.layers` returns in the calls made inside; empty without such layers."""
+    """Collects what each of `module.layers` returns in the calls made inside; empty without such
+    layers.
+    """
     layers: Any = getattr(module, "layers", [])
     collected: list[list[torch.Tensor]] = [[] for _ in layers]
 
     def keep(parts):
-        return lambda layer, inputs, output: parts.append(output if torch.is_tensor(output) else output[0])
+        return lambda layer, inputs, output: parts.append(
+            output if torch.is_tensor(output) else output[0]
+        )
 
-    handles = [layer.register_forward_hook(keep(parts)) for layer, parts in zip(layers, collected, strict=True)]
+    handles = [
+        layer.register_forward_hook(keep(parts))
+        for layer, parts in zip(layers, collected, strict=True)
+    ]
     try:
         yield collected
     finally:

@@ -1,4 +1,6 @@
-"""One optimiser step of the PyTorch twin: cross-entropy, clipping, AdamW, warm-up and cosine. Works without JAX."""
+"""One optimiser step of the PyTorch twin: cross-entropy, clipping, AdamW, warm-up and cosine. Works
+without JAX.
+"""
 
 import math
 from typing import Any
@@ -12,14 +14,26 @@ from rmat_jax.config import IGNORE, Config
 
 
 def decayed(model: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay applies to: all but norms, biases, gates, fusion weights, the memory's bias."""
-    norms = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
+    """Names of the parameters that weight decay applies to: all but norms, biases, gates, fusion
+    weights, the memory's bias.
+    """
+    norms = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+    }
     names = {name for name, _ in model.named_parameters()} - norms
-    return {name for name in names if not {"bias", "fusion", "memory_bias", "gate"} & set(name.split("."))}
+    return {
+        name
+        for name in names
+        if not {"bias", "fusion", "memory_bias", "gate"} & set(name.split("."))
+    }
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Of the step that follows `step` others: a line from 0 to the peak, then a cosine to its `final_fraction`."""
+    """Of the step that follows `step` others: a line from 0 to the peak, then a cosine to its
+    `final_fraction`.
+    """
     c = config.optim
     if step < c.warmup_steps:
         return c.learning_rate * step / c.warmup_steps
@@ -32,11 +46,16 @@ def make_optimizer(config: Config, model: nn.Module) -> tuple[torch.optim.AdamW,
     """AdamW (arXiv 1711.05101) over all parameters, and the schedule that sets its learning rate."""
     c, names = config.optim, decayed(model)
     groups = [
-        {"params": [p for n, p in model.named_parameters() if n in names], "weight_decay": c.weight_decay},
+        {
+            "params": [p for n, p in model.named_parameters() if n in names],
+            "weight_decay": c.weight_decay,
+        },
         {"params": [p for n, p in model.named_parameters() if n not in names], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=c.learning_rate, betas=(c.beta1, c.beta2), eps=1e-8)
-    return optimizer, LambdaLR(optimizer, lambda step: learning_rate(config, step) / c.learning_rate)
+    return optimizer, LambdaLR(
+        optimizer, lambda step: learning_rate(config, step) / c.learning_rate
+    )
 
 
 def train_step(
@@ -52,14 +71,17 @@ def train_step(
     """One step on the mean loss of the scored targets of [B, T] tokens.
 
     Returns:
-        The loss in nats, the global norm of its gradient before clipping, and the state for the next step, detached.
+        The loss in nats, the global norm of its gradient before clipping, and the state for the
+        next step, detached.
     """
     logits, state = model(tokens, state, documents)
     labels = targets.flatten().to(logits.device)
-    total = functional.cross_entropy(logits.flatten(0, 1), labels, ignore_index=IGNORE, reduction="sum")
+    total = functional.cross_entropy(
+        logits.flatten(0, 1), labels, ignore_index=IGNORE, reduction="sum"
+    )
     loss = total / max(1, int((targets != IGNORE).sum()))
-    # Zeros, not None: AdamW passes over a parameter without a gradient, such as the pool's in a step of one chunk, whose
-    # write nobody reads. It must decay all the same.
+    # Zeros, not None: AdamW passes over a parameter without a gradient, such as the pool's in a
+    # step of one chunk, whose write nobody reads. It must decay all the same.
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     loss.backward()

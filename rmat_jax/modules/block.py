@@ -5,7 +5,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.modules.carry import NOBODY, LayerState, Piece, Reading, packed, unpacked, where_rows, without_large
+from rmat_jax.modules.carry import (
+    NOBODY,
+    LayerState,
+    Piece,
+    Reading,
+    packed,
+    unpacked,
+    where_rows,
+    without_large,
+)
 from rmat_jax.modules.dropout import Dropout
 from rmat_jax.modules.memory import Memory
 from rmat_jax.modules.mlp import MLP, projection
@@ -17,7 +26,9 @@ from rmat_jax.types import Array
 
 
 class Block(nn.Module):
-    """x' = x + A(LN1(x)) Wo,  y = x' + MLP(LN2(x')),  M' = write(M, y), or write(M, LN1(x)) with `memory_source="input"`."""
+    """x' = x + A(LN1(x)) Wo,  y = x' + MLP(LN2(x')),  M' = write(M, y), or write(M, LN1(x)) with
+    `memory_source="input"`.
+    """
 
     config: RMATConfig
 
@@ -33,15 +44,20 @@ class Block(nn.Module):
         self.memory_bias = None
         if c.has_memory and c.fusion == "joint":
             start = nn.initializers.constant(c.memory_bias)
-            self.memory_bias = self.param("memory_bias", start, (c.num_heads,), jnp.dtype(c.param_dtype))
+            self.memory_bias = self.param(
+                "memory_bias", start, (c.num_heads,), jnp.dtype(c.param_dtype)
+            )
         self.mlp_norm = layer_norm(c)
         self.mlp = MLP(c)
         self.dropout = Dropout(c.dropout)
         if c.has_memory:
             self.memory = Memory(c)
 
-    def __call__(self, x_BSD: Array, state: LayerState, piece: Piece) -> tuple[Array, LayerState | Reading]:
-        """Reads a piece of a chunk. A closed state's piece is a whole chunk, which is written at once.
+    def __call__(
+        self, x_BSD: Array, state: LayerState, piece: Piece
+    ) -> tuple[Array, LayerState | Reading]:
+        """Reads a piece of a chunk. A closed state's piece is a whole chunk, which is written at
+        once.
 
         Args:
             x_BSD: the piece's vectors from the layer below.
@@ -49,11 +65,14 @@ class Block(nn.Module):
             piece: positions, documents and ages, the same for all layers.
 
         Returns:
-            [B, S, D], and the state after the chunk; or for an open chunk what it gains: see `carry.append` and `close`.
+            [B, S, D], and the state after the chunk; or for an open chunk what it gains: see
+            `carry.append` and `close`.
         """
         normed_BSD = self.attention_norm(x_BSD)
         heads = (*x_BSD.shape[:2], self.config.num_heads, self.config.head_dim)
-        q_BSHE, k_BSHE, v_BSHE = (f(normed_BSD).reshape(heads) for f in (self.query, self.key, self.value))
+        q_BSHE, k_BSHE, v_BSHE = (
+            f(normed_BSD).reshape(heads) for f in (self.query, self.key, self.value)
+        )
         rotated_q_BSHE, rotated_k_BSHE = (
             self._rotate(q_BSHE, piece.positions_BS),
             self._rotate(k_BSHE, piece.positions_BS),
@@ -77,7 +96,9 @@ class Block(nn.Module):
         y_BSD = x_BSD + self._drop(self.mlp(self.mlp_norm(x_BSD)))
         self.sow("activations", "y", y_BSD)
 
-        pool = self._pool(state, piece, y_BSD if self.config.memory_source == "output" else normed_BSD)
+        pool = self._pool(
+            state, piece, y_BSD if self.config.memory_source == "output" else normed_BSD
+        )
         if state.open is None:
             state = self._write(state, piece, rotated_k_BSHE, v_BSHE, pool)
             if self.config.has_memory:
@@ -102,7 +123,9 @@ class Block(nn.Module):
                 memory_values_BHEM=packed(memory_values),
             )
         written, state = map(without_large, (written.replace(open=chunk), state))
-        return None, jax.tree.map(lambda new, old: where_rows(piece.closes_B, new, old), written, state)
+        return None, jax.tree.map(
+            lambda new, old: where_rows(piece.closes_B, new, old), written, state
+        )
 
     def _rotate(self, x_BSHE: Array, positions_BS: Array) -> Array:
         return rotate(x_BSHE, positions_BS, self.config.rope_base, self.config.rope)
@@ -110,8 +133,12 @@ class Block(nn.Module):
     def _drop(self, x_BSD: Array) -> Array:
         return self.dropout(x_BSD)
 
-    def _chunk_keys(self, keys_BSHE: Array, values_BSHE: Array, state: LayerState, piece: Piece) -> list[Keys]:
-        """The carried window, the open chunk so far, and the piece itself. They are read where they lie, not joined."""
+    def _chunk_keys(
+        self, keys_BSHE: Array, values_BSHE: Array, state: LayerState, piece: Piece
+    ) -> list[Keys]:
+        """The carried window, the open chunk so far, and the piece itself. They are read where they
+        lie, not joined.
+        """
         parts = []
         if self.config.has_window_carry:
             before = jnp.arange(-self.config.window_len, 0)[None]
@@ -129,7 +156,10 @@ class Block(nn.Module):
         if state.open is None:
             keys, values = self._slot_keys(state.slots_BMD, piece.read_ages_BM)
         else:
-            keys, values = unpacked(state.open.memory_keys_BHEM), unpacked(state.open.memory_values_BHEM)
+            keys, values = (
+                unpacked(state.open.memory_keys_BHEM),
+                unpacked(state.open.memory_values_BHEM),
+            )
         return Keys(keys, values, piece.memory_documents_BM)
 
     def _slot_keys(self, slots_BMD: Array, ages_BM: Array) -> tuple[Array, Array]:
@@ -144,15 +174,23 @@ class Block(nn.Module):
         return self.memory.pool(pool, y_BSD, piece.positions_BS, counts_BS)
 
     def _write(
-        self, state: LayerState, piece: Piece, keys_BCHE: Array | None, values_BCHE: Array | None, pool: Pool | None
+        self,
+        state: LayerState,
+        piece: Piece,
+        keys_BCHE: Array | None,
+        values_BCHE: Array | None,
+        pool: Pool | None,
     ) -> LayerState:
-        """The layer's state at the chunk's end: the memory written, the last W keys kept for a sliding window."""
+        """The layer's state at the chunk's end: the memory written, the last W keys kept for a
+        sliding window.
+        """
         if self.config.has_memory:
             slots = self.memory.write(state.slots_BMD, pool, piece.ages_BM, piece.next_ages_BM)
             state = state.replace(slots_BMD=slots)
         if self.config.has_window_carry:
             window = self.config.window_len
-            # Rotations add up: turned back by C, position C-W..C-1 becomes -W..-1 of the next chunk.
+            # Rotations add up: turned back by C, position C-W..C-1 becomes -W..-1 of the next
+            # chunk.
             back = jnp.full((1, window), -self.config.chunk_len)
             state = state.replace(
                 window_keys_BHEW=packed(self._rotate(keys_BCHE[:, -window:], back)),

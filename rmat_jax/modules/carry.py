@@ -1,4 +1,6 @@
-"""What crosses from chunk to chunk and from call to call: the state, and the rules of what a token may see."""
+"""What crosses from chunk to chunk and from call to call: the state, and the rules of what a token
+may see.
+"""
 
 import functools
 from collections.abc import Callable
@@ -12,17 +14,21 @@ from rmat_jax.config import RMATConfig
 from rmat_jax.ops.pool import Pool, empty_pool
 from rmat_jax.types import Array
 
-NOBODY = -1  # document id of a place where no token stands; real ids are >= 0
+# document id of a place where no token stands; real ids are >= 0
+NOBODY = -1
 
 
 @struct.dataclass
 class OpenChunk:
     """One layer's part of a chunk that is not full yet."""
 
-    keys_BHEC: Array  # rotated
+    # rotated
+    keys_BHEC: Array
     values_BHEC: Array
-    pool: Pool | None  # running means for the write at the chunk's end
-    memory_keys_BHEM: Array | None  # of the slots, which stay the same until then
+    # running means for the write at the chunk's end
+    pool: Pool | None
+    # of the slots, which stay the same until then
+    memory_keys_BHEM: Array | None
     memory_values_BHEM: Array | None
 
 
@@ -30,41 +36,53 @@ class OpenChunk:
 class Reading:
     """What one layer adds to its open chunk when it reads a piece."""
 
-    keys_BSHE: Array  # rotated
+    # rotated
+    keys_BSHE: Array
     values_BSHE: Array
-    pool: Pool | None  # the piece included
+    # the piece included
+    pool: Pool | None
 
 
 @struct.dataclass
 class LayerState:
     """What one layer carries."""
 
-    slots_BMD: Array | None  # the memory, float32, oldest first
-    window_keys_BHEW: Array | None  # of the W tokens before the chunk, rotated to positions -W..-1
+    # the memory, float32, oldest first
+    slots_BMD: Array | None
+    # of the W tokens before the chunk, rotated to positions -W..-1
+    window_keys_BHEW: Array | None
     window_values_BHEW: Array | None
     open: OpenChunk | None
 
 
 Layers = (
     LayerState | tuple[LayerState, ...]
-)  # stacked, each leaf with a leading axis L; or one by one: see `unstack_layers`
+    # stacked, each leaf with a leading axis L; or one by one: see `unstack_layers`
+)
 
 
 @struct.dataclass
 class State:
-    """All that the model remembers of a batch of streams. Its size does not depend on what was read.
+    """All that the model remembers of a batch of streams. Its size does not depend on what was
+    read.
 
-    Whether a row's memory counts is decided by `ages_BM` alone, so that zero ages forget it.
-    A closed state (`open_documents_BC is None`) stands at the border of a chunk in every row; training carries these.
+    Whether a row's memory counts is decided by `ages_BM` alone, so that zero ages forget it. A
+    closed state (`open_documents_BC is None`) stands at the border of a chunk in every row;
+    training carries these.
     """
 
     layers: Layers
-    document_B: Array  # id of the document that was read last
-    token_B: Array | None  # that was read last; -1: none yet. None: no layer asks for it
-    ages_BM: Array | None  # chunks since each slot was written, the same in all layers; 0: unwritten
+    # id of the document that was read last
+    document_B: Array
+    # that was read last; -1: none yet. None: no layer asks for it
+    token_B: Array | None
+    # chunks since each slot was written, the same in all layers; 0: unwritten
+    ages_BM: Array | None
     window_documents_BW: Array | None
-    open_documents_BC: Array | None  # of the open chunk's tokens
-    position_B: Array | None  # tokens in the open chunk, 0..C-1
+    # of the open chunk's tokens
+    open_documents_BC: Array | None
+    # tokens in the open chunk, 0..C-1
+    position_B: Array | None
 
     @property
     def is_closed(self) -> bool:
@@ -107,7 +125,9 @@ def initial_state(config: RMATConfig, batch: int, *, closed: bool = False) -> St
         memory_values_BHEM=heads(c.slots) if memory else None,
     )
     layer = LayerState(
-        slots_BMD=jnp.zeros((batch, c.slots, c.width), jnp.dtype(c.param_dtype)) if memory else None,
+        slots_BMD=jnp.zeros((batch, c.slots, c.width), jnp.dtype(c.param_dtype))
+        if memory
+        else None,
         window_keys_BHEW=heads(c.window_len) if window else None,
         window_values_BHEW=heads(c.window_len) if window else None,
         open=None if closed else open_chunk,
@@ -126,30 +146,44 @@ def initial_state(config: RMATConfig, batch: int, *, closed: bool = False) -> St
 class Piece(NamedTuple):
     """S tokens of each row that fall into one chunk, and what every layer needs to know of them."""
 
-    positions_BS: Array  # in the chunk
-    documents_BS: Array  # NOBODY for padding, which stands after a row's tokens
-    open_documents_BC: Array | None  # of the open chunk's tokens before the piece
-    chunk_documents_BC: Array  # of all tokens of the chunk read so far, these included
+    # in the chunk
+    positions_BS: Array
+    # NOBODY for padding, which stands after a row's tokens
+    documents_BS: Array
+    # of the open chunk's tokens before the piece
+    open_documents_BC: Array | None
+    # of all tokens of the chunk read so far, these included
+    chunk_documents_BC: Array
     window_documents_BW: Array | None
-    memory_documents_BM: Array | None  # the document each slot belongs to, for the reads of this piece
-    read_ages_BM: Array | None  # ages for the reads of this piece
-    ages_BM: Array | None  # ages when the write begins: zero if the piece began another document
-    next_ages_BM: Array | None  # ages after the write
-    last_B: Array  # the document of the last token
-    restart_B: Array  # whether that is another document than before the piece
-    closes_B: Array  # whether the chunk is full after the piece
+    # the document each slot belongs to, for the reads of this piece
+    memory_documents_BM: Array | None
+    # ages for the reads of this piece
+    read_ages_BM: Array | None
+    # ages when the write begins: zero if the piece began another document
+    ages_BM: Array | None
+    # ages after the write
+    next_ages_BM: Array | None
+    # the document of the last token
+    last_B: Array
+    # whether that is another document than before the piece
+    restart_B: Array
+    # whether the chunk is full after the piece
+    closes_B: Array
 
 
 def enter(config: RMATConfig, state: State, positions_BS: Array, documents_BS: Array) -> Piece:
     """The rules of the memory and of documents, for one piece.
 
-    A piece's first tokens may go on with the document that the memory is of; where a new document begins, the queue and
-    the running pools are emptied, and at the chunk's end only the last document's tokens are written.
+    A piece's first tokens may go on with the document that the memory is of; where a new document
+    begins, the queue and the running pools are emptied, and at the chunk's end only the last
+    document's tokens are written.
     """
     c = config
     count_B = (documents_BS != NOBODY).sum(1, dtype=jnp.int32)
     final = jnp.maximum(count_B - 1, 0)[:, None]
-    last_B = jnp.where(count_B > 0, jnp.take_along_axis(documents_BS, final, axis=1)[:, 0], state.document_B)
+    last_B = jnp.where(
+        count_B > 0, jnp.take_along_axis(documents_BS, final, axis=1)[:, 0], state.document_B
+    )
     restart_B = last_B != state.document_B
     end_B = jnp.take_along_axis(positions_BS, final, axis=1)[:, 0] + 1
     closes_B = (count_B > 0) & (end_B == c.chunk_len)
@@ -193,7 +227,9 @@ def previous_tokens(state: State, tokens_BS: Array, documents_BS: Array) -> Arra
     return jnp.where(owners_BS == documents_BS, before_BS, -1)
 
 
-def leave(config: RMATConfig, state: State, piece: Piece, layers: Layers, tokens_BS: Array) -> State:
+def leave(
+    config: RMATConfig, state: State, piece: Piece, layers: Layers, tokens_BS: Array
+) -> State:
     """The state after a piece, given what its layers carry on."""
     closes_B1 = piece.closes_B[:, None]
     window = piece.window_documents_BW
@@ -216,24 +252,29 @@ def leave(config: RMATConfig, state: State, piece: Piece, layers: Layers, tokens
     return state
 
 
-def append(layers: Layers, readings: Reading | tuple[Reading, ...], piece: Piece, x_BSD: Array) -> Layers:
+def append(
+    layers: Layers, readings: Reading | tuple[Reading, ...], piece: Piece, x_BSD: Array
+) -> Layers:
     """All layers' open chunks with a piece's keys, values and pools.
 
-    Outside the layers' scan, which would copy every buffer that it changes: here a step of decoding writes one token's place.
+    Outside the layers' scan, which would copy every buffer that it changes: here a step of decoding
+    writes one token's place.
 
     Args:
         layers: before the piece.
         readings: of all layers, stacked or one by one as the layers are.
         piece: that was read.
-        x_BSD: the last layer's output. It makes the writes wait for all who read the buffers, which would be copied
-            otherwise (XLA for CPU takes no notice of optimization_barrier). A row with a NaN in it writes nothing.
+        x_BSD: the last layer's output. It makes the writes wait for all who read the buffers, which
+            would be copied otherwise (XLA for CPU takes no notice of optimization_barrier). A row
+            with a NaN in it writes nothing.
     """
     lost_B1 = jnp.isnan(x_BSD).any((1, 2))[:, None]
     documents_BS = jnp.where(lost_B1, NOBODY, piece.documents_BS)
 
     def extend(buffer_BHEC, new_BSHE):
         rows_B1, places_BS = _places(piece.positions_BS, documents_BS, buffer_BHEC.shape[-1])
-        if new_BSHE.ndim == 5:  # stacked: indices that stand apart come before L
+        # stacked: indices that stand apart come before L
+        if new_BSHE.ndim == 5:
             new_BSHE = jnp.moveaxis(new_BSHE, 0, 2)
         return buffer_BHEC.at[..., rows_B1, :, :, places_BS].set(new_BSHE, mode="drop")
 
@@ -249,7 +290,9 @@ def append(layers: Layers, readings: Reading | tuple[Reading, ...], piece: Piece
 
 
 def without_large(layers: Layers) -> Layers:
-    """What a write at the chunk's end may change: all but keys, values and sums of the open chunk, which a branch would copy."""
+    """What a write at the chunk's end may change: all but keys, values and sums of the open chunk,
+    which a branch would copy.
+    """
     return with_large(layers, None)
 
 
@@ -264,7 +307,9 @@ def with_large(layers: Layers, source: Layers | None) -> Layers:
 
 
 def packed(x_BJHE: Array) -> Array:
-    """[B, H, E, J], as the state keeps keys and values: one query's products with all keys then read memory in order."""
+    """[B, H, E, J], as the state keeps keys and values: one query's products with all keys then
+    read memory in order.
+    """
     return x_BJHE.transpose(0, 2, 3, 1)
 
 
@@ -275,12 +320,18 @@ def unpacked(x_BHEJ: Array) -> Array:
 
 def put(buffer_BC: Array, positions_BS: Array, documents_BS: Array, new_BS: Array) -> Array:
     """The buffer [B, C] with `new` [B, S] at its positions; padding is dropped."""
-    return buffer_BC.at[_places(positions_BS, documents_BS, buffer_BC.shape[1])].set(new_BS, mode="drop")
+    return buffer_BC.at[_places(positions_BS, documents_BS, buffer_BC.shape[1])].set(
+        new_BS, mode="drop"
+    )
 
 
 def _places(positions_BS: Array, documents_BS: Array, length: int) -> tuple[Array, Array]:
-    """Rows [B, 1] and places [B, S] of tokens in a buffer of `length` places; padding's lie outside."""
-    return jnp.arange(len(positions_BS))[:, None], jnp.where(documents_BS == NOBODY, length, positions_BS)
+    """Rows [B, 1] and places [B, S] of tokens in a buffer of `length` places; padding's lie
+    outside.
+    """
+    return jnp.arange(len(positions_BS))[:, None], jnp.where(
+        documents_BS == NOBODY, length, positions_BS
+    )
 
 
 def where_rows(mask_B: Array, new: Array, old: Array) -> Array:
@@ -291,7 +342,9 @@ def where_rows(mask_B: Array, new: Array, old: Array) -> Array:
 def unstack_layers(state: State) -> State:
     """The same state with its layers one by one, as an unstacked model reads it."""
     leaves, structure = jax.tree.flatten(state.layers)
-    return state.replace(layers=tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True)))
+    return state.replace(
+        layers=tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True))
+    )
 
 
 def stack_layers(state: State) -> State:
@@ -306,11 +359,16 @@ def take_rows(state: State, index_G: Array) -> State:
 
 def put_rows(state: State, index_G: Array, rows: State) -> State:
     """The state with other rows at these places; what is beyond the last place is dropped."""
-    return _by_rows(lambda axis, x, new: x.at[(slice(None),) * axis + (index_G,)].set(new, mode="drop"), state, rows)
+    return _by_rows(
+        lambda axis, x, new: x.at[(slice(None),) * axis + (index_G,)].set(new, mode="drop"),
+        state,
+        rows,
+    )
 
 
 def split_rows(state: State, parts: int, *, neighbours: bool = False) -> State:
-    """The rows in `parts` equal groups along a new leading axis; the leaves of the layers keep L behind it.
+    """The rows in `parts` equal groups along a new leading axis; the leaves of the layers keep L
+    behind it.
 
     Group p has the rows whose index is p modulo `parts`, or with `neighbours` the p-th run of rows.
     """
@@ -335,7 +393,9 @@ def merge_rows(state: State, *, neighbours: bool = False) -> State:
 
 
 def _by_rows(change: Callable[..., Array], state: State, *others: State) -> State:
-    """`change(axis, x, ...)` of every leaf, `axis` being that of the rows: 1 in stacked layers, whose first is L, else 0."""
+    """`change(axis, x, ...)` of every leaf, `axis` being that of the rows: 1 in stacked layers,
+    whose first is L, else 0.
+    """
 
     def on(axis, *states):
         return jax.tree.map(functools.partial(change, axis), *states)

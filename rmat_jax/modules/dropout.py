@@ -1,4 +1,6 @@
-"""Random numbers of training, which belong to the rows of the global batch and not to the devices that hold them."""
+"""Random numbers of training, which belong to the rows of the global batch and not to the devices
+that hold them.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,9 @@ from rmat_jax.types import Array
 
 
 def row_keys(key: Array, rows: int) -> Array:
-    """A key for each row: its index in the global batch is folded in, so that it is the same on whatever device the row lies."""
+    """A key for each row: its index in the global batch is folded in, so that it is the same on
+    whatever device the row lies.
+    """
     # Inside shard_map and pmap a device sees its own rows only: those axes are "manual".
     spread = jax.sharding.get_abstract_mesh().manual_axes
     first = jax.lax.axis_index(spread) * rows if spread else 0
@@ -16,9 +20,11 @@ def row_keys(key: Array, rows: int) -> Array:
 
 
 class Dropout(nn.Module):
-    """Zeroes entries with probability `rate`, scales the others by 1 / (1 - rate); does nothing without a "dropout" key.
+    """Zeroes entries with probability `rate`, scales the others by 1 / (1 - rate); does nothing
+    without a "dropout" key.
 
-    Each row draws its mask with a key of its own; `flax.linen.Dropout` would give each device the masks of the first.
+    Each row draws its mask with a key of its own; `flax.linen.Dropout` would give each device the
+    masks of the first.
     """
 
     rate: float

@@ -7,8 +7,12 @@ from rmat_jax.config import RMATConfig
 from rmat_jax.types import Array
 
 
-def projection(config: RMATConfig, features: int, *, residual: bool = False, use_bias: bool = False) -> nn.Dense:
-    """A matrix that keeps the scale of its input; one that ends a residual branch starts smaller by sqrt(2 L)."""
+def projection(
+    config: RMATConfig, features: int, *, residual: bool = False, use_bias: bool = False
+) -> nn.Dense:
+    """A matrix that keeps the scale of its input; one that ends a residual branch starts smaller by
+    sqrt(2 L).
+    """
     scale = 1 / (2 * config.num_layers) if residual else 1.0
     return nn.Dense(
         features,

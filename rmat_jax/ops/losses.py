@@ -12,8 +12,10 @@ from rmat_jax.types import Array
 class Scores:
     """What was scored for each token; zero where the target is IGNORE."""
 
-    loss_BT: Array  # nats, float32
-    correct_BT: Array  # whether the most likely token is the target, int8
+    # nats, float32
+    loss_BT: Array
+    # whether the most likely token is the target, int8
+    correct_BT: Array
 
 
 def score(logits_BTV: Array, targets_BT: Array) -> Scores:

@@ -6,17 +6,19 @@ from rmat_jax.types import Array
 
 
 def rotate(x_BSHE: Array, positions_BS: Array, base: float, mode: str) -> Array:
-    """Rotates each vector by angles that grow with its position; dot products then depend on differences only.
+    """Rotates each vector by angles that grow with its position; dot products then depend on
+    differences only.
 
-    Component i of a head is paired with component i + E/2. Pair i of n is turned by `position * base**(-i/n)`.
+    Component i of a head is paired with component i + E/2. Pair i of n is turned by `position *
+    base**(-i/n)`.
 
     Args:
         x_BSHE: queries or keys, split into heads.
         positions_BS: negative ones and halves included; the leading axis may be 1.
         base: the slowest pair turns once in about `2 pi base` positions.
-        mode: "per_head": each head has all frequencies, n = E/2; "global": they run once over the pairs of all heads,
-            n = H E/2, as when the D-wide vector is rotated before it is split, so that only the first heads turn fast;
-            "none" returns x.
+        mode: "per_head": each head has all frequencies, n = E/2; "global": they run once over the
+            pairs of all heads, n = H E/2, as when the D-wide vector is rotated before it is split,
+            so that only the first heads turn fast; "none" returns x.
 
     Returns:
         The rotated vectors in x's dtype; angles are computed in float32, or float64 if x is.

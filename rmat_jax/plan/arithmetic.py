@@ -11,7 +11,8 @@ How far off, beside TPU programs of the same experiment and mesh, by the compile
 | | 1 x 32 x 8 | chunk | -7% | -48% |
 | v5e:8x8, v5e:4x4 | 1 x 16 x 4, 1 x 4 x 4 | chunk | -8% | -43% |
 
-Along `tensor` the compiler exchanges more than the two all-reduces a layer that suffice. GPUs have another compiler still.
+Along `tensor` the compiler exchanges more than the two all-reduces a layer that suffice. GPUs have
+another compiler still.
 """
 
 import dataclasses
@@ -25,20 +26,24 @@ from rmat_jax.model import RMAT
 from rmat_jax.plan.collectives import KINDS
 from rmat_jax.plan.compiled import Held
 
-FORWARDS = {"none": 1, "block": 2, "chunk": 2, "chunk+block": 3}  # times that each block is computed forward, by remat
+# times that each block is computed forward, by remat
+FORWARDS = {"none": 1, "block": 2, "chunk": 2, "chunk+block": 3}
 
 
 def temporaries(config: Config, mesh: dict[str, int], held: Held) -> int:
     """Bytes of one device beyond what stays from step to step.
 
-    Parameters gathered; gradients, and once more where they are added up; what the backward pass needs of all chunks; and of the
-    piece that is differentiated at a time what it needs, twice: as it is made and as it is stacked. The parts of
-    `accumulation` add another copy of the gradients. `tensor` is taken to divide all activations.
+    Parameters gathered; gradients, and once more where they are added up; what the backward pass
+    needs of all chunks; and of the piece that is differentiated at a time what it needs, twice: as
+    it is made and as it is stacked. The parts of `accumulation` add another copy of the gradients.
+    `tensor` is taken to divide all activations.
     """
     c = config.model
     lanes = config.batch_size // (mesh["data"] * mesh["fsdp"] * config.accumulation)
     without = dataclasses.replace(c, remat="none")
-    piece = kept(dataclasses.replace(without, num_layers=1) if "block" in c.remat else without, lanes, 1)
+    piece = kept(
+        dataclasses.replace(without, num_layers=1) if "block" in c.remat else without, lanes, 1
+    )
     activations = kept(c, lanes, config.chunks_per_step) + 2 * piece
     if c.remat == "chunk+block":
         activations += kept(dataclasses.replace(c, remat="block"), lanes, 1)
@@ -47,7 +52,9 @@ def temporaries(config: Config, mesh: dict[str, int], held: Held) -> int:
 
 
 def kept(config: RMATConfig, lanes: int, chunks: int) -> int:
-    """Bytes that JAX keeps between the forward and the backward pass over some lanes, the float32 parameters not counted."""
+    """Bytes that JAX keeps between the forward and the backward pass over some lanes, the float32
+    parameters not counted.
+    """
     model = RMAT(config)
 
     def forward(tokens_BT):
@@ -55,10 +62,13 @@ def kept(config: RMATConfig, lanes: int, chunks: int) -> int:
         state = model.initial_state(lanes, closed=True)
 
         def loss(params):
-            scores, _ = model.apply({"params": params}, tokens_BT, tokens_BT, state, tokens_BT, method=RMAT.score)
+            scores, _ = model.apply(
+                {"params": params}, tokens_BT, tokens_BT, state, tokens_BT, method=RMAT.score
+            )
             return scores.loss_BT.sum()
 
-        return params, jax.vjp(loss, params)[1]  # a pytree of what the backward pass needs
+        # a pytree of what the backward pass needs
+        return params, jax.vjp(loss, params)[1]
 
     tokens_BT = jax.ShapeDtypeStruct((lanes, chunks * config.chunk_len), jnp.int32)
     params, backward = jax.eval_shape(forward, tokens_BT)
@@ -68,8 +78,9 @@ def kept(config: RMATConfig, lanes: int, chunks: int) -> int:
 def bytes_sent(config: Config, mesh: dict[str, int], held: Held) -> dict[str, float]:
     """Bytes that one device sends in a step, by kind, as `collectives` defines them.
 
-    Once a step the parameters are gathered along `fsdp` and the gradients added up along `data` and `fsdp`; along `tensor` there
-    are two all-reduces of [B, C, D] a layer and chunk whenever the block is computed forward, and two backward.
+    Once a step the parameters are gathered along `fsdp` and the gradients added up along `data` and
+    `fsdp`; along `tensor` there are two all-reduces of [B, C, D] a layer and chunk whenever the
+    block is computed forward, and two backward.
     """
     c = config.model
     lanes = config.batch_size // (mesh["data"] * mesh["fsdp"])
@@ -78,7 +89,8 @@ def bytes_sent(config: Config, mesh: dict[str, int], held: Held) -> dict[str, fl
     return dict.fromkeys(KINDS, 0.0) | {
         "all-gather": _others(mesh["fsdp"]) * held.gathered,
         "reduce-scatter": _others(mesh["fsdp"]) * held.grads,
-        "all-reduce": 2 * _others(mesh["data"]) * held.grads / mesh["fsdp"] + 2 * _others(mesh["tensor"]) * activations,
+        "all-reduce": 2 * _others(mesh["data"]) * held.grads / mesh["fsdp"]
+        + 2 * _others(mesh["tensor"]) * activations,
     }
 
 

@@ -1,9 +1,11 @@
-"""What a chip can hold, compute and send, and how a topology is named. Data sheets' figures: nothing here is measured."""
+"""What a chip can hold, compute and send, and how a topology is named. Data sheets' figures:
+nothing here is measured.
+"""
 
 import dataclasses
 import math
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 
 GB, GIB = 10**9, 2**30
 
@@ -13,21 +15,26 @@ class Chip:
     """One accelerator."""
 
     name: str
-    memory: int  # bytes of HBM
-    flops: float  # bfloat16 multiply-adds with float32 sums, 2 FLOPs each, a second; dense
-    bandwidth: float  # bytes a second that it can send, over all its links together
+    # bytes of HBM
+    memory: int
+    # bfloat16 multiply-adds with float32 sums, 2 FLOPs each, a second; dense
+    flops: float
+    # bytes a second that it can send, over all its links together
+    bandwidth: float
 
 
-# cloud.google.com/tpu/docs/v4, v5e, v5p, v6e: "HBM capacity", "Peak compute per chip (bf16)", "Interchip Interconnect BW".
-# The last is given in Gbit/s, all links in one direction: v5e 1600, v4 2400, v5p 4800, v6e 3584 (3200 on newer pages).
+# cloud.google.com/tpu/docs/v4, v5e, v5p, v6e: "HBM capacity", "Peak compute per chip (bf16)",
+# "Interchip Interconnect BW". The last is given in Gbit/s, all links in one direction: v5e 1600, v4
+# 2400, v5p 4800, v6e 3584 (3200 on newer pages).
 TPUS = (
     Chip("v4", 32 * GIB, 275e12, 2400e9 / 8),
     Chip("v5e", 16 * GIB, 197e12, 1600e9 / 8),
     Chip("v5p", 95 * GIB, 459e12, 4800e9 / 8),
     Chip("v6e", 32 * GIB, 918e12, 3584e9 / 8),
 )
-# NVIDIA's data sheets: GPU memory, BF16 Tensor Core without sparsity, and half of "NVLink", which counts both directions.
-# Beyond the GPUs of one NVLink domain (8 in most hosts) the network between the hosts decides, which is slower.
+# NVIDIA's data sheets: GPU memory, BF16 Tensor Core without sparsity, and half of "NVLink", which
+# counts both directions. Beyond the GPUs of one NVLink domain (8 in most hosts) the network between
+# the hosts decides, which is slower.
 GPUS = (
     Chip("a100-40", 40 * GB, 312e12, 300e9),
     Chip("a100-80", 80 * GB, 312e12, 300e9),
@@ -43,7 +50,8 @@ class Topology:
 
     chip: Chip
     count: int
-    slice_name: str  # of a TPU, as JAX names it: "v5e:4x4"; empty for GPUs, for which nothing is compiled
+    # of a TPU, as JAX names it: "v5e:4x4"; empty for GPUs, for which nothing is compiled
+    slice_name: str
 
     def __str__(self) -> str:
         return self.slice_name or f"gpu:{self.chip.name}:{self.count}"
@@ -60,10 +68,13 @@ def parse_topology(text: str) -> Topology:
         name, _, count = rest.partition(":")
         chip = _find("gpu", GPUS, name, text)
         if not (count.isdecimal() and int(count) > 0):
-            raise UserError(f"--topology={text}: the number of GPUs is missing; write --topology=gpu:{name}:8")
+            raise UserError(
+                f"--topology={text}: the number of GPUs is missing; write --topology=gpu:{name}:8"
+            )
         return Topology(chip, int(count), "")
     chip = _find("TPU", TPUS, kind, text)
-    flat = kind in ("v5e", "v6e")  # 2D, of up to 16x16 chips; the others are 3D
+    # 2D, of up to 16x16 chips; the others are 3D
+    flat = kind in ("v5e", "v6e")
     sides = [int(side) if side.isdecimal() else 0 for side in rest.split("x")]
     if not (
         len(sides) == (2 if flat else 3)
@@ -76,7 +87,9 @@ def parse_topology(text: str) -> Topology:
             if flat
             else "1x1x1, 2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, ..."
         )
-        raise UserError(f"--topology={text} is no slice of {kind} chips; {kind}: goes with {possible}")
+        raise UserError(
+            f"--topology={text} is no slice of {kind} chips; {kind}: goes with {possible}"
+        )
     return Topology(chip, math.prod(sides), text)
 
 

@@ -1,15 +1,16 @@
 """Bytes that the devices exchange, from the text of a compiled program (HLO).
 
-A collective counts as often as the loops around it run, and with what one device sends over its links by the ring
-algorithm, for a group of g devices and an array of so many bytes, whole:
+A collective counts as often as the loops around it run, and with what one device sends over its
+links by the ring algorithm, for a group of g devices and an array of so many bytes, whole:
 
     all-gather, reduce-scatter, all-to-all      (g - 1) / g
     all-reduce                                  2 (g - 1) / g     a reduce-scatter, then an all-gather
     collective-permute                          1
 
-The text of TPU programs shows some collectives several times, in each fusion that they run beside: these stages have the
-same chain_id, and are one. (The channel_id does not tell: all sums of a `shard_map` may have the same.) A reduce-scatter may
-show there as the all-reduce of a fusion that is called so.
+The text of TPU programs shows some collectives several times, in each fusion that they run beside:
+these stages have the same chain_id, and are one. (The channel_id does not tell: all sums of a
+`shard_map` may have the same.) A reduce-scatter may show there as the all-reduce of a fusion that
+is called so.
 """
 
 import collections
@@ -18,7 +19,8 @@ import math
 import re
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-BITS = {"pred": 8, "token": 0}  # of types whose name does not say it
+# of types whose name does not say it
+BITS = {"pred": 8, "token": 0}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
@@ -31,17 +33,27 @@ _CALLED_LISTS = re.compile(r"(?:branch_computations|called_computations)=\{([^}]
 class Collective:
     """One collective of a program."""
 
-    kind: str  # of KINDS
-    size: float  # bytes of the whole array, all operands together
-    group: int  # devices that take part with one another
-    runs: int  # times a call of the program
+    # of KINDS
+    kind: str
+    # bytes of the whole array, all operands together
+    size: float
+    # devices that take part with one another
+    group: int
+    # times a call of the program
+    runs: int
 
     @property
     def sent(self) -> float:
         """Bytes that one device sends in a call of the program."""
         if self.kind == "collective-permute":
             return self.size * self.runs
-        return (2 if self.kind == "all-reduce" else 1) * self.size * (self.group - 1) / self.group * self.runs
+        return (
+            (2 if self.kind == "all-reduce" else 1)
+            * self.size
+            * (self.group - 1)
+            / self.group
+            * self.runs
+        )
 
 
 def bytes_sent(hlo: str) -> dict[str, float]:
@@ -61,7 +73,10 @@ def find(hlo: str) -> list[Collective]:
         ValueError: a loop around a collective whose number of iterations the text does not tell.
     """
     computations, entry = _parse(hlo)
-    devices = math.prod(int(n) for n in re.findall(r"(?:replica_count|num_partitions)=(\d+)", hlo.partition("\n")[0]))
+    devices = math.prod(
+        int(n)
+        for n in re.findall(r"(?:replica_count|num_partitions)=(\d+)", hlo.partition("\n")[0])
+    )
     found: list[Collective] = []
     seen: set[tuple] = set()
 
@@ -78,9 +93,11 @@ def find(hlo: str) -> list[Collective]:
                     found.append(Collective(shown, _size(kind, instruction, group), group, runs))
                 if stage:
                     seen.add(stage)
-                continue  # what it calls adds two numbers
+                # what it calls adds two numbers
+                continue
             if instruction.kind in ("async-update", "async-done"):
-                continue  # they call what their start called
+                # they call what their start called
+                continue
             for called in _called(instruction.rest):
                 if called not in reaches:
                     continue
@@ -100,14 +117,16 @@ class _Instruction:
     name: str
     type: str
     kind: str
-    rest: str  # from its operands on
+    # from its operands on
+    rest: str
 
     @property
     def operands(self) -> list[str]:
         return re.findall(r"%([^\s,()]+)", self.rest.partition(")")[0])
 
 
-_Computation = dict[str, _Instruction]  # by name; the last that is a tuple is the result of a loop's body
+# by name; the last that is a tuple is the result of a loop's body
+_Computation = dict[str, _Instruction]
 
 
 def _parse(hlo: str) -> tuple[dict[str, _Computation], str]:
@@ -123,7 +142,11 @@ def _parse(hlo: str) -> tuple[dict[str, _Computation], str]:
 
 
 def _called(rest: str) -> list[str]:
-    lists = (name.strip().lstrip("%") for names in _CALLED_LISTS.findall(rest) for name in names.split(","))
+    lists = (
+        name.strip().lstrip("%")
+        for names in _CALLED_LISTS.findall(rest)
+        for name in names.split(",")
+    )
     return [*_CALLED.findall(rest), *lists]
 
 
@@ -145,20 +168,29 @@ def _with_collectives(computations: dict[str, _Computation]) -> set[str]:
     return seen
 
 
-def _iterations(computations: dict[str, _Computation], around: _Computation, loop: _Instruction) -> int:
-    """As the compiler noted, or else read from a counter: where it starts, what is added to it, what it stays below."""
+def _iterations(
+    computations: dict[str, _Computation], around: _Computation, loop: _Instruction
+) -> int:
+    """As the compiler noted, or else read from a counter: where it starts, what is added to it,
+    what it stays below.
+    """
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known[1])
     condition, body = (
-        computations[re.search(rf"{part}=%?([^\s,)}}]+)", loop.rest)[1]] for part in ("condition", "body")
+        computations[re.search(rf"{part}=%?([^\s,)}}]+)", loop.rest)[1]]
+        for part in ("condition", "body")
     )
     try:
-        compare = next(i for i in condition.values() if i.kind == "compare" and "direction=LT" in i.rest)
+        compare = next(
+            i for i in condition.values() if i.kind == "compare" and "direction=LT" in i.rest
+        )
         counter, end = (_behind(condition, name) for name in compare.operands)
         place = int(re.search(r"index=(\d+)", counter.rest)[1])
         result = [i for i in body.values() if i.kind == "tuple"][-1]
         added = _behind(body, result.operands[place])
-        step = next(i for i in (_behind(body, name) for name in added.operands) if i.kind == "constant")
+        step = next(
+            i for i in (_behind(body, name) for name in added.operands) if i.kind == "constant"
+        )
         start = _behind(around, _behind(around, loop.operands[0]).operands[place])
         if [added.kind, start.kind, end.kind] != ["add", "constant", "constant"]:
             raise LookupError
@@ -178,7 +210,9 @@ def _behind(computation: _Computation, name: str) -> _Instruction:
 
 
 def _group(rest: str, devices: int) -> int:
-    """Devices of one group, in any notation: {{0,1},{2,3}}, [2,4]<=[8], mesh['a'=2,'b'=4] {'b'}, or pairs."""
+    """Devices of one group, in any notation: {{0,1},{2,3}}, [2,4]<=[8], mesh['a'=2,'b'=4] {'b'}, or
+    pairs.
+    """
     if pairs := re.search(r"source_target_pairs=\{([^ ]*)\}", rest):
         return 2 if any(a != b for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1])) else 1
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
@@ -196,11 +230,14 @@ def _group(rest: str, devices: int) -> int:
 
 
 def _size(kind: str, instruction: _Instruction, group: int) -> float:
-    """Bytes of the whole array, from the type of the result. That of a start holds the operands too."""
+    """Bytes of the whole array, from the type of the result. That of a start holds the operands
+    too.
+    """
     size = sum(
         math.prod(map(int, filter(None, shape.split(",")))) * _bits(dtype) / 8
         for dtype, shape in _ARRAY.findall(re.sub(r"\{[^{}]*\}|/\*.*?\*/", "", instruction.type))
-        if not (instruction.kind.endswith("-start") and not shape)  # a start's contexts
+        # a start's contexts
+        if not (instruction.kind.endswith("-start") and not shape)
     )
     started = instruction.kind.endswith("-start")
     if kind == "all-gather":

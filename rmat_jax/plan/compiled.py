@@ -1,4 +1,6 @@
-"""The train step of an experiment, compiled for devices that need not be there, and what the compiled program tells."""
+"""The train step of an experiment, compiled for devices that need not be there, and what the
+compiled program tells.
+"""
 
 import dataclasses
 import importlib.util
@@ -15,20 +17,23 @@ from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rmat_jax import parallel, sharding
-from rmat_jax.config import Config, UserError
-from rmat_jax.optim import make_optimizer
+from rmat_jax.config import Config
+from rmat_jax.errors import UserError
 from rmat_jax.plan import collectives, flops
 from rmat_jax.plan.chips import Topology
-from rmat_jax.state import TrainState
+from rmat_jax.train import parallel, sharding
+from rmat_jax.train.optim import make_optimizer
+from rmat_jax.train.state import TrainState
 from rmat_jax.types import PyTree
 
-ENVIRONMENT = {  # of libtpu, which otherwise looks for a TPU and complains that there is none
+# of libtpu, which otherwise looks for a TPU and complains that there is none
+ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_MIN_LOG_LEVEL": "3",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # by several processes: nothing here opens a TPU
+    # by several processes: nothing here opens a TPU
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
@@ -38,18 +43,24 @@ class Held:
 
     params: int
     optimizer: int
-    memory: int  # the lanes' memory, carried from step to step
-    gathered: int  # parameters in full along fsdp, as long as a step computes; 0 where fsdp=1
-    grads: int  # of the device's lanes, in full along fsdp, before they are added up
+    # the lanes' memory, carried from step to step
+    memory: int
+    # parameters in full along fsdp, as long as a step computes; 0 where fsdp=1
+    gathered: int
+    # of the device's lanes, in full along fsdp, before they are added up
+    grads: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A compiled train step, for one device of its mesh."""
 
-    peak: int  # bytes: arguments, results, temporaries and code; more than `limit`: it does not fit
-    limit: int  # bytes that the compiler may use; 0: it did not say
-    bytes_sent: dict[str, float]  # in a step, by kind: see `collectives`; empty where it does not fit or cannot be read
+    # bytes: arguments, results, temporaries and code; more than `limit`: it does not fit
+    peak: int
+    # bytes that the compiler may use; 0: it did not say
+    limit: int
+    # in a step, by kind: see `collectives`; empty where it does not fit or cannot be read
+    bytes_sent: dict[str, float]
     compile_seconds: float
 
 
@@ -66,26 +77,37 @@ def tpu_devices(topology: Topology) -> list[jax.Device]:
         )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    options = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}  # a chip is one device
+    # a chip is one device
+    options = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
     if topology.count == 1:
         options["chips_per_host_bounds"] = [1, 1, 1]
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options).devices
-    except Exception as error:  # of whatever class the compiler raises
+        devices = topologies.get_topology_desc(
+            platform="tpu", topology_name=str(topology), **options
+        ).devices
+    except Exception as error:
+        # of whatever class the compiler raises
         message = " ".join(str(error).split())
-        raise UserError(f"--topology={topology} is refused by the TPU compiler: {message[:300]}") from error
+        raise UserError(
+            f"--topology={topology} is refused by the TPU compiler: {message[:300]}"
+        ) from error
     return devices
 
 
-def make_mesh(config: Config, topology: Topology, devices: Sequence[jax.Device] = ()) -> Mesh | AbstractMesh:
-    """The mesh of an experiment on all of a topology; without devices an abstract one, on which programs can be traced.
+def make_mesh(
+    config: Config, topology: Topology, devices: Sequence[jax.Device] = ()
+) -> Mesh | AbstractMesh:
+    """The mesh of an experiment on all of a topology; without devices an abstract one, on which
+    programs can be traced.
 
     Raises:
         UserError: the product of the axes is not the number of chips.
     """
     m, count = config.mesh, topology.count
     if m.parallelism != "jit":
-        raise UserError(f"mesh.parallelism={m.parallelism!r} is not planned for; use mesh.parallelism=jit")
+        raise UserError(
+            f"mesh.parallelism={m.parallelism!r} is not planned for; use mesh.parallelism=jit"
+        )
     data = m.data or max(count // (m.fsdp * m.tensor), 1)
     if data * m.fsdp * m.tensor != count:
         raise UserError(
@@ -98,7 +120,9 @@ def make_mesh(config: Config, topology: Topology, devices: Sequence[jax.Device] 
 
 
 def held(state: TrainState, mesh: Mesh | AbstractMesh) -> Held:
-    """What one device holds of an abstract state, and what a step adds to it: see `sharding.spread`."""
+    """What one device holds of an abstract state, and what a step adds to it: see
+    `sharding.spread`.
+    """
 
     def whole(leaf):
         spec = P(*(axis if axis == "tensor" else None for axis in leaf.sharding.spec))
@@ -116,7 +140,9 @@ def held(state: TrainState, mesh: Mesh | AbstractMesh) -> Held:
 
 def tree_bytes(tree: PyTree) -> int:
     """Bytes of a device's part of all leaves, without the padding that a TPU adds."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
 
 
 def trace(config: Config, mesh: Mesh | AbstractMesh) -> tuple[jax.stages.Traced, int, Held]:
@@ -148,10 +174,13 @@ def compile_step(traced: jax.stages.Traced, held: Held) -> Program:
     seconds = time.monotonic() - start
     m = compiled.memory_analysis()
     results = m.output_size_in_bytes - m.alias_size_in_bytes
-    peak = m.argument_size_in_bytes + results + m.temp_size_in_bytes + m.generated_code_size_in_bytes
+    peak = (
+        m.argument_size_in_bytes + results + m.temp_size_in_bytes + m.generated_code_size_in_bytes
+    )
     try:
         sent = collectives.bytes_sent(compiled.as_text())
-    except ValueError as error:  # a later compiler writes otherwise
+    except ValueError as error:
+        # a later compiler writes otherwise
         print(f"warning: the exchanged bytes are not counted: {error}", file=sys.stderr)
         sent = {}
     return Program(peak, 0, sent, seconds)
@@ -160,7 +189,8 @@ def compile_step(traced: jax.stages.Traced, held: Held) -> Program:
 def parse_exhausted(message: str, arguments: int) -> tuple[int, int]:
     """Bytes needed and bytes there are, of the TPU compiler's error; zeros: it is another error.
 
-    It says either "Used 20.50G of 15.75G hbm", or how much the temporaries alone would take, to which the arguments come.
+    It says either "Used 20.50G of 15.75G hbm", or how much the temporaries alone would take, to
+    which the arguments come.
     """
     size = r"([\d.]+)([KMG]?)"
     unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -169,5 +199,7 @@ def parse_exhausted(message: str, arguments: int) -> tuple[int, int]:
         (rf"temporaries \({size}\) exceeds available HBM \({size}\)", arguments),
     ):
         if found := re.search(pattern, message):
-            return int(float(found[1]) * unit[found[2]]) + more, int(float(found[3]) * unit[found[4]])
+            return int(float(found[1]) * unit[found[2]]) + more, int(
+                float(found[3]) * unit[found[4]]
+            )
     return 0, 0

@@ -6,14 +6,17 @@ from jax.extend import core
 
 
 def count(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
-    """FLOPs of all matrix products, 2 a multiply-add, over all devices; what the backward pass computes again counts again.
+    """FLOPs of all matrix products, 2 a multiply-add, over all devices; what the backward pass
+    computes again counts again.
 
-    The body of a scan counts as often as it runs, and of a `cond` the branch that has most. Inside `shard_map` shapes are a
-    device's own, so they count once for each place along the axes that it divides by hand. Everything else (softmax, norms,
-    the optimiser) is left out. What the compiler finds to be unneeded or equal is still counted.
+    The body of a scan counts as often as it runs, and of a `cond` the branch that has most. Inside
+    `shard_map` shapes are a device's own, so they count once for each place along the axes that it
+    divides by hand. Everything else (softmax, norms, the optimiser) is left out. What the compiler
+    finds to be unneeded or equal is still counted.
 
     Raises:
-        ValueError: a matrix product inside a `while`, which runs nobody knows how often, or in a form not known here.
+        ValueError: a matrix product inside a `while`, which runs nobody knows how often, or in a
+            form not known here.
     """
     total = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -27,7 +30,10 @@ def count(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
         if name == "scan":
             inner = [params["length"] * sum(inner)]
         elif name == "shard_map":
-            inner = [math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"]) * sum(inner)]
+            inner = [
+                math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+                * sum(inner)
+            ]
         elif name == "cond":
             inner = [max(inner)]
         elif name == "while" and any(inner):
@@ -40,4 +46,6 @@ def _product(equation: core.JaxprEqn) -> int:
     """Batch, rows and columns of the result, times the lengths that are summed over, times 2."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
-    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    return (
+        2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    )

@@ -1,8 +1,10 @@
-"""What a training step would take on accelerators that are not there: memory, FLOPs, bytes exchanged, and what to change.
+"""What a training step would take on accelerators that are not there: memory, FLOPs, bytes
+exchanged, and what to change.
 
-For a TPU slice the real train step is compiled by the real compiler, so memory and exchanged bytes are the program's own. For
-GPUs both are arithmetic: see `arithmetic.py`. FLOPs are counted in the step's jaxpr for either. Seconds are always arithmetic:
-the chip's data sheet at its peak, so bounds that no run goes below, and neither says how far the two overlap.
+For a TPU slice the real train step is compiled by the real compiler, so memory and exchanged bytes
+are the program's own. For GPUs both are arithmetic: see `arithmetic.py`. FLOPs are counted in the
+step's jaxpr for either. Seconds are always arithmetic: the chip's data sheet at its peak, so bounds
+that no run goes below, and neither says how far the two overlap.
 """
 
 import dataclasses
@@ -11,15 +13,16 @@ import json
 import time
 from collections.abc import Callable
 
-from rmat_jax.config import Config, UserError, from_dict, to_dict
+from rmat_jax.config import Config, from_dict, to_dict
+from rmat_jax.errors import UserError
 from rmat_jax.plan import arithmetic, compiled
 from rmat_jax.plan.chips import GIB, Topology, parse_topology
 from rmat_jax.plan.compiled import Held
 
-ACCURACY = (  # see arithmetic.py
-    "beside TPU programs peaks came out 2% to 16% too low, bytes sent up to 24% with mesh.tensor=1, 48% with more"
-)
-PATIENCE = 240.0  # seconds after which no other alternative is begun
+# see arithmetic.py
+ACCURACY = "beside TPU programs peaks came out 2% to 16% too low, bytes sent up to 24% with mesh.tensor=1, 48% with more"
+# seconds after which no other alternative is begun
+PATIENCE = 240.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +30,13 @@ class Alternative:
     """The same experiment with some keys changed."""
 
     overrides: dict[str, int | str]
-    peak: int  # bytes
+    # bytes
+    peak: int
     fits: bool
-    flops: int  # a token, all devices
-    seconds: float  # that it took to find out
+    # a token, all devices
+    flops: int
+    # that it took to find out
+    seconds: float
 
     @property
     def flags(self) -> str:
@@ -46,10 +52,14 @@ class Report:
     mesh: dict[str, int]
     held: Held
     peak: int
-    limit: int  # bytes that a program may use
-    flops: int  # of a step, on all devices together, with what is computed again
-    bytes_sent: dict[str, float]  # in a step, by kind of collective; empty where the program does not fit
-    compile_seconds: float  # 0: nothing was compiled
+    # bytes that a program may use
+    limit: int
+    # of a step, on all devices together, with what is computed again
+    flops: int
+    # in a step, by kind of collective; empty where the program does not fit
+    bytes_sent: dict[str, float]
+    # 0: nothing was compiled
+    compile_seconds: float
     alternatives: tuple[Alternative, ...] = ()
 
     @property
@@ -63,7 +73,9 @@ class Report:
 
     @property
     def temporaries(self) -> int:
-        """Bytes beyond what stays from step to step: activations, gathered parameters, gradients, code, padding."""
+        """Bytes beyond what stays from step to step: activations, gathered parameters, gradients,
+        code, padding.
+        """
         return self.peak - self.held.params - self.held.optimizer - self.held.memory
 
     @property
@@ -119,13 +131,21 @@ class Report:
         h = self.held
         rest = self.temporaries - h.gathered - h.grads
         verdict = "FITS" if self.fits else "DOES NOT FIT"
-        part = "" if self.topology.slice_name else " (JAX takes 75% unless XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or so)"
+        part = (
+            ""
+            if self.topology.slice_name
+            else " (JAX takes 75% unless XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 or so)"
+        )
         rows = [
             ("parameters", h.params, ""),
             ("optimiser state", h.optimizer, ""),
             ("memory of the lanes", h.memory, ""),
             ("temporaries and code", self.temporaries, ""),
-            ("  parameters gathered", h.gathered, "arithmetic: float32; the compiler may gather them narrower"),
+            (
+                "  parameters gathered",
+                h.gathered,
+                "arithmetic: float32; the compiler may gather them narrower",
+            ),
             ("  gradients", h.grads, "arithmetic"),
             ("  activations and others", rest, "what is left"),
             ("peak", self.peak, f"of {_gib(self.limit)} GiB{part}: {verdict}"),
@@ -145,7 +165,9 @@ class Report:
         ]
         for kind, sent in self.bytes_sent.items():
             lines.append(f"  {kind:26}{sent / 1e9:9.3f}  GB sent by each device")
-        lines.append(f"  computing                 {self.compute_seconds:9.3f}  s at least: arithmetic, bfloat16 peak")
+        lines.append(
+            f"  computing                 {self.compute_seconds:9.3f}  s at least: arithmetic, bfloat16 peak"
+        )
         if self.bytes_sent:
             lines.append(
                 f"  sending                   {self.communication_seconds:9.3f}  s at least: arithmetic, all links"
@@ -168,25 +190,33 @@ class Report:
 
 
 def plan(
-    config: Config, topology: str, *, advise: bool = False, progress: Callable[[str], None] = lambda line: None
+    config: Config,
+    topology: str,
+    *,
+    advise: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Plans a training step of an experiment.
 
     Args:
         config: the experiment; its mesh must take all chips.
-        topology: "v5e:16x16", a TPU slice, for which the step is compiled (minutes; takes libtpu, no TPU), or "gpu:h100:8".
-        advise: also try what would take less memory. Where the step does not fit this is always done.
+        topology: "v5e:16x16", a TPU slice, for which the step is compiled (minutes; takes libtpu,
+            no TPU), or "gpu:h100:8".
+        advise: also try what would take less memory. Where the step does not fit this is always
+            done.
         progress: gets a line before each compilation.
 
     Raises:
-        UserError: an unknown topology, a mesh that fits neither it nor the experiment, or libtpu is missing.
+        UserError: an unknown topology, a mesh that fits neither it nor the experiment, or libtpu is
+            missing.
     """
     where = parse_topology(topology)
     if config.model.dtype == "float64":
         raise UserError("dtype='float64' is not planned for; use float32 or bfloat16")
     measure = functools.partial(_arithmetic, where)
     if where.slice_name:
-        compiled.make_mesh(config, where)  # its errors first, before libtpu is looked for
+        # its errors first, before libtpu is looked for
+        compiled.make_mesh(config, where)
         measure = functools.partial(_compiled, where, compiled.tpu_devices(where), progress)
     report = measure(config)
     if not (advise or not report.fits):
@@ -199,16 +229,25 @@ def plan(
             continue
         try:
             other = measure(changed)
-        except UserError:  # such a mesh does not fit the experiment
+        except UserError:
+            # such a mesh does not fit the experiment
             continue
         found.append(
-            Alternative(overrides, other.peak, other.fits, other.flops / other.tokens, time.monotonic() - begun)
+            Alternative(
+                overrides,
+                other.peak,
+                other.fits,
+                other.flops / other.tokens,
+                time.monotonic() - begun,
+            )
         )
     return dataclasses.replace(report, alternatives=tuple(found))
 
 
 def alternatives(config: Config, mesh: dict[str, int]) -> list[tuple[dict[str, int | str], Config]]:
-    """Experiments that may take less memory: overrides, and the config with them. What breaks a rule is left out."""
+    """Experiments that may take less memory: overrides, and the config with them. What breaks a
+    rule is left out.
+    """
     m = config.mesh
     tried: list[dict[str, int | str]] = []
     if config.model.remat != "chunk+block":
@@ -240,7 +279,9 @@ def changed(config: Config, overrides: dict[str, int | str]) -> Config:
     return from_dict(Config, values)
 
 
-def _compiled(where: Topology, devices: list, progress: Callable[[str], None], config: Config) -> Report:
+def _compiled(
+    where: Topology, devices: list, progress: Callable[[str], None], config: Config
+) -> Report:
     mesh = compiled.make_mesh(config, where, devices)
     traced, flops, held = compiled.trace(config, mesh)
     m = mesh.shape
@@ -251,7 +292,17 @@ def _compiled(where: Topology, devices: list, progress: Callable[[str], None], c
     )
     program = compiled.compile_step(traced, held)
     limit = program.limit or where.chip.memory
-    return Report(config, where, dict(m), held, program.peak, limit, flops, program.bytes_sent, program.compile_seconds)
+    return Report(
+        config,
+        where,
+        dict(m),
+        held,
+        program.peak,
+        limit,
+        flops,
+        program.bytes_sent,
+        program.compile_seconds,
+    )
 
 
 def _arithmetic(where: Topology, config: Config) -> Report:

@@ -12,10 +12,19 @@ import time
 import numpy as np
 import pytest
 
-from rmat_jax import loop
 from rmat_jax.ablate import Variant, ablate, report
-from rmat_jax.config import PAPER, Config, DataConfig, LogConfig, MeshConfig, OptimConfig, RMATConfig, UserError
+from rmat_jax.config import (
+    PAPER,
+    Config,
+    DataConfig,
+    LogConfig,
+    MeshConfig,
+    OptimConfig,
+    RMATConfig,
+)
+from rmat_jax.errors import UserError
 from rmat_jax.evals.suite import load_subject
+from rmat_jax.train import loop
 
 MODEL = RMATConfig(
     **PAPER,
@@ -28,7 +37,10 @@ MODEL = RMATConfig(
     memory_slots=4,
     memory_writes=2,
 )
-VARIANTS = [Variant("memory off", {"model.streams": ("full", "local")}), Variant("lost", {"optim.learning_rate": 1e30})]
+VARIANTS = [
+    Variant("memory off", {"model.streams": ("full", "local")}),
+    Variant("lost", {"optim.learning_rate": 1e30}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +48,9 @@ def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     rng = np.random.default_rng(0)
     for number in range(8):
-        (folder / f"{number}.txt").write_text(" ".join(rng.choice(["memory", "queue", "gate"], 100)))
+        (folder / f"{number}.txt").write_text(
+            " ".join(rng.choice(["memory", "queue", "gate"], 100))
+        )
     return Config(
         model=MODEL,
         data=DataConfig(path=str(folder), heldout_fraction=0.5),
@@ -64,7 +78,8 @@ def results(out):
 def test_every_run_is_in_the_table(compared, config):
     out, code = compared
     found, report = results(out), (out / "report.md").read_text()
-    assert code == 1  # one is lost
+    # one is lost
+    assert code == 1
     assert set(found) == {("base", 0), ("memory off", 0), ("lost", 0)}
     base, off = found["base", 0], found["memory off", 0]
     assert f"{base['score']:.4f}" in report and f"{off['score'] - base['score']:+.4f}" in report
@@ -89,7 +104,8 @@ def test_what_is_finished_is_not_trained_again(compared, config, capsys):
     assert ablate(config, out, VARIANTS[:1], (0,)) == 0
     assert "2 finished before" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in out.glob("*/checkpoints")} == before
-    other = dataclasses.replace(config, steps=7)  # another config is another run
+    # another config is another run
+    other = dataclasses.replace(config, steps=7)
     folders = len(list(out.iterdir()))
     assert ablate(other, out, [], (0,)) == 0
     assert "0 finished before" in capsys.readouterr().err
@@ -99,7 +115,8 @@ def test_what_is_finished_is_not_trained_again(compared, config, capsys):
 def test_runs_may_be_moved_and_what_failed_is_tried_afresh(compared, config, tmp_path):
     out = tmp_path / "elsewhere"
     shutil.copytree(compared[0], out, symlinks=True)
-    assert load_subject(next(out.glob("base-0-*"))).tokenizer.describe  # its links lead to what was moved with it
+    # its links lead to what was moved with it
+    assert load_subject(next(out.glob("base-0-*"))).tokenizer.describe
     assert all(link.resolve().is_relative_to(out) for link in out.glob("*/tokenizer"))
     (lost,) = out.glob("lost-0-*")
     assert ablate(config, out, VARIANTS, (0,)) == 1
@@ -112,25 +129,31 @@ def editable(config, tmp_path):
     (tmp_path / "text").mkdir()
     for number in range(8):
         (tmp_path / "text" / f"{number}.txt").write_text(f"memory {number} " * 50)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(tmp_path / "text")))
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, path=str(tmp_path / "text"))
+    )
 
 
 def test_a_text_edited_between_two_commands_is_told(editable, tmp_path):
     out = tmp_path / "out"
     assert ablate(editable, out, [], (0,)) == 0
-    assert "The text was changed" not in (out / "report.md").read_text()  # the control
+    # the control
+    assert "The text was changed" not in (out / "report.md").read_text()
     (tmp_path / "text" / "3.txt").write_text("queue " * 50)
     assert ablate(editable, out, [], (0, 1)) == 0
     assert "The text was changed between runs" in (out / "report.md").read_text()
-    other = Variant("other text", {"data.heldout_fraction": 0.25})  # asked for, not edited
+    # asked for, not edited
+    other = Variant("other text", {"data.heldout_fraction": 0.25})
     assert ablate(editable, tmp_path / "anew", [other], (0,)) == 0
     assert "The text was changed" not in (tmp_path / "anew" / "report.md").read_text()
-    assert not report._changed_text([{}])  # a result of an earlier version does not say what it read
+    # a result of an earlier version does not say what it read
+    assert not report._changed_text([{}])
 
 
 def test_text_that_has_changed_since_is_not_measured(editable, tmp_path):
     assert loop.run(editable, tmp_path / "run") == 0
-    assert load_subject(tmp_path / "run").data.heldout  # the control
+    # the control
+    assert load_subject(tmp_path / "run").data.heldout
     (tmp_path / "text" / "3.txt").write_text("queue " * 50)
     changed = load_subject(tmp_path / "run")
     with pytest.raises(UserError, match="the data of .* has changed: .*; bring it back"):
@@ -161,7 +184,10 @@ def test_a_signal_reaches_the_runs_which_save(config, tmp_path):
         ({"jobs": 0}, ["jobs=0"]),
         ({"variants": [VARIANTS[0], VARIANTS[0]]}, ["memory off", "own name"]),
         ({"variants": [Variant("odd", {"model.memory_writes": 3})]}, ["odd", "memory_writes=3"]),
-        ({"variants": [Variant("wide", {"model.mlp_width": 64})]}, ["wide", "undo", "--parameters=free"]),
+        (
+            {"variants": [Variant("wide", {"model.mlp_width": 64})]},
+            ["wide", "undo", "--parameters=free"],
+        ),
         ({"variants": [Variant("again", {"data.seed": 7})]}, ["again", "--seeds"]),
         (
             {"variants": [Variant("idle", {"model.gate": "none", "model.gate_bias": 2.0})]},
@@ -179,36 +205,49 @@ def test_bad_input_trains_nothing(config, tmp_path, given, words):
 
 def test_a_file_in_the_place_of_the_folder_is_refused(config, tmp_path):
     (tmp_path / "out").touch()
-    with pytest.raises(UserError, match="cannot be made or written to: File exists; choose another"):
+    with pytest.raises(
+        UserError, match="cannot be made or written to: File exists; choose another"
+    ):
         ablate(config, tmp_path / "out", [], (0,))
 
 
 def offsets(*bits, tokens=100):
     bins = len(bits)
-    return {"edges": [0, *(2**i for i in range(bins))], "bits": list(bits), "tokens": [tokens] * bins}
+    return {
+        "edges": [0, *(2**i for i in range(bins))],
+        "bits": list(bits),
+        "tokens": [tokens] * bins,
+    }
 
 
 def test_curves_by_position_are_compared_within_a_seed():
     base = [{"offsets": offsets(9, 1, 2, 3)}, {"offsets": offsets(9, 5, 6, 7)}]
-    worse = {"offsets": offsets(9, 5.5, 6.25, 7.0, 8.0)}  # by half a bit and a quarter, and a longer document
+    # by half a bit and a quarter, and a longer document
+    worse = {"offsets": offsets(9, 5.5, 6.25, 7.0, 8.0)}
     places, difference = report._by_offset([(worse, base[1])])
     np.testing.assert_allclose(difference, [0.5, 0.25, 0.0])
-    np.testing.assert_allclose(places, [1.0, 6**0.5, 28**0.5])  # of [1, 2), [2, 4), [4, 8)
+    # of [1, 2), [2, 4), [4, 8)
+    np.testing.assert_allclose(places, [1.0, 6**0.5, 28**0.5])
     places, difference = report._by_offset([(worse, base[1]), (base[0], base[0])])
     np.testing.assert_allclose(difference, [0.25, 0.125, 0.0])
     rare = {"offsets": offsets(9, 1, 2, 3, tokens=report.MIN_TOKENS - 1)}
     assert not len(report._by_offset([(worse, base[1]), (rare, base[0])])[0])
 
 
-@pytest.mark.parametrize("seeds, words", [(1, ""), (2, "with 2 seeds it counts from 12.7"), (3, "from 4.3 of them")])
+@pytest.mark.parametrize(
+    "seeds, words", [(1, ""), (2, "with 2 seeds it counts from 12.7"), (3, "from 4.3 of them")]
+)
 def test_few_seeds_are_not_sure_of_their_spread(seeds, words):
     pair = {"score": 1.0}, {"score": 2.0}
     row = report.Row(VARIANTS[0], [pair[0]] * seeds, [pair] * seeds, [], 0)
-    base = report.Row(Variant("base", {}), [], [pair] * 9, [], 0)  # its pairs with itself do not count
+    # its pairs with itself do not count
+    base = report.Row(Variant("base", {}), [], [pair] * 9, [], 0)
     text = report._counts_from([base, row])
     assert words in text and bool(text) == bool(words)
 
 
 def test_models_that_read_unequal_amounts_are_told_apart():
     assert report._tokens_read([{"tokens": 1000}] * 2) == "Each run read 1,000 tokens."
-    assert "Runs read 500 to 1,000 tokens" in report._tokens_read([{"tokens": 1000}, {"tokens": 500}])
+    assert "Runs read 500 to 1,000 tokens" in report._tokens_read(
+        [{"tokens": 1000}, {"tokens": 500}]
+    )

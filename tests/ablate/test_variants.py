@@ -18,7 +18,8 @@ from rmat_jax.ablate.variants import (
     same_parameters,
     state_bytes,
 )
-from rmat_jax.config import PAPER, Config, RMATConfig, UserError
+from rmat_jax.config import PAPER, Config, RMATConfig
+from rmat_jax.errors import UserError
 from rmat_jax.flags import load_config
 from rmat_jax.model import RMAT
 
@@ -42,9 +43,17 @@ def test_all_variants_are_distinct_and_none_is_the_base():
     assert len(set(configs)) == len(configs) > 12
     assert CONFIG not in configs
     assert len({variant.name for variant in ALL}) == len(ALL)
-    for expected in ("memory off", "queue", "transformer-xl", "full attention", "no local stream", "rope=none"):
+    for expected in (
+        "memory off",
+        "queue",
+        "transformer-xl",
+        "full attention",
+        "no local stream",
+        "rope=none",
+    ):
         assert expected in {variant.name for variant in ALL}
-    assert "gate=none" not in {variant.name for variant in ALL}  # that is the queue
+    # that is the queue
+    assert "gate=none" not in {variant.name for variant in ALL}
 
 
 @pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.name)
@@ -53,8 +62,12 @@ def test_variants_read_the_same_tokens_with_the_same_parameters(variant):
     assert made.segment_len == CONFIG.segment_len
     assert made.batch_size == CONFIG.batch_size
     assert made.optim == CONFIG.optim
-    # Two parameters a layer and unit of width: the nearest number of units is at most half of that away.
-    assert abs(num_params(made.model) - num_params(MODEL)) <= MODEL.num_layers * (2 * MODEL.width + 1) / 2
+    # Two parameters a layer and unit of width: the nearest number of units is at most half of that
+    # away.
+    assert (
+        abs(num_params(made.model) - num_params(MODEL))
+        <= MODEL.num_layers * (2 * MODEL.width + 1) / 2
+    )
 
 
 def test_parameters_differ_without_making_up_for_them():
@@ -64,18 +77,29 @@ def test_parameters_differ_without_making_up_for_them():
 
 
 def test_the_grid_of_the_default_model():
-    """What the base does not use is no variant; the paper's memory does not take the MLPs' parameters away."""
+    """What the base does not use is no variant; the paper's memory does not take the MLPs'
+    parameters away.
+    """
     config = load_config("configs/quickstart.py")
     found = {variant.name: variant for variant in grid(config)}
-    assert {"paper", "with local stream", "gate=evicted", "memory_bias=0.0", "memory_writes=32"} <= found.keys()
-    assert not [name for name in found if name.startswith(("gate_", "window="))] and "queue" not in found
+    assert {
+        "paper",
+        "with local stream",
+        "gate=evicted",
+        "memory_bias=0.0",
+        "memory_writes=32",
+    } <= found.keys()
+    assert (
+        not [name for name in found if name.startswith(("gate_", "window="))]
+        and "queue" not in found
+    )
     for variant in found.values():
         made = same_parameters(changed(config, variant.changes), config.model).model
         assert 2 * made.hidden >= config.model.hidden
         assert num_params(made) >= 0.99 * num_params(config.model)
-    assert num_params(same_parameters(changed(config, found["paper"].changes), config.model).model) > 1.3 * num_params(
-        config.model
-    )
+    assert num_params(
+        same_parameters(changed(config, found["paper"].changes), config.model).model
+    ) > 1.3 * num_params(config.model)
 
 
 def test_half_of_one_is_no_variant():

@@ -1,4 +1,6 @@
-"""`bench stream`: what it writes, that state is flat where it should be, that the baseline is a transformer, bad input."""
+"""`bench stream`: what it writes, that state is flat where it should be, that the baseline is a
+transformer, bad input.
+"""
 
 import json
 
@@ -8,7 +10,8 @@ import pytest
 
 from rmat_jax import cli
 from rmat_jax.bench import gpt2, peers, profile, stream
-from rmat_jax.config import RMATConfig, UserError
+from rmat_jax.config import RMATConfig
+from rmat_jax.errors import UserError
 from rmat_jax.infer.streams import begin, prefill
 from rmat_jax.model import RMAT, stack_params, unstack_params
 from tests.models import make_params, tiny
@@ -30,7 +33,9 @@ def small():
 
 @pytest.fixture
 def config_file(tmp_path):
-    values = {name: value for name, value in vars(CONFIG).items() if value != getattr(RMATConfig(), name)}
+    values = {
+        name: value for name, value in vars(CONFIG).items() if value != getattr(RMATConfig(), name)
+    }
     lines = [f"    config.model.{name} = {value!r}" for name, value in values.items()]
     file = tmp_path / "tiny.py"
     file.write_text(
@@ -49,39 +54,61 @@ def config_file(tmp_path):
 
 def test_from_the_command_line_to_json_and_plot(small, config_file, tmp_path, capsys):
     json_file, plot_file = tmp_path / "out.json", tmp_path / "out.png"
-    flags = [f"--json={json_file}", f"--plot={plot_file}", f"--config={config_file}", "--profile", *small]
+    flags = [
+        f"--json={json_file}",
+        f"--plot={plot_file}",
+        f"--config={config_file}",
+        "--profile",
+        *small,
+    ]
     assert cli.main(["bench", "stream", *flags]) == 0
     printed = capsys.readouterr().out
     values = json.loads(json_file.read_text())
     assert plot_file.read_bytes().startswith(b"\x89PNG")
     assert values["model"]["width"] == CONFIG.width and values["contexts"] == [32, 64]
-    assert values["command"].startswith("python -m rmat_jax bench stream") and "--rounds=2" in values["command"]
-    assert values["machine"]["threads"] >= 1 and values["memory_bytes_per_second"] > 0 and "jax" in values["versions"]
+    assert (
+        values["command"].startswith("python -m rmat_jax bench stream")
+        and "--rounds=2" in values["command"]
+    )
+    assert (
+        values["machine"]["threads"] >= 1
+        and values["memory_bytes_per_second"] > 0
+        and "jax" in values["versions"]
+    )
     assert values["notes"] == ["GPT-2 is left out"] and "GPT-2 is left out" in printed
 
     rows = {(row["peer"], row["context"]): row for row in values["rows"]}
-    assert set(rows) == {(peer, context) for peer in ("RMAT", "full attention") for context in CONTEXTS}
+    assert set(rows) == {
+        (peer, context) for peer in ("RMAT", "full attention") for context in CONTEXTS
+    }
     for row in rows.values():
         assert len(row["samples_ms"]) == len(row["read_ms"]) == 2 and min(row["samples_ms"]) > 0
-        assert row["ms"]["q1"] <= row["ms"]["median"] <= row["ms"]["q3"] and row["bandwidth_share"] > 0
+        assert (
+            row["ms"]["q1"] <= row["ms"]["median"] <= row["ms"]["q3"] and row["bandwidth_share"] > 0
+        )
         assert f"{row['state_bytes']:,}" in printed
 
     def state(peer):
         return [rows[peer, context]["state_bytes"] for context in CONTEXTS]
 
     assert state("RMAT") == [RMAT(CONFIG).initial_state(1).num_bytes()] * 2
-    short, long = state("full attention")  # the control: it grows by keys, values and a document id for each token
+    # the control: it grows by keys, values and a document id for each token
+    short, long = state("full attention")
     assert long - short == 32 * 4 * (2 * CONFIG.num_layers * CONFIG.width + 1)
 
     traced = values["profile"]
     assert sum(part["us"] for part in traced["parts"].values()) <= traced["traced_us"]
-    assert {profile.PRODUCTS, profile.ATTENTION_PRODUCTS, profile.NORMS, profile.LOOP} <= set(traced["parts"])
+    assert {profile.PRODUCTS, profile.ATTENTION_PRODUCTS, profile.NORMS, profile.LOOP} <= set(
+        traced["parts"]
+    )
 
 
 def test_each_round_begins_with_another_model(monkeypatch):
     """Two rounds of two models at two contexts: the second begins in the middle."""
     order = []
-    monkeypatch.setattr(stream, "sample", lambda peer: order.append((peer.name, peer.context)) or 1.0)
+    monkeypatch.setattr(
+        stream, "sample", lambda peer: order.append((peer.name, peer.context)) or 1.0
+    )
     monkeypatch.setattr(stream, "read_seconds", lambda size: 1.0)
     report = stream.stream(CONFIG, CONTEXTS, 9, 2)
     ready, first, second = order[:4], order[4:8], order[8:]
@@ -90,19 +117,24 @@ def test_each_round_begins_with_another_model(monkeypatch):
 
 
 def test_full_attention_is_one_pass_of_a_transformer():
-    """A prompt that is really read, and the tokens after it, against the whole text read again for each token."""
+    """A prompt that is really read, and the tokens after it, against the whole text read again for
+    each token.
+    """
     config, params, context = CONFIG, unstack_params(make_params(CONFIG)), 48
     peer = peers.FullAttention(config, params, context, 9, 0)
     prompt = np.random.default_rng(0).integers(config.vocab_size, size=(1, 30))
     peer.streams = prefill(peer.model, peer.params, begin(peer.model, 1), prompt)
-    one_pass = jax.jit(lambda tokens_BT: peer.model.apply({"params": stack_params(peer.params)}, tokens_BT)[0])
+    one_pass = jax.jit(
+        lambda tokens_BT: peer.model.apply({"params": stack_params(peer.params)}, tokens_BT)[0]
+    )
     text = np.zeros((1, context), int)
     text[:, :30] = prompt
     for place in range(30, 40):
         text[0, place] = np.asarray(one_pass(text))[0, place - 1].argmax()
     np.testing.assert_array_equal(peer.write(10), text[0, 30:40])
     other = text.copy()
-    other[0, 0] = (text[0, 0] + 1) % config.vocab_size  # the control: it sees its first token, five chunks of ours back
+    # the control: it sees its first token, five chunks of ours back
+    other[0, 0] = (text[0, 0] + 1) % config.vocab_size
     assert abs(np.asarray(one_pass(other) - one_pass(text)))[0, 39].max() > 1e-3
 
 
@@ -121,11 +153,18 @@ def test_what_one_token_needs():
     plain = tiny(dtype="float32", streams=("full",), num_layers=1)
     c = plain
     layer = 4 * c.width**2 + 2 * c.width * c.hidden + c.hidden + c.width + 4 * c.width + 1
-    tables = c.vocab_size * c.width + c.width + 2 * c.width  # output, one row of the embedding, the final norm
-    assert peers.bytes_a_token(plain, unstack_params(make_params(plain)), 100) == (4 * (layer + tables), 100)
+    # output, one row of the embedding, the final norm
+    tables = c.vocab_size * c.width + c.width + 2 * c.width
+    assert peers.bytes_a_token(plain, unstack_params(make_params(plain)), 100) == (
+        4 * (layer + tables),
+        100,
+    )
     with_memory = tiny(dtype="float32", streams=("full", "memory"), num_layers=1)
-    weights, cache = peers.bytes_a_token(with_memory, unstack_params(make_params(with_memory)), 10_000)
-    rare = 8 * c.width**2 + 2 * c.width + 2 * c.width  # gate, keys, values; two biases; the norm of the slots
+    weights, cache = peers.bytes_a_token(
+        with_memory, unstack_params(make_params(with_memory)), 10_000
+    )
+    # gate, keys, values; two biases; the norm of the slots
+    rare = 8 * c.width**2 + 2 * c.width + 2 * c.width
     norm, fusion = 2 * c.width, 1
     assert weights == pytest.approx(4 * (layer + tables + norm + fusion + rare / c.chunk_len))
     assert cache == pytest.approx(10_000 - 4 * c.slots * c.width * (1 - 1 / c.chunk_len))
@@ -164,12 +203,18 @@ BAD = {
     "contexts that are no numbers": (["--contexts=512,1k"], "'1k' must be a positive integer"),
     "a context of none": (["--contexts=0"], "'0' must be a positive integer"),
     "a negative context": (["--contexts=-5"], "'-5' must be a positive integer"),
-    "a context without room": (["--contexts=64", "--tokens=60"], "contexts=64 must be at least 66.*tokens=60"),
+    "a context without room": (
+        ["--contexts=64", "--tokens=60"],
+        "contexts=64 must be at least 66.*tokens=60",
+    ),
     "no tokens": (["--tokens=0"], "tokens=0 must be at least 1"),
     "no rounds": (["--rounds=0"], "rounds=0 must be at least 1"),
     "rounds that are no number": (["--rounds=many"], "many"),
     "a folder that is not there": (["--json=nowhere/out.json"], "no folder nowhere; make it first"),
-    "a plot's folder that is not there": (["--plot=nowhere/out.png"], "no folder nowhere; make it first"),
+    "a plot's folder that is not there": (
+        ["--plot=nowhere/out.png"],
+        "no folder nowhere; make it first",
+    ),
     "a plot of no kind": (["--plot=out"], "--plot=out must end in"),
     "a config that is not there": (["--config=configs/none.py"], "none.py"),
 }

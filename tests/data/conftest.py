@@ -13,7 +13,9 @@ def corpus_of():
     """The corpus of some documents in memory, as `build_corpus` would make it from bytes."""
 
     def make(documents: list[bytes]) -> Corpus:
-        tokens = np.concatenate([[END, *document] for document in documents] + [[END]]).astype(np.uint16)
+        tokens = np.concatenate([[END, *document] for document in documents] + [[END]]).astype(
+            np.uint16
+        )
         starts = np.cumsum([0] + [len(document) + 1 for document in documents])
         return Corpus(tokens, starts, sum(map(len, documents)), digest="")
 

@@ -5,16 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
 from rmat_jax.data import corpus as corpus_module
 from rmat_jax.data.corpus import build_corpus
 from rmat_jax.data.tokenizer import ByteTokenizer
+from rmat_jax.errors import UserError
 
 DOCUMENTS = [b"first", b"", b"second\n" * 10, b"\xff\x00"]
 
 
 def build(folder, documents=DOCUMENTS, source="source", tokenizer=None):
-    return build_corpus(lambda: iter(documents), tokenizer or ByteTokenizer(), folder, "train", source)
+    return build_corpus(
+        lambda: iter(documents), tokenizer or ByteTokenizer(), folder, "train", source
+    )
 
 
 def unread():
@@ -54,9 +56,11 @@ def test_kept_corpus_is_reused_until_source_or_tokenizer_change(tmp_path, capsys
     for change in ({"source": "another"}, {"source": "another", "tokenizer": Other()}):
         assert build(tmp_path, [b"new"], **change).describe == "1 documents, 4 tokens, 3 bytes"
         assert "reading the text again" in capsys.readouterr().err
-        assert build(tmp_path, [b"newer"], **change).num_bytes == 3  # kept
+        # kept
+        assert build(tmp_path, [b"newer"], **change).num_bytes == 3
     assert [file.name for file in tmp_path.iterdir()] == ["train"]
-    assert first.tokens[1] == ord("f")  # a map outlives its file
+    # a map outlives its file
+    assert first.tokens[1] == ord("f")
 
 
 def test_killed_build_leaves_no_corpus(tmp_path):

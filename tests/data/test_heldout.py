@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmat_jax.config import IGNORE, UserError
+from rmat_jax.config import IGNORE
 from rmat_jax.data.corpus import build_corpus
 from rmat_jax.data.heldout import HeldoutLanes
 from rmat_jax.data.lanes import FIELDS
 from rmat_jax.data.tokenizer import BPETokenizer, ByteTokenizer
+from rmat_jax.errors import UserError
 
 END = 256
 LENGTHS = [30, 5, 80, 1, 12, 44]
@@ -22,13 +23,17 @@ def make(corpus, batch_size=2, length=16, eval_tokens=10_000):
 
 
 def stream(lanes):
-    batches = list(lanes)  # a sequence: iteration ends by itself
+    # a sequence: iteration ends by itself
+    batches = list(lanes)
     assert len(batches) == len(lanes)
     return {name: np.concatenate([batch[name] for batch in batches], axis=1) for name in FIELDS}
 
 
 @given(
-    st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 4), st.integers(1, 20), st.integers(4, 400)
+    st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    st.integers(1, 4),
+    st.integers(1, 20),
+    st.integers(4, 400),
 )
 @settings(max_examples=50, deadline=None)
 def test_scored_targets_are_the_texts_and_bytes_that_are_reported(
@@ -42,7 +47,8 @@ def test_scored_targets_are_the_texts_and_bytes_that_are_reported(
     by_row = b"".join(bytes(row[(row != IGNORE) & (row != END)].tolist()) for row in got["targets"])
     assert by_row == b"".join(lanes.texts())
     assert lanes.num_bytes == (scored & (got["targets"] != END)).sum()
-    if eval_tokens >= batch_size * (sum(lengths) + len(lengths)):  # a row's share holds everything
+    # a row's share holds everything
+    if eval_tokens >= batch_size * (sum(lengths) + len(lengths)):
         assert sorted(lanes.texts()) == sorted(documents)
         assert lanes.num_bytes == sum(lengths)
 
@@ -63,7 +69,9 @@ def test_bytes_of_byte_pairs_are_those_of_the_text_also_where_it_is_cut(tmp_path
     text, other = cut.texts()
     assert documents[0].startswith(text) and documents[1].startswith(other)
     targets = stream(cut)["targets"]
-    assert cut.num_bytes == len(text) + len(other) == len(tokenizer.decode(targets[targets != IGNORE]))
+    assert (
+        cut.num_bytes == len(text) + len(other) == len(tokenizer.decode(targets[targets != IGNORE]))
+    )
 
 
 def test_rows_begin_with_different_documents_and_tell_them_apart(corpus_of, random_documents):
@@ -82,9 +90,13 @@ def test_padding_is_unscored_and_a_document_of_its_own(corpus_of, random_documen
     got = stream(make(corpus_of(random_documents([50, 5])), batch_size=3))
     assert got["tokens"].shape == (3, 64)
     for row, total in enumerate((51, 6, 0)):
-        assert (got["targets"][row, total:] == IGNORE).all() and (got["targets"][row, :total] != IGNORE).all()
+        assert (got["targets"][row, total:] == IGNORE).all() and (
+            got["targets"][row, :total] != IGNORE
+        ).all()
         assert (got["tokens"][row, total:] == END).all()
-        assert (got["documents"][row, :total] == 0).all() and len(set(got["documents"][row, total:])) == 1
+        assert (got["documents"][row, :total] == 0).all() and len(
+            set(got["documents"][row, total:])
+        ) == 1
         assert got["documents"][row, total] == (total > 0)
         np.testing.assert_array_equal(got["offsets"][row, total:], np.arange(64 - total))
 

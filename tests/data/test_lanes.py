@@ -1,13 +1,15 @@
-"""Lanes: every token once a pass, in an order that seed, lane and pass decide, from any step, on any process."""
+"""Lanes: every token once a pass, in an order that seed, lane and pass decide, from any step, on
+any process.
+"""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmat_jax.config import UserError
 from rmat_jax.data.corpus import Corpus
 from rmat_jax.data.lanes import FIELDS, Lanes, cut, deal
+from rmat_jax.errors import UserError
 
 END = 256
 LENGTHS = [3, 40, 7, 19, 1, 25, 60, 11, 5, 33, 14, 28]
@@ -33,7 +35,9 @@ def assert_equal(left, right):
 
 
 def passes(lanes, count):
-    """For each row, `count` passes over its lane as lists of tokens, told by the first token that comes again."""
+    """For each row, `count` passes over its lane as lists of tokens, told by the first token that
+    comes again.
+    """
     rows = []
     for row in stream(lanes, 60)["tokens"].tolist():
         period = len(set(row))
@@ -54,7 +58,8 @@ def test_each_pass_reads_every_token_once_over_all_lanes(lengths, batch_size, le
     seen = []
     for row in rows:
         period = len(set(row))
-        assert len(row) > period  # so it did begin again
+        # so it did begin again
+        assert len(row) > period
         assert set(row[:period]) == set(row[period : 2 * period]) or len(row) < 2 * period
         seen += row[:period]
     assert sorted(seen) == list(range(corpus.num_tokens))
@@ -81,7 +86,10 @@ def test_any_step_is_what_a_run_from_the_start_reads_there(corpus_of, random_doc
 def test_processes_together_read_the_global_batch(corpus_of, random_documents, processes):
     corpus = corpus_of(random_documents(LENGTHS))
     share = 6 // processes
-    parts = [Lanes(corpus, 6, 16, seed=1, rows=range(p * share, (p + 1) * share)) for p in range(processes)]
+    parts = [
+        Lanes(corpus, 6, 16, seed=1, rows=range(p * share, (p + 1) * share))
+        for p in range(processes)
+    ]
     for step in (0, 7, 50):
         batches = [part[step] for part in parts]
         joined = {name: np.concatenate([batch[name] for batch in batches]) for name in FIELDS}
@@ -99,7 +107,10 @@ def test_order_depends_on_seed_and_pass(corpus_of):
 
 def test_documents_stay_whole_and_their_fields_tell_them_apart(corpus_of, random_documents):
     documents = random_documents(LENGTHS)
-    row = {name: values[0] for name, values in stream(Lanes(corpus_of(documents), 1, 50, seed=0), 10).items()}
+    row = {
+        name: values[0]
+        for name, values in stream(Lanes(corpus_of(documents), 1, 50, seed=0), 10).items()
+    }
     begins = row["tokens"] == END
     np.testing.assert_array_equal(begins[1:], np.diff(row["documents"]) != 0)
     np.testing.assert_array_equal(begins, row["offsets"] == 0)
@@ -114,14 +125,16 @@ def test_documents_stay_whole_and_their_fields_tell_them_apart(corpus_of, random
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_target_is_the_next_token_of_the_document(corpus_of, random_documents, batch_size):
-    long = random_documents([150, 4, 9])  # with four lanes, the first is cut
+    # with four lanes, the first is cut
+    long = random_documents([150, 4, 9])
     got = stream(Lanes(corpus_of(long), batch_size, 12, seed=0), 20)
     inside = np.diff(got["documents"]) == 0
     targets, following = got["targets"][:, :-1], got["tokens"][:, 1:]
     np.testing.assert_array_equal(targets[inside], following[inside])
     at_cut = ~inside & (targets != END)
     assert at_cut.any() == (batch_size == 4)
-    if at_cut.any():  # what comes next in the lane is another text, the target still the cut one's next token
+    # what comes next in the lane is another text, the target still the cut one's next token
+    if at_cut.any():
         assert (targets[at_cut] != following[at_cut]).any()
         numbers = stream(Lanes(numbered([150, 4, 9]), batch_size, 12, seed=0), 20)
         np.testing.assert_array_equal(numbers["targets"], numbers["tokens"] + 1)
@@ -149,12 +162,18 @@ def test_lanes_are_about_equally_long(lengths, num_lanes, seed):
 
 def test_dealing_depends_on_the_seed_where_lengths_do_not_decide():
     same = np.full(40, 10)
-    assert [lane.tolist() for lane in deal(same, 4, 0)] == [lane.tolist() for lane in deal(same, 4, 0)]
-    assert [sorted(lane) for lane in deal(same, 4, 0)] != [sorted(lane) for lane in deal(same, 4, 1)]
+    assert [lane.tolist() for lane in deal(same, 4, 0)] == [
+        lane.tolist() for lane in deal(same, 4, 0)
+    ]
+    assert [sorted(lane) for lane in deal(same, 4, 0)] != [
+        sorted(lane) for lane in deal(same, 4, 1)
+    ]
 
 
 def test_corpus_too_small_for_one_batch_is_refused(corpus_of, random_documents):
     corpus = corpus_of(random_documents([100] * 8))
     Lanes(corpus, 8, 100, seed=0)
-    with pytest.raises(UserError, match="808 tokens, its shortest lane 101: .* batch_size=8 .* 101 tokens a step"):
+    with pytest.raises(
+        UserError, match="808 tokens, its shortest lane 101: .* batch_size=8 .* 101 tokens a step"
+    ):
         Lanes(corpus, 8, 101, seed=0)

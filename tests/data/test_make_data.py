@@ -22,7 +22,9 @@ def config(tmp_path, random_documents):
         (tmp_path / "text" / f"{i}.txt").write_bytes(document)
     model = RMATConfig(chunk_len=16, window_len=16)
     data = DataConfig(path=str(tmp_path / "text"), heldout_fraction=0.2)
-    return Config(model=model, data=data, batch_size=4, chunks_per_step=2, eval_tokens=400, eval_batch_size=4)
+    return Config(
+        model=model, data=data, batch_size=4, chunks_per_step=2, eval_tokens=400, eval_batch_size=4
+    )
 
 
 def assert_equal(left, right):
@@ -44,9 +46,12 @@ def test_processes_together_read_the_global_batch(tmp_path, config):
     whole = make_data(config, tmp_path / "run")
     parts = [make_data(config, tmp_path / "run", rows) for rows in ([0, 2], [1, 3])]
     batches = [part.train.lanes[2] for part in parts]
-    joined = {name: np.stack([batch[name] for batch in batches], axis=1).reshape(4, -1) for name in FIELDS}
+    joined = {
+        name: np.stack([batch[name] for batch in batches], axis=1).reshape(4, -1) for name in FIELDS
+    }
     assert_equal(joined, whole.train.lanes[2])
-    assert_equal(parts[0].heldout[2], whole.heldout[2])  # which everybody reads whole
+    # which everybody reads whole
+    assert_equal(parts[0].heldout[2], whole.heldout[2])
 
 
 def test_summary_counts_what_is_read(tmp_path, config):
@@ -55,7 +60,9 @@ def test_summary_counts_what_is_read(tmp_path, config):
     assert len(train) + len(heldout) == 20 and len(heldout) > 1
     for side in (train, heldout):
         size = sum(map(len, side))
-        assert f"{len(side)} documents, {size + len(side):,} tokens, {size:,} bytes" in data.describe
+        assert (
+            f"{len(side)} documents, {size + len(side):,} tokens, {size:,} bytes" in data.describe
+        )
     assert "\n" not in data.describe and config.data.path in data.describe
     assert sum((batch["targets"] != IGNORE).sum() for batch in data.heldout) <= 400
     assert all(any(text in document for document in heldout) for text in data.heldout.texts())
@@ -74,7 +81,9 @@ def test_restart_reads_nothing_again_and_byte_pairs_are_kept(tmp_path, config, m
 
 
 def test_recall_has_no_text_and_asks_at_least_once(tmp_path, config):
-    config = replace(config, data=DataConfig(synthetic="recall", recall_pairs=2, recall_gap=30), eval_tokens=1)
+    config = replace(
+        config, data=DataConfig(synthetic="recall", recall_pairs=2, recall_gap=30), eval_tokens=1
+    )
     data = make_data(config, tmp_path / "run")
     assert data.tokenizer is data.source is data.heldout.num_bytes is None
     assert not (tmp_path / "run").exists()
@@ -102,5 +111,8 @@ def test_room_imports_no_other_and_heavy_packages_only_when_needed():
         tree = ast.parse(file.read_text())
         everywhere, at_once = imported(list(ast.walk(tree))), imported(tree.body)
         assert not {"jax", "flax"} & {name.split(".")[0] for name in everywhere}
-        assert {name.split(".")[1] for name in everywhere if name.startswith("rmat_jax.")} <= {"data", "config"}
+        assert {name.split(".")[1] for name in everywhere if name.startswith("rmat_jax.")} <= {
+            "data",
+            "config",
+        }
         assert not {"grain", "tokenizers", "tensorflow_datasets"} & set(at_once)

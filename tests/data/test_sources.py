@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmat_jax.config import DataConfig, UserError
-from rmat_jax.data.sources import blocks, cut_near, make_source, split_files, stdlib_source, text_source, tfds_source
+from rmat_jax.config import DataConfig
+from rmat_jax.data.sources import (
+    blocks,
+    cut_near,
+    make_source,
+    split_files,
+    stdlib_source,
+    text_source,
+    tfds_source,
+)
+from rmat_jax.errors import UserError
 
 
 def fill(folder, count, size=10):
@@ -36,7 +45,9 @@ def test_standard_library_has_its_code_and_neither_tests_nor_packages():
     st.lists(st.text("abc", min_size=1, max_size=4), min_size=2, max_size=40, unique=True),
     st.floats(0, 1, exclude_max=True),
 )
-def test_held_out_files_are_disjoint_from_the_others_and_neither_side_is_empty(tmp_path_factory, names, fraction):
+def test_held_out_files_are_disjoint_from_the_others_and_neither_side_is_empty(
+    tmp_path_factory, names, fraction
+):
     root = tmp_path_factory.getbasetemp()
     files = sorted(root / name for name in names)
     train, heldout = split_files(files, root, fraction)
@@ -54,7 +65,8 @@ def test_held_out_share_follows_the_fraction_and_not_the_folder(tmp_path):
     moved = [tmp_path / "elsewhere" / str(i) for i in range(2000)]
     names = [[file.name for file in split_files(f, f[0].parent, 0.05)[1]] for f in (files, moved)]
     assert names[0] == names[1]
-    assert names[0] != sorted(names[0])  # in the order of their hashes
+    # in the order of their hashes
+    assert names[0] != sorted(names[0])
 
 
 def test_folder_is_read_file_by_file_without_hidden_and_empty_ones(tmp_path):
@@ -67,8 +79,11 @@ def test_folder_is_read_file_by_file_without_hidden_and_empty_ones(tmp_path):
     (tmp_path / "empty.txt").touch()
     source = text_source(str(tmp_path))
     everything = [*source.train(), *source.heldout()]
-    assert sorted(everything) == sorted([bytes([65 + i]) * 10 for i in range(9)] + [b"\xff\xfe\x00"])
-    only = text_source(str(tmp_path), pattern="*.bin", heldout_fraction=0.4)  # one file matches: it is split itself
+    assert sorted(everything) == sorted(
+        [bytes([65 + i]) * 10 for i in range(9)] + [b"\xff\xfe\x00"]
+    )
+    # one file matches: it is split itself
+    only = text_source(str(tmp_path), pattern="*.bin", heldout_fraction=0.4)
     assert b"".join([*only.train(), *only.heldout()]) == b"\xff\xfe\x00"
 
 
@@ -99,7 +114,8 @@ def test_cut_never_splits_a_character_and_stays_near(text, data):
     assert 0 < place <= at
     if b"\n" in raw[:at]:
         assert raw[place - 1 : place] == b"\n"
-    elif len(text[0].encode()) <= at:  # else there is no border to cut at
+    elif len(text[0].encode()) <= at:
+        # else there is no border to cut at
         raw[:place].decode()
         assert at - place < 4
 
@@ -117,14 +133,18 @@ def test_held_out_path_is_not_trained_on_when_it_lies_in_the_path(tmp_path):
     fill(tmp_path / "valid", 2, size=3)
     source = text_source(str(tmp_path), heldout_path=str(tmp_path / "valid"))
     assert list(source.heldout()) == [b"AAA", b"BBB"]
-    assert len(list(source.train())) == 5  # with the two it would be seven
+    # with the two it would be seven
+    assert len(list(source.train())) == 5
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"path": "nowhere"}, "data.path='.*nowhere' does not exist"),
-        ({"path": "full", "heldout_path": "nowhere"}, "data.heldout_path='.*nowhere' does not exist"),
+        (
+            {"path": "full", "heldout_path": "nowhere"},
+            "data.heldout_path='.*nowhere' does not exist",
+        ),
         ({"path": "hollow"}, "holds no text"),
         ({"path": "full", "pattern": "*.md"}, r"holds no text: .* data.pattern='\*.md'"),
         ({"path": "full", "pattern": ""}, "data.pattern is empty"),
@@ -162,15 +182,21 @@ def tfds_folder(tmp_path_factory):
 
     class SmallTexts(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
-        __module__ = "small_texts"  # TFDS looks for a package's metadata if there is a dot
+        # TFDS looks for a package's metadata if there is a dot
+        __module__ = "small_texts"
 
         def _info(self):
             text = tfds.features.Text()
             features = {"text": text, "title": text, "number": tfds.features.Scalar(np.int32)}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
 
         def _split_generators(self, download):
-            return {"train": self._generate_examples("train", 5), "validation": self._generate_examples("valid", 2)}
+            return {
+                "train": self._generate_examples("train", 5),
+                "validation": self._generate_examples("valid", 2),
+            }
 
         def _generate_examples(self, name, count):
             for i in range(count):
@@ -182,7 +208,9 @@ def tfds_folder(tmp_path_factory):
 
 
 def test_tfds_gives_the_texts_of_its_splits_as_bytes(tfds_folder):
-    config = DataConfig(tfds="small_texts", tfds_feature="text", tfds_dir=tfds_folder, tfds_train="train[:80%]")
+    config = DataConfig(
+        tfds="small_texts", tfds_feature="text", tfds_dir=tfds_folder, tfds_train="train[:80%]"
+    )
     source = make_source(config)
     assert {document[:-2] for document in source.train()} == {"train téxt ".encode()}
     assert len(list(source.train())) == 4
@@ -194,7 +222,9 @@ def test_tfds_takes_the_only_text_feature_of_a_catalogued_set():
 
     with tfds.testing.mock_data(num_examples=3):
         documents = list(tfds_source("pg19", "train", "validation").train())
-        assert len(documents) == 3 and all(isinstance(document, bytes) and document for document in documents)
+        assert len(documents) == 3 and all(
+            isinstance(document, bytes) and document for document in documents
+        )
         with pytest.raises(UserError, match="multi_news has 2 text features; .* document, summary"):
             next(tfds_source("multi_news", "train", "validation").train())
 
@@ -202,16 +232,27 @@ def test_tfds_takes_the_only_text_feature_of_a_catalogued_set():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tfds": "small_text"}, "data.tfds='small_text' is neither in TFDS nor in .* did you mean 'small_texts'"),
-        ({"tfds": "small_texts/nope"}, "data.tfds='small_texts/nope', split 'train', cannot be read: .*nope"),
+        (
+            {"tfds": "small_text"},
+            "data.tfds='small_text' is neither in TFDS nor in .* did you mean 'small_texts'",
+        ),
+        (
+            {"tfds": "small_texts/nope"},
+            "data.tfds='small_texts/nope', split 'train', cannot be read: .*nope",
+        ),
         ({"tfds_train": "nope"}, "split 'nope', cannot be read: Unknown split 'nope'"),
-        ({"tfds_feature": "nope"}, "data.tfds_feature='nope' is not a feature of small_texts; it has .*text"),
+        (
+            {"tfds_feature": "nope"},
+            "data.tfds_feature='nope' is not a feature of small_texts; it has .*text",
+        ),
         ({"tfds_feature": ""}, "small_texts has 2 text features; set data.tfds_feature"),
         ({"tfds_feature": "number"}, "feature 'number' of small_texts holds .*, not text"),
     ],
 )
 def test_bad_tfds_names_are_one_clear_line(tfds_folder, settings, message):
-    config = DataConfig(**{"tfds": "small_texts", "tfds_feature": "text", "tfds_dir": tfds_folder} | settings)
+    config = DataConfig(
+        **{"tfds": "small_texts", "tfds_feature": "text", "tfds_dir": tfds_folder} | settings
+    )
     with pytest.raises(UserError, match=message) as caught:
         next(make_source(config).train())
     assert "\n" not in str(caught.value)
@@ -224,7 +265,9 @@ def test_tfds_that_is_not_installed_or_cannot_download_says_what_to_do(monkeypat
         raise ConnectionError("no route to host\nand a long story")
 
     monkeypatch.setattr(tfds, "data_source", offline)
-    with pytest.raises(UserError, match="cannot be read: no route to host; check .* network") as caught:
+    with pytest.raises(
+        UserError, match="cannot be read: no route to host; check .* network"
+    ) as caught:
         next(tfds_source("pg19", "train", "validation").train())
     assert "story" not in str(caught.value)
 

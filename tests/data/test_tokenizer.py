@@ -7,14 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmat_jax.config import Config, DataConfig, RMATConfig, UserError
+from rmat_jax.config import Config, DataConfig, RMATConfig
 from rmat_jax.data.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer, make_tokenizer
+from rmat_jax.errors import UserError
 
-TEXT = b"".join(b"def function_%d(self, value):\n    return self.value + value * %d\n\n" % (i, i) for i in range(300))
+TEXT = b"".join(
+    b"def function_%d(self, value):\n    return self.value + value * %d\n\n" % (i, i)
+    for i in range(300)
+)
 
 
 def config(tokenizer="bpe", vocab_size=400, **data):
-    return Config(model=RMATConfig(vocab_size=vocab_size), data=DataConfig(tokenizer=tokenizer, **data))
+    return Config(
+        model=RMATConfig(vocab_size=vocab_size), data=DataConfig(tokenizer=tokenizer, **data)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +30,21 @@ def bpe():
 
 @pytest.fixture(params=["bytes", "bpe", "words"], scope="module")
 def tokenizer(request, bpe):
-    made = {"bytes": ByteTokenizer, "bpe": lambda: bpe, "words": lambda: BPETokenizer.of_words(iter([TEXT]), 300)}
+    made = {
+        "bytes": ByteTokenizer,
+        "bpe": lambda: bpe,
+        "words": lambda: BPETokenizer.of_words(iter([TEXT]), 300),
+    }
     return made[request.param]()
 
 
-@given(st.one_of(st.binary(), st.text().map(str.encode), st.text("def  self\n\t\r\v\f\xa0\x85é中").map(str.encode)))
+@given(
+    st.one_of(
+        st.binary(),
+        st.text().map(str.encode),
+        st.text("def  self\n\t\r\v\f\xa0\x85é中").map(str.encode),
+    )
+)
 def test_any_bytes_come_back(tokenizer, data):
     ids = tokenizer.encode(data)
     assert ids.dtype == np.int32 and ids.ndim == 1
@@ -41,7 +57,10 @@ def test_any_bytes_come_back(tokenizer, data):
 def test_ids_outside_the_vocabulary_are_refused(tokenizer, wrong):
     wrong = tokenizer.vocab_size if wrong == "vocab_size" else wrong
     tokenizer.decode(range(tokenizer.vocab_size))
-    with pytest.raises(UserError, match=f"token id {wrong} is outside the vocabulary; ids lie in 0..{tokenizer.end}"):
+    with pytest.raises(
+        UserError,
+        match=f"token id {wrong} is outside the vocabulary; ids lie in 0..{tokenizer.end}",
+    ):
         tokenizer.decode([1, wrong, 2])
 
 
@@ -66,17 +85,23 @@ def test_training_is_deterministic_and_the_kept_vocabulary_is_the_trained_one(tm
 
 
 def test_words_are_tokens_as_the_text_separates_them(tmp_path):
-    """As WikiText-2 counts: a word or a line break is one token; a word outside the vocabulary, as many as it has bytes."""
+    """As WikiText-2 counts: a word or a line break is one token; a word outside the vocabulary, as
+    many as it has bytes.
+    """
     text = b" \n = Cats = \n \n the cat saw the <unk> , the @-@ caf\xc3\xa9 \n"
     made = make_tokenizer(config("words", 1000), tmp_path, lambda: iter([text]))
     lines = text.split(b"\n")[:-1]
     assert len(made.encode(text)) == sum(len(line.split()) + 1 for line in lines)
-    assert made.vocab_size == 257 + len({*text.split()}) + 1  # the break, with the space before it
+    # the break, with the space before it
+    assert made.vocab_size == 257 + len({*text.split()}) + 1
     known, unknown = made.encode(b" the cat"), made.encode(b" the dog")
-    assert (len(known), len(unknown)) == (2, 1 + len(" dog")) and made.decode(unknown) == b" the dog"
+    assert (len(known), len(unknown)) == (2, 1 + len(" dog")) and made.decode(
+        unknown
+    ) == b" the dog"
     kept = load_tokenizer(config("words", 1000), tmp_path)
     np.testing.assert_array_equal(kept.encode(text), made.encode(text))
-    fewer = BPETokenizer.of_words(iter([text]), 259)  # room for the two most frequent
+    # room for the two most frequent
+    fewer = BPETokenizer.of_words(iter([text]), 259)
     assert (len(fewer.encode(b" the")), len(fewer.encode(b" cat"))) == (1, len(" cat"))
 
 
@@ -88,7 +113,10 @@ def test_text_with_few_pairs_makes_a_smaller_vocabulary_that_fits(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tokenizer": "bytes", "vocab_size": 256}, "token ids outside the vocabulary: .* set model.vocab_size=257"),
+        (
+            {"tokenizer": "bytes", "vocab_size": 256},
+            "token ids outside the vocabulary: .* set model.vocab_size=257",
+        ),
         ({"vocab_size": 399}, "token ids outside the vocabulary: .* set model.vocab_size=400"),
         ({"synthetic": "recall"}, "data.synthetic='recall' has no text"),
     ],

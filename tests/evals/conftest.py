@@ -31,7 +31,9 @@ def config():
 
 @pytest.fixture(scope="session")
 def params(config):
-    params = jax.jit(RMAT(config.model).init)(jax.random.key(1), jnp.zeros((1, 8), jnp.int32))["params"]
+    params = jax.jit(RMAT(config.model).init)(jax.random.key(1), jnp.zeros((1, 8), jnp.int32))[
+        "params"
+    ]
     # Larger than they start, so that what a token costs depends on what was read.
     return jax.tree.map(lambda x: 3 * x, params)
 
@@ -68,4 +70,6 @@ def text_subject(config, tmp_path_factory):
     model = dataclasses.replace(config.model, vocab_size=257, chunk_len=32)
     text = Config(model=model, batch_size=LANES, chunks_per_step=2)
     params = jax.jit(RMAT(model).init)(jax.random.key(1), jnp.zeros((1, 32), jnp.int32))["params"]
-    return Subject(tmp_path_factory.mktemp("text_subject"), text, jax.tree.map(lambda x: 2 * x, params), 0)
+    return Subject(
+        tmp_path_factory.mktemp("text_subject"), text, jax.tree.map(lambda x: 2 * x, params), 0
+    )

@@ -1,4 +1,6 @@
-"""A model that is known through and through, in place of a trained one: an engine that looks things up."""
+"""A model that is known through and through, in place of a trained one: an engine that looks things
+up.
+"""
 
 import re
 from types import SimpleNamespace
@@ -33,11 +35,15 @@ class PlantedSession:
 
 
 class PlantedEngine:
-    """Answers what `answer` says of the text that it knows: one nat for that, three for anything else."""
+    """Answers what `answer` says of the text that it knows: one nat for that, three for anything
+    else.
+    """
 
     def __init__(self, answer, chunk_len=8, has_memory=True):
         self.tokenizer, self.answer = ByteTokenizer(), answer
-        self.model = SimpleNamespace(config=SimpleNamespace(chunk_len=chunk_len, has_memory=has_memory))
+        self.model = SimpleNamespace(
+            config=SimpleNamespace(chunk_len=chunk_len, has_memory=has_memory)
+        )
         self.opened = []
 
     def encode(self, prompt):

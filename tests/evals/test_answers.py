@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.evals import overlap
 from rmat_jax.evals.answers import ALONE, EMPTIED, KEPT, Answer, ask
 from rmat_jax.evals.compared import bits_per_byte, compare, contest, of_others, saved, verdict
@@ -24,7 +24,12 @@ def items(count=11):
     for number in range(count):
         one, two = PLACES[number % 3], PLACES[(number + 1) % 3]
         text = f"Mary went to the {one}. John went to the {two}. " + "It rained. " * number
-        found.append(Item((text,), (Asked("Where is Mary?", (one,)), Asked("Where is John?", (two, "nowhere")))))
+        found.append(
+            Item(
+                (text,),
+                (Asked("Where is Mary?", (one,)), Asked("Where is John?", (two, "nowhere"))),
+            )
+        )
     return found
 
 
@@ -35,9 +40,9 @@ def asked_of(subject, of):
 def test_each_document_is_read_once_and_asked_three_ways():
     subject, of = planted_subject(last_place), items()
     answers = asked_of(subject, of)
-    assert [session.text.decode() for session in subject.made.opened if session.text[:2] != b"\n\n"] == [
-        item.text for item in of
-    ]
+    assert [
+        session.text.decode() for session in subject.made.opened if session.text[:2] != b"\n\n"
+    ] == [item.text for item in of]
     assert len(answers) == 22 and {answer.document for answer in answers} == set(range(11))
     for answer in answers:
         right = answer.asked.references[0]
@@ -60,14 +65,18 @@ def test_a_model_without_memory_is_asked_two_ways():
 def test_probabilities_that_are_no_numbers_are_an_error():
     subject = planted_subject(last_place)
     costs = subject.made.costs
-    subject.made.costs = lambda asked: [cost._replace(nats=cost.nats * np.nan) for cost in costs(asked)]
+    subject.made.costs = lambda asked: [
+        cost._replace(nats=cost.nats * np.nan) for cost in costs(asked)
+    ]
     with pytest.raises(UserError, match="NaN"):
         asked_of(subject, items(1))
 
 
 def answer(document, size, kept, alone, written="x", reference="x"):
     bits = {KEPT: kept, EMPTIED: alone, ALONE: alone}
-    return Answer(Asked("?", (reference,)), document, 100, size, bits, {KEPT: written, EMPTIED: "", ALONE: ""})
+    return Answer(
+        Asked("?", (reference,)), document, 100, size, bits, {KEPT: written, EMPTIED: "", ALONE: ""}
+    )
 
 
 def test_bits_by_hand():
@@ -86,7 +95,10 @@ def test_luck_is_the_answer_to_another_document():
 
 
 def test_comparison_has_the_numbers_in_their_places():
-    answers = [answer(i, 2, 2.0 + i % 2, 6.0, written="milk" if i else "x", reference="milk") for i in range(12)]
+    answers = [
+        answer(i, 2, 2.0 + i % 2, 6.0, written="milk" if i else "x", reference="milk")
+        for i in range(12)
+    ]
     text, values = compare(answers, qa.SCORES, {"luck": ["milk"] * 6 + ["x"] * 6})
     assert values["means"][KEPT] == pytest.approx(
         {"bits per byte": 30 / 24, "exact match": 11 / 12, "token F1": 11 / 12}
@@ -96,7 +108,9 @@ def test_comparison_has_the_numbers_in_their_places():
     assert "| document in memory | 1.250 | 0.917 | 0.917 |" in text
     assert "**Its memory helps:** +1.7500 ±" in text and "over 12 documents" in text
     assert "**What it writes is better than luck:** +0.4167 ±" in text
-    worse, _ = compare([answer(i, 2, 6.0, 2.0 + i % 2) for i in range(12)], qa.SCORES, {"luck": ["x"] * 12})
+    worse, _ = compare(
+        [answer(i, 2, 6.0, 2.0 + i % 2) for i in range(12)], qa.SCORES, {"luck": ["x"] * 12}
+    )
     assert "**Its memory does not help:** -1.7500 ±" in worse
     assert "**What it writes is not measurably better than luck:** +0.0000" in worse
     single, _ = compare([answer(0, 2, 1.0, 2.0)], qa.SCORES, {})
@@ -104,9 +118,13 @@ def test_comparison_has_the_numbers_in_their_places():
 
 
 def test_noise_is_not_taken_for_help():
-    assert verdict(Mean(0.2, 0.101, 40), "It", "bits", "documents").startswith("**It does not help measurably:**")
+    assert verdict(Mean(0.2, 0.101, 40), "It", "bits", "documents").startswith(
+        "**It does not help measurably:**"
+    )
     assert verdict(Mean(0.2, 0.099, 40), "It", "bits", "documents").startswith("**It helps:**")
-    assert contest(Mean(-0.2, 0.09, 40), "It", "that", "bits", "documents").startswith("**It is worse than that:**")
+    assert contest(Mean(-0.2, 0.09, 40), "It", "that", "bits", "documents").startswith(
+        "**It is worse than that:**"
+    )
     assert "too few" in verdict(Mean(0.2, 0.01, 9), "It", "bits", "documents")
     assert "too few" not in verdict(Mean(0.2, 0.01, 10), "It", "bits", "documents")
 
@@ -121,20 +139,31 @@ def test_qa_of_a_model_that_remembers(tmp_path):
     for item in items():
         one = item.asked[0]
         documents = item.text.split("John", 1)
-        records.append({"documents": documents, "question": one.question, "answer": one.references[0]})
+        records.append(
+            {"documents": documents, "question": one.question, "answer": one.references[0]}
+        )
     options = Options(qa=write(tmp_path / "a.jsonl", records), examples=10)
     section = qa.qa(planted_subject(last_place), options, tmp_path)
     assert section.values["questions"] == section.values["documents"] == 10
-    assert section.values["means"][KEPT]["exact match"] == 1 and section.values["means"][EMPTIED]["exact match"] == 0
+    assert (
+        section.values["means"][KEPT]["exact match"] == 1
+        and section.values["means"][EMPTIED]["exact match"] == 0
+    )
     assert "**Its memory helps:**" in section.text and "token F1 1.000" in section.headline
     assert "each of 2 to 2 texts" in section.text
     assert (tmp_path / "qa_length.png").stat().st_size > 1000
 
 
 def test_summary_beside_the_beginning_of_the_document(tmp_path):
-    """The planted model sums up in the document's last sentence, which is the reference; the beginning is something else."""
+    """The planted model sums up in the document's last sentence, which is the reference; the
+    beginning is something else.
+    """
     records = [
-        {"document": f"It rained on day {i}. " * 5 + f"Number {i} won", "summary": f"Number {i} won"} for i in range(12)
+        {
+            "document": f"It rained on day {i}. " * 5 + f"Number {i} won",
+            "summary": f"Number {i} won",
+        }
+        for i in range(12)
     ]
 
     def last_sentence(known):
@@ -147,7 +176,9 @@ def test_summary_beside_the_beginning_of_the_document(tmp_path):
     means = section.values["means"]
     assert means[KEPT]["ROUGE-L"] == 1 and means[ALONE]["ROUGE-L"] == 0
     leads = [record["document"][: len(record["summary"])] for record in records]
-    expected = np.mean([overlap.rouge_l(lead, r["summary"]) for lead, r in zip(leads, records, strict=True)])
+    expected = np.mean(
+        [overlap.rouge_l(lead, r["summary"]) for lead, r in zip(leads, records, strict=True)]
+    )
     assert means[summary.LEAD]["ROUGE-L"] == pytest.approx(expected) and expected < 0.5
     assert means[summary.OTHER]["ROUGE-1"] == pytest.approx(2 / 3)
     assert "**What it writes is better than the document's beginning:**" in section.text

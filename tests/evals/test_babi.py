@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import ByteTokenizer
+from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs.stories import Distractor, read_tasks, stretch
 from rmat_jax.evals.suite import Options
 from rmat_jax.evals.suites.babi import babi, check, reach, verdicts
@@ -14,7 +14,10 @@ from rmat_jax.evals.trials import Trial, mean, rank
 from tests.evals.planted import PlantedEngine, last_place, planted_subject
 
 PLACES = ("garden", "kitchen", "office", "hallway")
-TALE = b"It was late. The rain fell on the roofs of the town! Nobody spoke?\n\nA long line without a mark\n" * 4
+TALE = (
+    b"It was late. The rain fell on the roofs of the town! Nobody spoke?\n\nA long line without a mark\n"
+    * 4
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +27,20 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     lines = []
     for story in range(12):
-        first, second = ("garden", PLACES[1 + story % 3]) if story % 2 else (PLACES[1 + story % 3], "garden")
+        first, second = (
+            ("garden", PLACES[1 + story % 3]) if story % 2 else (PLACES[1 + story % 3], "garden")
+        )
         other = rng.choice(PLACES)
-        lines += [f"1 Mary went to the {other}.", f"2 John went to the {first}.", f"3 Where is John? \t{first}\t2"]
+        lines += [
+            f"1 Mary went to the {other}.",
+            f"2 John went to the {first}.",
+            f"3 Where is John? \t{first}\t2",
+        ]
         lines += [f"4 Mary went to the {second}.", f"5 Where is Mary? \t{second}\t4"]
     (folder / "qa1_single-supporting-fact_test.txt").write_text("\n".join(lines) + "\n")
-    (folder / "qa10_test.txt").write_text("1 It is so.\n2 Is it so?\tyes\t1\n1 It is not.\n2 Is it so?\tno\t1\n")
+    (folder / "qa10_test.txt").write_text(
+        "1 It is so.\n2 Is it so?\tyes\t1\n1 It is not.\n2 Is it so?\tno\t1\n"
+    )
     (folder / "qa1_single-supporting-fact_train.txt").write_text("not looked at")
     return folder
 
@@ -39,7 +50,8 @@ def test_stories_are_read_as_they_stand(folder):
     assert (one.number, one.name, ten.name) == (1, "qa1 single supporting fact", "qa10")
     first, second = one.questions[:2]
     assert first.facts[1] == "John went to the kitchen." and len(first.facts) == 2
-    assert second.facts == (*first.facts, "Mary went to the garden.")  # a question is no fact
+    # a question is no fact
+    assert second.facts == (*first.facts, "Mary went to the garden.")
     assert (second.text, second.answer, second.story) == ("Where is Mary?", "garden", 0)
     assert one.questions[2].story == 1 and len(one.questions[2].facts) == 2
     assert one.candidates == tuple(sorted(PLACES)) and one.majority == "garden"
@@ -54,24 +66,29 @@ def test_facts_stay_in_order_between_exactly_so_much_other_text():
     for tokens in [0, 1, 40, 300, 3000]:
         passage = other.passage(tokens, rng)
         assert sum(map(len, passage)) == tokens
-        read = tokenizer.decode(stretch([tokenizer.encode(fact.encode()) for fact in facts], passage, rng)).decode()
+        read = tokenizer.decode(
+            stretch([tokenizer.encode(fact.encode()) for fact in facts], passage, rng)
+        ).decode()
         places = [read.index(fact) for fact in facts]
         assert places == sorted(places) and len(read) == tokens + sum(map(len, facts))
         rest = read
         for fact in facts:
             rest = rest.replace(fact, "")
-        assert rest.encode() in TALE * 12  # whole and in its order
+        # whole and in its order
+        assert rest.encode() in TALE * 12
         # A fact begins a line, or stands behind a sentence or the cut one.
         assert all(place == 0 or read[place - 1].isspace() for place in places)
         seen.add(tuple(places))
     assert len(seen) == 5
-    assert len({len(other.passage(50, rng)[0]) for _ in range(20)}) > 1  # it begins at different sentences
+    # it begins at different sentences
+    assert len({len(other.passage(50, rng)[0]) for _ in range(20)}) > 1
 
 
 def test_a_distractor_needs_text():
     with pytest.raises(UserError, match="no text to put between the facts"):
         Distractor([b"", b" \n\n "], ByteTokenizer())
-    assert Distractor([b"x" * 1000], ByteTokenizer()).num_tokens == 1000  # a sentence without end
+    # a sentence without end
+    assert Distractor([b"x" * 1000], ByteTokenizer()).num_tokens == 1000
 
 
 def test_the_likeliest_answer_ranks_first():
@@ -89,7 +106,8 @@ def test_a_model_that_remembers_is_seen_to(folder, tmp_path):
     subject = planted_subject(last_place, [TALE])
     section = babi(subject, Options(babi=str(folder), examples=50, max_tokens=64), tmp_path)
     one = section.values["tasks"]["qa1 single supporting fact"]
-    assert list(one["stretches"]) == [0, 1, 2, 4, 8] and one["questions"] == 24  # 16 chunks are beyond max_tokens
+    # 16 chunks are beyond max_tokens
+    assert list(one["stretches"]) == [0, 1, 2, 4, 8] and one["questions"] == 24
     assert one["kept"]["value"] == one["exact"]["value"] == 1
     assert one["emptied"]["value"] == one["alone"]["value"] == one["majority"]["value"] == 0.5
     assert one["chance"] == 0.25 and one["saved"]["value"] > 0
@@ -121,21 +139,33 @@ def test_a_model_without_memory_has_none_to_judge(folder, tmp_path):
 
 def trials(kept, **changes):
     base = Trial(0, 0, 0, True, False, False, True, False, False, 0.5)
-    return [dataclasses.replace(base, story=i // 2, kept=value, **changes) for i, value in enumerate(kept)]
+    return [
+        dataclasses.replace(base, story=i // 2, kept=value, **changes)
+        for i, value in enumerate(kept)
+    ]
 
 
 def test_verdicts_follow_the_numbers():
-    right, luck = trials([True] * 39 + [False]), trials([True, False, False, False, False, True, False, False] * 5)
+    right, luck = (
+        trials([True] * 39 + [False]),
+        trials([True, False, False, False, False, True, False, False] * 5),
+    )
     assert "**Its answer is better than always" in verdicts(right, True)
     lucky = verdicts(
-        [dataclasses.replace(t, majority=i % 4 == 1, emptied=i % 4 == 3) for i, t in enumerate(luck)], True
+        [
+            dataclasses.replace(t, majority=i % 4 == 1, emptied=i % 4 == 3)
+            for i, t in enumerate(luck)
+        ],
+        True,
     )
     assert "**Its answer is not measurably better than always" in lucky
     assert "**Its memory does not help measurably:** +0.0000" in lucky
     worse = [dataclasses.replace(t, kept=False, emptied=True, saved=-1.0) for t in right]
     assert verdicts(worse, True).count("**Its memory does not help:** -1.0000") == 2
     assert "Not even without" in reach(worse)
-    far = [dataclasses.replace(t, stretch=2) for t in right] + [dataclasses.replace(t, stretch=8) for t in worse]
+    far = [dataclasses.replace(t, stretch=2) for t in right] + [
+        dataclasses.replace(t, stretch=8) for t in worse
+    ]
     assert "up to 2 chunks" in reach(far + right)
 
 
@@ -143,7 +173,8 @@ def test_questions_of_a_story_are_one_unit():
     of = trials([True, True, False, False])
     assert mean(of).units == 2 and mean(of).value == 0.5
     assert mean(of).error == pytest.approx(np.sqrt(2 * (1 + 1)) / 4)
-    assert mean([dataclasses.replace(t, task=i) for i, t in enumerate(of)]).units == 4  # the control
+    # the control
+    assert mean([dataclasses.replace(t, task=i) for i, t in enumerate(of)]).units == 4
     assert mean(of, "kept", "majority").value == 0.5
 
 

@@ -17,7 +17,8 @@ def test_gzip_counts_each_document_and_the_whole():
     alone, together = gzip_bits_per_byte(iter(documents))
     assert alone == 8 * len(gzip.compress(documents[0], 9)) / 500
     assert together == 8 * len(gzip.compress(documents[0] * 4, 9)) / 2000
-    assert together < 0.4 * alone  # only as one file the repetition is seen
+    # only as one file the repetition is seen
+    assert together < 0.4 * alone
 
 
 def test_probabilities_sum_to_one_in_every_context():
@@ -38,8 +39,10 @@ def test_probabilities_by_hand():
     after = lambda older, newer, x: model.probabilities(np.array(older), np.array(newer))[x]  # noqa: E731
     assert after(END, a, b) == pytest.approx((1 + (1 + seen) / 2) / 2)
     assert after(END, a, END) == pytest.approx((0 + (0 + seen) / 2) / 2)
-    assert after(b, a, b) == pytest.approx((1 + seen) / 2)  # ba never occurred, a did
-    assert after(0, 0, b) == pytest.approx(seen)  # neither did
+    # ba never occurred, a did
+    assert after(b, a, b) == pytest.approx((1 + seen) / 2)
+    # neither did
+    assert after(0, 0, b) == pytest.approx(seen)
     assert after(0, 0, 7) == pytest.approx(unseen)
     bits, size = model.bits([b"ab"])
     likely = (1 + (1 + seen) / 2) / 2
@@ -50,7 +53,8 @@ def test_documents_do_not_see_each_other():
     model = Order2(TEXT)
     each = [model.bits([document])[0] for document in TEXT]
     assert model.bits(TEXT)[0] == pytest.approx(sum(each))
-    assert model.bits([b"".join(TEXT)])[0] != pytest.approx(sum(each))  # the control
+    # the control
+    assert model.bits([b"".join(TEXT)])[0] != pytest.approx(sum(each))
 
 
 def test_text_is_counted_in_blocks_without_a_seam(monkeypatch):
@@ -68,7 +72,9 @@ def test_training_text_beyond_the_budget_is_not_read(monkeypatch):
         yield b"789abc"
         raise AssertionError("the budget is spent")
 
-    assert order2_bits_per_byte(documents(), TEXT) == order2_bits_per_byte([b"0123456", b"789"], TEXT)
+    assert order2_bits_per_byte(documents(), TEXT) == order2_bits_per_byte(
+        [b"0123456", b"789"], TEXT
+    )
 
 
 def test_known_text_is_cheap_and_noise_costs_eight_bits():

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs.code_lines import decoys, find
 from rmat_jax.evals.inputs.definitions import uses
 from rmat_jax.evals.suite import Options
@@ -40,8 +40,11 @@ def unused():
 
 
 def test_uses_of_a_file_written_by_hand():
-    found = [(PROGRAM[use.line : use.end], PROGRAM[use.name : use.name_end]) for use in uses(PROGRAM)]
-    # TABLE was mentioned since; opened stands in Reader's line a second time; limit is assigned inside a function: a use.
+    found = [
+        (PROGRAM[use.line : use.end], PROGRAM[use.name : use.name_end]) for use in uses(PROGRAM)
+    ]
+    # TABLE was mentioned since; opened stands in Reader's line a second time; limit is assigned
+    # inside a function: a use.
     assert found == [
         (b"        return opened(os.sep)", b"opened"),
         (b"    x == TABLE or limit", b"limit"),
@@ -50,7 +53,8 @@ def test_uses_of_a_file_written_by_hand():
     for use in uses(PROGRAM):
         name = PROGRAM[use.name : use.name_end]
         assert PROGRAM[: use.defined].endswith(name)
-        assert name not in PROGRAM[use.defined : use.line]  # nothing nearer to copy
+        # nothing nearer to copy
+        assert name not in PROGRAM[use.defined : use.line]
         assert PROGRAM[use.line - 1 : use.line] == b"\n"
 
 
@@ -71,16 +75,21 @@ def test_other_languages_define_names_too(line, name):
     mentioned = text.replace(b"more", name + b"!")
     assert [mentioned[use.line : use.end] for use in uses(mentioned)] == [
         name + b"!"
-    ]  # the call is no longer the first
+        # the call is no longer the first
+    ]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
-    for number, (long, short) in enumerate([("gather_everything", "count_it"), ("write_them_all", "lose_it")]):
+    for number, (long, short) in enumerate(
+        [("gather_everything", "count_it"), ("write_them_all", "lose_it")]
+    ):
         noise = "".join(f"    v{n} = {n * n}\n" for n in range(8 * (number + 1)))
         text = f"def {long}(x):\n{noise}\ndef {short}(y):\n    return 1\n\n{noise}\n"
-        (folder / f"{number}.py").write_text(text + f"if go:\n    {long}(2)\n{noise}    {short}(3)  \n")
+        (folder / f"{number}.py").write_text(
+            text + f"if go:\n    {long}(2)\n{noise}    {short}(3)  \n"
+        )
     return folder
 
 
@@ -94,7 +103,9 @@ def measured(folder, tmp_path_factory):
 def text_of(folder, line):
     """The file that a line is of, found by its name."""
     name = line.before[-1:] + line.name
-    return next(text for text in (file.read_bytes() for file in folder.iterdir()) if b"def " + name in text)
+    return next(
+        text for text in (file.read_bytes() for file in folder.iterdir()) if b"def " + name in text
+    )
 
 
 def test_lines_stand_where_the_file_has_them(folder, measured):
@@ -103,18 +114,24 @@ def test_lines_stand_where_the_file_has_them(folder, measured):
     for first, second in (found[:2], found[2:]):
         text = text_of(folder, first)
         assert first.file == second.file
-        assert text.startswith(first.context + b"\n" + first.before + first.name + first.after.rstrip())
+        assert text.startswith(
+            first.context + b"\n" + first.before + first.name + first.after.rstrip()
+        )
         joined = first.context + second.context + b"\n" + second.before + second.name + second.after
-        assert text.rstrip() + b"\n" == joined  # the first line's own text is in the second's context
+        # the first line's own text is in the second's context
+        assert text.rstrip() + b"\n" == joined
         assert second.after == b"(3)\n" and second.before in (b"    c", b"    l")
         name = first.before[-1:] + first.name
         at = text.index(b"def " + name) + len(b"def " + name)
-        assert first.distance == len(first.context) + 1 - at  # a byte is a token
+        # a byte is a token
+        assert first.distance == len(first.context) + 1 - at
         assert not first.in_chunk and first.distance > 100
 
 
 def test_a_definition_in_the_open_chunk_is_told_apart(tmp_path):
-    (tmp_path / "a.py").write_text("\ndef somewhere(x):\n    return 1\n\nsomewhere(2)\n" + "\n" * 40)
+    (tmp_path / "a.py").write_text(
+        "\ndef somewhere(x):\n    return 1\n\nsomewhere(2)\n" + "\n" * 40
+    )
     for chunk_len, inside in ((64, True), (16, False)):
         one = dataclasses.replace(subject(chunk_len=chunk_len), workdir=tmp_path)
         (line,) = find(one, Options(text=str(tmp_path / "a.py")))
@@ -131,9 +148,12 @@ def test_lines_cost_what_one_reading_says(measured):
         tokens = np.frombuffer(text + b"\n" + line.before + line.name + line.after, np.uint8)
         tokens = np.concatenate([[256], tokens])[None].astype(np.int32)
         length = tokens.shape[1] - 1
-        tokens = np.pad(tokens, ((0, 0), (0, 801 - tokens.shape[1])))  # one program for all
+        # one program for all
+        tokens = np.pad(tokens, ((0, 0), (0, 801 - tokens.shape[1])))
         scores = score(tokens[:, :-1], tokens[:, 1:])
-        bits, right = (np.asarray(x)[0, :length] for x in (scores.loss_BT / np.log(2), scores.correct_BT))
+        bits, right = (
+            np.asarray(x)[0, :length] for x in (scores.loss_BT / np.log(2), scores.correct_BT)
+        )
         start = len(text) + 1
         name = slice(start + len(line.before), start + len(line.before) + len(line.name))
         assert done.names.bits[KEPT][place] == pytest.approx(bits[name].sum(), rel=1e-4)
@@ -147,18 +167,24 @@ def test_lines_cost_what_one_reading_says(measured):
 def test_decoys_are_names_that_the_file_has_not_had(folder, measured, tmp_path):
     one, found, done = measured
     for line, decoy in zip(found, decoys(found), strict=True):
-        assert decoy not in text_of(folder, line) and decoy in [x.before[-1:] + x.name for x in found]
+        assert decoy not in text_of(folder, line) and decoy in [
+            x.before[-1:] + x.name for x in found
+        ]
     assert done.has_decoy.tolist() == [True] * 4 and len(done.decoys.sizes) == 4
     for number, own in enumerate(("write_them_all", "lose_it_again")):
-        names = "gather_everything", own  # both files have the first, which is no decoy for either
+        # both files have the first, which is no decoy for either
+        names = "gather_everything", own
         lines = "".join(f"def {name}(x):\n    return 1\n\n" for name in names)
-        (tmp_path / f"{number}.py").write_text(lines + "# nothing\n" * 4 + f"{names[0]}(2)\n{names[1]}(3)\n")
+        (tmp_path / f"{number}.py").write_text(
+            lines + "# nothing\n" * 4 + f"{names[0]}(2)\n{names[1]}(3)\n"
+        )
     shared = find(one, Options(text=str(tmp_path)))
     mine, others = shared[:2], shared[2:]
     if b"lose_it_again" in mine[0].context:
         mine, others = others, mine
     assert decoys(mine + others) == [b"lose_it_again"] * 2 + [b"write_them_all"] * 2
-    assert decoys(mine) == [b"", b""]  # one file alone, which has had both
+    # one file alone, which has had both
+    assert decoys(mine) == [b"", b""]
 
 
 def test_lines_without_a_decoy_are_left_out_of_the_control(folder, measured, tmp_path):
@@ -176,7 +202,10 @@ def test_the_section_is_whole(folder, measured, tmp_path):
     values = json.loads(json.dumps(section.values))
     assert values["lines"] == 4 and values["files"] == 2
     rates = values["kinds"]["the name, definition beyond the chunk"]["bits_per_byte"]
-    assert f"**{rates[KEPT]:.3f} bits per byte**, {rates[EMPTIED]:.3f} with the memory emptied" in section.headline
+    assert (
+        f"**{rates[KEPT]:.3f} bits per byte**, {rates[EMPTIED]:.3f} with the memory emptied"
+        in section.headline
+    )
     assert "The control" in section.text
 
 

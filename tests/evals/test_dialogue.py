@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import ByteTokenizer
+from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs.dialogues import Turn, join, load, parse
 from rmat_jax.evals.suite import Options
 from rmat_jax.evals.suites.dialogue import check, dialogue, measure
@@ -17,7 +17,10 @@ from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT, ways
 from rmat_jax.model import RMAT
 from tests.evals.tiny import subject
 
-TALK = [[Turn("ANN", f"I think of {n} and {n * n}."), Turn("BOB", "Yes?"), Turn("ANN", "Of that.")] for n in range(9)]
+TALK = [
+    [Turn("ANN", f"I think of {n} and {n * n}."), Turn("BOB", "Yes?"), Turn("ANN", "Of that.")]
+    for n in range(9)
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +36,24 @@ def score(model, params, x_BT, y_BT, state):
 
 
 def one_pass(one, text, forget_at=None):
-    """Bits of every token of a text after its first, read at once; or with the memory emptied before a place."""
+    """Bits of every token of a text after its first, read at once; or with the memory emptied
+    before a place.
+    """
     model = RMAT(one.config.model)
     tokens = np.concatenate([[256], np.frombuffer(text, np.uint8)])[None].astype(np.int32)
     state = model.initial_state(1)
     if forget_at is None:
-        padded = np.pad(tokens, ((0, 0), (0, 160 - tokens.shape[1])))  # one program for all
-        return np.asarray(score(model, one.params, padded[:, :-1], padded[:, 1:], state)[0].loss_BT)[
-            0, : len(text)
-        ] / np.log(2)
-    first, state = score(model, one.params, tokens[:, :forget_at], tokens[:, 1 : forget_at + 1], state)
-    rest, _ = score(model, one.params, tokens[:, forget_at:-1], tokens[:, forget_at + 1 :], state.forget())
+        # one program for all
+        padded = np.pad(tokens, ((0, 0), (0, 160 - tokens.shape[1])))
+        return np.asarray(
+            score(model, one.params, padded[:, :-1], padded[:, 1:], state)[0].loss_BT
+        )[0, : len(text)] / np.log(2)
+    first, state = score(
+        model, one.params, tokens[:, :forget_at], tokens[:, 1 : forget_at + 1], state
+    )
+    rest, _ = score(
+        model, one.params, tokens[:, forget_at:-1], tokens[:, forget_at + 1 :], state.forget()
+    )
     return np.concatenate([np.asarray(x.loss_BT)[0] for x in (first, rest)]) / np.log(2)
 
 
@@ -67,7 +77,8 @@ def test_the_memory_is_emptied_before_the_turn(measured):
     one, joined, found = measured
     long = joined[0]
     text = b"".join(turn.lead() + turn.text() for turn in long)
-    at = sum(len(turn.lead() + turn.text()) for turn in long[:4])  # where the fifth turn begins, behind its `end`
+    # where the fifth turn begins, behind its `end`
+    at = sum(len(turn.lead() + turn.text()) for turn in long[:4])
     turn, end = long[4], at + len(long[4].lead() + long[4].text())
     expected = one_pass(one, text[:end], forget_at=at + 1)[at + len(turn.lead()) :].sum()
     assert found.bits[EMPTIED][4] == pytest.approx(expected, rel=1e-4)
@@ -81,31 +92,41 @@ def test_before_the_first_chunk_ends_there_is_nothing_to_empty(measured):
     first = np.cumsum([0, *map(len, joined[:-1])])
     np.testing.assert_allclose(found.bits[EMPTIED][first], found.bits[KEPT][first], rtol=1e-5)
     np.testing.assert_allclose(found.bits[ALONE][first], found.bits[KEPT][first], rtol=1e-5)
-    assert (np.abs(found.bits[EMPTIED] - found.bits[KEPT]) > 1e-3).mean() > 0.5  # the control
+    # the control
+    assert (np.abs(found.bits[EMPTIED] - found.bits[KEPT]) > 1e-3).mean() > 0.5
 
 
 def test_joined_dialogues_are_whole_and_none_is_lost():
     joined = join(TALK, ByteTokenizer(), 150)
-    assert [placed.turn for long in joined for placed in long] == [turn for talk in TALK for turn in talk]
+    assert [placed.turn for long in joined for placed in long] == [
+        turn for talk in TALK for turn in talk
+    ]
     for long in joined:
         assert sum(len(placed.lead() + placed.text()) for placed in long) <= 150
         assert (long[0].session, long[0].number) == (1, 1)
         assert long[0].lead() == b"ANN:" and long[1].text() == b" Yes?\n"
     fourth = joined[0][3]
     assert fourth.lead() == b"\nANN:" and (fourth.session, fourth.number) == (2, 1)
-    assert [len(long) for long in join(TALK[:1], ByteTokenizer(), 40)] == [2]  # cut after its last whole turn
+    # cut after its last whole turn
+    assert [len(long) for long in join(TALK[:1], ByteTokenizer(), 40)] == [2]
 
 
 def test_the_section_is_whole(measured, tmp_path):
     file = tmp_path / "talk.json"
     file.write_text(json.dumps([{"turns": [turn._asdict() for turn in talk]} for talk in TALK]))
-    section = dialogue(measured[0], Options(dialogue=str(file), max_tokens=150, examples=2), tmp_path)
+    section = dialogue(
+        measured[0], Options(dialogue=str(file), max_tokens=150, examples=2), tmp_path
+    )
     assert (tmp_path / "dialogue.png").read_bytes().startswith(b"\x89PNG")
     values = json.loads(json.dumps(section.values))
     assert values["dialogues"] == 2
     bits = values["all"]["bits_per_byte"]
-    assert f"**{bits[KEPT]:.3f} bits per byte**, {bits[EMPTIED]:.3f} with the memory emptied" in section.headline
-    assert "Memory" in section.text.partition("\n")[0]  # the verdict
+    assert (
+        f"**{bits[KEPT]:.3f} bits per byte**, {bits[EMPTIED]:.3f} with the memory emptied"
+        in section.headline
+    )
+    # the verdict
+    assert "Memory" in section.text.partition("\n")[0]
 
 
 def test_a_model_without_memory_has_two_ways(measured):
@@ -145,7 +166,8 @@ def test_what_is_no_dialogue_is_said(tmp_path, text, message):
 def test_a_room_too_small_for_two_turns_is_said_at_once(tmp_path):
     turns = [{"speaker": turn.speaker, "utterance": turn.utterance} for turn in TALK[0]]
     (tmp_path / "x.json").write_text(json.dumps({"turns": turns}))
-    check(subject(), Options(dialogue=str(tmp_path / "x.json")))  # the control
+    # the control
+    check(subject(), Options(dialogue=str(tmp_path / "x.json")))
     with pytest.raises(UserError, match="no dialogue whose first two turns take at most 20 tokens"):
         check(subject(), Options(dialogue=str(tmp_path / "x.json"), max_tokens=20))
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.evals import heldout
 from rmat_jax.evals.heldout import Heldout, clustered_mean, evaluate_heldout, offset_bins
 from rmat_jax.model import RMAT
@@ -38,7 +38,9 @@ def assert_same(one, other):
 def test_sums_agree_with_a_computation_by_hand(config, params, lanes, kept):
     model = RMAT(config.model)
     memory = model.initial_state(len(lanes["tokens"]), closed=True)
-    logits, _ = jax.jit(model.apply)({"params": params}, lanes["tokens"], memory, lanes["documents"])
+    logits, _ = jax.jit(model.apply)(
+        {"params": params}, lanes["tokens"], memory, lanes["documents"]
+    )
     logits = np.asarray(logits, np.float64)
     bits, hits, positions, offsets, documents = [], [], [], [], []
     for lane, time in np.ndindex(lanes["tokens"].shape):
@@ -82,16 +84,22 @@ def test_a_uniform_model_costs_log2_of_the_vocabulary(config, params, batches):
 def test_memory_is_carried_from_batch_to_batch(config, params, lanes, batches, kept):
     assert_same(kept, evaluate_heldout(config, params, [lanes], 100))
     alone = [evaluate_heldout(config, params, [batch], 100) for batch in batches]
-    assert abs(np.mean(np.concatenate([of.bits for of in alone])) - kept.bits_per_token) > 1e-3  # the control
+    # the control
+    assert abs(np.mean(np.concatenate([of.bits for of in alone])) - kept.bits_per_token) > 1e-3
 
 
 def test_cut_reads_each_chunk_with_an_empty_memory(config, params, lanes, kept, cut):
-    chunks = [{name: column[:, i : i + 8] for name, column in lanes.items()} for i in range(0, 64, 8)]
-    alone = np.concatenate([evaluate_heldout(config, params, [chunk], 100).bits for chunk in chunks])
+    chunks = [
+        {name: column[:, i : i + 8] for name, column in lanes.items()} for i in range(0, 64, 8)
+    ]
+    alone = np.concatenate(
+        [evaluate_heldout(config, params, [chunk], 100).bits for chunk in chunks]
+    )
     assert np.sort(alone) == pytest.approx(np.sort(cut.bits), rel=1e-4, abs=1e-5)
     first = (kept.segments < 3) & (kept.offsets < 8) & (kept.offsets == kept.positions)
     np.testing.assert_allclose(kept.bits[first], cut.bits[first], rtol=1e-5, atol=1e-6)
-    assert np.abs(kept.bits - cut.bits)[~first].mean() > 1e-2  # the control
+    # the control
+    assert np.abs(kept.bits - cut.bits)[~first].mean() > 1e-2
 
 
 def test_repeated_calls_compile_once(config, params, lanes, batches, kept):
@@ -99,18 +107,31 @@ def test_repeated_calls_compile_once(config, params, lanes, batches, kept):
     evaluate_heldout(dataclasses.replace(config), params, batches, 100)
     assert heldout._step._cache_size() == before
     evaluate_heldout(config, params, [{name: x[:, :24] for name, x in lanes.items()}], 100)
-    assert heldout._step._cache_size() == before + 1  # the control: another shape
+    # the control: another shape
+    assert heldout._step._cache_size() == before + 1
 
 
 def test_nothing_to_score_is_an_error(config, params, batches):
     with pytest.raises(UserError, match="no token to score"):
-        evaluate_heldout(config, params, [batches[0] | {"targets": np.full((3, 16), -1, np.int32)}], 100)
+        evaluate_heldout(
+            config, params, [batches[0] | {"targets": np.full((3, 16), -1, np.int32)}], 100
+        )
     with pytest.raises(UserError, match="no token to score"):
         evaluate_heldout(config, params, [], 100)
 
 
 def test_offset_bins_are_powers_of_two():
-    assert offset_bins(np.array([0, 1, 2, 3, 4, 7, 8, 1023, 1024])).tolist() == [0, 1, 2, 2, 3, 3, 4, 10, 11]
+    assert offset_bins(np.array([0, 1, 2, 3, 4, 7, 8, 1023, 1024])).tolist() == [
+        0,
+        1,
+        2,
+        2,
+        3,
+        3,
+        4,
+        10,
+        11,
+    ]
 
 
 def test_an_empty_bin_has_no_mean():
@@ -133,8 +154,11 @@ def test_standard_error_is_that_of_independent_units():
     assert mean.error == pytest.approx(values.std(ddof=1) / 20)
     assert mean.units == 400
     # Saying everything five times adds tokens, but no knowledge.
-    assert clustered_mean(np.repeat(values, 5), np.repeat(np.arange(400), 5)).error == pytest.approx(mean.error)
-    assert clustered_mean(np.repeat(values, 5), np.arange(2000)).error < 0.5 * mean.error  # the control
+    assert clustered_mean(
+        np.repeat(values, 5), np.repeat(np.arange(400), 5)
+    ).error == pytest.approx(mean.error)
+    # the control
+    assert clustered_mean(np.repeat(values, 5), np.arange(2000)).error < 0.5 * mean.error
     # By hand: units {1, 2} and {6}, mean 3, sums of differences -3 and 3.
     by_hand = clustered_mean(np.array([1.0, 2.0, 6.0]), np.array([7, 7, 9]))
     assert by_hand.error == pytest.approx(np.sqrt(2 * (9 + 9)) / 3)

@@ -1,4 +1,6 @@
-"""Gauges read what the model does: the mixture of its streams, and the gates where there is something to keep."""
+"""Gauges read what the model does: the mixture of its streams, and the gates where there is
+something to keep.
+"""
 
 import dataclasses
 import types
@@ -6,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.evals import plots
 from rmat_jax.evals.gauges import fusion_weights, gate_openness
 from rmat_jax.evals.suites import position
@@ -21,7 +23,10 @@ def one_document(batches):
 
 def with_gate(params, **values):
     gate = params["layers"]["memory"]["gate"]
-    gate = gate | {name: np.broadcast_to(value, gate[name].shape).astype(np.float32) for name, value in values.items()}
+    gate = gate | {
+        name: np.broadcast_to(value, gate[name].shape).astype(np.float32)
+        for name, value in values.items()
+    }
     memory = params["layers"]["memory"] | {"gate": gate}
     return params | {"layers": params["layers"] | {"memory": memory}}
 
@@ -29,7 +34,9 @@ def with_gate(params, **values):
 def test_fusion_weights_are_shares_of_the_streams(config, params):
     fusion = np.log(np.array([[1, 1, 2], [6, 3, 1]], np.float32)) + 5
     changed = params | {"layers": params["layers"] | {"fusion": fusion}}
-    np.testing.assert_allclose(fusion_weights(config, changed), [[0.25, 0.25, 0.5], [0.6, 0.3, 0.1]], rtol=1e-6)
+    np.testing.assert_allclose(
+        fusion_weights(config, changed), [[0.25, 0.25, 0.5], [0.6, 0.3, 0.1]], rtol=1e-6
+    )
 
 
 def test_openness_of_constant_gates(config, params, one_document):
@@ -39,13 +46,18 @@ def test_openness_of_constant_gates(config, params, one_document):
     np.testing.assert_allclose(openness.mean_L, expected, rtol=1e-6)
     np.testing.assert_allclose(openness.low_L, expected, atol=0.005)
     np.testing.assert_allclose(openness.high_L, expected, atol=0.005)
-    # Three chunks fill the queue of six slots; then two in each of three lanes are written over, in five chunks.
+    # Three chunks fill the queue of six slots; then two in each of three lanes are written over, in
+    # five chunks.
     assert openness.writes == 2 * 3 * 5
 
 
 @pytest.mark.parametrize("curve", ["sigmoid", "clipped"])
-def test_the_report_draws_where_a_gate_started(monkeypatch, config, params, one_document, tmp_path, curve):
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, gate_curve=curve, gate_bias=-1.5))
+def test_the_report_draws_where_a_gate_started(
+    monkeypatch, config, params, one_document, tmp_path, curve
+):
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, gate_curve=curve, gate_bias=-1.5)
+    )
     bias = config.model.gate_bias * np.ones((2, 1))
     openness = gate_openness(config, with_gate(params, Wz=0, Uz=0, bz=bias), one_document)
     drawn = []
@@ -68,7 +80,8 @@ def test_openness_is_the_mean_of_what_the_gates_did(config, params, lanes, one_d
         assert openness.mean_L[layer] == pytest.approx(z.mean(), rel=1e-4)
         assert openness.low_L[layer] == pytest.approx(np.quantile(z, 0.1), abs=0.01)
         assert openness.high_L[layer] == pytest.approx(np.quantile(z, 0.9), abs=0.01)
-    assert abs(z_NLBKD[:3].mean() - z_NLBKD[3:].mean()) > 0.01  # the control: empty slots would change it
+    # the control: empty slots would change it
+    assert abs(z_NLBKD[:3].mean() - z_NLBKD[3:].mean()) > 0.01
 
 
 def test_short_documents_have_no_slot_to_keep(config, params, one_document, batches):
@@ -76,8 +89,9 @@ def test_short_documents_have_no_slot_to_keep(config, params, one_document, batc
     openness = gate_openness(config, params, [batch])
     assert openness.writes == 0
     assert np.isnan(openness.mean_L).all()
-    # By lane: no document of lane 0 is long enough. That of lane 1 begins in the second half of the second chunk, so
-    # that one slot, and then two a chunk, are written over from the fifth chunk on; in lane 2 two from the fourth.
+    # By lane: no document of lane 0 is long enough. That of lane 1 begins in the second half of the
+    # second chunk, so that one slot, and then two a chunk, are written over from the fifth chunk
+    # on; in lane 2 two from the fourth.
     assert gate_openness(config, params, batches).writes == 0 + (1 + 3 * 2) + 5 * 2
 
 

@@ -1,4 +1,6 @@
-"""What `inspect` counts agrees with the definitions: reads with NumPy, what stays with closed forms."""
+"""What `inspect` counts agrees with the definitions: reads with NumPy, what stays with closed
+forms.
+"""
 
 import dataclasses
 import json
@@ -10,26 +12,34 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax.checkpoint import Checkpoints
-from rmat_jax.config import PAPER, Config, UserError
+from rmat_jax.config import PAPER, Config
 from rmat_jax.data.tokenizer import ByteTokenizer
-from rmat_jax.evals.inspect.count import BINS, Counts, Timeline
-from rmat_jax.evals.inspect.inspect import inspect
-from rmat_jax.evals.inspect.read import begin, look, mark_ages, windows
-from rmat_jax.evals.inspect.text import DISTANCES, EVENLY, LEVELS, TextGauge, level, page
+from rmat_jax.errors import UserError
+from rmat_jax.evals.look.count import BINS, Counts, Timeline
+from rmat_jax.evals.look.look import inspect
+from rmat_jax.evals.look.read import begin, look, mark_ages, windows
+from rmat_jax.evals.look.text import DISTANCES, EVENLY, LEVELS, TextGauge, level, page
 from rmat_jax.model import RMAT
-from rmat_jax.optim import make_optimizer
-from rmat_jax.state import init_state
+from rmat_jax.train.checkpoint import Checkpoints
+from rmat_jax.train.optim import make_optimizer
+from rmat_jax.train.state import init_state
 from tests.evals.tiny import MODEL, subject
 
 RNG = np.random.default_rng(0)
-TEXT = RNG.integers(97, 123, 16 * 40 + 5).astype(np.int32)  # forty chunks and a piece of one
-TURN = 3  # chunks after which a slot is written over
+# forty chunks and a piece of one
+TEXT = RNG.integers(97, 123, 16 * 40 + 5).astype(np.int32)
+# chunks after which a slot is written over
+TURN = 3
 
 
 def watched(one, text=TEXT):
     """All that was seen, chunk by chunk, and the counts."""
-    config, counts, looking, parts = one.config.model, Counts(one.config.model), begin(one.config.model), []
+    config, counts, looking, parts = (
+        one.config.model,
+        Counts(one.config.model),
+        begin(one.config.model),
+        [],
+    )
     for tokens_NC, targets_NC in windows(config, [text[:100], text[100:]], 256):
         marked_NR = mark_ages(config, counts.chunks, len(tokens_NC)) == 0
         looking, seen = look(config, one.params, looking, tokens_NC, targets_NC, marked_NR)
@@ -41,9 +51,15 @@ def watched(one, text=TEXT):
 def with_bias(one, bias):
     """Gates that are open by sigmoid(bias), whatever is written."""
     gate = one.params["layers"]["memory"]["gate"]
-    gate = gate | {name: np.zeros_like(gate[name]) for name in ("Wz", "Uz")} | {"bz": np.full_like(gate["bz"], bias)}
+    gate = (
+        gate
+        | {name: np.zeros_like(gate[name]) for name in ("Wz", "Uz")}
+        | {"bz": np.full_like(gate["bz"], bias)}
+    )
     memory = one.params["layers"]["memory"] | {"gate": gate}
-    return dataclasses.replace(one, params=one.params | {"layers": one.params["layers"] | {"memory": memory}})
+    return dataclasses.replace(
+        one, params=one.params | {"layers": one.params["layers"] | {"memory": memory}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +71,26 @@ def test_windows_are_the_document():
     config = subject().config.model
     parts = list(windows(config, [TEXT[:7], TEXT[7:]], 256))
     tokens, targets = (np.concatenate([part[side].ravel() for part in parts]) for side in (0, 1))
-    assert tokens[: len(TEXT) + 1].tolist() == [256, *TEXT] and targets[: len(TEXT) + 1].tolist() == [*TEXT, 256]
+    assert tokens[: len(TEXT) + 1].tolist() == [256, *TEXT] and targets[
+        : len(TEXT) + 1
+    ].tolist() == [*TEXT, 256]
     assert (targets[len(TEXT) + 1 :] == -1).all() and len({part[0].shape for part in parts}) == 1
 
 
 def test_bits_are_those_of_one_reading(seen_and_counts):
     one, (seen, counts) = subject(), seen_and_counts
-    model, tokens = RMAT(one.config.model), np.concatenate([[256], TEXT, [256]])[None].astype(np.int32)
+    model, tokens = (
+        RMAT(one.config.model),
+        np.concatenate([[256], TEXT, [256]])[None].astype(np.int32),
+    )
     scores, _ = jax.jit(lambda x, y: model.apply({"params": one.params}, x, y, method=RMAT.score))(
         tokens[:, :-1], tokens[:, 1:]
     )
     assert counts.tokens == len(TEXT) + 1 and counts.chunks == 41
     assert counts.bits[0] == pytest.approx(float(scores.loss_BT.sum()) / np.log(2), rel=1e-5)
     assert abs(counts.bits[1] - counts.bits[0]) > 1
-    np.testing.assert_allclose(seen.cut_C[0], seen.loss_C[0], rtol=1e-5)  # nothing to empty yet
+    # nothing to empty yet
+    np.testing.assert_allclose(seen.cut_C[0], seen.loss_C[0], rtol=1e-5)
     assert counts.place_bits_2C.sum() == pytest.approx(counts.bits.sum())
 
 
@@ -77,17 +99,25 @@ def test_reads_agree_with_numpy(seen_and_counts):
     one, (seen, _) = subject(), seen_and_counts
     model = RMAT(one.config.model)
     tokens = np.concatenate([[256], TEXT])[: 16 * 7][None].astype(np.int32)
-    _, state = model.apply({"params": one.params}, tokens[:, :96], model.initial_state(1, closed=True))
+    _, state = model.apply(
+        {"params": one.params}, tokens[:, :96], model.initial_state(1, closed=True)
+    )
     layer = jax.tree.map(lambda x: np.asarray(x[0], np.float64), one.params["layers"])
 
     def norm(x, of):
         x = x - x.mean(-1, keepdims=True)
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * of["scale"] + of["bias"]
 
-    x_CD = 4 * np.asarray(one.params["embed"]["embedding"], np.float64)[tokens[0, 96:]]  # sqrt(D) = 4
+    # sqrt(D) = 4
+    x_CD = 4 * np.asarray(one.params["embed"]["embedding"], np.float64)[tokens[0, 96:]]
     q_CHE = (norm(x_CD, layer["attention_norm"]) @ layer["query"]["kernel"]).reshape(16, 2, 8)
-    slots_MD, ages_M = np.asarray(state.layers.slots_BMD[0, 0], np.float64), np.asarray(state.ages_BM[0])
-    keys_MHE = (norm(slots_MD, layer["memory"]["read_norm"]) @ layer["memory"]["key"]["kernel"]).reshape(6, 2, 8)
+    slots_MD, ages_M = (
+        np.asarray(state.layers.slots_BMD[0, 0], np.float64),
+        np.asarray(state.ages_BM[0]),
+    )
+    keys_MHE = (
+        norm(slots_MD, layer["memory"]["read_norm"]) @ layer["memory"]["key"]["kernel"]
+    ).reshape(6, 2, 8)
     scores_HCM = np.einsum("che,mhe->hcm", q_CHE, keys_MHE) / np.sqrt(8)
     weights_HCM = np.exp(scores_HCM) / np.exp(scores_HCM).sum(-1, keepdims=True)
     np.testing.assert_allclose(seen.mass_LM[6, 0], weights_HCM.sum((0, 1)) / 2, rtol=1e-4)
@@ -95,25 +125,34 @@ def test_reads_agree_with_numpy(seen_and_counts):
     assert ages_M.tolist() == [3, 3, 2, 2, 1, 1]
     entropy_HC = -(weights_HCM * np.log(weights_HCM)).sum(-1)
     np.testing.assert_allclose(seen.slots_LH[6, 0], np.exp(entropy_HC).sum(1), rtol=1e-4)
-    assert np.ptp(seen.mass_LM[6, 0]) > 0.05  # the control: slots are not read alike
+    # the control: slots are not read alike
+    assert np.ptp(seen.mass_LM[6, 0]) > 0.05
 
 
 def test_the_attention_on_all_slots_is_one(seen_and_counts):
     seen, counts = seen_and_counts
     scored_N = np.full(41, 16)
     scored_N[-1] = 6
-    np.testing.assert_allclose(seen.mass_LM[1:41].sum(2), np.repeat(scored_N[1:, None], 2, 1), rtol=1e-5)
-    assert (seen.mass_LM[0] == 0).all()  # nothing is written yet
+    np.testing.assert_allclose(
+        seen.mass_LM[1:41].sum(2), np.repeat(scored_N[1:, None], 2, 1), rtol=1e-5
+    )
+    # nothing is written yet
+    assert (seen.mass_LM[0] == 0).all()
     assert counts.reads == scored_N[1:].sum()
     by_age_LA, even_LA = counts.read_by_age_LA()
-    expected = [[seen.mass_LM[:41, layer][seen.ages_M[:41] == age].sum() for age in (1, 2, 3)] for layer in (0, 1)]
+    expected = [
+        [seen.mass_LM[:41, layer][seen.ages_M[:41] == age].sum() for age in (1, 2, 3)]
+        for layer in (0, 1)
+    ]
     np.testing.assert_allclose(by_age_LA, np.array(expected) / counts.reads, rtol=1e-5)
     for shares in (by_age_LA, even_LA, *counts.read_by_content_LX()):
         np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
 
 
 def test_share_is_what_is_gone_without_the_memory_stream(seen_and_counts):
-    """With values of nothing the memory hands on nothing; with the chunk's values at nothing it hands on all."""
+    """With values of nothing the memory hands on nothing; with the chunk's values at nothing it
+    hands on all.
+    """
     one, (seen, _) = subject(), seen_and_counts
     assert ((seen.share_LC[1:41] > 0.01) & (seen.share_LC[1:41] < 0.99)).all()
     for place, expected in ((("memory", "value"), 0), (("value",), 1)):
@@ -122,7 +161,9 @@ def test_share_is_what_is_gone_without_the_memory_stream(seen_and_counts):
         for name in place:
             of = of[name]
         of["kernel"] = np.zeros_like(of["kernel"])
-        changed, _ = watched(dataclasses.replace(one, params=one.params | {"layers": layers}), TEXT[:60])
+        changed, _ = watched(
+            dataclasses.replace(one, params=one.params | {"layers": layers}), TEXT[:60]
+        )
         np.testing.assert_allclose(changed.share_LC[1:3], expected, atol=1e-5)
 
 
@@ -134,13 +175,16 @@ def test_what_is_left_is_the_closed_form(bias):
     chunks = np.arange(40)
     left_LA = counts.retention_LA()
     np.testing.assert_allclose(left_LA, np.tile(keeps ** (chunks // TURN), (2, 1)), atol=1e-4)
-    # The age of what a slot holds: z is 1 chunk old a chunk later, the rest as old as before and one more.
+    # The age of what a slot holds: z is 1 chunk old a chunk later, the rest as old as before and
+    # one more.
     age, ages = 0.0, []
     for _ in range(13):
         age = 1 + keeps * age
         ages.append(age)
         age += TURN - 1
-    np.testing.assert_allclose(seen.content_LM[1::TURN, :, -1][:13], np.tile(ages, (2, 1)).T, rtol=1e-4)
+    np.testing.assert_allclose(
+        seen.content_LM[1::TURN, :, -1][:13], np.tile(ages, (2, 1)).T, rtol=1e-4
+    )
     assert counts.writes == 2 * (40 - TURN)
     np.testing.assert_allclose(counts.open_LD / counts.writes, 1 - keeps, atol=1e-4)
 
@@ -149,13 +193,21 @@ def test_openness_by_place_is_that_of_each_entry():
     one = with_bias(subject(), 0.0)
     gate = one.params["layers"]["memory"]["gate"]
     gate["Wz"] = RNG.normal(size=gate["Wz"].shape).astype(np.float32)
-    model, tokens = RMAT(one.config.model), np.concatenate([[256], TEXT])[: 16 * 40][None].astype(np.int32)
-    _, sown = model.apply({"params": one.params}, tokens, model.initial_state(1, closed=True), mutable=["gauges"])
+    model, tokens = (
+        RMAT(one.config.model),
+        np.concatenate([[256], TEXT])[: 16 * 40][None].astype(np.int32),
+    )
+    _, sown = model.apply(
+        {"params": one.params}, tokens, model.initial_state(1, closed=True), mutable=["gauges"]
+    )
     z_NLKD = np.asarray(sown["gauges"]["layers"]["memory"]["gate"]["openness"][0])[:, :, 0]
     _, counts = watched(one)
     assert counts.writes_K.tolist() == [40 - TURN] * 2
-    np.testing.assert_allclose(counts.open_LK / counts.writes_K, z_NLKD[TURN:].mean((0, 3)), rtol=1e-4)
-    assert np.abs(np.diff(counts.open_LK / counts.writes_K)).min() > 1e-3  # the control: entries differ
+    np.testing.assert_allclose(
+        counts.open_LK / counts.writes_K, z_NLKD[TURN:].mean((0, 3)), rtol=1e-4
+    )
+    # the control: entries differ
+    assert np.abs(np.diff(counts.open_LK / counts.writes_K)).min() > 1e-3
 
 
 def test_other_gates_keep_what_they_keep():
@@ -165,7 +217,8 @@ def test_other_gates_keep_what_they_keep():
     assert counts.writes == 0
     _, counts = watched(with_bias(subject(gate="newest"), -1.0))
     keeps = 1 - 1 / (1 + np.exp(1))
-    expected = np.where(chunks < TURN, 1, keeps ** (chunks - TURN + 1.0))  # the oldest copy that is still there
+    # the oldest copy that is still there
+    expected = np.where(chunks < TURN, 1, keeps ** (chunks - TURN + 1.0))
     np.testing.assert_allclose(counts.retention_LA(), np.tile(expected, (2, 1)), atol=1e-4)
 
 
@@ -192,8 +245,10 @@ def gauge_of(text, saved):
 
 def test_words_are_told_by_when_they_were_read_before():
     gauge = gauge_of(b"remember the name " + b". " * 23 + b"remember " + b"!" * 55, 0.5)
-    assert gauge.count_X[DISTANCES] == 2  # remember and name; `the` is too short
-    assert gauge.count_X[6] == 1 and gauge.count_X.sum() == 3  # 64 tokens later
+    # remember and name; `the` is too short
+    assert gauge.count_X[DISTANCES] == 2
+    # 64 tokens later
+    assert gauge.count_X[6] == 1 and gauge.count_X.sum() == 3
     assert gauge.saved_X[6] == 4.0 and gauge.squares_X[6] == 16.0
     assert [word.text for word in gauge.words] == ["remember", "remember", "name"]
     assert gauge.words[0].saved == 4 and gauge.words[0].kept == 8
@@ -206,7 +261,12 @@ def test_passages_are_the_extremes_and_some_of_all():
     assert gauge.best[0].start == 32 * 40 and gauge.best[0].saved == 8
     assert gauge.worst[0].start == 32 * 70 and len(gauge.best) == len(gauge.worst) == 1
     starts = [passage.start for passage in gauge.evenly]
-    assert len(starts) == EVENLY and starts[0] == 0 and starts[-1] > 32 * 80 and np.ptp(np.diff(starts)) <= 32 * 16
+    assert (
+        len(starts) == EVENLY
+        and starts[0] == 0
+        and starts[-1] > 32 * 80
+        and np.ptp(np.diff(starts)) <= 32 * 16
+    )
 
 
 def test_characters_of_several_bytes_are_one(tmp_path):
@@ -221,14 +281,19 @@ def test_characters_of_several_bytes_are_one(tmp_path):
         ("\N{REPLACEMENT CHARACTER}", 1, 2),
     ]
     text = "".join(page("A <title>", "lead", gauge))
-    assert "<h1>A &lt;title&gt;</h1>" in text and f'<span class="h{LEVELS}" title="3.0 &larr; 6.0">☃</span>' in text
+    assert (
+        "<h1>A &lt;title&gt;</h1>" in text
+        and f'<span class="h{LEVELS}" title="3.0 &larr; 6.0">☃</span>' in text
+    )
     assert level(0.1) == 0 and level(-100) == -LEVELS
 
 
 def kept_run(folder, **changes):
     """The workdir of a run with random weights."""
     config = Config(
-        model=dataclasses.replace(Config().model, **PAPER | MODEL | changes), batch_size=2, chunks_per_step=2
+        model=dataclasses.replace(Config().model, **PAPER | MODEL | changes),
+        batch_size=2,
+        chunks_per_step=2,
     )
     state = jax.jit(lambda: init_state(config, make_optimizer(config)))()
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -244,20 +309,39 @@ def kept_run(folder, **changes):
         ({"gate_scope": "slot"}, {"channels.png"}),
         (
             {"streams": ("full", "local")},
-            {"gates.png", "channels.png", "heads.png", "ages.png", "retention.png", "places.png", "words.png"},
+            {
+                "gates.png",
+                "channels.png",
+                "heads.png",
+                "ages.png",
+                "retention.png",
+                "places.png",
+                "words.png",
+            },
         ),
     ],
 )
 def test_inspect_writes_what_there_is(tmp_path, monkeypatch, changes, missing):
     text = tmp_path / "text.txt"
     text.write_text("The queue of the memory forgets, the gate remembers. $x_1$ été\n" * 30)
-    if missing:  # one checkpoint is enough
-        monkeypatch.setattr("rmat_jax.evals.inspect.inspect.load_subject", lambda _: subject(**changes))
+    # one checkpoint is enough
+    if missing:
+        monkeypatch.setattr("rmat_jax.evals.look.look.load_subject", lambda _: subject(**changes))
     else:
         kept_run(tmp_path / "run", **changes)
     report = inspect(tmp_path / "run", text, tmp_path / "out")
     figures = set(re.findall(r"!\[.*\]\((.*)\)", report.read_text())) - {"passage.png"}
-    every = {"along", "fusion", "heads", "ages", "gates", "channels", "retention", "places", "words"}
+    every = {
+        "along",
+        "fusion",
+        "heads",
+        "ages",
+        "gates",
+        "channels",
+        "retention",
+        "places",
+        "words",
+    }
     assert figures == {f"{name}.png" for name in every} - missing
     for name in figures:
         assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
@@ -269,7 +353,7 @@ def test_inspect_writes_what_there_is(tmp_path, monkeypatch, changes, missing):
 
 
 def test_a_pipe_is_read_from_its_beginning(tmp_path, monkeypatch):
-    monkeypatch.setattr("rmat_jax.evals.inspect.inspect.load_subject", lambda _: subject())
+    monkeypatch.setattr("rmat_jax.evals.look.look.load_subject", lambda _: subject())
     text, pipe = b"The gate remembers. " * 600, tmp_path / "pipe"
     os.mkfifo(pipe)
     threading.Thread(target=pipe.write_bytes, args=(text,), daemon=True).start()

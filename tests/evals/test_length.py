@@ -5,14 +5,23 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.evals.inputs.packing import Packed
 from rmat_jax.evals.inputs.texts import read_texts
 from rmat_jax.evals.suite import Options, Subject
-from rmat_jax.evals.suites.length import check, length, longest_reach, measure, units, verdict, windows_of
+from rmat_jax.evals.suites.length import (
+    check,
+    length,
+    longest_reach,
+    measure,
+    units,
+    verdict,
+    windows_of,
+)
 
-CHUNKS = [11, 6, 9]  # of the documents; reaches up to 4
+# of the documents; reaches up to 4
+CHUNKS = [11, 6, 9]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +37,15 @@ def found(config, params, texts):
 
 def alone(config, params, tokens, targets):
     """What a document costs that is read by itself."""
-    batch = {"tokens": tokens, "targets": targets, "documents": 0 * tokens, "offsets": np.arange(len(tokens))}
-    return evaluate_heldout(config, params, [{name: x[None] for name, x in batch.items()}], None).bits
+    batch = {
+        "tokens": tokens,
+        "targets": targets,
+        "documents": 0 * tokens,
+        "offsets": np.arange(len(tokens)),
+    }
+    return evaluate_heldout(
+        config, params, [{name: x[None] for name, x in batch.items()}], None
+    ).bits
 
 
 def test_windows_score_each_chunk_once_at_each_reach_and_begin_where_they_should():
@@ -42,7 +58,8 @@ def test_windows_score_each_chunk_once_at_each_reach_and_begin_where_they_should
                 for chunk in range(w.first, w.end):
                     assert reach <= chunk - w.start < max(2 * reach, 1)
                 assert w.start >= 0
-        assert {w.start for w in windows if w.reach == 32} == {0}  # the longest reach is all there is
+        # the longest reach is all there is
+        assert {w.start for w in windows if w.reach == 32} == {0}
 
 
 def test_the_longest_reach_is_plain_evaluation(config, params, texts, found):
@@ -51,7 +68,9 @@ def test_the_longest_reach_is_plain_evaluation(config, params, texts, found):
         bits = alone(config, params, text[:-1], text[1:])
         places = found.places_N[found.documents_N == number]
         assert places.tolist() == list(range(32, 8 * min(CHUNKS[number], 8)))
-        np.testing.assert_allclose(found.bits_RN[-1, found.documents_N == number], bits[places], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            found.bits_RN[-1, found.documents_N == number], bits[places], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_reach_0_is_the_chunk_alone_and_reach_1_one_chunk_more(config, params, texts, found):
@@ -59,7 +78,11 @@ def test_reach_0_is_the_chunk_alone_and_reach_1_one_chunk_more(config, params, t
         for number, place in ((0, 32), (0, 56), (2, 40)):
             text = texts[number][place - 8 * before : place + 9]
             bits = alone(config, params, text[:-1], text[1:])[-8:]
-            here = (found.documents_N == number) & (found.places_N >= place) & (found.places_N < place + 8)
+            here = (
+                (found.documents_N == number)
+                & (found.places_N >= place)
+                & (found.places_N < place + 8)
+            )
             np.testing.assert_allclose(found.bits_RN[row, here], bits, rtol=1e-4, atol=1e-5)
     # The control: the reaches differ, also the two longest.
     assert (np.abs(np.diff(found.bits_RN, axis=0)).mean(1) > 1e-2).all()
@@ -81,7 +104,9 @@ def test_packed_documents_are_each_read_whole_once_and_owned():
     count = np.bincount(lanes["tokens"][lanes["targets"] >= 0], minlength=50)
     assert count.tolist() == lengths.tolist()
     assert packed.tokens < 1.5 * lengths.sum()
-    begins = np.argwhere((np.diff(lanes["documents"], axis=1, prepend=-1) != 0) & (lanes["targets"] >= 0))
+    begins = np.argwhere(
+        (np.diff(lanes["documents"], axis=1, prepend=-1) != 0) & (lanes["targets"] >= 0)
+    )
     assert (begins[:, 1] % 4 == 0).all() and len(begins) == 50
     assert (lanes["offsets"][tuple(begins.T)] == 0).all()
     chunk_of = lanes["tokens"][:, ::4]
@@ -97,15 +122,18 @@ def test_owners_are_the_documents_that_were_given(config, params):
 
     packed = Packed(lengths, make, 8, forgets=False)
     owners = packed.owners(evaluate_heldout(config, params, packed, None))
-    assert np.bincount(owners).tolist() == [1, 2, 3, 4, 5, 6, 7]  # as many are scored as make says
+    # as many are scored as make says
+    assert np.bincount(owners).tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_the_longest_reach_leaves_enough_documents():
     assert longest_reach([1000], 64) == 64
     assert longest_reach([1000], 100) == 64
     assert longest_reach([65], 100) == 64 and longest_reach([64], 100) == 32
-    assert longest_reach([100, 9, 3], 100) == 8  # half of three are two
-    assert longest_reach([100] * 9 + [17] + [2] * 90, 100) == 16  # ten are enough
+    # half of three are two
+    assert longest_reach([100, 9, 3], 100) == 8
+    # ten are enough
+    assert longest_reach([100] * 9 + [17] + [2] * 90, 100) == 16
     with pytest.raises(UserError, match="1 of 2 documents must be longer than two chunks"):
         longest_reach([1, 0], 100)
 
@@ -115,7 +143,9 @@ def test_verdict_follows_the_numbers():
     text, reaches, group = rng.normal(size=4000), [0, 8, 16, 32], np.arange(4000) // 40
 
     def of(*means):
-        return verdict(reaches, np.array([text + mean + rng.normal(size=4000) / 100 for mean in means]), group)
+        return verdict(
+            reaches, np.array([text + mean + rng.normal(size=4000) / 100 for mean in means]), group
+        )
 
     assert of(3.005, 2, 1, 0).startswith("**More context helps up to 32 tokens**: it saves 3.00")
     assert "as far as was measured" in of(3, 2, 1, 0)
@@ -125,7 +155,8 @@ def test_verdict_follows_the_numbers():
     assert of(0, 0, 0, 0).startswith("**More context does not help measurably**")
     assert "at 32 tokens a token costs 1.00" in of(0, 1, 1, 1.005)
     noisy = np.array([text + mean + rng.normal(size=4000) * 30 for mean in (0.1, 0, 0, 0)])
-    assert "not help measurably" in verdict(reaches, noisy, group)  # the same mean as a gain that counts without noise
+    # the same mean as a gain that counts without noise
+    assert "not help measurably" in verdict(reaches, noisy, group)
     assert "helps" in of(0.1, 0, 0, 0)
     assert "cannot be told" in verdict(reaches, noisy, 0 * group)
 
@@ -141,7 +172,9 @@ def test_a_text_of_the_users_is_measured(text_subject, tmp_path):
     subject = text_subject
     chunk_len = subject.config.model.chunk_len
     for number in range(3):
-        (tmp_path / f"{number}.txt").write_text("".join(f"{n * number} " for n in range(20 * chunk_len)))
+        (tmp_path / f"{number}.txt").write_text(
+            "".join(f"{n * number} " for n in range(20 * chunk_len))
+        )
     (tmp_path / ".hidden").write_text("x" * 10_000)
     options = Options(text=str(tmp_path), max_tokens=4 * chunk_len)
     out = tmp_path / "out"

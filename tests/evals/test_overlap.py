@@ -4,12 +4,21 @@ import random
 
 import pytest
 
-from rmat_jax.evals.overlap import best, common_subsequence, exact_match, normalise, rouge_l, rouge_n, token_f1
+from rmat_jax.evals.overlap import (
+    best,
+    common_subsequence,
+    exact_match,
+    normalise,
+    rouge_l,
+    rouge_n,
+    token_f1,
+)
 
 
 def test_normalise_as_squad_does():
     assert normalise(" The  Cat's hat, an (old) one. ") == "cats hat old one"
-    assert normalise("Theodor and Andrea") == "theodor and andrea"  # articles are whole words
+    # articles are whole words
+    assert normalise("Theodor and Andrea") == "theodor and andrea"
 
 
 def test_exact_match_by_hand():
@@ -23,7 +32,8 @@ def test_token_f1_by_hand():
     assert token_f1("he sat in the garden", "in a green garden") == pytest.approx(
         2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3)
     )
-    assert token_f1("green green", "green") == pytest.approx(2 / 3)  # a word counts as often as both have it
+    # a word counts as often as both have it
+    assert token_f1("green green", "green") == pytest.approx(2 / 3)
     assert token_f1("milk", "football") == 0
     assert (token_f1("", ""), token_f1("", "milk"), token_f1("the", "")) == (1, 0, 1)
 
@@ -41,7 +51,8 @@ def test_rouge_by_hand():
     # Precision 2/2, recall 2/6.
     assert rouge_l("on mat", reference) == pytest.approx(2 * 1 * (1 / 3) / (4 / 3))
     assert rouge_n("cat", reference, 2) == rouge_n("", "", 1) == rouge_l("", "cat") == 0
-    assert rouge_n("Don't", "don t", 1) == 1  # signs part words
+    # signs part words
+    assert rouge_n("Don't", "don t", 1) == 1
 
 
 def test_common_subsequence_is_that_of_the_table():
@@ -51,7 +62,9 @@ def test_common_subsequence_is_that_of_the_table():
         table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
         for i, x in enumerate(a):
             for j, y in enumerate(b):
-                table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
+                table[i + 1][j + 1] = (
+                    table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
+                )
         assert common_subsequence(a, b) == table[-1][-1]
 
 

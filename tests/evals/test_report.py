@@ -1,4 +1,6 @@
-"""The report holds what was measured; the command asks for nothing that it cannot do, and loses nothing that it has done."""
+"""The report holds what was measured; the command asks for nothing that it cannot do, and loses
+nothing that it has done.
+"""
 
 import dataclasses
 import json
@@ -12,17 +14,18 @@ import numpy as np
 import pytest
 
 from rmat_jax import cli, flags
-from rmat_jax.checkpoint import Checkpoints, restore_params
-from rmat_jax.config import Config, DataConfig, UserError, to_dict
+from rmat_jax.config import Config, DataConfig, to_dict
 from rmat_jax.data import make_data
+from rmat_jax.errors import UserError
 from rmat_jax.evals import evaluate as door
 from rmat_jax.evals.evaluate import evaluate
 from rmat_jax.evals.heldout import Mean, evaluate_heldout
 from rmat_jax.evals.report import plain, write_report
 from rmat_jax.evals.suite import Options, Section, Subject
 from rmat_jax.evals.suites.position import position
-from rmat_jax.optim import make_optimizer
-from rmat_jax.state import init_state
+from rmat_jax.train.checkpoint import Checkpoints, restore_params
+from rmat_jax.train.optim import make_optimizer
+from rmat_jax.train.state import init_state
 
 TEXT_FIGURES = ("document.png", "chunk.png", "cut.png", "fusion.png", "gates.png", "training.png")
 
@@ -52,13 +55,24 @@ def record(workdir, config):
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(to_dict(config)))
     train = [
-        {"step": step, "loss": 5.0 - step / 10, "accuracy": step / 40, "tokens": 64 * step, "seconds": 2.0 * step}
+        {
+            "step": step,
+            "loss": 5.0 - step / 10,
+            "accuracy": step / 40,
+            "tokens": 64 * step,
+            "seconds": 2.0 * step,
+        }
         for step in range(1, 21)
     ]
-    heldout = [{"step": step, "bits_per_token": 7.0 - step / 10, "accuracy": step / 40} for step in (10, 20)]
+    heldout = [
+        {"step": step, "bits_per_token": 7.0 - step / 10, "accuracy": step / 40}
+        for step in (10, 20)
+    ]
     lines = [{"split": "train", "tokens_per_second": 32.0} | line for line in train]
     lines += [{"split": "heldout"} | line for line in heldout]
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"split": "tr')
+    (workdir / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"split": "tr'
+    )
     (workdir / "samples.txt").write_text("--- step 10\nearly\n--- step 20\nlate\x07 ``` text\n")
 
 
@@ -90,16 +104,24 @@ def test_evaluate_writes_report_and_figures(text_config, workdir, tmp_path):
     params, *_ = restore_params(workdir / "checkpoints")
     data = make_data(text_config, workdir)
     with_memory, without = (
-        evaluate_heldout(text_config, params, data.heldout, data.heldout.num_bytes, cut=cut) for cut in (False, True)
+        evaluate_heldout(text_config, params, data.heldout, data.heldout.num_bytes, cut=cut)
+        for cut in (False, True)
     )
     assert with_memory.units()[0] == "documents"
-    assert f"**{with_memory.bits_per_byte:.3f} bits per byte** with memory, {without.bits_per_byte:.3f} without" in text
+    assert (
+        f"**{with_memory.bits_per_byte:.3f} bits per byte** with memory, {without.bits_per_byte:.3f} without"
+        in text
+    )
     saved = np.abs(without.bits_per_byte - with_memory.bits_per_byte)
     assert f"{saved:.4f} ±" in text
     numbers = json.loads((tmp_path / "out" / "report.json").read_text())
     values = numbers["suites"]["position"]
-    assert values["scores"]["with_memory"]["bits_per_byte"] == pytest.approx(with_memory.bits_per_byte)
-    assert values["gain"]["value"] == pytest.approx(without.bits_per_byte - with_memory.bits_per_byte)
+    assert values["scores"]["with_memory"]["bits_per_byte"] == pytest.approx(
+        with_memory.bits_per_byte
+    )
+    assert values["gain"]["value"] == pytest.approx(
+        without.bits_per_byte - with_memory.bits_per_byte
+    )
     assert values["recovery"]["documents"] > 5 and numbers["step"] == 20
     assert "# tiny, step 20" in text
     assert "````text\nlate\N{REPLACEMENT CHARACTER} ``` text\n````" in text and "early" not in text
@@ -114,7 +136,9 @@ def subject_of(workdir, config, step=0):
 def report_of(subject, out):
     """The text of a report of the suite `position`."""
     out.mkdir(exist_ok=True)
-    return write_report(subject, {"position": position(subject, Options(), out)}, out, "measure me").read_text()
+    return write_report(
+        subject, {"position": position(subject, Options(), out)}, out, "measure me"
+    ).read_text()
 
 
 @pytest.mark.parametrize("streams", [("full", "local", "memory"), ("local",)])
@@ -152,7 +176,9 @@ def test_no_metrics_no_training_curve(text_config, tmp_path):
     text = report_of(subject, tmp_path)
     data = make_data(no_memory, tmp_path)
     scored = sum((batch["targets"] >= 0).sum() for batch in data.heldout)
-    assert f"**{np.log2(257) * scored / data.heldout.num_bytes:.3f} bits per byte**; `gzip -9`" in text
+    assert (
+        f"**{np.log2(257) * scored / data.heldout.num_bytes:.3f} bits per byte**; `gzip -9`" in text
+    )
     assert re.findall(r"!\[.*\]\((.*)\)", text) == ["document.png", "chunk.png", "fusion.png"]
 
 
@@ -168,7 +194,9 @@ def suite_module(monkeypatch, name, function, check=None):
 
 def ready(name):
     def suite(subject, options, out):
-        return Section(f"Title of {name}", f"Headline of {name}", "Its text.", {"one": 1.5, "none": np.nan})
+        return Section(
+            f"Title of {name}", f"Headline of {name}", "Its text.", {"one": 1.5, "none": np.nan}
+        )
 
     return suite
 
@@ -182,8 +210,13 @@ def test_several_suites_make_one_report(monkeypatch, workdir, tmp_path):
         suite_module(monkeypatch, name, ready(name))
     options = Options(text=str(tmp_path), seed=3)
     text = evaluate(workdir, ("code", "length"), tmp_path, options).read_text()
-    places = [text.index(part) for part in ("- Headline of code", "- Headline of length", "## Title of code")]
-    places += [text.index(part) for part in ("## Title of length", "## Training", "## Run", "## Reproduce")]
+    places = [
+        text.index(part)
+        for part in ("- Headline of code", "- Headline of length", "## Title of code")
+    ]
+    places += [
+        text.index(part) for part in ("## Title of length", "## Training", "## Run", "## Reproduce")
+    ]
     assert places == sorted(places)
     assert f"--suite=code,length --out={tmp_path} --text={tmp_path} --seed=3\n" in text
     numbers = json.loads((tmp_path / "report.json").read_text())
@@ -194,12 +227,16 @@ def test_what_was_measured_before_an_error_is_kept(monkeypatch, workdir, tmp_pat
     suite_module(monkeypatch, "length", ready("length"))
     suite_module(monkeypatch, "recall", failing)
     suite_module(monkeypatch, "code", ready("code"))
-    with pytest.raises(UserError, match=r"suite recall: the disk is full; the rest is in .*report.md"):
+    with pytest.raises(
+        UserError, match=r"suite recall: the disk is full; the rest is in .*report.md"
+    ):
         evaluate(workdir, ("length", "recall", "code"), tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "Title of length" in text and "Title of code" in text
     assert "- **recall was not measured**: the disk is full" in text
-    assert json.loads((tmp_path / "report.json").read_text())["failed"] == {"recall": "the disk is full"}
+    assert json.loads((tmp_path / "report.json").read_text())["failed"] == {
+        "recall": "the disk is full"
+    }
 
 
 def test_a_crash_leaves_the_report_of_what_came_before(monkeypatch, workdir, tmp_path):
@@ -229,7 +266,10 @@ def failing_check(subject, options):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--suite=position,recal"], "unknown suite 'recal'; there is position, length, recall, babi, qa, summary,"),
+        (
+            ["--suite=position,recal"],
+            "unknown suite 'recal'; there is position, length, recall, babi, qa, summary,",
+        ),
         (["--suite="], "unknown suite ''"),
         (["--suite=recall,position,recall"], "suite 'recall' is named twice"),
         (["--suite=position,qa"], "suite 'qa' needs a file; give --qa=PATH"),
@@ -241,7 +281,9 @@ def failing_check(subject, options):
     ],
 )
 def test_bad_requests_are_one_line_and_exit_with_2(given, message, workdir, tmp_path, capsys):
-    code = flags.run(lambda: cli.main(["evaluate", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *given]))
+    code = flags.run(
+        lambda: cli.main(["evaluate", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *given])
+    )
     assert code == 2
     assert message in (error := capsys.readouterr().err) and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -249,7 +291,9 @@ def test_bad_requests_are_one_line_and_exit_with_2(given, message, workdir, tmp_
 
 def test_a_model_of_synthetic_data_is_asked_for_no_text(config, tmp_path):
     recall = Config(
-        model=dataclasses.replace(config.model, vocab_size=24), data=DataConfig(synthetic="recall"), batch_size=2
+        model=dataclasses.replace(config.model, vocab_size=24),
+        data=DataConfig(synthetic="recall"),
+        batch_size=2,
     )
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, new_state(recall), recall)
@@ -272,6 +316,14 @@ def test_help_names_every_option_and_its_default(capsys):
 
 
 def test_numbers_are_valid_json():
-    value = {"mean": Mean(np.nan, 1.0, 2), "array": np.array([1.5, np.inf]), 3: (np.int64(4), True, None)}
-    expected = {"mean": {"value": None, "error": 1.0, "units": 2}, "array": [1.5, None], "3": [4, True, None]}
+    value = {
+        "mean": Mean(np.nan, 1.0, 2),
+        "array": np.array([1.5, np.inf]),
+        3: (np.int64(4), True, None),
+    }
+    expected = {
+        "mean": {"value": None, "error": 1.0, "units": 2},
+        "array": [1.5, None],
+        "3": [4, True, None],
+    }
     assert json.loads(json.dumps(plain(value), allow_nan=False)) == expected

@@ -1,4 +1,6 @@
-"""The suites of questions on a real, if tiny, model: they measure what one pass over the whole text would."""
+"""The suites of questions on a real, if tiny, model: they measure what one pass over the whole text
+would.
+"""
 
 import dataclasses
 import functools
@@ -9,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmat_jax.config import DataConfig, UserError
+from rmat_jax.config import DataConfig
+from rmat_jax.errors import UserError
 from rmat_jax.evals.answers import ALONE, EMPTIED, KEPT, ask
 from rmat_jax.evals.inputs.questions import Asked, Item
 from rmat_jax.evals.report import plain
@@ -23,7 +26,9 @@ from rmat_jax.model import RMAT
 @pytest.fixture(scope="module")
 def subject(config, tmp_path_factory):
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=257))
-    params = jax.jit(RMAT(config.model).init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
+    params = jax.jit(RMAT(config.model).init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))[
+        "params"
+    ]
     return Subject(tmp_path_factory.mktemp("run"), config, jax.tree.map(lambda x: 3 * x, params), 0)
 
 
@@ -52,7 +57,8 @@ def test_answers_cost_what_one_pass_says(subject):
         assert answer.bits[ALONE] == pytest.approx(bits(subject, after, answer.num_bytes), rel=1e-4)
         assert all(len(text) <= 5 for text in answer.written.values())
     long = [answer for answer in answers if answer.document == 0]
-    assert all(abs(answer.bits[EMPTIED] - answer.bits[KEPT]) > 1e-3 for answer in long)  # the control
+    # the control
+    assert all(abs(answer.bits[EMPTIED] - answer.bits[KEPT]) > 1e-3 for answer in long)
 
 
 def test_every_suite_runs(subject, tmp_path):
@@ -60,14 +66,23 @@ def test_every_suite_runs(subject, tmp_path):
         "1 John is in the hall.\n2 Where is John?\thall\t1\n1 John is in the yard.\n2 Where is John?\tyard\t1\n"
     )
     (tmp_path / "text.txt").write_text("It rained. Nobody came.\n" * 9)
-    record = {"document": "John is in the hall. " * 9, "question": "Where is John?", "answer": "hall", "summary": "In."}
+    record = {
+        "document": "John is in the hall. " * 9,
+        "question": "Where is John?",
+        "answer": "hall",
+        "summary": "In.",
+    }
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
     files = {name: str(tmp_path / "a.jsonl") for name in ("qa", "summary")}
-    options = Options(babi=str(tmp_path), text=str(tmp_path / "text.txt"), max_tokens=16, examples=2, **files)
+    options = Options(
+        babi=str(tmp_path), text=str(tmp_path / "text.txt"), max_tokens=16, examples=2, **files
+    )
     for suite, figures in [(babi, 2), (qa, 1), (summary, 1)]:
         section = suite(subject, options, tmp_path)
         assert section.text.count(".png)") == figures
-        assert all(f"({file.name})" in section.text for file in tmp_path.glob(f"{suite.__name__}*.png"))
+        assert all(
+            f"({file.name})" in section.text for file in tmp_path.glob(f"{suite.__name__}*.png")
+        )
         assert "\n" not in section.headline
         json.dumps(plain(section.values), allow_nan=False)
     assert "cannot be told from one of the documents" in section.text
@@ -76,6 +91,8 @@ def test_every_suite_runs(subject, tmp_path):
 def test_a_model_that_knows_no_text_is_an_error(subject, tmp_path):
     data = DataConfig(synthetic="recall")
     other = dataclasses.replace(subject, config=dataclasses.replace(subject.config, data=data))
-    (tmp_path / "a.jsonl").write_text('{"context": "Text.", "question": "Who?", "answer": "She."}\n')
+    (tmp_path / "a.jsonl").write_text(
+        '{"context": "Text.", "question": "Who?", "answer": "She."}\n'
+    )
     with pytest.raises(UserError, match="no text and no tokenizer"):
         qa(other, Options(qa=str(tmp_path / "a.jsonl")), tmp_path)

@@ -11,7 +11,9 @@ from rmat_jax.config import PAPER, Config, RMATConfig
 from rmat_jax.evals.suite import Subject
 from rmat_jax.model import RMAT
 
-MODEL = dict(width=16, num_layers=2, num_heads=2, chunk_len=16, window_len=4, memory_slots=6, memory_writes=2)
+MODEL = dict(
+    width=16, num_layers=2, num_heads=2, chunk_len=16, window_len=4, memory_slots=6, memory_writes=2
+)
 
 
 @functools.cache
@@ -25,5 +27,7 @@ def subject(**changes) -> Subject:
         return rng.normal(0, 2 * like.shape[-1] ** -0.5, like.shape).astype(np.float32)
 
     # Their shapes alone: a compiled init takes longer than most tests.
-    shapes = jax.eval_shape(RMAT(config).init, jax.random.key(0), jnp.zeros((1, 16), jnp.int32))["params"]
+    shapes = jax.eval_shape(RMAT(config).init, jax.random.key(0), jnp.zeros((1, 16), jnp.int32))[
+        "params"
+    ]
     return Subject(Path(), Config(model=config), jax.tree_util.tree_map_with_path(draw, shapes), 0)

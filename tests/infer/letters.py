@@ -38,7 +38,9 @@ def quiet_params(config, seed: int = 0) -> dict:
 
 
 def make_engine(config=CONFIG, rows=3, prompts=2, params=None) -> Engine:
-    return Engine(RMAT(config), params or quiet_params(config), Letters(), rows=rows, prompts=prompts)
+    return Engine(
+        RMAT(config), params or quiet_params(config), Letters(), rows=rows, prompts=prompts
+    )
 
 
 def random_text(rng: np.random.Generator, length: int) -> bytes:
@@ -46,10 +48,14 @@ def random_text(rng: np.random.Generator, length: int) -> bytes:
 
 
 def one_pass(config, tokens: list[int], params=None):
-    """Logits [T, V] of one call from the beginning, and the state after it. Calls have few widths, each is compiled."""
+    """Logits [T, V] of one call from the beginning, and the state after it. Calls have few widths,
+    each is compiled.
+    """
     padded = np.pad(tokens, (0, -len(tokens) % 256))[None]
     empty = RMAT(config).initial_state(1)
-    logits, state = reader(config)(params or quiet_params(config), padded, empty, None, np.array([len(tokens)]))
+    logits, state = reader(config)(
+        params or quiet_params(config), padded, empty, None, np.array([len(tokens)])
+    )
     return np.asarray(logits[0, : len(tokens)], np.float64), state
 
 

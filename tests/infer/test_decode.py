@@ -43,8 +43,11 @@ def test_prefill_of_rows_of_different_lengths_is_each_row_alone():
     for row, length in enumerate(lengths):
         alone, alone_state = prefill(params, tokens_BT[row : row + 1, :length])
         np.testing.assert_allclose(logits_BV[row], alone[0], atol=2e-5)
-        np.testing.assert_allclose(state.memory_LBMD()[:, row], alone_state.memory_LBMD()[:, 0], atol=2e-5)
-    padded, _ = prefill(params, tokens_BT)  # control: the padding would have been read
+        np.testing.assert_allclose(
+            state.memory_LBMD()[:, row], alone_state.memory_LBMD()[:, 0], atol=2e-5
+        )
+    # control: the padding would have been read
+    padded, _ = prefill(params, tokens_BT)
     assert abs(np.asarray(padded[0] - logits_BV[0])).max() > 1e-2
 
 
@@ -83,32 +86,51 @@ LENGTHS = np.array([13, 8, 3])
 
 
 def test_greedy_text_is_the_obvious_loop_across_chunk_borders():
-    """Rows that stand at different places, and ask for different numbers of tokens; a row that asks for none stays."""
+    """Rows that stand at different places, and ask for different numbers of tokens; a row that asks
+    for none stays.
+    """
     params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, 13)
     left = np.array([30, 0, 17])
     streams, written = infer.decode(
-        MODEL, unstack_params(params), started(params, tokens_BT, LENGTHS), requests(left), 64, -1, 11
+        MODEL,
+        unstack_params(params),
+        started(params, tokens_BT, LENGTHS),
+        requests(left),
+        64,
+        -1,
+        11,
     )
     np.testing.assert_array_equal(written.count_B, left)
     np.testing.assert_array_equal(streams.written_B, left)
     np.testing.assert_array_equal(streams.state.position_B, (LENGTHS + left) % CONFIG.chunk_len)
     for row in range(3):
         tokens, logprobs = greedy(params, tokens_BT[row, : LENGTHS[row]], left[row])
-        np.testing.assert_array_equal(written.tokens_BT[row], np.pad(tokens, (0, 64 - left[row]), constant_values=-1))
-        np.testing.assert_allclose(written.logprobs_BT[row], np.pad(logprobs, (0, 64 - left[row])), atol=2e-5)
+        np.testing.assert_array_equal(
+            written.tokens_BT[row], np.pad(tokens, (0, 64 - left[row]), constant_values=-1)
+        )
+        np.testing.assert_allclose(
+            written.logprobs_BT[row], np.pad(logprobs, (0, 64 - left[row])), atol=2e-5
+        )
 
 
 def test_limit_end_and_pauses():
-    """However a text is cut into calls it stays the same; `end` is not read, a token at which a row pauses is."""
+    """However a text is cut into calls it stays the same; `end` is not read, a token at which a row
+    pauses is.
+    """
     params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, 13)
 
     def write(limit, end=-1, calls=1, known=11, **asked):
         streams, rows = started(params, tokens_BT, LENGTHS), [[], [], []]
         for _ in range(calls):
             asked_now = requests(
-                np.array([40 - len(row) for row in rows]), seed=np.array([7, 8, 9]), temperature=2.0, **asked
+                np.array([40 - len(row) for row in rows]),
+                seed=np.array([7, 8, 9]),
+                temperature=2.0,
+                **asked,
             )
-            streams, written = infer.decode(MODEL, unstack_params(params), streams, asked_now, limit, end, known)
+            streams, written = infer.decode(
+                MODEL, unstack_params(params), streams, asked_now, limit, end, known
+            )
             for row in range(3):
                 rows[row] += np.asarray(written.tokens_BT[row, : written.count_B[row]]).tolist()
         return rows, streams, written
@@ -134,26 +156,40 @@ def test_limit_end_and_pauses():
 
 @pytest.mark.parametrize("options", [{}, DEFAULT], ids=["paper", "default"])
 def test_no_step_copies_what_is_large(options):
-    """The compiled loop copies neither the open chunk's keys, values and sums, nor the slots' keys, nor weights, neither a
-    step nor a call; the slots' keys are made where a chunk closes, in a branch."""
+    """The compiled loop copies neither the open chunk's keys, values and sums, nor the slots' keys,
+    nor weights, neither a step nor a call; the slots' keys are made where a chunk closes, in a
+    branch."""
     config = tiny(dtype="float32", chunk_len=24, **options)
-    streams, end = jax.eval_shape(lambda: infer.begin(RMAT(config), 3)), jax.ShapeDtypeStruct((), jnp.int32)
+    streams, end = (
+        jax.eval_shape(lambda: infer.begin(RMAT(config), 3)),
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
     chunk = rf"f32\[3,{config.num_heads},{config.head_dim},24\]\S* (copy|slice|dynamic-slice)\("
     slots = rf"f32\[3,{config.num_heads},{config.head_dim},{config.slots}\]\S* copy\((?!.*/branch_)"
     sums = rf"f32\[3,{config.writes},{config.width}\]\S* copy\("
     weights = rf"f32\[(1,)?{config.width},{config.hidden}\]\S* (copy|slice|dynamic-slice)\("
 
     def copies(what, decode, params):
-        program = decode.lower(RMAT(config), params, streams, requests(5), end, end, end).compile().as_text()
+        program = (
+            decode.lower(RMAT(config), params, streams, requests(5), end, end, end)
+            .compile()
+            .as_text()
+        )
         return len(re.findall(what, program))
 
     params = unstack_params(make_params(config))
     undonated = jax.jit(infer.decode.__wrapped__, static_argnums=0)
     for what in (chunk, slots, sums):
-        assert copies(what, infer.decode, params) == 0 < copies(what, undonated, params)  # the control
-    assert copies(weights, infer.decode, params) == 0  # and its control: layers in a scan
+        # the control
+        assert copies(what, infer.decode, params) == 0 < copies(what, undonated, params)
+    # and its control: layers in a scan
+    assert copies(weights, infer.decode, params) == 0
     state = jax.eval_shape(lambda: RMAT(config).initial_state(3))
-    read = jax.jit(lambda params, state: RMAT(config).apply({"params": params}, jnp.zeros((3, 1), jnp.int32), state))
+    read = jax.jit(
+        lambda params, state: RMAT(config).apply(
+            {"params": params}, jnp.zeros((3, 1), jnp.int32), state
+        )
+    )
     assert re.search(weights, read.lower(make_params(config), state).compile().as_text())
 
 
@@ -168,7 +204,9 @@ def test_score_is_the_loss_of_one_pass(length):
         pieces = np.split(text, np.cumsum(sizes)[:-1])
         scored = list(infer.score(MODEL, params, pieces, END))
         assert scored[-1].tokens == length + 1
-        assert abs(scored[-1].nats - costs.sum()) < 1e-4  # some hundred float32 roundings of sums around 100
+        # some hundred float32 roundings of sums around 100
+        assert abs(scored[-1].nats - costs.sum()) < 1e-4
         assert [s.tokens for s in scored[:-1]] == list(range(64, length + 1, 64))
     other = list(infer.score(MODEL, params, [np.roll(text, 1)], END))[-1].nats if length > 1 else 0
-    assert abs(other - costs.sum()) > 1e-2  # the control
+    # the control
+    assert abs(other - costs.sum()) > 1e-2

@@ -1,4 +1,6 @@
-"""Sessions that join, leave, fork and return compute what one pass computes, whoever shares the batch."""
+"""Sessions that join, leave, fork and return compute what one pass computes, whoever shares the
+batch.
+"""
 
 import asyncio
 import importlib
@@ -10,9 +12,18 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from tests import reference
-from tests.infer.letters import CONFIG, Letters, bits, make_engine, one_pass, quiet_params, random_text, stands
+from tests.infer.letters import (
+    CONFIG,
+    Letters,
+    bits,
+    make_engine,
+    one_pass,
+    quiet_params,
+    random_text,
+    stands,
+)
 from tests.models import assert_same, facts, make_params, tiny
 
 pure = importlib.import_module("rmat_jax.infer.streams")
@@ -20,13 +31,15 @@ PROMPT = b"abcdefghijabcabcabcdefghijabcdefghij"
 
 
 def run(config, tmp_path, seed=0, deeds=90):
-    """A day of an engine: sessions open, read texts of 1 to 150 letters, write, fork, are saved and restored, and are dropped.
+    """A day of an engine: sessions open, read texts of 1 to 150 letters, write, fork, are saved and
+    restored, and are dropped.
 
     Returns:
         [(session, the tokens it should have read)] of those still there at the end.
     """
     rng, engine = np.random.default_rng(seed), make_engine(config)
-    told, writing, done = {}, {}, []  # by session: tokens, pieces that are being written; names of deeds
+    # by session: tokens, pieces that are being written; names of deeds
+    told, writing, done = {}, {}, []
 
     def listen(session, pieces=10**6):
         """The next pieces of what a session writes, if it does."""
@@ -39,7 +52,12 @@ def run(config, tmp_path, seed=0, deeds=90):
 
     for _ in range(deeds):
         text = Letters().encode(random_text(rng, int(rng.choice([1, 5, 16, 17, 70, 150])))).tolist()
-        deed = str(rng.choice(["open", "read", "write", "fork", "restore", "drop"], p=[0.15, 0.2, 0.35, 0.1, 0.1, 0.1]))
+        deed = str(
+            rng.choice(
+                ["open", "read", "write", "fork", "restore", "drop"],
+                p=[0.15, 0.2, 0.35, 0.1, 0.1, 0.1],
+            )
+        )
         if deed == "open" or not told:
             told[engine.open(text)] = [Letters.end, *text]
             continue
@@ -51,7 +69,9 @@ def run(config, tmp_path, seed=0, deeds=90):
                 "temperature": float(rng.choice([0, 1.5])),
                 "stop": [[], [b"c"], [b"ab", b"ii"]][rng.integers(3)],
             }
-            writing[session] = session.write_pieces(max_new_tokens=int(rng.integers(1, 90)), **options)
+            writing[session] = session.write_pieces(
+                max_new_tokens=int(rng.integers(1, 90)), **options
+            )
         if deed == "read":
             session.read(text)
             told[session] += text
@@ -74,7 +94,9 @@ def run(config, tmp_path, seed=0, deeds=90):
 
 
 def test_sessions_are_one_pass(tmp_path):
-    """Law 2 through the engine. Sums of up to 16 terms of order 1 in another order: some hundred float32 roundings of 6e-8."""
+    """Law 2 through the engine. Sums of up to 16 terms of order 1 in another order: some hundred
+    float32 roundings of 6e-8.
+    """
     alive = run(CONFIG, tmp_path)
     assert len(alive) > 4 and max(len(told) for _, told in alive) > 300
     for session, told in alive:
@@ -83,8 +105,11 @@ def test_sessions_are_one_pass(tmp_path):
         np.testing.assert_allclose(logits, expected[-1], rtol=0, atol=2e-5)
         assert_same(facts(CONFIG, state), facts(CONFIG, expected_state), 2e-5)
     here, told = stands(alive[0][0])[0], alive[0][1]
-    for other in ([other for _, other in alive[1:]], [told[:-1]]):  # the controls: another's history, one token less
-        assert max(np.abs(here - one_pass(CONFIG, history)[0][-1]).max() for history in other) > 1e-2
+    # the controls: another's history, one token less
+    for other in ([other for _, other in alive[1:]], [told[:-1]]):
+        assert (
+            max(np.abs(here - one_pass(CONFIG, history)[0][-1]).max() for history in other) > 1e-2
+        )
 
 
 def test_sessions_are_one_pass_in_bfloat16(tmp_path):
@@ -94,12 +119,14 @@ def test_sessions_are_one_pass_in_bfloat16(tmp_path):
     with jax.enable_x64(True):
         exact = [exact_logits(config, told) for _, told in alive]
     rounding = max(
-        np.abs(one_pass(config, told)[0][-1] - expected).max() for (_, told), expected in zip(alive, exact, strict=True)
+        np.abs(one_pass(config, told)[0][-1] - expected).max()
+        for (_, told), expected in zip(alive, exact, strict=True)
     )
     assert 0 < rounding < 8 * float(jax.numpy.finfo("bfloat16").eps)
     for (session, _), expected in zip(alive, exact, strict=True):
         assert np.abs(stands(session)[0] - expected).max() < 2 * rounding
-    assert max(np.abs(stands(alive[0][0])[0] - other).max() for other in exact[1:]) > 4 * rounding  # the control
+    # the control
+    assert max(np.abs(stands(alive[0][0])[0] - other).max() for other in exact[1:]) > 4 * rounding
 
 
 def exact_logits(config, told):
@@ -110,22 +137,32 @@ def exact_logits(config, told):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_company_changes_nothing(dtype):
-    """Bit for bit: a session alone in the engine, and among others that come and go, at another row."""
+    """Bit for bit: a session alone in the engine, and among others that come and go, at another
+    row.
+    """
     config = tiny(**{**CONFIG.__dict__, "dtype": dtype})
 
     def speak(company):
         rng, engine, others = np.random.default_rng(1), make_engine(config), []
         for _ in range(company):
             others.append(engine.open(random_text(rng, int(rng.integers(1, 40)))))
-            others[-1].write(max_new_tokens=int(rng.integers(1, 60)), temperature=2.0, top_p=0.9, stop="a")
+            others[-1].write(
+                max_new_tokens=int(rng.integers(1, 60)), temperature=2.0, top_p=0.9, stop="a"
+            )
             engine.step()
         session, pieces = engine.open(PROMPT), []
-        for piece in session.write_pieces(max_new_tokens=100, temperature=1.5, seed=5, stop=[b"jjjj"]):
+        for piece in session.write_pieces(
+            max_new_tokens=100, temperature=1.5, seed=5, stop=[b"jjjj"]
+        ):
             pieces.append(piece)
             if company:
                 others.append(engine.open(random_text(rng, 20)))
                 others[-1].write(max_new_tokens=3)
-        return np.concatenate([p.tokens for p in pieces]), np.concatenate([p.logprobs for p in pieces]), bits(session)
+        return (
+            np.concatenate([p.tokens for p in pieces]),
+            np.concatenate([p.logprobs for p in pieces]),
+            bits(session),
+        )
 
     tokens, logprobs, state = speak(0)
     for company in (1, 2, 5):
@@ -140,16 +177,24 @@ def test_nothing_is_compiled_again():
     engine = make_engine()
     for length in (1, 17, 150):
         "".join(engine.open(b"a" * length).write(max_new_tokens=3))
-    programs = [function._cache_size() for function in (pure.read, pure.decode, pure.take, pure.put)]
+    programs = [
+        function._cache_size() for function in (pure.read, pure.decode, pure.take, pure.put)
+    ]
     rng, sessions = np.random.default_rng(0), []
     for _ in range(12):
         sessions.append(engine.open(random_text(rng, int(rng.integers(1, 150)))))
         sessions.append(sessions[0].fork())
-        texts = [s.write(max_new_tokens=int(rng.integers(1, 9)), temperature=1.0, top_k=2, stop="a") for s in sessions]
+        texts = [
+            s.write(max_new_tokens=int(rng.integers(1, 9)), temperature=1.0, top_k=2, stop="a")
+            for s in sessions
+        ]
         assert all(sum(len(piece) for piece in text) <= 9 for text in texts)
-    assert programs == [function._cache_size() for function in (pure.read, pure.decode, pure.take, pure.put)]
+    assert programs == [
+        function._cache_size() for function in (pure.read, pure.decode, pure.take, pure.put)
+    ]
     make_engine(rows=2).open(b"a").catch_up()
-    assert programs[0] < pure.read._cache_size()  # the control: another number of rows is another program
+    # the control: another number of rows is another program
+    assert programs[0] < pure.read._cache_size()
 
 
 def test_the_state_does_not_grow():
@@ -161,17 +206,25 @@ def test_the_state_does_not_grow():
     for _ in session.write(max_new_tokens=5000):
         pass
     assert session.tokens == 20_010 and [len(leaf) for leaf in bits(session)] == short
-    assert session.state_bytes == sum(short) - 11 * 4 - 4  # next to the state: logits, and the number of written tokens
+    # next to the state: logits, and the number of written tokens
+    assert session.state_bytes == sum(short) - 11 * 4 - 4
 
 
 def test_seeds_and_going_on():
-    """The same seed gives the same text; two texts one after the other are one, since draws are numbered by the session."""
+    """The same seed gives the same text; two texts one after the other are one, since draws are
+    numbered by the session.
+    """
     engine = make_engine()
     start = engine.open(PROMPT)
-    texts = ["".join(start.fork().write(max_new_tokens=60, temperature=3.0, seed=seed)) for seed in (1, 1, 2)]
+    texts = [
+        "".join(start.fork().write(max_new_tokens=60, temperature=3.0, seed=seed))
+        for seed in (1, 1, 2)
+    ]
     assert texts[0] == texts[1] != texts[2]
     session = start.fork()
-    parts = ["".join(session.write(max_new_tokens=count, temperature=3.0, seed=1)) for count in (25, 35)]
+    parts = [
+        "".join(session.write(max_new_tokens=count, temperature=3.0, seed=1)) for count in (25, 35)
+    ]
     assert "".join(parts) == texts[0]
 
 
@@ -182,19 +235,29 @@ def test_log_probabilities():
     pieces = list(session.write_pieces(max_new_tokens=50, temperature=2.0, top_k=4))
     tokens = np.concatenate([piece.tokens for piece in pieces])
     logits, _ = one_pass(CONFIG, told + tokens.tolist())
-    expected = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(told) - 1, len(told) + 49), tokens]
-    np.testing.assert_allclose(np.concatenate([piece.logprobs for piece in pieces]), expected, atol=2e-5)
+    expected = np.asarray(jax.nn.log_softmax(logits))[
+        np.arange(len(told) - 1, len(told) + 49), tokens
+    ]
+    np.testing.assert_allclose(
+        np.concatenate([piece.logprobs for piece in pieces]), expected, atol=2e-5
+    )
 
 
 def test_stop_sequences():
-    """The text ends before the first one; the session has read up to its last letter, and no further."""
+    """The text ends before the first one; the session has read up to its last letter, and no
+    further.
+    """
     engine = make_engine()
     start = engine.open(PROMPT)
     whole = "".join(start.fork().write(max_new_tokens=200, temperature=2.0, seed=4))
     for stop in ([whole[50:52]], [whole[120:125], whole[60:62]], ["k"], [whole[0]], whole[30:34]):
         session = start.fork()
         text = "".join(session.write(max_new_tokens=200, temperature=2.0, seed=4, stop=stop))
-        found = [(whole.find(s) + len(s), s) for s in ([stop] if isinstance(stop, str) else stop) if s in whole]
+        found = [
+            (whole.find(s) + len(s), s)
+            for s in ([stop] if isinstance(stop, str) else stop)
+            if s in whole
+        ]
         read, first = min(found, default=(200, ""))
         assert text == whole[: read - len(first)] and session.tokens == start.tokens + read
         assert session.ended == ("stop" if found else "length")
@@ -204,13 +267,20 @@ def test_stop_sequences():
 
 def test_the_end_of_a_document_is_not_read():
     """The session stands before it, and can be told more of the same document."""
-    params = make_params(CONFIG)  # not a quiet one's
+    # not a quiet one's
+    params = make_params(CONFIG)
     session = make_engine(params=params).open(PROMPT)
     text = "".join(session.write(max_new_tokens=1000, temperature=2.0))
     assert session.ended == "end" and session.tokens == 1 + len(PROMPT) + len(text)
     told = [Letters.end, *Letters().encode(PROMPT + text.encode())]
     np.testing.assert_allclose(stands(session)[0], one_pass(CONFIG, told, params)[0][-1], atol=2e-5)
-    assert sum(piece.tokens.tolist().count(Letters.end) for piece in session.write_pieces(max_new_tokens=100)) == 0
+    assert (
+        sum(
+            piece.tokens.tolist().count(Letters.end)
+            for piece in session.write_pieces(max_new_tokens=100)
+        )
+        == 0
+    )
 
 
 def test_rows_are_taken_in_turns():
@@ -218,7 +288,8 @@ def test_rows_are_taken_in_turns():
     engine = make_engine(rows=2)
     sessions = [engine.open(PROMPT) for _ in range(5)]
     writing = [session.write_pieces(max_new_tokens=2000, temperature=2.0) for session in sessions]
-    heard, worst = [np.zeros(5, int) for _ in sessions], 0  # by session: what each had written when it last wrote
+    # by session: what each had written when it last wrote
+    heard, worst = [np.zeros(5, int) for _ in sessions], 0
     while not all(session.ended for session in sessions):
         engine.step()
         tokens = np.array([session.tokens for session in sessions])
@@ -226,9 +297,11 @@ def test_rows_are_taken_in_turns():
             if session._job.ready:
                 worst = max(worst, (tokens - heard[index])[np.arange(5) != index].max())
                 heard[index] = tokens
-                session._job.ready.clear()  # as if somebody listened
+                # as if somebody listened
+                session._job.ready.clear()
     assert all(session.ended == "length" for session in sessions) and len(writing) == 5
-    assert 256 <= worst <= 2 * (256 + 64)  # at least one turn passed: there were more sessions than rows
+    # at least one turn passed: there were more sessions than rows
+    assert 256 <= worst <= 2 * (256 + 64)
 
 
 def test_a_long_prompt_lets_others_read():
@@ -245,7 +318,11 @@ def test_one_session_does_not_silence_the_others():
     """While one reads a long prompt or waits for a row, the others' text goes on: a step at a time."""
     engine = make_engine(rows=2)
     talker = engine.open(PROMPT)
-    pieces, seen, done = talker.write_pieces(max_new_tokens=None, temperature=2.0), [], threading.Event()
+    pieces, seen, done = (
+        talker.write_pieces(max_new_tokens=None, temperature=2.0),
+        [],
+        threading.Event(),
+    )
     next(pieces)
 
     def read():
@@ -259,13 +336,18 @@ def test_one_session_does_not_silence_the_others():
         next(pieces)
         seen.append(engine._steps - before)
     thread.join()
-    assert engine._steps - steps > 200  # the control: the prompt took that many
-    assert len(seen) > 20 and max(seen) < 20  # steps between two pieces
+    # the control: the prompt took that many
+    assert engine._steps - steps > 200
+    # steps between two pieces
+    assert len(seen) > 20 and max(seen) < 20
 
 
 def test_ids_that_the_tokenizer_does_not_know_are_not_written():
     engine = make_engine(tiny(**{**CONFIG.__dict__, "vocab_size": 40}))
-    texts = [engine.open(PROMPT).write(max_new_tokens=30, temperature=1000.0, seed=seed) for seed in range(40)]
+    texts = [
+        engine.open(PROMPT).write(max_new_tokens=30, temperature=1000.0, seed=seed)
+        for seed in range(40)
+    ]
     assert set("".join(map("".join, texts))) == set("abcdefghij")
 
 
@@ -305,9 +387,15 @@ def test_sessions_that_nobody_holds_stop():
 def test_more_sessions_than_rows():
     """They take turns; one that is ahead of its reader gives its row away."""
     engine = make_engine(rows=1)
-    endless = [engine.open(PROMPT).write(max_new_tokens=None, temperature=2.0, seed=seed) for seed in (0, 1)]
-    assert len(next(endless[1])) > 0  # though the first one, which nobody reads, came before
-    texts = [engine.open(PROMPT).write(max_new_tokens=70, temperature=2.0, seed=2) for _ in range(5)]
+    endless = [
+        engine.open(PROMPT).write(max_new_tokens=None, temperature=2.0, seed=seed)
+        for seed in (0, 1)
+    ]
+    # though the first one, which nobody reads, came before
+    assert len(next(endless[1])) > 0
+    texts = [
+        engine.open(PROMPT).write(max_new_tokens=70, temperature=2.0, seed=2) for _ in range(5)
+    ]
     assert len({"".join(text) for text in texts}) == 1
     assert len(next(endless[0])) > 0
 
@@ -352,7 +440,8 @@ def test_an_interrupted_step_is_done_to_its_end(name, monkeypatch):
         "".join(session.write(max_new_tokens=20))
     assert session.ended == "given up"
     told = [Letters.end, *Letters().encode(PROMPT)]
-    told += [t for piece in session._job.ready for t in piece.tokens.tolist()]  # written before the signal was heard
+    # written before the signal was heard
+    told += [t for piece in session._job.ready for t in piece.tokens.tolist()]
     assert session.tokens == len(told)
     np.testing.assert_allclose(stands(session)[0], one_pass(CONFIG, told)[0][-1], atol=2e-5)
     assert "".join(other.write(max_new_tokens=20)) == expected
@@ -361,20 +450,28 @@ def test_an_interrupted_step_is_done_to_its_end(name, monkeypatch):
 def test_asyncio_is_the_same_text():
     """Eight sessions on three rows, all at once."""
     alone = [
-        "".join(make_engine().open(PROMPT[seed:]).write(max_new_tokens=90, temperature=2.0, seed=seed))
+        "".join(
+            make_engine().open(PROMPT[seed:]).write(max_new_tokens=90, temperature=2.0, seed=seed)
+        )
         for seed in range(8)
     ]
     engine = make_engine()
 
     async def one(seed):
-        pieces = [p async for p in engine.open(PROMPT[seed:]).stream(max_new_tokens=90, temperature=2.0, seed=seed)]
+        pieces = [
+            p
+            async for p in engine.open(PROMPT[seed:]).stream(
+                max_new_tokens=90, temperature=2.0, seed=seed
+            )
+        ]
         return "".join(pieces)
 
     async def everyone():
         return await asyncio.gather(*map(one, range(8)))
 
     assert asyncio.run(everyone()) == alone
-    assert len(set(alone)) > 4  # the control
+    # the control
+    assert len(set(alone)) > 4
 
     async def leaves():
         session = engine.open(PROMPT)
@@ -409,7 +506,9 @@ def test_threads_share_an_engine():
     engine, texts = make_engine(rows=2), {}
 
     def speak(seed):
-        texts[seed] = "".join(engine.open(PROMPT).write(max_new_tokens=80, temperature=2.0, seed=seed))
+        texts[seed] = "".join(
+            engine.open(PROMPT).write(max_new_tokens=80, temperature=2.0, seed=seed)
+        )
 
     threads = [threading.Thread(target=speak, args=(seed,)) for seed in range(6)]
     for thread in threads:
@@ -417,7 +516,10 @@ def test_threads_share_an_engine():
     for thread in threads:
         thread.join(timeout=120)
     again = make_engine(rows=2)
-    expected = {s: "".join(again.open(PROMPT).write(max_new_tokens=80, temperature=2.0, seed=s)) for s in range(6)}
+    expected = {
+        s: "".join(again.open(PROMPT).write(max_new_tokens=80, temperature=2.0, seed=s))
+        for s in range(6)
+    }
     assert texts == expected
 
 
@@ -426,7 +528,10 @@ def test_threads_share_an_engine():
     [
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be an integer from 1 to"),
         ({"max_new_tokens": 1.5}, "max_new_tokens=1.5"),
-        ({"max_new_tokens": 2**31}, "max_new_tokens=2147483648 must be an integer from 1 to 2147483647"),
+        (
+            {"max_new_tokens": 2**31},
+            "max_new_tokens=2147483648 must be an integer from 1 to 2147483647",
+        ),
         ({"top_k": 2**40}, "top_k="),
         ({"seed": "a"}, "seed='a'"),
         ({"temperature": "hot"}, "temperature='hot'"),
@@ -456,6 +561,10 @@ def test_what_cannot_be_read():
         with pytest.raises(UserError, match="a prompt must be text, bytes or a list of token ids"):
             engine.open(prompt)
     assert engine.open(bytearray(b"ab"))._unread[0].tolist() == [Letters.end, 0, 1]
-    session = engine.open()  # nothing but the beginning of a document
-    assert session.read(b"") is None and len("".join(session.write(max_new_tokens=5, temperature=0))) <= 5
+    # nothing but the beginning of a document
+    session = engine.open()
+    assert (
+        session.read(b"") is None
+        and len("".join(session.write(max_new_tokens=5, temperature=0))) <= 5
+    )
     assert session.tokens >= 1

@@ -1,4 +1,6 @@
-"""`generate` and `score`: bytes come out as they were written, and nothing is lost when somebody interrupts."""
+"""`generate` and `score`: bytes come out as they were written, and nothing is lost when somebody
+interrupts.
+"""
 
 import codecs
 import contextlib
@@ -14,9 +16,9 @@ from types import SimpleNamespace
 import pytest
 
 from rmat_jax import cli, infer
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.infer import load_engine
-from tests.test_resume import ROOT
+from tests.train.test_resume import ROOT
 
 PROMPT = "A line"
 
@@ -43,18 +45,23 @@ def generate(workdir, prompt=PROMPT, session=None, **sampling):
 def test_the_bytes_are_those_of_the_engine_and_characters_stay_whole(workdir):
     """A model that has learned nothing writes any bytes, mostly not UTF-8."""
     session = load_engine(workdir, rows=1).open(PROMPT)
-    pieces = [piece.text for piece in session.write_pieces(max_new_tokens=600, temperature=5.0, seed=1)]
+    pieces = [
+        piece.text for piece in session.write_pieces(max_new_tokens=600, temperature=5.0, seed=1)
+    ]
     out = generate(workdir, max_new_tokens=600, seed=1)
     assert out.getvalue() == b"".join(pieces) and len(out.calls) > 2
     assert whole(out.calls)
-    assert not whole([bytes([byte]) for byte in out.getvalue()])  # the control
+    # the control
+    assert not whole([bytes([byte]) for byte in out.getvalue()])
     assert out.getvalue() != generate(workdir, max_new_tokens=600, seed=2).getvalue()
 
 
 def whole(calls):
     """Whether no call but the last ends inside a character."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    return all(decoder.decode(call) is not None and not decoder.getstate()[0] for call in calls[:-1])
+    return all(
+        decoder.decode(call) is not None and not decoder.getstate()[0] for call in calls[:-1]
+    )
 
 
 def test_a_session_goes_on_where_it_stopped(workdir, tmp_path, capsys):
@@ -62,7 +69,9 @@ def test_a_session_goes_on_where_it_stopped(workdir, tmp_path, capsys):
     file = tmp_path / "session"
     once = generate(workdir, seed=1, temperature=0, max_new_tokens=30).getvalue()
     first = generate(workdir, session=file, temperature=0, max_new_tokens=12).getvalue()
-    assert first + generate(workdir, None, file, temperature=0, max_new_tokens=18).getvalue() == once
+    assert (
+        first + generate(workdir, None, file, temperature=0, max_new_tokens=18).getvalue() == once
+    )
     assert f"{file} has read {1 + len(PROMPT) + 30} tokens" in capsys.readouterr().err
     assert generate(workdir, "more text", file, max_new_tokens=0).getvalue() == b""
     goes_on = generate(workdir, "", file, temperature=0).getvalue()
@@ -72,8 +81,11 @@ def test_a_session_goes_on_where_it_stopped(workdir, tmp_path, capsys):
 
 
 def test_prompts_of_any_length_and_any_bytes(workdir, tmp_path, monkeypatch, capfdbinary):
-    """Through the command: standard input in blocks, bytes that are not UTF-8, arguments as a shell passes them on."""
-    text = bytes(range(256)) * 700  # more than two blocks
+    """Through the command: standard input in blocks, bytes that are not UTF-8, arguments as a shell
+    passes them on.
+    """
+    # more than two blocks
+    text = bytes(range(256)) * 700
     file = tmp_path / "session"
 
     def command(prompt, *more):
@@ -113,9 +125,23 @@ def test_interrupted_while_it_reads_the_file_stays_as_it_was(workdir, tmp_path, 
 
 
 def start(workdir, file):
-    arguments = [f"--workdir={workdir}", f"--prompt={PROMPT}", f"--session={file}", "--temperature=0"]
-    command = [sys.executable, "-m", "rmat_jax", "generate", *arguments, "--max_new_tokens=100000000"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+    arguments = [
+        f"--workdir={workdir}",
+        f"--prompt={PROMPT}",
+        f"--session={file}",
+        "--temperature=0",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "rmat_jax",
+        "generate",
+        *arguments,
+        "--max_new_tokens=100000000",
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    )
     return process, process.stdout.read(20)
 
 
@@ -136,7 +162,9 @@ def test_interrupted_while_it_writes_all_that_was_printed_is_kept(workdir, tmp_p
 def test_interrupted_before_there_is_something_to_lose(workdir, seconds):
     """While it imports, restores or compiles: no traceback, whatever code it interrupts."""
     command = [sys.executable, "-m", "rmat_jax", "generate", f"--workdir={workdir}", "--prompt=-"]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -151,8 +179,12 @@ def test_a_full_disk_loses_the_text_but_not_the_session(workdir, tmp_path):
 
     out = Full()
     with pytest.raises(UserError, match="No space left"):
-        infer.generate(workdir, PROMPT, tmp_path / "session", out, max_new_tokens=1000, temperature=0)
-    assert load_engine(workdir).load(tmp_path / "session").tokens >= 1 + len(PROMPT) + len(b"".join(out.calls[:2]))
+        infer.generate(
+            workdir, PROMPT, tmp_path / "session", out, max_new_tokens=1000, temperature=0
+        )
+    assert load_engine(workdir).load(tmp_path / "session").tokens >= 1 + len(PROMPT) + len(
+        b"".join(out.calls[:2])
+    )
 
 
 def test_a_full_disk_ends_score_by_name(workdir, tmp_path):
@@ -166,8 +198,13 @@ def test_a_full_disk_ends_score_by_name(workdir, tmp_path):
 
 
 def test_where_a_session_cannot_be_saved_is_found_before_any_work(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr("rmat_jax.infer.runs.load_engine", lambda *_, **__: pytest.fail("work has begun"))
-    for file, message in ((tmp_path, "is no file but a folder"), (tmp_path / "no" / "a", "no folder")):
+    monkeypatch.setattr(
+        "rmat_jax.infer.runs.load_engine", lambda *_, **__: pytest.fail("work has begun")
+    )
+    for file, message in (
+        (tmp_path, "is no file but a folder"),
+        (tmp_path / "no" / "a", "no folder"),
+    ):
         with pytest.raises(UserError, match=message):
             generate(workdir, session=file)
 
@@ -183,7 +220,9 @@ def test_streams_that_the_shell_has_closed(workdir, monkeypatch):
 
 
 def test_an_interrupted_score_counts_what_was_scored(workdir, tmp_path, monkeypatch):
-    """The total is of the bytes that were read by the model, not of those that were read from the disk."""
+    """The total is of the bytes that were read by the model, not of those that were read from the
+    disk.
+    """
     (tmp_path / "text").write_bytes(b"A line of text, and another.\n" * 40)
 
     def total(file, interrupt):
@@ -203,7 +242,8 @@ def test_an_interrupted_score_counts_what_was_scored(workdir, tmp_path, monkeypa
 
     chunk = 8 * load_engine(workdir).model.config.chunk_len
     bits, size = total(tmp_path / "text", 1)
-    assert size == 2 * chunk  # two calls, each of as many bytes as tokens
+    # two calls, each of as many bytes as tokens
+    assert size == 2 * chunk
     whole, all_of_it = total(tmp_path / "text", None)
     assert all_of_it == 1160 and abs(bits - whole) < 0.5 and bits != whole
 
@@ -217,7 +257,9 @@ def test_a_closed_pipe_is_no_error(workdir, tmp_path):
 
 
 def test_score_reads_files_and_standard_input(workdir, tmp_path, capsys, monkeypatch):
-    """Bytes that are not UTF-8 are text too; an empty file costs nothing; documents do not see each other."""
+    """Bytes that are not UTF-8 are text too; an empty file costs nothing; documents do not see each
+    other.
+    """
     data = [b"A line of text, and another.\n" * 40, b"", bytes(range(256)) * 3]
     files = [tmp_path / f"{index}.txt" for index in range(3)]
     for file, content in zip(files, data, strict=True):
@@ -232,8 +274,10 @@ def test_score_reads_files_and_standard_input(workdir, tmp_path, capsys, monkeyp
     sizes = [int(line[4].replace(",", "")) for line in (first, last, total)]
     assert sizes == [len(data[0]), len(data[2]), len(data[0]) + len(data[2])]
     mean = (float(first[0]) * sizes[0] + float(last[0]) * sizes[1]) / sizes[2]
-    assert abs(float(total[0]) - mean) < 1e-4  # four digits are printed
+    # four digits are printed
+    assert abs(float(total[0]) - mean) < 1e-4
     assert score(files[2])[0][0] == last[0]
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data[0])))
     assert score("-")[0][0] == first[0]
-    assert float(first[0]) != float(last[0])  # the control
+    # the control
+    assert float(first[0]) != float(last[0])

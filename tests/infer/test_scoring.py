@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from tests.infer.letters import CONFIG, Letters, bits, make_engine, one_pass, random_text
 
 
@@ -20,7 +20,9 @@ def test_costs_are_those_of_one_pass_and_move_nothing():
         logits, _ = one_pass(CONFIG, tokens)
         logprobs = scipy.special.log_softmax(logits, axis=-1)[-len(text) - 1 : -1]
         # Float32 through two layers: another split of the text rounds differently, by about 1e-6.
-        np.testing.assert_allclose(cost.nats, -logprobs[np.arange(len(text)), ids], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(
+            cost.nats, -logprobs[np.arange(len(text)), ids], rtol=0, atol=2e-5
+        )
         np.testing.assert_array_equal(cost.correct, logprobs.argmax(-1) == ids)
     assert [bits(session) for session in sessions] == before
 
@@ -29,9 +31,12 @@ def test_forgetting_costs():
     rng, engine = np.random.default_rng(1), make_engine(CONFIG)
     session = engine.open(random_text(rng, 90))
     text = random_text(rng, 40)
-    kept, cut, again = engine.costs([(session.fork(), text), (session.fork(forget=True), text), (session, text)])
+    kept, cut, again = engine.costs(
+        [(session.fork(), text), (session.fork(forget=True), text), (session, text)]
+    )
     np.testing.assert_array_equal(kept.nats, again.nats)
-    assert kept.nats[0] == cut.nats[0]  # its probability was made before
+    # its probability was made before
+    assert kept.nats[0] == cut.nats[0]
     assert np.abs(kept.nats - cut.nats).max() > 1e-3
 
 

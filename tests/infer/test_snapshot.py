@@ -1,4 +1,6 @@
-"""A session in a file goes on bit for bit, in another process too; what does not fit is refused by name."""
+"""A session in a file goes on bit for bit, in another process too; what does not fit is refused by
+name.
+"""
 
 import json
 import subprocess
@@ -10,10 +12,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from tests.infer.letters import CONFIG, bits, make_engine, quiet_params
 from tests.models import tiny
-from tests.test_resume import ROOT
+from tests.train.test_resume import ROOT
 
 PROMPT = b"abcdefghijabcabcabcdefghijabcdefghij"
 WRITE = {"max_new_tokens": 50, "temperature": 1.5, "seed": 3}
@@ -31,7 +33,9 @@ print(json.dumps([[t for p in pieces for t in p.tokens.tolist()], [float(x).hex(
 
 def spoken(session):
     pieces = list(session.write_pieces(**WRITE))
-    return [t for p in pieces for t in p.tokens.tolist()], [float(x).hex() for p in pieces for x in p.logprobs]
+    return [t for p in pieces for t in p.tokens.tolist()], [
+        float(x).hex() for p in pieces for x in p.logprobs
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -47,11 +51,14 @@ def test_another_process_goes_on_bit_for_bit(dtype, tmp_path):
     loaded = engine.load(tmp_path / "session")
     assert bits(loaded) == bits(session) and loaded.tokens == session.tokens
     assert spoken(loaded) == here
-    assert spoken(engine.open(PROMPT)) != here  # the control: what the session wrote matters
+    # the control: what the session wrote matters
+    assert spoken(engine.open(PROMPT)) != here
 
 
 def test_saving_leaves_the_session_as_it_is(tmp_path):
-    """Also one that is writing, and one that has not read its prompt yet; the file holds what was read."""
+    """Also one that is writing, and one that has not read its prompt yet; the file holds what was
+    read.
+    """
     engine = make_engine()
     session = engine.open(PROMPT)
     session.save(tmp_path / "early")
@@ -61,7 +68,11 @@ def test_saving_leaves_the_session_as_it_is(tmp_path):
     for piece in pieces:
         tokens += piece.tokens.tolist()
         session.save(tmp_path / "midway")
-        assert engine.load(tmp_path / "midway").tokens == session.tokens == 1 + len(PROMPT) + len(tokens)
+        assert (
+            engine.load(tmp_path / "midway").tokens
+            == session.tokens
+            == 1 + len(PROMPT) + len(tokens)
+        )
     assert tokens == expected[0]
     first = (tmp_path / "midway").read_bytes()
     session.save(tmp_path / "midway")
@@ -85,15 +96,23 @@ def refused(file, engine, *parts):
 
 def test_other_models_are_refused_by_name(saved):
     refused(
-        saved, make_engine(tiny(**{**CONFIG.__dict__, "memory_slots": 6})), "another model", "memory_slots was 5, is 6"
+        saved,
+        make_engine(tiny(**{**CONFIG.__dict__, "memory_slots": 6})),
+        "another model",
+        "memory_slots was 5, is 6",
     )
-    refused(saved, make_engine(tiny(**{**CONFIG.__dict__, "dtype": "bfloat16"})), "dtype was 'float32', is 'bfloat16'")
+    refused(
+        saved,
+        make_engine(tiny(**{**CONFIG.__dict__, "dtype": "bfloat16"})),
+        "dtype was 'float32', is 'bfloat16'",
+    )
     refused(saved, make_engine(params=quiet_params(CONFIG, 1)), "other weights")
     engine = make_engine()
     engine.tokenizer.describe = "words"
     refused(saved, engine, "another tokenizer", "letters", "words")
     trained_otherwise = tiny(**{**CONFIG.__dict__, "remat": "block", "dropout": 0.1})
-    assert make_engine(trained_otherwise).load(saved).tokens == 1 + len(PROMPT)  # the control: the same model
+    # the control: the same model
+    assert make_engine(trained_otherwise).load(saved).tokens == 1 + len(PROMPT)
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9, 0.999])
@@ -124,7 +143,8 @@ def test_files_of_other_kinds_are_refused(saved, tmp_path):
     save_file(tensors | {"more": np.zeros(1)}, other, metadata)
     refused(other, engine, "damaged")
     save_file(tensors, other, metadata)
-    assert bits(engine.load(other)) == bits(engine.load(saved))  # the control
+    # the control
+    assert bits(engine.load(other)) == bits(engine.load(saved))
 
 
 def test_a_folder_that_does_not_exist(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.infer.text import Stops, as_bytes, completes
 from tests.infer.letters import make_engine
 
@@ -32,7 +32,9 @@ def test_pieces_are_cut_before_the_first_sequence(text, sequences, sizes):
 
 @given(TEXT, SEQUENCES, st.lists(st.integers(1, 5), min_size=30, max_size=30))
 def test_a_row_pauses_wherever_a_sequence_becomes_complete(text, sequences, sizes):
-    """If the tokens are these pieces, the one that completes a sequence is among those at which a row pauses."""
+    """If the tokens are these pieces, the one that completes a sequence is among those at which a
+    row pauses.
+    """
     at = 0
     for size in sizes:
         token, before = text[at : at + size], text[:at]
@@ -50,6 +52,7 @@ def test_pauses_are_few():
 
 def test_text_as_bytes():
     assert as_bytes("gr\xfc\xdfe") == "gr\xfc\xdfe".encode() and as_bytes(b"\xff") == b"\xff"
-    assert as_bytes(b"\xff\xfe".decode("utf-8", "surrogateescape")) == b"\xff\xfe"  # as a shell's arguments come
+    # as a shell's arguments come
+    assert as_bytes(b"\xff\xfe".decode("utf-8", "surrogateescape")) == b"\xff\xfe"
     with pytest.raises(UserError, match="give bytes"):
         as_bytes("\ud800")

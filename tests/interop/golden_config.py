@@ -1,6 +1,7 @@
 """The tiny model of the golden dump: every mechanism, sizes that differ wherever they may.
 
-python -m rmat_jax crosscheck --config=tests/interop/golden_config.py --steps=4 --dump=tests/interop/golden.safetensors
+python -m rmat_jax crosscheck --config=tests/interop/golden_config.py --steps=4
+--dump=tests/interop/golden.safetensors
 """
 
 from rmat_jax import flags

@@ -1,4 +1,6 @@
-"""Ports to be checked: faulty ones, each wrong in one place of one layer, and one that offers little."""
+"""Ports to be checked: faulty ones, each wrong in one place of one layer, and one that offers
+little.
+"""
 
 import torch
 
@@ -14,7 +16,9 @@ def flipped_sign(config, weights):
 
 def transposed_matrix(config, weights):
     """Layer 1's queries are projected by the transposed matrix."""
-    return reference(config, weights | {"layers.1.query.weight": weights["layers.1.query.weight"].T})
+    return reference(
+        config, weights | {"layers.1.query.weight": weights["layers.1.query.weight"].T}
+    )
 
 
 def rope_halves_swapped(config, weights):

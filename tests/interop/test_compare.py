@@ -13,7 +13,11 @@ from rmat_jax.interop.layout import layout, random_weights
 from tests.models import TINY
 
 CASE = make_case(Config(model=TINY), random_weights(TINY, 0), steps=3)
-KEYS = [("layer output", "chunk 0, layer 0"), ("layer output", "chunk 0, layer 1"), ("gradient", "fusion")]
+KEYS = [
+    ("layer output", "chunk 0, layer 0"),
+    ("layer output", "chunk 0, layer 1"),
+    ("gradient", "fusion"),
+]
 EXPECTED = {key: np.linspace(-1, 2, 6).reshape(2, 3) for key in KEYS}
 
 
@@ -33,7 +37,9 @@ def test_float64_passes_within_its_tolerance_and_fails_beyond():
     found = differ(off(2.1e-9, KEYS[1]))
     assert [d.passed for d in found] == [True, False, True]
     assert found[1].index == (1, 0) and found[1].where == "chunk 0, layer 1 [1, 0]"
-    assert found[1].absolute == pytest.approx(2.1e-9) and found[1].relative == pytest.approx(1.05e-9)
+    assert found[1].absolute == pytest.approx(2.1e-9) and found[1].relative == pytest.approx(
+        1.05e-9
+    )
 
 
 def test_float32_is_held_to_twice_the_spread():
@@ -45,7 +51,8 @@ def test_float32_is_held_to_twice_the_spread():
 def test_what_only_cancels_is_held_to_the_rounding_of_its_quantity():
     expected = EXPECTED | {("gradient", "zero"): np.zeros(2)}
     gamma = compare.rounding(TINY, CASE.tokens.size, "float64")
-    for by, passed in ((gamma, True), (3 * gamma, False)):  # the largest gradient is 2
+    # the largest gradient is 2
+    for by, passed in ((gamma, True), (3 * gamma, False)):
         found = differ(EXPECTED | {("gradient", "zero"): np.full(2, by)}, expected=expected)
         assert found[-1].passed == passed
 
@@ -72,7 +79,10 @@ def test_the_first_difference_is_the_first_of_the_forward_pass():
     actual = off(1.0, KEYS[2]) | {KEYS[1]: EXPECTED[KEYS[1]] + 1}
     swapped = [KEYS[2], KEYS[0], KEYS[1]]
     found = differ(actual, expected={key: EXPECTED[key] for key in swapped})
-    assert (compare.first_difference(found).quantity, compare.first_difference(found).place) == KEYS[1]
+    assert (
+        compare.first_difference(found).quantity,
+        compare.first_difference(found).place,
+    ) == KEYS[1]
     assert compare.first_difference(differ(off(1.0, KEYS[2]))).quantity == "gradient"
     assert compare.first_difference(differ(EXPECTED)) is None
 
@@ -84,7 +94,9 @@ def test_the_table_shows_the_worst_place_of_each_quantity():
 
 
 def test_the_spread_of_a_linear_function_is_what_its_weights_move():
-    """Of sum_i w_i, whose terms move by gamma each, up to the sum of their sizes and never by nothing."""
+    """Of sum_i w_i, whose terms move by gamma each, up to the sum of their sizes and never by
+    nothing.
+    """
 
     def run(case):
         yield {("loss", ""): np.array(sum(x.sum() for x in case.weights.values()))}
@@ -94,29 +106,39 @@ def test_the_spread_of_a_linear_function_is_what_its_weights_move():
     most = gamma * sum(np.abs(x).sum() for x in CASE.weights.values())
     spread = compare.measure_spread(CASE, run, exact, "float32")["loss", ""]
     assert 0 < spread <= most
-    assert compare.measure_spread(CASE, run, exact, "float64")["loss", ""] < 1e-6 * spread  # the control
+    # the control
+    assert compare.measure_spread(CASE, run, exact, "float64")["loss", ""] < 1e-6 * spread
 
 
 def test_rounding_grows_with_sums_and_angles():
     def of(**changes):
         return compare.rounding(dataclasses.replace(TINY, **changes), 0, "float32") * 2**24
 
-    assert of() == 6 * 12**0.5 + 32  # the MLP's 12 terms, angles of 8 radians
+    # the MLP's 12 terms, angles of 8 radians
+    assert of() == 6 * 12**0.5 + 32
     assert of(mlp_width=48) == pytest.approx(6 * 48**0.5 + 32)
     assert of(chunk_len=16) == pytest.approx(6 * 16**0.5 + 64)
-    assert of(fusion="joint") == pytest.approx(6 * 13**0.5 + 32)  # chunk and slots in one softmax
-    assert of(memory_age="tokens") == pytest.approx(6 * 12**0.5 + 3 * 32)  # five slots, two a chunk: three chunks back
+    # chunk and slots in one softmax
+    assert of(fusion="joint") == pytest.approx(6 * 13**0.5 + 32)
+    # five slots, two a chunk: three chunks back
+    assert of(memory_age="tokens") == pytest.approx(6 * 12**0.5 + 3 * 32)
 
 
 def test_a_case_reaches_every_rule():
-    """Slots are written again; documents end at a border, inside a run, after one token; targets are left out."""
+    """Slots are written again; documents end at a border, inside a run, after one token; targets
+    are left out.
+    """
     model = TINY
     assert CASE.num_chunks > model.slots / model.writes + 1
     ends = {int(end) for end in np.flatnonzero(np.diff(CASE.documents[1])) + 1}
     lengths = np.diff(sorted(ends))
-    assert any(end % model.chunk_len == 0 for end in ends) and any(end % model.run_len for end in ends)
+    assert any(end % model.chunk_len == 0 for end in ends) and any(
+        end % model.run_len for end in ends
+    )
     assert 1 in lengths and (CASE.documents[0] == CASE.documents[0, 0]).all()
-    assert (CASE.targets == -1).any() and len({int(n) % model.chunk_len for n in CASE.prompt_lengths}) == 3
+    assert (CASE.targets == -1).any() and len(
+        {int(n) % model.chunk_len for n in CASE.prompt_lengths}
+    ) == 3
     assert CASE.decoded > model.chunk_len
     assert set(CASE.weights) == set(layout(model))
 

@@ -9,28 +9,39 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax import cli, flags, loop
-from rmat_jax.checkpoint import digests, restore_params
-from rmat_jax.config import Config, UserError
+from rmat_jax import cli, flags
+from rmat_jax.config import Config
+from rmat_jax.errors import UserError
 from rmat_jax.interop.convert import export_weights, import_weights
 from rmat_jax.interop.layout import from_jax, layout, random_weights
 from rmat_jax.interop.weights import read_weights, write_weights
-from rmat_jax.optim import make_optimizer
-from rmat_jax.state import init_state
+from rmat_jax.train import loop
+from rmat_jax.train.checkpoint import digests, restore_params
+from rmat_jax.train.optim import make_optimizer
+from rmat_jax.train.state import init_state
 from tests import models
-from tests.test_resume import CONFIG, saved, small_flags
+from tests.train.test_resume import CONFIG, saved, small_flags
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """run: of 2 steps, with byte pairs; begin: the import of what it began with; mine: the import of what it ended with."""
+    """run: of 2 steps, with byte pairs; begin: the import of what it began with; mine: the import
+    of what it ended with.
+    """
     folder = tmp_path_factory.mktemp("convert")
-    (folder / "text.txt").write_text("".join(f"{i} lines of text, and {i * i} more.\n" for i in range(600)))
+    (folder / "text.txt").write_text(
+        "".join(f"{i} lines of text, and {i * i} more.\n" for i in range(600))
+    )
     config = config_of(folder)
     loop.run(config, folder / "run", until=2)
     tokenizer = (folder / "run" / "tokenizer" / "tokenizer.json").read_text()
     state = jax.jit(functools.partial(init_state, config, make_optimizer(config)))()
-    write_weights(folder / "begin.safetensors", config, from_jax(config.model, state.params), tokenizer=tokenizer)
+    write_weights(
+        folder / "begin.safetensors",
+        config,
+        from_jax(config.model, state.params),
+        tokenizer=tokenizer,
+    )
     import_weights(folder / "begin", folder / "begin.safetensors")
     export_weights(folder / "run", folder / "run.safetensors")
     import_weights(folder / "mine", folder / "run.safetensors")
@@ -44,7 +55,8 @@ def config_of(folder):
         "model.dropout": 0,
         "accumulation": 1,
         "log.eval_every": 0,
-        "optim.learning_rate": 0.05,  # two steps change much
+        # two steps change much
+        "optim.learning_rate": 0.05,
         "optim.warmup_steps": 0,
     }
     more = [f"--config.{key}={value}" for key, value in changes.items()]
@@ -57,7 +69,10 @@ def test_checkpoint_export_import_gives_equal_bits(folder):
     )
     assert (step, other_step) == (2, 0) and values == other_values
     assert digests(params) == digests(other)
-    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True))
+    assert all(
+        np.array_equal(x, y)
+        for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True)
+    )
     for name in ("config.json", "tokenizer/tokenizer.json"):
         assert (folder / "mine" / name).read_bytes() == (folder / "run" / name).read_bytes()
     metadata = read_weights(folder / "run.safetensors")[2]
@@ -82,7 +97,8 @@ def test_export_import_export_gives_equal_files(folder, tmp_path):
     half = export(folder / "run", "half", "bfloat16")
     import_weights(tmp_path / "halves", half)
     assert export(tmp_path / "halves", "half again", "bfloat16").read_bytes() == as_step_0(half)
-    assert export(folder / "begin", "other", "bfloat16").read_bytes() != as_step_0(half)  # the control
+    # the control
+    assert export(folder / "begin", "other", "bfloat16").read_bytes() != as_step_0(half)
 
 
 def test_float64_comes_back(tmp_path):
@@ -94,31 +110,50 @@ def test_float64_comes_back(tmp_path):
 
 
 def test_an_imported_workdir_trains_on_as_the_run_did(folder, tmp_path):
-    """Two steps from where the run began, everything is equal: parameters, optimiser, memory, key, place in the data."""
+    """Two steps from where the run began, everything is equal: parameters, optimiser, memory, key,
+    place in the data.
+    """
     config = config_of(folder)
     shutil.copytree(folder / "begin", tmp_path / "run")
     assert loop.run(config, tmp_path / "run", until=2) == 0
-    (step, one, meta), (other_step, other, other_meta) = (saved(config, at / "run") for at in (folder, tmp_path))
+    (step, one, meta), (other_step, other, other_meta) = (
+        saved(config, at / "run") for at in (folder, tmp_path)
+    )
     assert step == other_step == 2 and digests(one) == digests(other)
-    assert meta["data"] == other_meta["data"]  # from here on the data may not change
+    # from here on the data may not change
+    assert meta["data"] == other_meta["data"]
 
 
 def test_an_imported_workdir_writes_the_same_text(folder, capfdbinary):
     def write(name):
         capfdbinary.readouterr()
-        assert cli.main(["generate", f"--workdir={folder / name}", "--prompt=12 lines", "--max_new_tokens=20"]) == 0
+        assert (
+            cli.main(
+                [
+                    "generate",
+                    f"--workdir={folder / name}",
+                    "--prompt=12 lines",
+                    "--max_new_tokens=20",
+                ]
+            )
+            == 0
+        )
         return capfdbinary.readouterr().out
 
     text = write("run")
     assert len(text) > 10 and write("mine") == text
-    assert write("begin") != text  # the control
+    # the control
+    assert write("begin") != text
 
 
 def test_the_commands_say_what_they_did(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     file = tmp_path / "x.safetensors"
     count = len(layout(config_of(folder).model))
-    assert cli.main(["export", f"--workdir={folder / 'run'}", f"--file={file}", "--dtype=bfloat16"]) == 0
+    assert (
+        cli.main(["export", f"--workdir={folder / 'run'}", f"--file={file}", "--dtype=bfloat16"])
+        == 0
+    )
     size = file.stat().st_size
     out = capsys.readouterr().out
     assert out.startswith(f"written: {file}: {count} tensors, ") and out.count("\n") == 1
@@ -130,20 +165,37 @@ def test_the_commands_say_what_they_did(folder, tmp_path, monkeypatch, capsys):
 
     before = {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     for arguments, message in [
-        (["import", f"--workdir={folder / 'run'}", f"--file={file}"], "has checkpoints of a run; choose another"),
+        (
+            ["import", f"--workdir={folder / 'run'}", f"--file={file}"],
+            "has checkpoints of a run; choose another",
+        ),
         (["import", f"--workdir={file}", f"--file={file}"], "cannot be written: File exists"),
         (
-            ["import", f"--workdir={tmp_path / 'z'}", f"--file={file}", "--config=configs/quickstart.py"],
+            [
+                "import",
+                f"--workdir={tmp_path / 'z'}",
+                f"--file={file}",
+                "--config=configs/quickstart.py",
+            ],
             "another model",
         ),
         (["export", f"--workdir={tmp_path / 'no'}", f"--file={file}"], "no checkpoint"),
-        (["export", f"--workdir={folder / 'run'}", f"--file={tmp_path / 'no' / 'x'}"], "cannot be written"),
-        (["export", f"--workdir={folder / 'run'}", f"--file={file}", "--dtype=int8"], "invalid choice: 'int8'"),
+        (
+            ["export", f"--workdir={folder / 'run'}", f"--file={tmp_path / 'no' / 'x'}"],
+            "cannot be written",
+        ),
+        (
+            ["export", f"--workdir={folder / 'run'}", f"--file={file}", "--dtype=int8"],
+            "invalid choice: 'int8'",
+        ),
     ]:
         assert flags.run(lambda: cli.main(arguments)) == 2  # noqa: B023 (called here)
         captured = capsys.readouterr()
-        assert captured.out == "" and captured.err.count("\n") == 1 and message in captured.err, captured.err
-    assert before == {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}  # nothing lost
+        assert captured.out == "" and captured.err.count("\n") == 1 and message in captured.err, (
+            captured.err
+        )
+    # nothing lost
+    assert before == {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     assert not (tmp_path / "z").exists() and not (tmp_path / "no").exists()
 
 
@@ -152,7 +204,9 @@ def test_a_config_beside_the_file(folder, tmp_path):
     other = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=1e-5))
     import_weights(tmp_path / "run", folder / "run.safetensors", other)
     assert restore_params(tmp_path / "run" / "checkpoints").config["optim"]["learning_rate"] == 1e-5
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["learning_rate"] == 1e-5
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["learning_rate"] == 1e-5
+    )
 
 
 def test_a_tokenizer_that_is_missing_or_none(folder, tmp_path):
@@ -167,7 +221,9 @@ def test_a_tokenizer_that_is_missing_or_none(folder, tmp_path):
     large = metadata["tokenizer"]
     small = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=290))
     write_weights(tmp_path / "x", small, random_weights(small.model, 0), tokenizer=large)
-    with pytest.raises(UserError, match="token ids outside the vocabulary: .* set model.vocab_size=300"):
+    with pytest.raises(
+        UserError, match="token ids outside the vocabulary: .* set model.vocab_size=300"
+    ):
         import_weights(tmp_path / "run", tmp_path / "x")
     assert not (tmp_path / "run").exists()
 
@@ -175,7 +231,8 @@ def test_a_tokenizer_that_is_missing_or_none(folder, tmp_path):
 def test_values_that_are_not_finite_are_taken_and_told(folder, tmp_path):
     config, tensors, metadata = read_weights(folder / "run.safetensors")
     scale_D = tensors["layers.1.mlp_norm.weight"].astype(np.float64)
-    tensors["layers.1.mlp_norm.weight"] = np.array([1.0, np.nan, 1e300, *scale_D[3:]])  # too large for float32
+    # too large for float32
+    tensors["layers.1.mlp_norm.weight"] = np.array([1.0, np.nan, 1e300, *scale_D[3:]])
     write_weights(tmp_path / "x", config, tensors, tokenizer=metadata["tokenizer"])
     assert "of 1 tensors not all finite, layers.1.mlp_norm.weight first" in import_weights(
         tmp_path / "run", tmp_path / "x"

@@ -54,7 +54,12 @@ def test_float64_agrees_to_nine_digits(options):
     report = crosscheck.crosscheck(case_of(**options), "float64")
     assert report.passed, report.text()
     assert not report.not_offered
-    assert {d.quantity for d in report.differences} >= {"layer output", "gradient", "update", "streamed logits"}
+    assert {d.quantity for d in report.differences} >= {
+        "layer output",
+        "gradient",
+        "update",
+        "streamed logits",
+    }
 
 
 @pytest.mark.slow
@@ -65,8 +70,12 @@ def test_float64_agrees_with_any_three_options(options):
 
 @pytest.mark.parametrize("bptt_chunks", [1, 2])
 def test_float64_agrees_where_the_memory_is_detached(bptt_chunks):
-    """With 1 nobody reads what the pool's queries wrote: they have no gradient, and decay all the same."""
-    report = crosscheck.crosscheck(case_of(bptt_chunks=bptt_chunks, memory_pool="attention"), "float64")
+    """With 1 nobody reads what the pool's queries wrote: they have no gradient, and decay all the
+    same.
+    """
+    report = crosscheck.crosscheck(
+        case_of(bptt_chunks=bptt_chunks, memory_pool="attention"), "float64"
+    )
     assert report.passed, report.text()
 
 
@@ -76,9 +85,14 @@ def test_a_small_model_passes_in_float32(run, tmp_path):
     assert "EQUAL: 0 of 244" in table and table.count("| equal") == 10
     assert "JAX, float32: the optimiser's steps" in progress
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["passed"] and len(found["differences"]) == 244 and found["versions"]["torch"] == torch.__version__
+    assert (
+        found["passed"]
+        and len(found["differences"]) == 244
+        and found["versions"]["torch"] == torch.__version__
+    )
     shares = {d["quantity"]: d["share"] for d in found["differences"]}
-    assert 1e-4 < shares["layer output"] < 0.2  # the tolerance has room for other orders of sums, and not for a fault
+    # the tolerance has room for other orders of sums, and not for a fault
+    assert 1e-4 < shares["layer output"] < 0.2
 
 
 FAULTS = {
@@ -100,9 +114,16 @@ def test_a_fault_is_found_in_its_layer(fault, dtype):
 
 
 def test_a_fault_ends_the_command_with_one_and_names_the_layer(run, tmp_path):
-    code, out, _ = run("--torch=tests.interop.ports:flipped_sign", f"--against={GOLDEN}", f"--out={tmp_path}/out.json")
+    code, out, _ = run(
+        "--torch=tests.interop.ports:flipped_sign",
+        f"--against={GOLDEN}",
+        f"--out={tmp_path}/out.json",
+    )
     assert code == 1
-    assert "first difference: the output of layer 1 in chunk 0" in out and "the layers below it agree" in out
+    assert (
+        "first difference: the output of layer 1 in chunk 0" in out
+        and "the layers below it agree" in out
+    )
     assert not json.loads((tmp_path / "out.json").read_text())["passed"]
 
 
@@ -116,7 +137,9 @@ def test_what_a_port_does_not_offer_is_named(run):
 @pytest.mark.parametrize("framework", ["jax", "torch"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_golden_dump_is_still_computed(framework, dtype, run):
-    """Made by: python -m rmat_jax crosscheck --config=tests/interop/golden_config.py --steps=4 --dump=FILE"""
+    """Made by: python -m rmat_jax crosscheck --config=tests/interop/golden_config.py --steps=4
+    --dump=FILE
+    """
     code, out, _ = run(f"--against={GOLDEN}", f"--framework={framework}", f"--dtype={dtype}")
     assert code == 0, out
 
@@ -126,7 +149,8 @@ def test_a_dump_that_expects_something_else_is_not_met(tmp_path):
     case, expected, spread, _ = golden()
     key = ("logits", "chunk 1")
     wrong = expected | {
-        key: expected[key] * (1 + 1e-6 * (np.arange(expected[key].size) == 7).reshape(expected[key].shape))
+        key: expected[key]
+        * (1 + 1e-6 * (np.arange(expected[key].size) == 7).reshape(expected[key].shape))
     }
     found = compare.compare(case, collect(run_torch(case, "float64")), wrong, spread, "float64")
     assert [(d.quantity, d.place) for d in found if not d.passed] == [key]
@@ -144,9 +168,13 @@ def test_a_new_dump_holds_what_the_old_one_holds(run, tmp_path):
 def test_a_replay_in_pytorch_needs_no_jax():
     block = "import sys; sys.modules.update(dict.fromkeys(['jax', 'jaxlib', 'flax', 'optax', 'orbax'])); "
     replay = f"from rmat_jax import cli; sys.exit(cli.main(['crosscheck', '--against={GOLDEN}', '--framework=torch']))"
-    done = subprocess.run([sys.executable, "-c", block + replay], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", block + replay], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    control = subprocess.run([sys.executable, "-c", block + "import rmat_jax.model"], cwd=ROOT, capture_output=True)
+    control = subprocess.run(
+        [sys.executable, "-c", block + "import rmat_jax.model"], cwd=ROOT, capture_output=True
+    )
     assert control.returncode
 
 
@@ -162,10 +190,16 @@ def flip(file):
 
 BAD = {
     "no such dump": (["--against=nowhere.safetensors"], ["nowhere.safetensors", "--dump"]),
-    "a dump cut short": (["--against={cut}"], ["cannot be read as safetensors", "damaged", "make the dump anew"]),
+    "a dump cut short": (
+        ["--against={cut}"],
+        ["cannot be read as safetensors", "damaged", "make the dump anew"],
+    ),
     "a dump with a flipped bit": (["--against={flip}"], ["is damaged"]),
     "something else": (["--against={foreign}"], ["the format None", "rmat_jax dump 1"]),
-    "a model beside a dump": ([f"--against={GOLDEN}", "--steps=3"], ["--steps cannot go with --against"]),
+    "a model beside a dump": (
+        [f"--against={GOLDEN}", "--steps=3"],
+        ["--steps cannot go with --against"],
+    ),
     "a framework without a dump": (["--framework=torch"], ["--framework goes with --against"]),
     "a port that is dumped": (["--torch=a:b", "--dump=x"], ["--torch", "--dump"]),
     "two models": (["--workdir=x", "--config=configs/quickstart.py"], ["--workdir and --config"]),
@@ -175,9 +209,15 @@ BAD = {
     "no such run": (["--workdir=nowhere"], ["nowhere", "no checkpoint"]),
     "a port without a colon": (["--torch=ports"], ["--torch=ports", "package.module:function"]),
     "a port of no module": (["--torch=no_port:f"], ["no_port", "ModuleNotFoundError"]),
-    "a port of no function": (["--torch=tests.interop.ports:nothing"], ["nothing", "AttributeError"]),
+    "a port of no function": (
+        ["--torch=tests.interop.ports:nothing"],
+        ["nothing", "AttributeError"],
+    ),
     "a port that is no function": (["--torch=tests.interop.ports:no_function"], ["is a int"]),
-    "a port that fails": ([f"--against={GOLDEN}", "--torch=tests.interop.ports:broken"], ["KeyError", "q_proj"]),
+    "a port that fails": (
+        [f"--against={GOLDEN}", "--torch=tests.interop.ports:broken"],
+        ["KeyError", "q_proj"],
+    ),
 }
 
 

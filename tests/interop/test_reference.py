@@ -51,8 +51,14 @@ def test_it_trains_where_jax_is_not_installed():
     code = TRAIN.format(blocked=["jax", "jaxlib", "flax", "optax", "orbax"])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
-    blocked = TRAIN.format(blocked=["torch"])  # the control: a blocked package is missed
-    assert "torch" in subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True).stderr
+    # the control: a blocked package is missed
+    blocked = TRAIN.format(blocked=["torch"])
+    assert (
+        "torch"
+        in subprocess.run(
+            [sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True
+        ).stderr
+    )
 
 
 def test_dropout_follows_train_and_eval():
@@ -70,6 +76,13 @@ def test_clipping_is_exact():
     model = RMAT(config.model).double()
     tokens = torch.arange(16)[None] % 11
     optimizer, schedule = training.make_optimizer(config, model)
-    _, norm, _ = training.train_step(config, model, optimizer, schedule, tokens, tokens, torch.zeros_like(tokens))
-    clipped = torch.stack([p.grad.square().sum() for p in model.parameters() if p.grad is not None]).sum().sqrt()
-    assert norm > 1e-2 and abs(clipped / 1e-3 - 1) < 1e-12  # torch's own clipping would leave 1 - 1e-6 / norm
+    _, norm, _ = training.train_step(
+        config, model, optimizer, schedule, tokens, tokens, torch.zeros_like(tokens)
+    )
+    clipped = (
+        torch.stack([p.grad.square().sum() for p in model.parameters() if p.grad is not None])
+        .sum()
+        .sqrt()
+    )
+    # torch's own clipping would leave 1 - 1e-6 / norm
+    assert norm > 1e-2 and abs(clipped / 1e-3 - 1) < 1e-12

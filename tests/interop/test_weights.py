@@ -1,4 +1,6 @@
-"""A file of weights: what comes back is what was written, bit for bit; PyTorch agrees; a bad file is named in one line."""
+"""A file of weights: what comes back is what was written, bit for bit; PyTorch agrees; a bad file
+is named in one line.
+"""
 
 import dataclasses
 import json
@@ -14,18 +16,21 @@ import safetensors.torch
 import torch
 
 from rmat_jax import cli, flags
-from rmat_jax.config import Config, UserError, to_dict
+from rmat_jax.config import Config, to_dict
+from rmat_jax.errors import UserError
 from rmat_jax.interop.layout import from_jax, layout, random_weights, to_jax
 from rmat_jax.interop.weights import read_weights, write_weights
 from tests import models
-from tests.test_resume import ROOT
+from tests.train.test_resume import ROOT
 
 CONFIG = Config(model=models.tiny(dtype="float32"), steps=300)
 
 
 def same_bits(one, other):
     return list(one) == list(other) and all(
-        one[n].dtype == other[n].dtype and one[n].shape == other[n].shape and one[n].tobytes() == other[n].tobytes()
+        one[n].dtype == other[n].dtype
+        and one[n].shape == other[n].shape
+        and one[n].tobytes() == other[n].tobytes()
         for n in one
     )
 
@@ -42,7 +47,9 @@ def test_a_tree_of_parameters_comes_back_through_a_file(options, tmp_path, float
     config = Config(model=models.tiny(**options))
     params = models.make_params(config.model)
     tensors = from_jax(config.model, params)
-    assert {name: x.shape for name, x in tensors.items()} == {n: s.shape for n, s in layout(config.model).items()}
+    assert {name: x.shape for name, x in tensors.items()} == {
+        n: s.shape for n, s in layout(config.model).items()
+    }
     for dtype in ("float64", "float32"):
         wanted = {name: x.astype(dtype) for name, x in tensors.items()}
         write_weights(tmp_path / "x", config, wanted, step="7")
@@ -50,15 +57,23 @@ def test_a_tree_of_parameters_comes_back_through_a_file(options, tmp_path, float
         assert found_config == config and metadata["step"] == "7"
         assert same_bits(found, wanted)
         tree = to_jax(config.model, found)
-        assert jax.tree.structure(tree) == jax.tree.structure(params)  # nothing of the Linen tree is left out
-        assert all(jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(x, y.astype(x.dtype)), tree, params)))
+        # nothing of the Linen tree is left out
+        assert jax.tree.structure(tree) == jax.tree.structure(params)
+        assert all(
+            jax.tree.leaves(
+                jax.tree.map(lambda x, y: np.array_equal(x, y.astype(x.dtype)), tree, params)
+            )
+        )
     kernel_LDD = params["layers"]["query"]["kernel"]
     assert np.array_equal(tensors["layers.1.query.weight"], kernel_LDD[1].T)
-    assert not np.array_equal(tensors["layers.1.query.weight"], kernel_LDD[1])  # the control: the layout matters
+    # the control: the layout matters
+    assert not np.array_equal(tensors["layers.1.query.weight"], kernel_LDD[1])
 
 
 def test_bfloat16_is_rounded_as_pytorch_rounds(tmp_path):
-    """For every upper half, lower halves around a tie: ties to even and odd, subnormals, the largest, infinities, NaNs."""
+    """For every upper half, lower halves around a tie: ties to even and odd, subnormals, the
+    largest, infinities, NaNs.
+    """
     lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001], np.uint32)
     values = (np.arange(1 << 16, dtype=np.uint32)[:, None] << 16 | lower).view(np.float32)
     model = dataclasses.replace(CONFIG.model, vocab_size=values.size // CONFIG.model.width)
@@ -73,11 +88,13 @@ def test_bfloat16_is_rounded_as_pytorch_rounds(tmp_path):
         assert loaded[name].dtype == torch.bfloat16 and found[name].dtype == np.float32
         number = ~torch.isnan(expected)
         assert torch.equal(torch.isnan(loaded[name]), ~number)
-        bits, expected_bits = loaded[name].view(torch.int16), expected.view(torch.int16)  # -0 is not 0
+        # -0 is not 0
+        bits, expected_bits = loaded[name].view(torch.int16), expected.view(torch.int16)
         assert torch.equal(bits[number], expected_bits[number])
         assert np.array_equal(found[name], expected.float().numpy(), equal_nan=True)
     cut = (values.view(np.uint32) >> 16 << 16).view(np.float32)
-    assert not np.array_equal(found["embed.weight"], cut.reshape(-1, model.width), equal_nan=True)  # rounded, not cut
+    # rounded, not cut
+    assert not np.array_equal(found["embed.weight"], cut.reshape(-1, model.width), equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
@@ -92,7 +109,8 @@ def test_pytorch_loads_what_is_written_and_it_is_written_again_the_same(dtype, t
     write_weights(again, config, tensors, dtype, **rest)
     assert again.read_bytes() == file.read_bytes() and rest == {"step": "3", "tokenizer": "ä"}
     write_weights(again, config, float32_weights(seed=1), dtype, **rest)
-    assert again.read_bytes() != file.read_bytes()  # the control
+    # the control
+    assert again.read_bytes() != file.read_bytes()
 
 
 def test_arrays_of_several_types_keep_theirs(tmp_path):
@@ -102,7 +120,9 @@ def test_arrays_of_several_types_keep_theirs(tmp_path):
     loaded = safetensors.torch.load_file(tmp_path / "x")
     assert all(torch.equal(loaded[name], torch.from_numpy(x)) for name, x in mixed.items())
     found = read_weights(tmp_path / "x")[1]
-    assert same_bits(found, {n: x.astype(np.float32) if x.dtype == np.float16 else x for n, x in mixed.items()})
+    assert same_bits(
+        found, {n: x.astype(np.float32) if x.dtype == np.float16 else x for n, x in mixed.items()}
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -119,12 +139,17 @@ def test_what_pytorch_saves_is_read(dtype, tmp_path):
 
 def test_a_given_config_may_train_otherwise_but_not_compute_otherwise(tmp_path):
     def change(**model):
-        return dataclasses.replace(CONFIG, steps=500, model=dataclasses.replace(CONFIG.model, **model))
+        return dataclasses.replace(
+            CONFIG, steps=500, model=dataclasses.replace(CONFIG.model, **model)
+        )
 
     write_weights(tmp_path / "x", CONFIG, WEIGHTS)
     for given in (change(), change(dropout=0.5, bptt_chunks=1, remat="chunk", dtype="bfloat16")):
         assert read_weights(tmp_path / "x", given)[0] == given
-    with pytest.raises(UserError, match=r"another model: model.rope is 'per_head' there, 'none' in --config; change"):
+    with pytest.raises(
+        UserError,
+        match=r"another model: model.rope is 'per_head' there, 'none' in --config; change",
+    ):
         read_weights(tmp_path / "x", change(rope="none"))
     bpe = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, tokenizer="bpe"))
     with pytest.raises(UserError, match="data.tokenizer is 'bytes' there, 'bpe' in"):
@@ -150,13 +175,17 @@ def test_numpy_is_enough(tmp_path):
 
 
 def edited(change=lambda tensors: None, **metadata):
-    """Writes weights that `change` changed, with these metadata beside or instead of ours; None leaves one out."""
+    """Writes weights that `change` changed, with these metadata beside or instead of ours; None
+    leaves one out.
+    """
 
     def write(file):
         tensors = {name: torch.from_numpy(x) for name, x in WEIGHTS.items()}
         change(tensors)
         own = {"format": "rmat_jax 1", "config": json.dumps(to_dict(CONFIG))} | metadata
-        safetensors.torch.save_file(tensors, file, {key: value for key, value in own.items() if value is not None})
+        safetensors.torch.save_file(
+            tensors, file, {key: value for key, value in own.items() if value is not None}
+        )
 
     return write
 
@@ -183,24 +212,69 @@ BAD = {
     "no file": (lambda file: None, ["cannot be read: No such file"]),
     "a folder": (lambda file: file.mkdir(), ["cannot be read: Is a directory"]),
     "an empty file": (lambda file: file.touch(), ["no safetensors file, or damaged"]),
-    "a text": (lambda file: file.write_text("weights, they said\n" * 99), ["no safetensors file, or damaged"]),
-    **{f"cut to {n}": (truncated(n), ["no safetensors file, or damaged"]) for n in (7, 8, 100, 4000, 9000, -1)},
-    "no metadata": (edited(format=None, config=None), ["no config", "--config=FILE", "'format': 'rmat_jax 1'"]),
+    "a text": (
+        lambda file: file.write_text("weights, they said\n" * 99),
+        ["no safetensors file, or damaged"],
+    ),
+    **{
+        f"cut to {n}": (truncated(n), ["no safetensors file, or damaged"])
+        for n in (7, 8, 100, 4000, 9000, -1)
+    },
+    "no metadata": (
+        edited(format=None, config=None),
+        ["no config", "--config=FILE", "'format': 'rmat_jax 1'"],
+    ),
     "other metadata": (edited(format="pt"), ["no config in its metadata"]),
-    "a newer format": (edited(format="rmat_jax 2"), ["has format 'rmat_jax 2'", "reads rmat_jax 1; update"]),
+    "a newer format": (
+        edited(format="rmat_jax 2"),
+        ["has format 'rmat_jax 2'", "reads rmat_jax 1; update"],
+    ),
     "no config": (edited(config=None), ["cannot be read (KeyError: 'config')", "config.json"]),
-    "a config that is no JSON": (edited(config="{'model'"), ["cannot be read (JSONDecodeError", "config.json"]),
-    "a config that is no group": (edited(config="[1]"), ["cannot be read (TypeError", "config.json"]),
-    "a number that is a text": (configured(steps="many"), ["cannot be read (TypeError", "config.json"]),
-    "half a layer": (configured(model={"num_layers": 1.5}), ["cannot be read (TypeError", "config.json"]),
-    "an unknown key": (configured(stpes=3), ["not valid", "no key 'stpes'", "did you mean 'steps'"]),
+    "a config that is no JSON": (
+        edited(config="{'model'"),
+        ["cannot be read (JSONDecodeError", "config.json"],
+    ),
+    "a config that is no group": (
+        edited(config="[1]"),
+        ["cannot be read (TypeError", "config.json"],
+    ),
+    "a number that is a text": (
+        configured(steps="many"),
+        ["cannot be read (TypeError", "config.json"],
+    ),
+    "half a layer": (
+        configured(model={"num_layers": 1.5}),
+        ["cannot be read (TypeError", "config.json"],
+    ),
+    "an unknown key": (
+        configured(stpes=3),
+        ["not valid", "no key 'stpes'", "did you mean 'steps'"],
+    ),
     "a broken rule": (configured(steps=0), ["not valid", "steps=0 must be positive"]),
-    "a missing tensor": (edited(lambda t: t.pop(FUSION)), [f"{FUSION} [3] is missing; rmat_jax/interop/layout.py"]),
-    "an extra tensor": (edited(lambda t: t.update(more=torch.zeros(2, 3))), ["more [2, 3] is no tensor of it"]),
-    "a wrong shape": (edited(lambda t: t.update({BIAS: torch.zeros(8)})), [f"{BIAS} is [8], must be [12]"]),
-    "a scalar": (edited(lambda t: t.update({BIAS: torch.tensor(1.0)})), [f"{BIAS} is [], must be [12]"]),
-    "integers": (edited(lambda t: t.update({QUERY: t[QUERY].long()})), [f"{QUERY} is I64, must be one of float64"]),
-    "several": (edited(without_many), ["embed.weight [11, 8] is missing; ", "; and 2 more; rmat_jax/interop"]),
+    "a missing tensor": (
+        edited(lambda t: t.pop(FUSION)),
+        [f"{FUSION} [3] is missing; rmat_jax/interop/layout.py"],
+    ),
+    "an extra tensor": (
+        edited(lambda t: t.update(more=torch.zeros(2, 3))),
+        ["more [2, 3] is no tensor of it"],
+    ),
+    "a wrong shape": (
+        edited(lambda t: t.update({BIAS: torch.zeros(8)})),
+        [f"{BIAS} is [8], must be [12]"],
+    ),
+    "a scalar": (
+        edited(lambda t: t.update({BIAS: torch.tensor(1.0)})),
+        [f"{BIAS} is [], must be [12]"],
+    ),
+    "integers": (
+        edited(lambda t: t.update({QUERY: t[QUERY].long()})),
+        [f"{QUERY} is I64, must be one of float64"],
+    ),
+    "several": (
+        edited(without_many),
+        ["embed.weight [11, 8] is missing; ", "; and 2 more; rmat_jax/interop"],
+    ),
 }
 
 
@@ -212,7 +286,9 @@ def test_one_line_and_exit_code_2(case, tmp_path, monkeypatch, capsys):
     write(file)
     assert flags.run(lambda: cli.main(["import", f"--file={file}", f"--workdir={workdir}"])) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and len(captured.err) < 500, captured.err
+    assert captured.out == "" and captured.err.count("\n") == 1 and len(captured.err) < 500, (
+        captured.err
+    )
     for part in ("error: ", str(file), *parts):
         assert part in captured.err
     assert not workdir.exists()
@@ -229,8 +305,11 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path):
     before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     other = float32_weights(seed=1)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))  # no file may grow beyond 4 KiB
-        with pytest.raises(UserError, match="x cannot be written: File too large; choose a file in a folder"):
+        # no file may grow beyond 4 KiB
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))
+        with pytest.raises(
+            UserError, match="x cannot be written: File too large; choose a file in a folder"
+        ):
             write_weights(file, CONFIG, other)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -241,7 +320,8 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path):
         write_weights(file, CONFIG, other, "int8")
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
     write_weights(file, CONFIG, other)
-    assert file.read_bytes() != before  # the control
+    # the control
+    assert file.read_bytes() != before
     for place in (tmp_path / "nowhere" / "x", tmp_path, file / "x"):
         with pytest.raises(UserError, match="cannot be written"):
             write_weights(place, CONFIG, other)

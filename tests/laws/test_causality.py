@@ -1,6 +1,8 @@
-"""Law 1, causality: the gradient of logit t with respect to input u > t is exactly zero, at every t, not only a chunk's last.
+"""Law 1, causality: the gradient of logit t with respect to input u > t is exactly zero, at every
+t, not only a chunk's last.
 
-The table of all gradients says more than that: which earlier inputs each logit depends on, and through what.
+The table of all gradients says more than that: which earlier inputs each logit depends on, and
+through what.
 """
 
 import numpy as np
@@ -24,9 +26,13 @@ OPTIONS = [
 CASES = [(options, False) for options in OPTIONS] + [(options, True) for options in OPTIONS[:2]]
 
 
-@pytest.mark.parametrize(("options", "closed"), CASES, ids=lambda x: name(x) if isinstance(x, dict) else f"closed={x}")
+@pytest.mark.parametrize(
+    ("options", "closed"), CASES, ids=lambda x: name(x) if isinstance(x, dict) else f"closed={x}"
+)
 def test_a_logit_depends_on_all_earlier_inputs_and_on_no_later_one(options, closed):
-    """Across chunk borders the dependence runs through the memory, which holds a part of every token."""
+    """Across chunk borders the dependence runs through the memory, which holds a part of every
+    token.
+    """
     table = influence(tiny(**options), T, closed=closed)
     reached = (t // C > u // C) | ((t >= u) & ("full" in tiny(**options).streams))
     assert (table[u > t] == 0).all()
@@ -34,11 +40,15 @@ def test_a_logit_depends_on_all_earlier_inputs_and_on_no_later_one(options, clos
 
 
 def test_without_memory_a_logit_depends_on_its_chunk_only():
-    np.testing.assert_array_equal(influence(tiny(streams=("full", "local")), T) > 0, (u <= t) & (u // C == t // C))
+    np.testing.assert_array_equal(
+        influence(tiny(streams=("full", "local")), T) > 0, (u <= t) & (u // C == t // C)
+    )
 
 
 def test_block_windows_keep_to_their_block():
-    np.testing.assert_array_equal(influence(tiny(streams=("local",)), T) > 0, (u <= t) & (u // 4 == t // 4))
+    np.testing.assert_array_equal(
+        influence(tiny(streams=("local",)), T) > 0, (u <= t) & (u // 4 == t // 4)
+    )
 
 
 def test_sliding_windows_reach_back_over_borders():

@@ -1,4 +1,6 @@
-"""Law 3, packed documents never see each other: what stands before or after a document in its lane changes nothing for it."""
+"""Law 3, packed documents never see each other: what stands before or after a document in its lane
+changes nothing for it.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,8 @@ from tests.models import (
 pytestmark = pytest.mark.usefixtures("float64")
 T, C = 24, 8
 t, u = np.indices((T, T))
-# Three begin in the first chunk; the last of these ends in the second, when the queue is its own; the fourth reads on.
+# Three begin in the first chunk; the last of these ends in the second, when the queue is its own;
+# the fourth reads on.
 DOCUMENTS = make_documents([3, 2, 6], T)
 OPTIONS = [
     {"window": "block", "gate": "evicted", "memory_pool": "mean", "memory_age": "rotary"},
@@ -52,35 +55,48 @@ def test_control_each_stream_needs_its_mask(monkeypatch, stream):
     visible = attention.visible
 
     def sees_all(which, positions_BS, documents_BS, keys, window_len, window):
-        if which == stream:  # each place that some document fills belongs to the reader's
+        # each place that some document fills belongs to the reader's
+        if which == stream:
             filled_BJ = keys.documents_BJ != NOBODY
             documents_BS = jnp.zeros_like(documents_BS)
             keys = keys._replace(documents_BJ=jnp.where(filled_BJ, 0, NOBODY))
         return visible(which, positions_BS, documents_BS, keys, window_len, window)
 
     monkeypatch.setattr(attention, "visible", sees_all)
-    assert influence(tiny(window="sliding"), T, DOCUMENTS)[(u <= t) & (DOCUMENTS[u] != DOCUMENTS[t])].max() > 0
+    assert (
+        influence(tiny(window="sliding"), T, DOCUMENTS)[
+            (u <= t) & (DOCUMENTS[u] != DOCUMENTS[t])
+        ].max()
+        > 0
+    )
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name)
 @settings(max_examples=15, derandomize=True, deadline=None)
 @given(cuts=st.sets(st.integers(1, T), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_a_document_in_its_lane_is_the_document_alone(options, cuts, seed):
-    """Read alone, from a fresh state at its offset in the chunk, a document has the same logits and leaves the same state.
+    """Read alone, from a fresh state at its offset in the chunk, a document has the same logits and
+    leaves the same state.
 
-    Row i of one batch holds the lane up to the end of document i, row i of the other holds document i only.
+    Row i of one batch holds the lane up to the end of document i, row i of the other holds document
+    i only.
     """
     config, rows = tiny(**options), 8
     params, lane = make_params(config), make_tokens(config, 1, T, seed)[0]
     starts = [0, *sorted(cuts - {T})]
     ends = [*starts[1:], T]
-    unused = [0] * (rows - len(starts))  # rows that read nothing
+    # rows that read nothing
+    unused = [0] * (rows - len(starts))
     starts, ends = np.array(starts + unused, np.int32), np.array(ends + unused, np.int32)
     documents = make_documents(list(np.diff(np.unique([0, *starts, T]))), T)
 
     index = np.arange(T)[None]
     packed, after = reader(config)(
-        params, np.tile(lane, (rows, 1)), initial_state(config, rows), np.tile(documents, (rows, 1)), ends
+        params,
+        np.tile(lane, (rows, 1)),
+        initial_state(config, rows),
+        np.tile(documents, (rows, 1)),
+        ends,
     )
     here = np.minimum(starts[:, None] + index, T - 1)
     fresh = initial_state(config, rows).replace(position_B=starts % C)
@@ -88,7 +104,9 @@ def test_a_document_in_its_lane_is_the_document_alone(options, cuts, seed):
 
     for row in range(len(cuts - {T}) + 1):
         length = ends[row] - starts[row]
-        np.testing.assert_allclose(packed[row, starts[row] : ends[row]], alone[row, :length], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            packed[row, starts[row] : ends[row]], alone[row, :length], rtol=0, atol=1e-12
+        )
     assert_same(facts(config, after), facts(config, after_alone), 1e-12)
 
 

@@ -1,4 +1,6 @@
-"""Laws 8 and 10: the memory matters to every chunk but the first, works as a gated queue, and never grows."""
+"""Laws 8 and 10: the memory matters to every chunk but the first, works as a gated queue, and never
+grows.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +8,32 @@ import numpy as np
 import pytest
 
 from rmat_jax.modules.carry import State, initial_state
-from tests.models import OPTIONS, covering, make_documents, make_params, make_tokens, name, reader, stream, tiny
+from tests.models import (
+    OPTIONS,
+    covering,
+    make_documents,
+    make_params,
+    make_tokens,
+    name,
+    reader,
+    stream,
+    tiny,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 B, C, T = 2, 8, 32
 GATES = covering(
     **{
         n: OPTIONS[n]
-        for n in ("gate", "gate_form", "gate_scope", "memory_pool", "memory_source", "memory_age", "fusion")
+        for n in (
+            "gate",
+            "gate_form",
+            "gate_scope",
+            "memory_pool",
+            "memory_source",
+            "memory_age",
+            "fusion",
+        )
     }
 )
 
@@ -21,7 +41,15 @@ GATES = covering(
 def by_chunk(config, between):
     calls = [(C, None)] * (T // C)
     tokens = make_tokens(config, B, T)
-    return stream(config, make_params(config), tokens, None, calls, initial_state(config, B, closed=True), between)[0]
+    return stream(
+        config,
+        make_params(config),
+        tokens,
+        None,
+        calls,
+        initial_state(config, B, closed=True),
+        between,
+    )[0]
 
 
 @pytest.mark.parametrize("options", GATES, ids=name)
@@ -34,32 +62,42 @@ def test_cutting_the_memory_changes_every_chunk_but_the_first(options):
 
 def test_control_without_a_memory_there_is_nothing_to_cut():
     config = tiny(streams=("full", "local"), window="sliding")
-    np.testing.assert_array_equal(by_chunk(config, State.forget), by_chunk(config, lambda state: state))
+    np.testing.assert_array_equal(
+        by_chunk(config, State.forget), by_chunk(config, lambda state: state)
+    )
 
 
 def written_over(config, chunks):
-    """[chunks + 1, M]: for each border, the slots' first components in the first layer; the ages beside them."""
+    """[chunks + 1, M]: for each border, the slots' first components in the first layer; the ages
+    beside them.
+    """
     tokens, params = make_tokens(config, 1, chunks * C), make_params(config)
     states = [initial_state(config, 1, closed=True)]
     for part in np.split(tokens, chunks, axis=1):
         states.append(reader(config)(params, part, states[-1])[1])
-    return np.stack([s.memory_LBMD()[0, 0, :, 0] for s in states]), np.stack([s.ages_BM[0] for s in states])
+    return np.stack([s.memory_LBMD()[0, 0, :, 0] for s in states]), np.stack(
+        [s.ages_BM[0] for s in states]
+    )
 
 
 def test_first_in_first_out():
-    """Five slots, two written a chunk: the oldest leave at the front, the newest stand last, unwritten ones are zero."""
+    """Five slots, two written a chunk: the oldest leave at the front, the newest stand last,
+    unwritten ones are zero.
+    """
     slots, ages = written_over(tiny(gate="none"), 4)
     np.testing.assert_array_equal(
         ages, [[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 2, 2, 1, 1], [3, 2, 2, 1, 1], [3, 2, 2, 1, 1]]
     )
     np.testing.assert_array_equal(slots[1:, :3], slots[:-1, 2:])
     np.testing.assert_array_equal(slots == 0, ages == 0)
-    assert len(np.unique(slots[1:, 3:])) == 8  # every write is another
+    # every write is another
+    assert len(np.unique(slots[1:, 3:])) == 8
 
 
 @pytest.mark.parametrize("gate", ["evicted", "newest", "none"])
 def test_only_a_gate_lets_a_slot_outlive_the_queue(gate):
-    """Four slots, two written a chunk: after two chunks none of the first is left, except for what the gate kept of them.
+    """Four slots, two written a chunk: after two chunks none of the first is left, except for what
+    the gate kept of them.
 
     The fusion weight of the memory is cut to zero, so that nothing is written because it was read.
     """
@@ -69,7 +107,9 @@ def test_only_a_gate_lets_a_slot_outlive_the_queue(gate):
     state = initial_state(config, 1, closed=True)
 
     def left(slots):
-        start = state.replace(layers=state.layers.replace(slots_BMD=slots), ages_BM=jnp.ones_like(state.ages_BM))
+        start = state.replace(
+            layers=state.layers.replace(slots_BMD=slots), ages_BM=jnp.ones_like(state.ages_BM)
+        )
         return reader(config)(params | {"layers": blind}, tokens, start)[1].memory_LBMD()
 
     slots = jnp.full_like(state.layers.slots_BMD, 0.5)
@@ -79,7 +119,9 @@ def test_only_a_gate_lets_a_slot_outlive_the_queue(gate):
 
 
 def test_a_queue_of_every_token_that_the_layer_reads_is_full_attention():
-    """Four chunks, read with a queue of three chunks' tokens, cost what one chunk of all their tokens does."""
+    """Four chunks, read with a queue of three chunks' tokens, cost what one chunk of all their
+    tokens does.
+    """
     options = {"memory_source": "input", "fusion": "joint", "memory_age": "tokens", "gate": "none"}
     queue = {"streams": ("full", "memory"), "memory_writes": C, "memory_slots": 3 * C}
     config, whole = tiny(**options, **queue), tiny(streams=("full",), chunk_len=T)
@@ -88,8 +130,12 @@ def test_a_queue_of_every_token_that_the_layer_reads_is_full_attention():
     expected = reader(whole)(params, tokens, None, documents)[0]
 
     def error(config, bias=0.0):
-        layers = params["layers"] | {"memory_bias": np.full((config.num_layers, config.num_heads), bias)}
-        return np.abs(reader(config)(params | {"layers": layers}, tokens, None, documents)[0] - expected).max()
+        layers = params["layers"] | {
+            "memory_bias": np.full((config.num_layers, config.num_heads), bias)
+        }
+        return np.abs(
+            reader(config)(params | {"layers": layers}, tokens, None, documents)[0] - expected
+        ).max()
 
     assert error(config) < 1e-12
     assert error(config, bias=-0.1) > 1e-6
@@ -103,14 +149,21 @@ def test_unwritten_slots_are_invisible():
     params, tokens = make_params(config), make_tokens(config, B, 2 * C)
     documents = np.tile(make_documents([3], 2 * C), (B, 1))
     empty = initial_state(config, B, closed=True)
-    rubbish = empty.replace(layers=empty.layers.replace(slots_BMD=jnp.full_like(empty.layers.slots_BMD, 7.0)))
+    rubbish = empty.replace(
+        layers=empty.layers.replace(slots_BMD=jnp.full_like(empty.layers.slots_BMD, 7.0))
+    )
     for owners in (None, documents):
         clean, after = reader(config)(params, tokens, empty, owners)
         dirty, after_dirty = reader(config)(params, tokens, rubbish, owners)
         np.testing.assert_array_equal(dirty, clean)
         np.testing.assert_array_equal(after_dirty.memory_LBMD(), after.memory_LBMD())
     marked = rubbish.replace(ages_BM=jnp.ones_like(rubbish.ages_BM))
-    assert np.abs(reader(config)(params, tokens, marked)[0] - reader(config)(params, tokens, empty)[0]).max() > 1e-6
+    assert (
+        np.abs(
+            reader(config)(params, tokens, marked)[0] - reader(config)(params, tokens, empty)[0]
+        ).max()
+        > 1e-6
+    )
 
 
 def test_the_state_is_as_large_after_10_tokens_as_after_10_000():
@@ -120,5 +173,7 @@ def test_the_state_is_as_large_after_10_tokens_as_after_10_000():
     for length in (10, 10_000):
         _, state = reader(config)(params, make_tokens(config, 1, length), fresh)
         sizes.append(state.num_bytes())
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), fresh)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), fresh
+        )
     assert sizes[0] == sizes[1] == fresh.num_bytes()

@@ -1,4 +1,6 @@
-"""Law 5: one device = any mesh = pmap, and parameters and optimiser state really are divided as the rules say."""
+"""Law 5: one device = any mesh = pmap, and parameters and optimiser state really are divided as the
+rules say.
+"""
 
 import dataclasses
 import functools
@@ -10,10 +12,11 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rmat_jax import parallel, sharding
-from rmat_jax.config import Config, MeshConfig, OptimConfig, UserError
-from rmat_jax.optim import make_optimizer
-from rmat_jax.step import Totals, totals
+from rmat_jax.config import Config, MeshConfig, OptimConfig
+from rmat_jax.errors import UserError
+from rmat_jax.train import parallel, sharding
+from rmat_jax.train.optim import make_optimizer
+from rmat_jax.train.step import Totals, totals
 from tests.models import DEFAULT, tiny
 
 B, STEPS = 16, 20
@@ -26,13 +29,16 @@ MESHES = {
 }
 ONE = MeshConfig(data=1)
 
-# float32 sums of some 500 terms, taken in another order, differ by about sqrt(500) * 6e-8 = 1.3e-6 of their size. Adam passes
-# the relative error of a gradient on to its update, lr = 1e-2, twenty times: 3e-7. Training may let errors grow: 30 times that.
+# float32 sums of some 500 terms, taken in another order, differ by about sqrt(500) * 6e-8 = 1.3e-6
+# of their size. Adam passes the relative error of a gradient on to its update, lr = 1e-2, twenty
+# times: 3e-7. Training may let errors grow: 30 times that.
 TOLERANCE = 1e-5
 
 
 def make_config(mesh: MeshConfig = ONE, **model) -> Config:
-    """With all that could depend on where a lane is: documents, memory, a carried window, dropout, gate noise, accumulation."""
+    """With all that could depend on where a lane is: documents, memory, a carried window, dropout,
+    gate noise, accumulation.
+    """
     options = {
         "vocab_size": 16,
         "width": 32,
@@ -58,7 +64,9 @@ def make_config(mesh: MeshConfig = ONE, **model) -> Config:
 def make_batch(config: Config, step: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(step)
     tokens = rng.integers(0, config.model.vocab_size, (B, config.segment_len + 1), np.int32)
-    documents = 100 * step + np.cumsum(rng.random((B, config.segment_len)) < 0.05, axis=1, dtype=np.int32)
+    documents = 100 * step + np.cumsum(
+        rng.random((B, config.segment_len)) < 0.05, axis=1, dtype=np.int32
+    )
     targets = np.where(rng.random((B, config.segment_len)) < 0.9, tokens[:, 1:], -1)
     return {"tokens": tokens[:, :-1], "targets": targets.astype(np.int32), "documents": documents}
 
@@ -68,7 +76,11 @@ def program(mesh: MeshConfig):
     """The mesh, what makes the first state, and the train step."""
     config, devices = make_config(mesh), sharding.make_mesh(mesh)
     optimizer = make_optimizer(config)
-    return devices, parallel.make_init(config, optimizer, devices), parallel.make_train_step(config, optimizer, devices)
+    return (
+        devices,
+        parallel.make_init(config, optimizer, devices),
+        parallel.make_train_step(config, optimizer, devices),
+    )
 
 
 @functools.cache
@@ -87,7 +99,11 @@ def trained(mesh: MeshConfig, lane_lost: bool = False):
 
 def assert_close(actual, expected, tolerance):
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance), actual, expected
+        lambda a, b: np.testing.assert_allclose(
+            np.asarray(a), np.asarray(b), rtol=0, atol=tolerance
+        ),
+        actual,
+        expected,
     )
 
 
@@ -97,7 +113,8 @@ def test_a_mesh_trains_like_one_device(name):
     expected, expected_losses = trained(ONE)
     np.testing.assert_allclose(losses, expected_losses, rtol=0, atol=TOLERANCE)
     assert_close(state.params, expected.params, TOLERANCE)
-    assert_close(state.memory, expected.memory, 10 * TOLERANCE)  # through all layers and chunks
+    # through all layers and chunks
+    assert_close(state.memory, expected.memory, 10 * TOLERANCE)
     assert losses[-1] < losses[0] - 0.1
 
 
@@ -138,8 +155,8 @@ OPTIONS = {
     ],
 )
 def test_every_gradient_is_that_of_one_device(shape, name):
-    """In float64, where only a wrong program differs. Left to divide the whole step, XLA (jax 0.10.2) computed wrong gradients
-    on (2, 2, 2), silently: hence `sharding.spread`, and this test.
+    """In float64, where only a wrong program differs. Left to divide the whole step, XLA (jax
+    0.10.2) computed wrong gradients on (2, 2, 2), silently: hence `sharding.spread`, and this test.
     """
     config = make_config(dtype="float64", dropout=0.1, **OPTIONS[name])
     state = jax.eval_shape(functools.partial(parallel.init_state, config, optax.identity()))
@@ -147,18 +164,26 @@ def test_every_gradient_is_that_of_one_device(shape, name):
     params = jax.tree.map(lambda x: rng.normal(size=x.shape) * 0.3, state.params)
     memory = parallel.init_state(config, optax.identity()).memory
     filled = jnp.asarray(rng.normal(size=memory.layers.slots_BMD.shape))
-    memory = memory.replace(layers=memory.layers.replace(slots_BMD=filled), ages_BM=jnp.ones_like(memory.ages_BM))
+    memory = memory.replace(
+        layers=memory.layers.replace(slots_BMD=filled), ages_BM=jnp.ones_like(memory.ages_BM)
+    )
     inputs = params, memory, make_batch(config, 0), jax.random.key(1)
 
     mesh = sharding.make_mesh(MeshConfig(*shape))
     specs = sharding.specs(mesh, {"params": params})["params"]
     local = functools.partial(totals, config)
     expected, expected_memory, _ = jax.jit(local)(*inputs)
-    placed = sharding.shardings(mesh, {"params": params})["params"], sharding.shardings(mesh, memory)
+    placed = (
+        sharding.shardings(mesh, {"params": params})["params"],
+        sharding.shardings(mesh, memory),
+    )
     spread = sharding.spread(mesh, local, Totals(specs, P(), P(), P()))
-    actual, actual_memory, _ = jax.jit(spread, in_shardings=(*placed, sharding.batch_sharding(mesh), None))(*inputs)
+    actual, actual_memory, _ = jax.jit(
+        spread, in_shardings=(*placed, sharding.batch_sharding(mesh), None)
+    )(*inputs)
     scale = optax.tree.norm(expected.grads)
-    assert_close(actual.grads, expected.grads, 1e-12 * scale)  # eps = 1e-16, thousands of terms
+    # eps = 1e-16, thousands of terms
+    assert_close(actual.grads, expected.grads, 1e-12 * scale)
     assert_close(actual_memory, expected_memory, 1e-11)
     assert scale > 1
 
@@ -177,14 +202,20 @@ def test_parameters_and_optimiser_state_are_divided_as_the_rules_say(name):
             jax.tree.leaves(sharding.specs(mesh, tree), is_leaf=lambda x: isinstance(x, P)),
         )
         for leaf, spec in zip(leaves, specs, strict=True):
-            axes = [axis for entry in spec if entry for axis in (entry if isinstance(entry, tuple) else (entry,))]
+            axes = [
+                axis
+                for entry in spec
+                if entry
+                for axis in (entry if isinstance(entry, tuple) else (entry,))
+            ]
             expected[part] += leaf.nbytes / np.prod([mesh.shape[axis] for axis in axes], initial=1)
             for shard in leaf.addressable_shards:
                 actual[part][shard.device.id] += shard.data.nbytes
         np.testing.assert_array_equal(actual[part], expected[part])
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     parts = {"all": 4, "fsdp": 8, "tensor": 8}[name]
-    matrices = whole * 0.9  # the rest is norms, biases and pool queries, which everybody has
+    # the rest is norms, biases and pool queries, which everybody has
+    matrices = whole * 0.9
     assert expected["params"] < matrices / parts + (whole - matrices)
     assert expected["opt_state"] < 2.1 * expected["params"]
 
@@ -198,14 +229,20 @@ def test_control_without_rules_every_device_holds_everything():
 
 def test_a_leaf_without_a_rule_is_named():
     mesh = sharding.make_mesh(MESHES["all"])
-    with pytest.raises(UserError, match=r"no rule .* where params/layers/extra/kernel \[2, 3\] lives"):
+    with pytest.raises(
+        UserError, match=r"no rule .* where params/layers/extra/kernel \[2, 3\] lives"
+    ):
         sharding.specs(mesh, {"params": {"layers": {"extra": {"kernel": np.zeros((2, 3))}}}})
 
 
 @pytest.mark.parametrize(
     ("mesh", "changes", "message"),
     [
-        (MeshConfig(data=16), {}, "mesh.data=16 x mesh.fsdp=1 x mesh.tensor=1 needs 16 devices, there are 8"),
+        (
+            MeshConfig(data=16),
+            {},
+            "mesh.data=16 x mesh.fsdp=1 x mesh.tensor=1 needs 16 devices, there are 8",
+        ),
         (MeshConfig(fsdp=3), {}, "is 6 of 8 devices; make the product 8"),
         (MeshConfig(data=8), {"batch_size": 24}, "batch_size=24 must be a multiple of .* = 16"),
         (
@@ -214,7 +251,11 @@ def test_a_leaf_without_a_rule_is_named():
             "mesh.tensor=2 must divide vocab_size=17; try model.vocab_size=18",
         ),
         (MeshConfig(data=2, tensor=4), {"num_heads": 2}, "mesh.tensor=4 must divide num_heads=2"),
-        (MeshConfig(fsdp=8), {"width": 36, "num_heads": 2}, "mesh.fsdp=8 must divide dimension 1, which is 36"),
+        (
+            MeshConfig(fsdp=8),
+            {"width": 36, "num_heads": 2},
+            "mesh.fsdp=8 must divide dimension 1, which is 36",
+        ),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(mesh, changes, message):

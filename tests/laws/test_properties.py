@@ -1,4 +1,6 @@
-"""Laws 1-3 for sizes that nobody chose: chunk, window, writes, slots, lengths, splits and documents at random."""
+"""Laws 1-3 for sizes that nobody chose: chunk, window, writes, slots, lengths, splits and documents
+at random.
+"""
 
 import numpy as np
 import pytest
@@ -34,7 +36,9 @@ def cases(draw):
         fusion=draw(st.sampled_from(("layer", "joint"))),
     )
     total = draw(st.integers(1, 3 * chunk_len + 2))
-    documents = np.stack([make_documents(draw(st.lists(st.integers(1, 12), max_size=5)), total) for _ in range(B)])
+    documents = np.stack(
+        [make_documents(draw(st.lists(st.integers(1, 12), max_size=5)), total) for _ in range(B)]
+    )
     width = draw(st.integers(1, total))
     left, calls = np.full(B, total), []
     while left.any():

@@ -19,11 +19,14 @@ from tests.models import (
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
-T = 29  # three chunks and a rest
+# three chunks and a rest
+T = 29
 
 
 def rows():
-    """Documents of three lanes: changes in mid-chunk, several in a chunk, at a chunk's border, and none at all."""
+    """Documents of three lanes: changes in mid-chunk, several in a chunk, at a chunk's border, and
+    none at all.
+    """
     return np.stack([make_documents(lengths, T) for lengths in ([5, 2, 6, 3, 9], [16, 3], [])])
 
 
@@ -34,7 +37,8 @@ def agrees(config, logits, state):
         memory = np.stack([lane.memory_LMD for lane in lanes], axis=1)
         np.testing.assert_array_equal(state.ages_BM, [lane.ages_M for lane in lanes])
         np.testing.assert_allclose(state.memory_LBMD(), memory, rtol=0, atol=1e-10)
-        assert (state.ages_BM > 0).sum() > 5  # something was there to compare
+        # something was there to compare
+        assert (state.ages_BM > 0).sum() > 5
 
 
 @pytest.mark.parametrize("options", COVERING, ids=name)
@@ -52,4 +56,5 @@ def test_model_is_its_equations_with_any_three_options(options):
     agrees(config, *reader(config)(params, tokens, None, rows()))
     calls = [(3, None)] * 9 + [(3, np.full(3, 2))]
     agrees(config, *stream(config, params, tokens, rows(), calls))
-    jax.clear_caches()  # hundreds of programs do not fit into one process
+    # hundreds of programs do not fit into one process
+    jax.clear_caches()

@@ -16,7 +16,9 @@ def size(config, chunks, closed, calls=1):
     def loss(params):
         state, total = initial_state(config, 2, closed=closed), 0.0
         for _ in range(calls):
-            scores, state = RMAT(config).apply({"params": params}, tokens, tokens, state, method=RMAT.score)
+            scores, state = RMAT(config).apply(
+                {"params": params}, tokens, tokens, state, method=RMAT.score
+            )
             total += scores.loss_BT.sum()
         return total
 

@@ -1,4 +1,6 @@
-"""Law 2, streaming = one pass: however a stream is cut into calls, the logits and what is remembered stay the same."""
+"""Law 2, streaming = one pass: however a stream is cut into calls, the logits and what is
+remembered stay the same.
+"""
 
 import jax
 import numpy as np
@@ -20,18 +22,23 @@ from tests.models import (
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
-B, C, T = 3, 8, 29  # T: three chunks and a rest
+# T: three chunks and a rest
+B, C, T = 3, 8, 29
 TOLERANCE = 1e-10
 EXAMPLE = tiny(window="sliding", memory_age="rotary")
 
 
 def rows():
-    """Three lanes: several documents in a chunk, a document that covers whole chunks and ends at a border, one without end."""
+    """Three lanes: several documents in a chunk, a document that covers whole chunks and ends at a
+    border, one without end.
+    """
     return np.stack([make_documents(lengths, T) for lengths in ([3, 2, 9, 4, 1], [16, 3], [])])
 
 
 def odd_calls(width, seed=0):
-    """Calls that read 0..width tokens of each row, until all have read T; a row that was ahead waits."""
+    """Calls that read 0..width tokens of each row, until all have read T; a row that was ahead
+    waits.
+    """
     rng, left, calls = np.random.default_rng(seed), np.full(B, T), []
     while left.any():
         lengths = np.minimum(rng.integers(width + 1, size=B), left)
@@ -69,22 +76,32 @@ def test_any_mixture_of_calls_is_one_pass(options):
 def test_closed_states_are_one_pass(options):
     """Whole chunks, a chunk a call or all in one call, without the buffers of an open chunk."""
     config, whole = tiny(**options), T // C * C
-    params, tokens, documents = make_params(config), make_tokens(config, B, T)[:, :whole], rows()[:, :whole]
+    params, tokens, documents = (
+        make_params(config),
+        make_tokens(config, B, T)[:, :whole],
+        rows()[:, :whole],
+    )
     closed = initial_state(config, B, closed=True)
     lanes = reference.read(config, params, tokens, documents)
     for calls in ([(C, None)] * 3, [(whole, None)])[: 2 if options == COVERING[0] else 1]:
         streamed, last = stream(config, params, tokens, documents, calls, closed)
-        np.testing.assert_allclose(streamed, [lane.logits_TV for lane in lanes], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(
+            streamed, [lane.logits_TV for lane in lanes], rtol=0, atol=TOLERANCE
+        )
         if config.has_memory:
             memory = np.stack([lane.memory_LMD for lane in lanes], 1)
             np.testing.assert_allclose(last.memory_LBMD(), memory, rtol=0, atol=TOLERANCE)
 
 
 def test_calls_may_leave_out_documents_and_lengths():
-    """Each row then goes on with its own document, and reads the whole width, which may cross the chunk's border."""
+    """Each row then goes on with its own document, and reads the whole width, which may cross the
+    chunk's border.
+    """
     params, tokens = make_params(EXAMPLE), make_tokens(EXAMPLE, B, T)
     logits, state = one_pass(EXAMPLE, None)
-    streamed, last = stream(EXAMPLE, params, tokens, None, [(width, None) for width in (6, 1, 6, 1, 1, 8, 6)])
+    streamed, last = stream(
+        EXAMPLE, params, tokens, None, [(width, None) for width in (6, 1, 6, 1, 1, 8, 6)]
+    )
     np.testing.assert_allclose(streamed, logits, rtol=0, atol=TOLERANCE)
     assert_same(facts(EXAMPLE, last), facts(EXAMPLE, state), TOLERANCE)
     named = np.tile(np.array([[5], [6], [7]]), (1, 6))
@@ -106,12 +123,19 @@ def without_open_chunk(state: State):
     return state.replace(open_documents_BC=np.full_like(state.open_documents_BC, -1))
 
 
-CUTS = {"cold": cold, "memory": State.forget, "window": without_window, "open chunk": without_open_chunk}
+CUTS = {
+    "cold": cold,
+    "memory": State.forget,
+    "window": without_window,
+    "open chunk": without_open_chunk,
+}
 
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_control_each_part_of_the_state_is_needed(cut):
-    """Streaming loses against one pass as soon as one part of the state is dropped between two calls."""
+    """Streaming loses against one pass as soon as one part of the state is dropped between two
+    calls.
+    """
     params, tokens = make_params(EXAMPLE), make_tokens(EXAMPLE, B, T)
     logits, _ = one_pass(EXAMPLE, None)
     streamed, _ = stream(EXAMPLE, params, tokens, None, [(9, None), (T - 9, None)], between=cut)
@@ -123,15 +147,19 @@ def test_rows_do_not_touch_each_other():
     """A row's logits are its own: the lanes of a batch may be sorted in any way."""
     params, tokens, documents = make_params(EXAMPLE), make_tokens(EXAMPLE, B, T), rows()
     logits, _ = one_pass(EXAMPLE, documents)
-    turned, _ = reader(EXAMPLE)(params, tokens[::-1], initial_state(EXAMPLE, B), documents[::-1], np.full(B, T))
+    turned, _ = reader(EXAMPLE)(
+        params, tokens[::-1], initial_state(EXAMPLE, B), documents[::-1], np.full(B, T)
+    )
     np.testing.assert_allclose(turned[::-1], logits, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rounding_is_the_only_difference(dtype):
-    """In the short policies streaming is as near to the exact answer as one pass is: both only round, in another order.
+    """In the short policies streaming is as near to the exact answer as one pass is: both only
+    round, in another order.
 
-    A rounding changes a number of size 1 by half an epsilon; some tens of them, of either sign, stand behind a logit.
+    A rounding changes a number of size 1 by half an epsilon; some tens of them, of either sign,
+    stand behind a logit.
     """
     config = tiny(dtype=dtype, window="sliding", memory_age="rotary")
     params, tokens, documents = make_params(config), make_tokens(config, B, T), rows()

@@ -1,4 +1,6 @@
-"""Hybrid attention = three attentions, each written plainly, weighted and added; its softmax survives having nothing to do."""
+"""Hybrid attention = three attentions, each written plainly, weighted and added; its softmax
+survives having nothing to do.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,8 @@ def naive(q, k, v, seen):
     out = np.zeros((H, E))
     for h in range(H):
         if any(seen):
-            weights = np.array([np.exp(q[h] @ k[j, h] / 2) * seen[j] for j in range(len(k))])  # sqrt(E) = 2
+            # sqrt(E) = 2
+            weights = np.array([np.exp(q[h] @ k[j, h] / 2) * seen[j] for j in range(len(k))])
             out[h] = weights / weights.sum() @ v[:, h]
     return out
 
@@ -28,7 +31,9 @@ def locally(window, i, j):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("window", ["block", "sliding"])
 def test_three_separate_attentions(window):
-    """Two documents in row 0; padding at the end of row 1; carried keys before the chunk for the sliding window."""
+    """Two documents in row 0; padding at the end of row 1; carried keys before the chunk for the
+    sliding window.
+    """
     carried = W if window == "sliding" else 0
     J = carried + S
     q, rotated_q = rng.normal(size=(2, B, S, H, E))
@@ -63,9 +68,13 @@ def test_three_separate_attentions(window):
 def test_softmax_with_nothing_to_attend_to_is_zero_and_so_is_its_gradient():
     scores = jnp.array([[1.0, 2.0, 3.0], [4.0, -5.0, 1e30]])
     mask = jnp.array([[False, False, False], [True, True, False]])
-    weights, gradient = jax.value_and_grad(lambda s: (masked_softmax(s, mask) * jnp.arange(3.0)[None]).sum())(scores)
+    weights, gradient = jax.value_and_grad(
+        lambda s: (masked_softmax(s, mask) * jnp.arange(3.0)[None]).sum()
+    )(scores)
     np.testing.assert_array_equal(masked_softmax(scores, mask)[0], 0)
-    np.testing.assert_allclose(masked_softmax(scores, mask)[1, :2], jax.nn.softmax(scores[1, :2]), rtol=1e-6)
+    np.testing.assert_allclose(
+        masked_softmax(scores, mask)[1, :2], jax.nn.softmax(scores[1, :2]), rtol=1e-6
+    )
     assert np.isfinite(weights) and np.isfinite(gradient).all()
     np.testing.assert_array_equal(gradient[0], 0)
     assert gradient[1, 2] == 0 and gradient[1, 0] != 0
@@ -73,7 +82,9 @@ def test_softmax_with_nothing_to_attend_to_is_zero_and_so_is_its_gradient():
 
 def test_softmax_survives_large_scores():
     scores = jnp.array([[3e38, -3e38, 0.0]])
-    np.testing.assert_array_equal(masked_softmax(scores, jnp.array([[True, True, True]])), [[1, 0, 0]])
+    np.testing.assert_array_equal(
+        masked_softmax(scores, jnp.array([[True, True, True]])), [[1, 0, 0]]
+    )
 
 
 def test_scores_and_sums_are_float32_for_bfloat16_inputs():

@@ -1,4 +1,6 @@
-"""Scores of predictions: cross-entropy in nats; an ignored target counts for nothing, in the gradient too."""
+"""Scores of predictions: cross-entropy in nats; an ignored target counts for nothing, in the
+gradient too.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,9 @@ def test_cross_entropy_and_hits():
             assert scores.loss_BT[b, t] == 0 and scores.correct_BT[b, t] == 0
         else:
             probabilities = np.exp(logits[b, t]) / np.exp(logits[b, t]).sum()
-            np.testing.assert_allclose(scores.loss_BT[b, t], -np.log(probabilities[targets[b, t]]), rtol=1e-5)
+            np.testing.assert_allclose(
+                scores.loss_BT[b, t], -np.log(probabilities[targets[b, t]]), rtol=1e-5
+            )
             assert scores.correct_BT[b, t] == (probabilities.argmax() == targets[b, t])
     assert scores.correct_BT[1, 1] == 1
 

@@ -15,7 +15,8 @@ B, S, K, D = 2, 7, 3, 4
 rng = np.random.default_rng(0)
 x_BSD, scores_BSK = rng.normal(size=(B, S, D)), rng.normal(scale=20, size=(B, S, K))
 mask_BSK = rng.random((B, S, K)) < 0.6
-mask_BSK[0, :, 0] = False  # a mean of nothing
+# a mean of nothing
+mask_BSK[0, :, 0] = False
 
 
 def pooled(cuts, scores_BSK=scores_BSK, x_BSD=x_BSD):
@@ -40,8 +41,12 @@ def test_any_pieces_give_the_plain_mean(cuts, scores):
 
 def test_scores_beyond_the_range_of_exp():
     """Only differences count, also where exp of a score would overflow."""
-    np.testing.assert_allclose(pooled([2], scores_BSK + 5000), plain(scores_BSK), rtol=0, atol=1e-10)
-    np.testing.assert_allclose(pooled([2], scores_BSK - 5000), plain(scores_BSK), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        pooled([2], scores_BSK + 5000), plain(scores_BSK), rtol=0, atol=1e-10
+    )
+    np.testing.assert_allclose(
+        pooled([2], scores_BSK - 5000), plain(scores_BSK), rtol=0, atol=1e-10
+    )
 
 
 def test_one_token_at_a_time_is_accumulate_of_its_run():
@@ -52,16 +57,23 @@ def test_one_token_at_a_time_is_accumulate_of_its_run():
     for s in range(S):
         if s == 3:
             emptied_B = jnp.array([True, False])
-            others = jax.tree.map(functools.partial(where_rows, emptied_B), empty_pool(B, K, D, "float64"), others)
+            others = jax.tree.map(
+                functools.partial(where_rows, emptied_B), empty_pool(B, K, D, "float64"), others
+            )
             ours = ours.emptied(emptied_B)
-            ours = ours.replace(sum_BKD=jnp.where(ours.weight_BK[..., None] > 0, ours.sum_BKD, jnp.nan))
+            ours = ours.replace(
+                sum_BKD=jnp.where(ours.weight_BK[..., None] > 0, ours.sum_BKD, jnp.nan)
+            )
         mask_BSK = counts_BS[:, s, None, None] & (index_BS[:, s, None, None] == np.arange(K))
         others = accumulate(others, np.zeros((B, 1, K)), jnp.asarray(mask_BSK), x_BSD[:, s : s + 1])
-        ours = accumulate_one(ours, jnp.asarray(index_BS[:, s]), jnp.asarray(counts_BS[:, s]), x_BSD[:, s])
+        ours = accumulate_one(
+            ours, jnp.asarray(index_BS[:, s]), jnp.asarray(counts_BS[:, s]), x_BSD[:, s]
+        )
         np.testing.assert_allclose(ours.mean_BKD(), others.mean_BKD(), rtol=0, atol=1e-12)
         np.testing.assert_array_equal(ours.weight_BK, others.weight_BK)
     more = np.zeros((B, 1, K)), jnp.ones((B, 1, K), bool), x_BSD[:, :1]
-    mixed, expected = accumulate(ours, *more), accumulate(others, *more)  # the two may follow each other
+    # the two may follow each other
+    mixed, expected = accumulate(ours, *more), accumulate(others, *more)
     np.testing.assert_allclose(mixed.mean_BKD(), expected.mean_BKD(), rtol=0, atol=1e-12)
 
 

@@ -27,13 +27,22 @@ def test_each_head_sees_only_the_difference(mode):
 
 
 def test_global_is_the_rotation_of_the_whole_vector_before_the_split():
-    """RoFormer's pairs, neighbours in the D-wide vector; which of a head's components are neighbours is only a name."""
+    """RoFormer's pairs, neighbours in the D-wide vector; which of a head's components are
+    neighbours is only a name.
+    """
 
-    def neighbours(x):  # [.., E], halves paired -> [.., D], neighbours paired
+    # [.., E], halves paired -> [.., D], neighbours paired
+    def neighbours(x):
         return np.stack(np.split(x, 2, -1), -1).reshape(-1)
 
-    pairs = neighbours(q).reshape(-1, 2) @ (1, 1j) * np.exp(7j * BASE ** (-np.arange(H * E / 2) / (H * E / 2)))
-    np.testing.assert_allclose(neighbours(at(q, 7, "global")).reshape(-1, 2) @ (1, 1j), pairs, atol=1e-12)
+    pairs = (
+        neighbours(q).reshape(-1, 2)
+        @ (1, 1j)
+        * np.exp(7j * BASE ** (-np.arange(H * E / 2) / (H * E / 2)))
+    )
+    np.testing.assert_allclose(
+        neighbours(at(q, 7, "global")).reshape(-1, 2) @ (1, 1j), pairs, atol=1e-12
+    )
     assert np.abs(at(q, 7, "global") - at(q, 7)).max() > 1e-2
 
 
@@ -54,5 +63,7 @@ def test_bfloat16_vectors_are_turned_by_float32_angles():
     x = jnp.asarray(q, jnp.bfloat16)
     near, far = (rotate(x, jnp.full((1, 1), p), BASE, "per_head") for p in (1000, 1001))
     assert near.dtype == jnp.bfloat16
-    np.testing.assert_allclose(near.astype(np.float64), at(np.asarray(x, np.float64), 1000), rtol=0, atol=2**-6)
+    np.testing.assert_allclose(
+        near.astype(np.float64), at(np.asarray(x, np.float64), 1000), rtol=0, atol=2**-6
+    )
     assert np.abs((near - far).astype(np.float64)).max() > 0.1

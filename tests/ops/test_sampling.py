@@ -39,23 +39,35 @@ def test_frequencies(options, weights):
 
 
 def test_rows_have_rules_of_their_own():
-    """Each row is drawn as if all had its rules: what others ask for changes nothing, not even by rounding."""
+    """Each row is drawn as if all had its rules: what others ask for changes nothing, not even by
+    rounding.
+    """
     rng = np.random.default_rng(0)
-    rules = [(1.0, 0, 1.0), (0.0, 0, 1.0), (0.7, 3, 1.0), (1.0, 0, 0.6), (2.0, 40, 0.9), (1.5, 1000, 1.0)]
+    rules = [
+        (1.0, 0, 1.0),
+        (0.0, 0, 1.0),
+        (0.7, 3, 1.0),
+        (1.0, 0, 0.6),
+        (2.0, 40, 0.9),
+        (1.5, 1000, 1.0),
+    ]
     rows = np.arange(600) % len(rules)
     logits = jnp.asarray(rng.normal(size=(600, 257)), jnp.float32)
     keys = jax.random.split(jax.random.key(1), 600)
 
     def draw(chosen):
         columns = np.array([rules[row] for row in chosen]).T
-        return sample(keys, logits, jnp.float32(columns[0]), jnp.int32(columns[1]), jnp.float32(columns[2]))
+        return sample(
+            keys, logits, jnp.float32(columns[0]), jnp.int32(columns[1]), jnp.float32(columns[2])
+        )
 
     mixed = draw(rows)
     for index in range(len(rules)):
         alone = draw(np.full(600, index))
         np.testing.assert_array_equal(mixed[rows == index], alone[rows == index])
         if index != rules.index((1.5, 1000, 1.0)):
-            assert (alone != draw(np.full(600, 5))).any()  # the control
+            # the control
+            assert (alone != draw(np.full(600, 5))).any()
 
 
 def test_ties_with_the_last_that_stays_stay():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.plan.chips import GIB, GPUS, TPUS, parse_topology
 
 
@@ -18,13 +18,25 @@ from rmat_jax.plan.chips import GIB, GPUS, TPUS, parse_topology
 )
 def test_a_slice(text, name, count):
     topology = parse_topology(text)
-    assert (topology.chip.name, topology.count, str(topology), topology.slice_name) == (name, count, text, text)
+    assert (topology.chip.name, topology.count, str(topology), topology.slice_name) == (
+        name,
+        count,
+        text,
+        text,
+    )
 
 
-@pytest.mark.parametrize("text, name, count", [("gpu:h100:8", "h100", 8), ("gpu:a100-80:64", "a100-80", 64)])
+@pytest.mark.parametrize(
+    "text, name, count", [("gpu:h100:8", "h100", 8), ("gpu:a100-80:64", "a100-80", 64)]
+)
 def test_gpus(text, name, count):
     topology = parse_topology(text)
-    assert (topology.chip.name, topology.count, str(topology), topology.slice_name) == (name, count, text, "")
+    assert (topology.chip.name, topology.count, str(topology), topology.slice_name) == (
+        name,
+        count,
+        text,
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,10 +61,20 @@ def test_gpus(text, name, count):
 def test_what_there_is_not(text, says):
     with pytest.raises(UserError) as error:
         parse_topology(text)
-    assert says in str(error.value) and f"--topology={text}" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        says in str(error.value)
+        and f"--topology={text}" in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
 def test_units():
-    """A figure in the wrong unit is off by 8 or 1000: memory in bytes, FLOPs of 1e14 to 1e16, bytes a second of 1e11 to 1e12."""
+    """A figure in the wrong unit is off by 8 or 1000: memory in bytes, FLOPs of 1e14 to 1e16, bytes
+    a second of 1e11 to 1e12.
+    """
     for chip in (*TPUS, *GPUS):
-        assert 15 * GIB < chip.memory < 200 * GIB and 1e14 < chip.flops < 1e16 and 1e11 < chip.bandwidth < 1e12
+        assert (
+            15 * GIB < chip.memory < 200 * GIB
+            and 1e14 < chip.flops < 1e16
+            and 1e11 < chip.bandwidth < 1e12
+        )

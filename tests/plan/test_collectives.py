@@ -1,4 +1,6 @@
-"""Exchanged bytes from a compiled program's text: programs compiled here for eight CPU devices, and lines as TPUs have them."""
+"""Exchanged bytes from a compiled program's text: programs compiled here for eight CPU devices, and
+lines as TPUs have them.
+"""
 
 import functools
 
@@ -11,15 +13,20 @@ from jax.sharding import PartitionSpec as P
 from rmat_jax.plan import collectives
 from rmat_jax.plan.collectives import KINDS, Collective, bytes_sent, find
 
-LENGTH = 1024  # numbers on one device
+# numbers on one device
+LENGTH = 1024
 BYTES = 4 * LENGTH
 
 
 def compiled(body) -> str:
     """The text of `body(x)` on 2 x 4 devices, each with LENGTH numbers of float32."""
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
-    spread = jax.shard_map(body, mesh=mesh, in_specs=P(("a", "b")), out_specs=P(("a", "b")), check_vma=False)
-    return jax.jit(spread).lower(jax.ShapeDtypeStruct((8 * LENGTH,), jnp.float32)).compile().as_text()
+    spread = jax.shard_map(
+        body, mesh=mesh, in_specs=P(("a", "b")), out_specs=P(("a", "b")), check_vma=False
+    )
+    return (
+        jax.jit(spread).lower(jax.ShapeDtypeStruct((8 * LENGTH,), jnp.float32)).compile().as_text()
+    )
 
 
 def repeated(body, length):
@@ -30,7 +37,8 @@ def repeated(body, length):
 
 
 def add_up(x, axes="b"):
-    return jnp.sin(jax.lax.psum(x, axes))  # of a sum of equals the compiler would make a product
+    # of a sum of equals the compiler would make a product
+    return jnp.sin(jax.lax.psum(x, axes))
 
 
 def gather(x):
@@ -49,7 +57,8 @@ def shift(x):
     return jax.lax.ppermute(jnp.sin(x), "b", [(i, (i + 1) % 4) for i in range(4)])
 
 
-EXPECTED = {  # bytes that a device sends, by the definition
+# bytes that a device sends, by the definition
+EXPECTED = {
     "all-reduce": (add_up, 2 * 3 / 4 * BYTES),
     "all-gather": (gather, 3 / 4 * 4 * BYTES),
     "reduce-scatter": (scatter, 3 / 4 * BYTES),
@@ -79,7 +88,9 @@ def test_the_group_is_of_those_who_talk(axes, group):
 
 def test_a_group_of_one_sends_nothing():
     mesh = jax.make_mesh((8, 1), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
-    body = jax.shard_map(lambda x: jax.lax.psum(x, "b"), mesh=mesh, in_specs=P("a"), out_specs=P("a"))
+    body = jax.shard_map(
+        lambda x: jax.lax.psum(x, "b"), mesh=mesh, in_specs=P("a"), out_specs=P("a")
+    )
     assert find(jax.jit(body).lower(jnp.zeros(8)).compile().as_text()) == []
 
 
@@ -90,12 +101,21 @@ def test_tuples_are_added_up():
 
     assert sum(bytes_sent(compiled(body)).values()) in (
         2 * 3 / 4 * (BYTES + BYTES / 2),
-        2 * 3 / 4 * 2 * BYTES,  # the CPU's compiler adds bfloat16 up as float32
+        # the CPU's compiler adds bfloat16 up as float32
+        2 * 3 / 4 * 2 * BYTES,
     )
 
 
 def program(*lines: str, entry: str = "") -> str:
-    return "\n".join(["HloModule step, num_partitions=8", *lines, "ENTRY %main (p: f32[8]) -> f32[8] {", entry, "}"])
+    return "\n".join(
+        [
+            "HloModule step, num_partitions=8",
+            *lines,
+            "ENTRY %main (p: f32[8]) -> f32[8] {",
+            entry,
+            "}",
+        ]
+    )
 
 
 RING = "channel_id=7, replica_groups=[2,4]<=[8]"
@@ -109,7 +129,10 @@ STAGES = [
         "}",
     )
 ]
-CALLS = "\n".join(f"  %fusion.{stage} = f32[2,16] fusion(%p), kind=kCustom, calls=%stage_{stage}" for stage in "abc")
+CALLS = "\n".join(
+    f"  %fusion.{stage} = f32[2,16] fusion(%p), kind=kCustom, calls=%stage_{stage}"
+    for stage in "abc"
+)
 
 
 def loop(body: str, length: int, step: int = 1) -> list[str]:
@@ -157,8 +180,12 @@ def test_a_computation_that_is_called_twice_runs_twice():
 
 @pytest.mark.parametrize("length, step, runs", [(12, 1, 12), (8, 2, 4), (7, 2, 4)])
 def test_a_loop_without_a_note_counts(length, step, runs):
-    """The loops into which the TPU's compiler makes a product beside its communication go two steps at a time."""
-    assert find(program(*STAGES, *loop(CALLS, length, step), entry=WHILE)) == [Collective("all-gather", 128, 4, runs)]
+    """The loops into which the TPU's compiler makes a product beside its communication go two steps
+    at a time.
+    """
+    assert find(program(*STAGES, *loop(CALLS, length, step), entry=WHILE)) == [
+        Collective("all-gather", 128, 4, runs)
+    ]
 
 
 def test_a_loop_with_a_note():
@@ -168,7 +195,8 @@ def test_a_loop_with_a_note():
 
 
 @pytest.mark.parametrize(
-    "old, new", [("direction=LT", "direction=NE"), (" add(", " multiply("), ("constant(0)", "parameter(0)")]
+    "old, new",
+    [("direction=LT", "direction=NE"), (" add(", " multiply("), ("constant(0)", "parameter(0)")],
 )
 def test_a_loop_that_counts_otherwise_is_refused(old, new):
     text = program(*STAGES, *loop(CALLS, 12), entry=WHILE)
@@ -215,7 +243,9 @@ def test_groups_in_each_notation(groups, size):
 
 
 def test_groups_in_an_unknown_notation_are_refused():
-    entry = "  %all-reduce.1 = f32[8]{0} all-reduce(%p), channel_id=1, replica_groups=those over there"
+    entry = (
+        "  %all-reduce.1 = f32[8]{0} all-reduce(%p), channel_id=1, replica_groups=those over there"
+    )
     with pytest.raises(ValueError, match="notation"):
         find(program(entry=entry))
 

@@ -32,11 +32,17 @@ def test_products_by_hand():
     assert count(jnp.dot, A_IJ, B_JK) == PRODUCT
     assert count(lambda a, b: a + 1, A_IJ, B_JK) == 0
     q_BSHE, k_BJHE = jnp.zeros((2, 3, 4, 5)), jnp.zeros((2, 7, 4, 5))
-    assert count(lambda q, k: jnp.einsum("bshe,bjhe->bhsj", q, k), q_BSHE, k_BJHE) == 2 * 2 * 3 * 7 * 4 * 5
+    assert (
+        count(lambda q, k: jnp.einsum("bshe,bjhe->bhsj", q, k), q_BSHE, k_BJHE)
+        == 2 * 2 * 3 * 7 * 4 * 5
+    )
 
 
 def test_a_gradient_costs_two_more():
-    assert count(jax.value_and_grad(lambda a, b: ((a @ b) ** 2).sum(), argnums=(0, 1)), A_IJ, B_JK) == 3 * PRODUCT
+    assert (
+        count(jax.value_and_grad(lambda a, b: ((a @ b) ** 2).sum(), argnums=(0, 1)), A_IJ, B_JK)
+        == 3 * PRODUCT
+    )
 
 
 @pytest.mark.parametrize("inner", [1, 4])
@@ -66,7 +72,11 @@ def test_shards_by_hand_count_for_all_devices():
 
     def rows(a_IJ, b_JK):
         spread = jax.shard_map(
-            jnp.dot, mesh=mesh, in_specs=(P("lanes"), P()), out_specs=P("lanes"), axis_names={"lanes"}
+            jnp.dot,
+            mesh=mesh,
+            in_specs=(P("lanes"), P()),
+            out_specs=P("lanes"),
+            axis_names={"lanes"},
         )
         return spread(a_IJ, b_JK)
 
@@ -79,7 +89,10 @@ def test_a_loop_of_unknown_length_is_refused():
 
     with pytest.raises(ValueError, match="nobody knows"):
         count(loop, SQUARE)
-    assert count(lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x) @ x, SQUARE) == SQUARED
+    assert (
+        count(lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x) @ x, SQUARE)
+        == SQUARED
+    )
 
 
 MODEL = RMATConfig(
@@ -111,10 +124,13 @@ def step_flops(remat: str, mesh: MeshConfig = ALONE, accumulation: int = 1) -> t
 
 
 @pytest.mark.parametrize(
-    "remat, blocks, logits", [("none", 3, 3), ("block", 4, 3), ("chunk", 4, 4), ("chunk+block", 5, 4)]
+    "remat, blocks, logits",
+    [("none", 3, 3), ("block", 4, 3), ("chunk", 4, 4), ("chunk+block", 5, 4)],
 )
 def test_the_train_step_is_as_many_forward_passes(remat, blocks, logits):
-    """To 2%: pooling, and the last products of a piece computed again, which the backward pass does not need."""
+    """To 2%: pooling, and the last products of a piece computed again, which the backward pass does
+    not need.
+    """
     counted, config = step_flops(remat)
     tokens = config.batch_size * config.segment_len
     logits_flops = 2 * MODEL.width * MODEL.vocab_size
@@ -123,7 +139,9 @@ def test_the_train_step_is_as_many_forward_passes(remat, blocks, logits):
 
 
 def test_the_mesh_does_not_change_the_work():
-    """The lanes are spread, the work is the same; that copies of it were counted would show as a factor."""
+    """The lanes are spread, the work is the same; that copies of it were counted would show as a
+    factor.
+    """
     alone, _ = step_flops("none", MeshConfig(tensor=4))
     for mesh in (MeshConfig(fsdp=2, tensor=2), MeshConfig(data=2, fsdp=2)):
         assert step_flops("none", mesh)[0] == alone

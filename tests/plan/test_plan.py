@@ -1,4 +1,6 @@
-"""`plan`: what it says of programs compiled here for eight CPU devices, of GPUs by arithmetic, its advice, bad input."""
+"""`plan`: what it says of programs compiled here for eight CPU devices, of GPUs by arithmetic, its
+advice, bad input.
+"""
 
 import dataclasses
 import importlib.util
@@ -9,7 +11,8 @@ import pytest
 
 from benchmarks.backprop_memory import bytes_kept_a_chunk
 from rmat_jax import cli, flags
-from rmat_jax.config import Config, MeshConfig, OptimConfig, UserError, to_dict
+from rmat_jax.config import Config, MeshConfig, OptimConfig, to_dict
+from rmat_jax.errors import UserError
 from rmat_jax.plan import arithmetic, compiled, plan
 from rmat_jax.plan.chips import parse_topology
 from rmat_jax.plan.compiled import Held, Program
@@ -32,7 +35,9 @@ def eight(monkeypatch):
 
 @pytest.fixture
 def uncompiled(monkeypatch, eight):
-    """Nothing is compiled: a program takes ten times its parameters, and there are `limit` bytes, a list of one."""
+    """Nothing is compiled: a program takes ten times its parameters, and there are `limit` bytes, a
+    list of one.
+    """
     limit = [10**10]
 
     def say(traced, held):
@@ -48,12 +53,18 @@ def test_a_compiled_step_in_numbers_and_text(eight):
     config = experiment()
     report = plan(config, "v5e:2x4", progress=lines.append)
     assert len(lines) == 1 and "compiling the train step for 8 x TPU v5e" in lines[0]
-    assert report.fits and report.mesh == {"data": 2, "fsdp": 2, "tensor": 2} and not report.alternatives
+    assert (
+        report.fits
+        and report.mesh == {"data": 2, "fsdp": 2, "tensor": 2}
+        and not report.alternatives
+    )
     held = report.held
     assert sum([held.params, held.optimizer, held.memory, report.temporaries]) == report.peak
     assert held.gathered == held.grads > held.params and held.optimizer > 2 * held.params
     values = json.loads(report.json())
-    assert values["bytes"]["peak"] == report.peak and values["config"] == json.loads(json.dumps(to_dict(config)))
+    assert values["bytes"]["peak"] == report.peak and values["config"] == json.loads(
+        json.dumps(to_dict(config))
+    )
     assert values["compiled"] and values["compile_seconds"] > 0
     text = report.text()
     assert "FITS" in text and f"{report.tokens:,} tokens" in text and "ARITHMETIC" not in text
@@ -80,7 +91,9 @@ def test_what_does_not_fit_is_advised(uncompiled):
     uncompiled[0] = 1000
     report = plan(experiment(), "v5e:2x4")
     assert not report.fits and report.limit == 1000 and len(report.alternatives) == 6
-    assert {a.overrides.get("mesh.fsdp"): a.peak / report.peak for a in report.alternatives}[4] < 0.7
+    assert {a.overrides.get("mesh.fsdp"): a.peak / report.peak for a in report.alternatives}[
+        4
+    ] < 0.7
     assert "DOES NOT FIT" in report.text() and "--config.model.remat=chunk+block" in report.text()
     assert json.loads(report.json())["communication_seconds"] is None
 
@@ -96,23 +109,34 @@ def test_alternatives_are_valid_and_others():
         {"batch_size": 2},
     ]
     assert all(changed != config for _, changed in found)
-    assert found[0][1] == dataclasses.replace(config, model=dataclasses.replace(MODEL, remat="chunk+block"))
+    assert found[0][1] == dataclasses.replace(
+        config, model=dataclasses.replace(MODEL, remat="chunk+block")
+    )
 
 
 def test_an_alternative_that_the_experiment_refuses_is_left_out(uncompiled):
     """A device with one lane cannot read it in two parts, nor can half the lanes be spread."""
     report = plan(experiment(batch_size=4), "v5e:2x4", advise=True)
     tried = [set(a.overrides) for a in report.alternatives]
-    assert {"chunks_per_step"} in tried and {"accumulation"} not in tried and {"batch_size"} not in tried
+    assert (
+        {"chunks_per_step"} in tried
+        and {"accumulation"} not in tried
+        and {"batch_size"} not in tried
+    )
 
 
 @pytest.mark.parametrize("sizes", [{}, {"window": "block"}, {"memory_age": "rotary"}])
 def test_what_is_kept_of_a_chunk(sizes):
-    """With remat "chunk" a further chunk costs the state that is carried and its tokens, and nothing else."""
-    config = dataclasses.replace(MODEL, remat="chunk", chunk_len=64, window_len=16, memory_slots=64, **sizes)
+    """With remat "chunk" a further chunk costs the state that is carried and its tokens, and
+    nothing else.
+    """
+    config = dataclasses.replace(
+        MODEL, remat="chunk", chunk_len=64, window_len=16, memory_slots=64, **sizes
+    )
     more = arithmetic.kept(config, 2, 5) - arithmetic.kept(config, 2, 4)
     assert more == pytest.approx(bytes_kept_a_chunk(config, 2), rel=0.05)
-    without = dataclasses.replace(config, remat="none")  # control
+    # control
+    without = dataclasses.replace(config, remat="none")
     assert arithmetic.kept(without, 2, 5) - arithmetic.kept(without, 2, 4) > 10 * more
 
 
@@ -121,7 +145,9 @@ HELD = Held(params=100, optimizer=200, memory=40, gathered=800, grads=800)
 
 def test_remat_takes_less_memory():
     def temporaries(remat, **changes):
-        config = experiment(model=dataclasses.replace(MODEL, remat=remat), chunks_per_step=16, **changes)
+        config = experiment(
+            model=dataclasses.replace(MODEL, remat=remat), chunks_per_step=16, **changes
+        )
         return arithmetic.temporaries(config, {"data": 2, "fsdp": 2, "tensor": 1}, HELD)
 
     none, block, chunk, both = map(temporaries, ("none", "block", "chunk", "chunk+block"))
@@ -130,20 +156,34 @@ def test_remat_takes_less_memory():
 
 
 def test_arithmetic_by_hand():
-    """Along fsdp parameters are gathered and gradients divided, along data added up; along tensor each block's two sums."""
+    """Along fsdp parameters are gathered and gradients divided, along data added up; along tensor
+    each block's two sums.
+    """
     config = experiment()
 
     def sent(data, fsdp, tensor):
         return {
-            k: v for k, v in arithmetic.bytes_sent(config, dict(data=data, fsdp=fsdp, tensor=tensor), HELD).items() if v
+            k: v
+            for k, v in arithmetic.bytes_sent(
+                config, dict(data=data, fsdp=fsdp, tensor=tensor), HELD
+            ).items()
+            if v
         }
 
     assert sent(1, 1, 1) == {}
     assert sent(1, 4, 1) == {"all-gather": 3 / 4 * 800, "reduce-scatter": 3 / 4 * 800}
     assert sent(4, 1, 1) == {"all-reduce": 2 * 3 / 4 * 800}
-    assert sent(2, 4, 1)["all-reduce"] == 2 * 1 / 2 * 800 / 4  # of what fsdp has divided
+    # of what fsdp has divided
+    assert sent(2, 4, 1)["all-reduce"] == 2 * 1 / 2 * 800 / 4
     forward_and_backward, block_sums, lanes = 2, 2, 8
-    numbers = forward_and_backward * block_sums * MODEL.num_layers * lanes * config.segment_len * MODEL.width
+    numbers = (
+        forward_and_backward
+        * block_sums
+        * MODEL.num_layers
+        * lanes
+        * config.segment_len
+        * MODEL.width
+    )
     assert sent(1, 1, 2) == {"all-reduce": 2 * 1 / 2 * numbers * 4}
 
 
@@ -177,7 +217,11 @@ def test_the_compilers_refusals(message, sizes):
 @pytest.mark.parametrize(
     "mesh, topology, says",
     [
-        (MeshConfig(data=2, fsdp=2, tensor=2), "v5e:4x4", "is 8 devices, --topology=v5e:4x4 has 16"),
+        (
+            MeshConfig(data=2, fsdp=2, tensor=2),
+            "v5e:4x4",
+            "is 8 devices, --topology=v5e:4x4 has 16",
+        ),
         (MeshConfig(fsdp=3), "gpu:h100:8", "make the product 8"),
         (MeshConfig(fsdp=16), "gpu:h100:16", "batch_size=8 must be a multiple of"),
         (MeshConfig(tensor=8), "gpu:h100:8", "must divide num_heads=4"),
@@ -192,11 +236,17 @@ def test_a_mesh_that_does_not_fit(mesh, topology, says):
 
 @pytest.fixture
 def config_file(tmp_path, monkeypatch):
-    for name in ("JAX_PLATFORMS", "JAX_ENABLE_COMPILATION_CACHE"):  # the command sets them; put back after the test
+    # the command sets them; put back after the test
+    for name in ("JAX_PLATFORMS", "JAX_ENABLE_COMPILATION_CACHE"):
         monkeypatch.setenv(name, "")
     file = tmp_path / "small.py"
     lines = [f"    config.model.{name} = {value!r}" for name, value in vars(MODEL).items()]
-    body = ["from rmat_jax import flags", "def get_config():", "    config = flags.defaults()", *lines]
+    body = [
+        "from rmat_jax import flags",
+        "def get_config():",
+        "    config = flags.defaults()",
+        *lines,
+    ]
     file.write_text("\n".join([*body, "    config.batch_size = 8", "    return config"]))
     return file
 
@@ -225,7 +275,9 @@ def test_the_command(config_file, tmp_path, capsys):
 )
 def test_bad_input_is_one_line(arguments, says, config_file, monkeypatch, capsys):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name)
+    )
     assert flags.run(lambda: cli.main(["plan", f"--config={config_file}", *arguments])) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error
@@ -237,18 +289,29 @@ def test_other_commands_still_refuse_what_they_do_not_know(capsys):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install 'jax[tpu]'"
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install 'jax[tpu]'",
 )
-@pytest.mark.parametrize("topology, mesh", [("v5e:2x2", MeshConfig(fsdp=4)), ("v5e:2x2", MeshConfig(fsdp=2, tensor=2))])
+@pytest.mark.parametrize(
+    "topology, mesh", [("v5e:2x2", MeshConfig(fsdp=4)), ("v5e:2x2", MeshConfig(fsdp=2, tensor=2))]
+)
 def test_a_step_for_a_tpu(topology, mesh):
     model = dataclasses.replace(
-        MODEL, width=256, mlp_width=512, vocab_size=512, chunk_len=128, window_len=32, memory_slots=32, memory_writes=8
+        MODEL,
+        width=256,
+        mlp_width=512,
+        vocab_size=512,
+        chunk_len=128,
+        window_len=32,
+        memory_slots=32,
+        memory_writes=8,
     )
     report = plan(experiment(model=model, mesh=mesh), topology)
     assert report.fits and report.compile_seconds > 0
     assert report.held == plan(experiment(model=model, mesh=mesh), "gpu:h100:4").held
     held = report.held
-    # Whole parameters are gathered and gradients added up, in float32 or narrower, and in no more than twice the traffic.
+    # Whole parameters are gathered and gradients added up, in float32 or narrower, and in no more
+    # than twice the traffic.
     gathered = 3 / 4 * held.gathered if mesh.tensor == 1 else 1 / 2 * held.gathered
     assert gathered / 2 <= report.bytes_sent["all-gather"]
     sums = sum(report.bytes_sent.values()) - report.bytes_sent["all-gather"]
@@ -258,9 +321,12 @@ def test_a_step_for_a_tpu(topology, mesh):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install 'jax[tpu]'"
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install 'jax[tpu]'",
 )
-@pytest.mark.parametrize("name", ["v5e:1x1", "v5e:4x4", "v5e:16x16", "v6e:2x4", "v4:2x2x2", "v5p:2x2x1", "v5p:4x4x8"])
+@pytest.mark.parametrize(
+    "name", ["v5e:1x1", "v5e:4x4", "v5e:16x16", "v6e:2x4", "v4:2x2x2", "v5p:2x2x1", "v5p:4x4x8"]
+)
 def test_a_chip_is_a_device(name):
     topology = parse_topology(name)
     assert len(compiled.tpu_devices(topology)) == topology.count

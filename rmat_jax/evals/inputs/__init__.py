@@ -1,1 +1,3 @@
-"""What the suites ask: texts, stories, dialogues, questions and needles, read from files or made, and packed into rows."""
+"""What the suites ask: texts, stories, dialogues, questions and needles, read from files or made,
+and packed into rows.
+"""

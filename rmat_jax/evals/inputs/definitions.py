@@ -1,15 +1,20 @@
-"""Lines of source code that use a name for the first time since it was defined, in any language that says so in a line."""
+"""Lines of source code that use a name for the first time since it was defined, in any language
+that says so in a line.
+"""
 
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-MIN_NAME = 4  # letters; shorter names can be guessed
+# letters; shorter names can be guessed
+MIN_NAME = 4
 MODIFIERS = rb"(?:(?:export|pub|public|private|protected|static|async|default|abstract|final|inline|unsafe)[ \t]+)*"
 KEYWORDS = rb"(?:def|class|function|func|fn|struct|enum|interface|trait|type|const|let|var|module)"
 DEFINITION = re.compile(
-    rb"[ \t]*" + MODIFIERS + KEYWORDS + rb"[ \t]+\*?([A-Za-z_]\w*)"  # def name, class Name, ...
-    rb"|([A-Za-z_]\w*)[ \t]*(?::[^=\n]+)?=(?!=)"  # name = ..., at the left margin only
+    # def name, class Name, ...
+    rb"[ \t]*" + MODIFIERS + KEYWORDS + rb"[ \t]+\*?([A-Za-z_]\w*)"
+    # name = ..., at the left margin only
+    rb"|([A-Za-z_]\w*)[ \t]*(?::[^=\n]+)?=(?!=)"
 )
 NAME = re.compile(rb"[A-Za-z_]\w*")
 COMMENT = re.compile(rb"[ \t]*(?:#|//|/?\*|--|\"\"\"|''')")
@@ -18,27 +23,35 @@ COMMENT = re.compile(rb"[ \t]*(?:#|//|/?\*|--|\"\"\"|''')")
 class Use(NamedTuple):
     """A line, and a name in it. All places are bytes from the beginning of the text."""
 
-    line: int  # where it begins
-    end: int  # its last character that is no white space is before this
-    name: int  # where the name begins
+    # where it begins
+    line: int
+    # its last character that is no white space is before this
+    end: int
+    # where the name begins
+    name: int
     name_end: int
     defined: (
-        int  # where the name's definition ends, which is the last place before the line where the text has the name
+        # where the name's definition ends, which is the last place before the line where the text
+        # has the name
+        int
     )
 
 
 def uses(text: bytes) -> Iterator[Use]:
     """One for each line that has any: that of the name whose definition is furthest away.
 
-    A name counts until the text has it a second time, in a comment too: from then on there is something nearer to copy.
-    The lines that define names, comments and blank lines are not asked for.
+    A name counts until the text has it a second time, in a comment too: from then on there is
+    something nearer to copy. The lines that define names, comments and blank lines are not asked
+    for.
     """
-    fresh: dict[bytes, int] = {}  # names that the text has had once, where they were defined
+    # names that the text has had once, where they were defined
+    fresh: dict[bytes, int] = {}
     seen: set[bytes] = set()
     start = 0
     for line in text.splitlines(keepends=True):
         definition = DEFINITION.match(line)
-        names = {match[0]: match for match in reversed(list(NAME.finditer(line)))}  # the first of each
+        # the first of each
+        names = {match[0]: match for match in reversed(list(NAME.finditer(line)))}
         if not definition and not COMMENT.match(line) and start:
             known = [(fresh[name], match) for name, match in names.items() if name in fresh]
             if known:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs.records import tfds_records
 
 EXAMPLE = '{"turns": [{"speaker": "USER", "utterance": "Hello."}, ...]}'
@@ -22,8 +22,10 @@ class Placed(NamedTuple):
     """A turn in a long dialogue."""
 
     turn: Turn
-    session: int  # which of the joined dialogues it is of, from 1
-    number: int  # in that one, from 1
+    # which of the joined dialogues it is of, from 1
+    session: int
+    # in that one, from 1
+    number: int
 
     def lead(self) -> bytes:
         """What stands before the utterance. Between two dialogues there is an empty line."""
@@ -37,7 +39,8 @@ def load(value: str, limit: int) -> list[list[Turn]]:
     """All dialogues of two turns or more.
 
     Args:
-        value: a file of JSON (a list of dialogues) or of JSON lines, a folder of them, or tfds:NAME, tfds:NAME@SPLIT.
+        value: a file of JSON (a list of dialogues) or of JSON lines, a folder of them, or
+            tfds:NAME, tfds:NAME@SPLIT.
         limit: records of TFDS that are read.
 
     Raises:
@@ -55,15 +58,21 @@ def load(value: str, limit: int) -> list[list[Turn]]:
     return dialogues
 
 
-def join(dialogues: Iterable[Sequence[Turn]], tokenizer: Tokenizer, length: int) -> list[list[Placed]]:
-    """Long dialogues: neighbours one after the other, as many as fit into `length` tokens, none twice.
+def join(
+    dialogues: Iterable[Sequence[Turn]], tokenizer: Tokenizer, length: int
+) -> list[list[Placed]]:
+    """Long dialogues: neighbours one after the other, as many as fit into `length` tokens, none
+    twice.
 
     One that is longer alone ends at its last whole turn.
     """
     joined: list[list[Placed]] = []
     room = session = 0
     for dialogue in dialogues:
-        sizes = [len(tokenizer.encode(f"\n{turn.speaker}: {turn.utterance}\n".encode())) for turn in dialogue]
+        sizes = [
+            len(tokenizer.encode(f"\n{turn.speaker}: {turn.utterance}\n".encode()))
+            for turn in dialogue
+        ]
         if not joined or sum(sizes) > room:
             joined.append([])
             room, session = length, 0
@@ -83,9 +92,12 @@ def parse(record: Any, where: str) -> list[Turn]:
         UserError: it is none; `where` begins the message.
     """
     turns = record.get("turns") if isinstance(record, Mapping) else None
-    if isinstance(turns, Mapping) and turns:  # TFDS gives a list of objects as an object of lists
+    # TFDS gives a list of objects as an object of lists
+    if isinstance(turns, Mapping) and turns:
         lists = {name: list(values) for name, values in turns.items()}
-        turns = [dict(zip(lists, values, strict=False)) for values in zip(*lists.values(), strict=False)]
+        turns = [
+            dict(zip(lists, values, strict=False)) for values in zip(*lists.values(), strict=False)
+        ]
     if not isinstance(turns, list):
         raise UserError(f"{where} has no list of turns; give records like {EXAMPLE}")
     return [turn for turn in (_turn(turn, where) for turn in turns) if turn.utterance]
@@ -93,8 +105,13 @@ def parse(record: Any, where: str) -> list[Turn]:
 
 def _turn(turn: Any, where: str) -> Turn:
     fields = turn if isinstance(turn, Mapping) else {}
-    found = [next((fields[name] for name in names if name in fields), None) for names in (SPEAKERS, UTTERANCES)]
-    texts = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in found]
+    found = [
+        next((fields[name] for name in names if name in fields), None)
+        for names in (SPEAKERS, UTTERANCES)
+    ]
+    texts = [
+        value.decode(errors="replace") if isinstance(value, bytes) else value for value in found
+    ]
     if not all(isinstance(text, str) for text in texts):
         raise UserError(
             f"{where} has a turn without speaker and utterance, both texts: {turn!r:.60}; give records like {EXAMPLE}"
@@ -106,13 +123,23 @@ def _turn(turn: Any, where: str) -> Turn:
 def _files(flag: str, path: Path) -> Iterator[tuple[str, Any]]:
     """Records, each with its place for errors."""
     try:
-        files = sorted(file for file in path.rglob("*.json*") if file.is_file()) if path.is_dir() else [path]
+        files = (
+            sorted(file for file in path.rglob("*.json*") if file.is_file())
+            if path.is_dir()
+            else [path]
+        )
         if not files:
-            raise UserError(f"{flag} holds no *.json or *.jsonl file; give a file of dialogues: {EXAMPLE}")
+            raise UserError(
+                f"{flag} holds no *.json or *.jsonl file; give a file of dialogues: {EXAMPLE}"
+            )
         for file in files:
-            yield from _records(f"{flag}, {file.name}" if path.is_dir() else flag, file.read_bytes())
+            yield from _records(
+                f"{flag}, {file.name}" if path.is_dir() else flag, file.read_bytes()
+            )
     except OSError as error:
-        raise UserError(f"{flag} cannot be read: {error.strerror}; give a file or folder of dialogues") from error
+        raise UserError(
+            f"{flag} cannot be read: {error.strerror}; give a file or folder of dialogues"
+        ) from error
 
 
 def _records(where: str, data: bytes) -> Iterator[tuple[str, Any]]:
@@ -122,7 +149,9 @@ def _records(where: str, data: bytes) -> Iterator[tuple[str, Any]]:
         whole = None
     if whole is not None:
         several = whole if isinstance(whole, list) else [whole]
-        yield from ((f"{where}, record {number}", record) for number, record in enumerate(several, 1))
+        yield from (
+            (f"{where}, record {number}", record) for number, record in enumerate(several, 1)
+        )
         return
     for number, line in enumerate(data.splitlines(), 1):
         try:

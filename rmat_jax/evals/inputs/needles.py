@@ -1,7 +1,9 @@
-"""Documents in which something was said once and is asked for at the end: key-value pairs in noise, pass keys in text.
+"""Documents in which something was said once and is asked for at the end: key-value pairs in noise,
+pass keys in text.
 
-A document is its context, whole chunks, and the chunk that asks, twice: first as an aside that is read with an emptied
-memory (the control) and leaves no trace, then in earnest. Only the answers are scored.
+A document is its context, whole chunks, and the chunk that asks, twice: first as an aside that is
+read with an emptied memory (the control) and leaves no trace, then in earnest. Only the answers are
+scored.
 """
 
 import dataclasses
@@ -14,14 +16,16 @@ from rmat_jax.config import IGNORE, Config
 from rmat_jax.data.recall import DIGITS, NOISE, PassKey
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.evals.inputs.packing import Document
-from rmat_jax.step import ASIDE, KEEP
+from rmat_jax.train.step import ASIDE, KEEP
 
 
 class Cell(NamedTuple):
     """Where a fact stands."""
 
-    chunks: int  # of the context
-    depth: float  # 0: it opens the context; 1: it ends it, just before the question
+    # of the context
+    chunks: int
+    # 0: it opens the context; 1: it ends it, just before the question
+    depth: float
     facts: int
 
 
@@ -29,9 +33,12 @@ class Needles(Protocol):
     """One kind of documents."""
 
     chunk_len: int
-    thing: str  # that is asked for, for people
-    answers: int  # scored tokens of a fact
-    choices: int  # among which a guesser chooses each of them
+    # that is asked for, for people
+    thing: str
+    # scored tokens of a fact
+    answers: int
+    # among which a guesser chooses each of them
+    choices: int
 
     def make(self, cell: Cell, rng: np.random.Generator) -> Document:
         """A document of `cell.chunks + 2` chunks."""
@@ -39,7 +46,9 @@ class Needles(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Keys and values in the noise of `data/recall.py`, a chunk of them; the last chunk has the keys in another order."""
+    """Keys and values in the noise of `data/recall.py`, a chunk of them; the last chunk has the
+    keys in another order.
+    """
 
     config: Config
     thing = "value"
@@ -68,7 +77,9 @@ class Pairs:
 
 
 class PassKeys:
-    """A sentence with a number, somewhere in a text; the question is its beginning: `data/recall.py`."""
+    """A sentence with a number, somewhere in a text; the question is its beginning:
+    `data/recall.py`.
+    """
 
     thing = "pass key"
     answers = DIGITS
@@ -81,8 +92,10 @@ class PassKeys:
 
     def make(self, cell: Cell, rng: np.random.Generator) -> Document:
         context = cell.chunks * self.chunk_len
-        room = context - self._writer.sentence_len  # places from the first token, which opens the document
-        spread = min(self.chunk_len, room)  # any place: gates may know more in a chunk's middle than at its border
+        # places from the first token, which opens the document
+        room = context - self._writer.sentence_len
+        # any place: gates may know more in a chunk's middle than at its border
+        spread = min(self.chunk_len, room)
         told = 1 + math.floor(cell.depth * (room - spread)) + rng.integers(spread)
         return asked_twice(*self._writer.document(rng, cell.chunks, context - told), self.chunk_len)
 

@@ -9,18 +9,23 @@ from rmat_jax.config import IGNORE
 from rmat_jax.data.lanes import Batch, deal
 from rmat_jax.evals.heldout import Heldout
 from rmat_jax.evals.suite import say
-from rmat_jax.step import KEEP
+from rmat_jax.train.step import KEEP
 
-ROWS = 32  # at most, side by side
-LENGTH = 4096  # tokens of each row in a batch, at most, or 4 chunks where that is more
-PATIENCE = 10.0  # seconds between two lines of progress
+# at most, side by side
+ROWS = 32
+# tokens of each row in a batch, at most, or 4 chunks where that is more
+LENGTH = 4096
+# seconds between two lines of progress
+PATIENCE = 10.0
 
-Document = Mapping[str, np.ndarray]  # tokens, targets [T]; it may have `forget` [T / C], see `step.eval_step`
+# tokens, targets [T]; it may have `forget` [T / C], see `step.eval_step`
+Document = Mapping[str, np.ndarray]
 
 
 class Packed:
-    """Batches in which each document stands whole in one row, begins at a chunk's border, and is a document of its own:
-    the model carries nothing into it. Documents are made when their turn comes.
+    """Batches in which each document stands whole in one row, begins at a chunk's border, and is a
+    document of its own: the model carries nothing into it. Documents are made when their turn
+    comes.
 
     Args:
         lengths: tokens of each document, multiples of the chunk.
@@ -29,8 +34,20 @@ class Packed:
         forgets: whether documents have `forget`.
     """
 
-    def __init__(self, lengths: Sequence[int], make: Callable[[int], Document], chunk_len: int, *, forgets: bool):
-        self._lengths, self._make, self._chunk_len, self._forgets = np.asarray(lengths), make, chunk_len, forgets
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        make: Callable[[int], Document],
+        chunk_len: int,
+        *,
+        forgets: bool,
+    ):
+        self._lengths, self._make, self._chunk_len, self._forgets = (
+            np.asarray(lengths),
+            make,
+            chunk_len,
+            forgets,
+        )
         rows = int(np.clip(self._lengths.sum() // self._lengths.max(), 1, min(ROWS, len(lengths))))
         self._lanes = deal(self._lengths, rows, seed=0)
         longest = max(int(self._lengths[lane].sum()) for lane in self._lanes)
@@ -51,10 +68,14 @@ class Packed:
             if time.monotonic() - said > PATIENCE:
                 said = time.monotonic()
                 left = (said - start) * (self._steps - step - 1) / (step + 1)
-                say(f"{(step + 1) * self.tokens // self._steps:,} of {self.tokens:,} tokens, {left:.0f} s left")
+                say(
+                    f"{(step + 1) * self.tokens // self._steps:,} of {self.tokens:,} tokens, {left:.0f} s left"
+                )
 
     def owners(self, heldout: Heldout) -> np.ndarray:
-        """Of what `evaluate_heldout` made of these batches: the index of each scored token's document."""
+        """Of what `evaluate_heldout` made of these batches: the index of each scored token's
+        document.
+        """
         places, lanes = np.divmod(heldout.documents, len(self._lanes))
         begins = np.cumsum([0, *map(len, self._lanes)])[:-1]
         return np.concatenate(self._lanes)[begins[lanes] + places - 1]
@@ -69,7 +90,10 @@ class Packed:
                 here, there = slice(filled, filled + count), slice(read, read + count)
                 for name in ("tokens", "targets"):
                     piece[name][here] = document[name][there]
-                piece["documents"][here], piece["offsets"][here] = place, np.arange(read, read + count)
+                piece["documents"][here], piece["offsets"][here] = (
+                    place,
+                    np.arange(read, read + count),
+                )
                 if self._forgets:
                     piece["forget"][self._chunks(here)] = document["forget"][self._chunks(there)]
                 filled, read = filled + count, read + count

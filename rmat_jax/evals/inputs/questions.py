@@ -1,4 +1,6 @@
-"""Documents with what is asked about them, from JSON lines or TFDS. Several spellings of the same few fields are read."""
+"""Documents with what is asked about them, from JSON lines or TFDS. Several spellings of the same
+few fields are read.
+"""
 
 import dataclasses
 import itertools
@@ -9,18 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs.records import tfds_records
 
-DOCUMENTS = ("documents", "input", "context", "document", "article", "passage", "text", "meeting_transcripts")
+DOCUMENTS = (
+    "documents",
+    "input",
+    "context",
+    "document",
+    "article",
+    "passage",
+    "text",
+    "meeting_transcripts",
+)
 QUESTIONS = ("questions", "instructions", "question", "query")
-QUERIES = ("general_query_list", "specific_query_list")  # QMSum's, each of {"query", "answer"}
+# QMSum's, each of {"query", "answer"}
+QUERIES = ("general_query_list", "specific_query_list")
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    question: str  # "" where nothing but a summary is wanted
-    references: tuple[str, ...]  # each is right; likelihoods are of the first
+    # "" where nothing but a summary is wanted
+    question: str
+    # each is right; likelihoods are of the first
+    references: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +53,12 @@ class Item:
 class Schema:
     """What a suite's records look like. The first field that is there counts."""
 
-    flag: str  # of `Options`, for errors
+    # of `Options`, for errors
+    flag: str
     answers: tuple[str, ...]
     needs_question: bool
-    example: str  # a line
+    # a line
+    example: str
 
 
 QA = Schema(
@@ -64,7 +80,8 @@ def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]
 
     Args:
         schema: of the records.
-        value: a file of JSON lines, which is read whole; or tfds:NAME, tfds:NAME@SPLIT, of which `limit` records are drawn.
+        value: a file of JSON lines, which is read whole; or tfds:NAME, tfds:NAME@SPLIT, of which
+            `limit` records are drawn.
         limit: the first question of each document is taken before the second of any.
         seed: of what is drawn.
 
@@ -78,24 +95,37 @@ def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]
     rng = np.random.default_rng(seed)
     if value.startswith("tfds:"):
         records = tfds_records(
-            f"{schema.flag}={value!r}", value, lambda count: sorted(rng.permutation(count)[:limit].tolist())
+            f"{schema.flag}={value!r}",
+            value,
+            lambda count: sorted(rng.permutation(count)[:limit].tolist()),
         )
     else:
         records = _json_lines(schema, value)
-    asked: dict[tuple[str, ...], dict[Asked, None]] = {}  # the same documents in several records are read once
+    # the same documents in several records are read once
+    asked: dict[tuple[str, ...], dict[Asked, None]] = {}
     for where, record in records:
         item = parse(schema, record, where)
         asked.setdefault(item.documents, {}).update(dict.fromkeys(item.asked))
-    items = [Item(documents, tuple(of)) for documents, of in asked.items() if of and "".join(documents).strip()]
+    items = [
+        Item(documents, tuple(of))
+        for documents, of in asked.items()
+        if of and "".join(documents).strip()
+    ]
     if not items:
-        raise UserError(f"{schema.flag}={value!r} has no document with an answer to it; give lines: {schema.example}")
+        raise UserError(
+            f"{schema.flag}={value!r} has no document with an answer to it; give lines: {schema.example}"
+        )
     return draw(items, limit, rng)
 
 
 def draw(items: list[Item], limit: int, rng: np.random.Generator) -> list[Item]:
-    """At most `limit` questions: of every document one in turn, documents in random order, questions in their own."""
+    """At most `limit` questions: of every document one in turn, documents in random order,
+    questions in their own.
+    """
     order = rng.permutation(len(items)).tolist()
-    rounds = itertools.zip_longest(*([(index, asked) for asked in items[index].asked] for index in order))
+    rounds = itertools.zip_longest(
+        *([(index, asked) for asked in items[index].asked] for index in order)
+    )
     kept = itertools.islice((pair for pairs in rounds for pair in pairs if pair), limit)
     chosen: dict[int, list[Asked]] = {}
     for index, asked in kept:
@@ -110,13 +140,19 @@ def parse(schema: Schema, record: Any, where: str) -> Item:
         UserError: it is none; `where` begins the message.
     """
     if not isinstance(record, Mapping):
-        raise UserError(f"{where}: a record must be an object, not {_kind(record)}; give {schema.example}")
+        raise UserError(
+            f"{where}: a record must be an object, not {_kind(record)}; give {schema.example}"
+        )
     documents = tuple(_texts(_field(record, DOCUMENTS, schema, where), where))
     if any(name in record for name in QUERIES):
         lists = [record.get(name) or [] for name in QUERIES]
         queries = [query for one in lists for query in (one if isinstance(one, list) else [one])]
-        if not all(isinstance(query, Mapping) and {"query", "answer"} <= query.keys() for query in queries):
-            raise UserError(f"{where}: each entry of {', '.join(QUERIES)} must have query and answer; add them")
+        if not all(
+            isinstance(query, Mapping) and {"query", "answer"} <= query.keys() for query in queries
+        ):
+            raise UserError(
+                f"{where}: each entry of {', '.join(QUERIES)} must have query and answer; add them"
+            )
         pairs = [(query["query"], query["answer"]) for query in queries]
     else:
         pairs = _pairs(schema, record, where)
@@ -130,15 +166,23 @@ def parse(schema: Schema, record: Any, where: str) -> Item:
 
 
 def _pairs(schema: Schema, record: Mapping, where: str) -> list[tuple[Any, Any]]:
-    """A question and its answers each. To a list of questions belongs a list as long; the answers to one are all right."""
+    """A question and its answers each. To a list of questions belongs a list as long; the answers
+    to one are all right.
+    """
     answers = _plain(_field(record, schema.answers, schema, where))
     has_question = any(name in record for name in QUESTIONS)
-    questions = _plain(_field(record, QUESTIONS, schema, where)) if has_question or schema.needs_question else ""
+    questions = (
+        _plain(_field(record, QUESTIONS, schema, where))
+        if has_question or schema.needs_question
+        else ""
+    )
     if not isinstance(questions, list):
         return [(questions, answers)]
     if not isinstance(answers, list) or len(answers) != len(questions):
         count = len(answers) if isinstance(answers, list) else 1
-        raise UserError(f"{where}: {len(questions)} questions have {count} answers; give as many of both")
+        raise UserError(
+            f"{where}: {len(questions)} questions have {count} answers; give as many of both"
+        )
     return list(zip(questions, answers, strict=True))
 
 
@@ -150,27 +194,32 @@ def _field(record: Mapping, names: tuple[str, ...], schema: Schema, where: str) 
 
 
 def _texts(value: Any, where: str) -> list[str]:
-    """A text, or several; null is none. An object counts as its speaker, title, content and text, as far as it has them."""
+    """A text, or several; null is none. An object counts as its speaker, title, content and text,
+    as far as it has them.
+    """
     value = _plain(value)
     if value is None:
         return []
     if isinstance(value, list):
         texts = [_texts(part, where) for part in value]
         if value and all(isinstance(part, Mapping) and "speaker" in part for part in value):
-            return ["".join(f"{text}\n" for part in texts for text in part)]  # a transcript is one document
+            # a transcript is one document
+            return ["".join(f"{text}\n" for part in texts for text in part)]
         return [text for part in texts for text in part]
     if isinstance(value, Mapping):
         if "speaker" in value and "content" in value:
             return [f"{value['speaker']}: {value['content']}"]
         named = [value[name] for name in ("title", "content", "text") if name in value]
         if len(named) == 1:
-            return _texts(named[0], where)  # SQuAD's {"text": [...]} has several
+            # SQuAD's {"text": [...]} has several
+            return _texts(named[0], where)
         if named:
             return ["\n".join(text for part in named for text in _texts(part, where))]
     if isinstance(value, bytes):
         return [value.decode(errors="replace")]
     if isinstance(value, str):
-        return [value.encode(errors="replace").decode()]  # half a surrogate pair, which JSON can spell, is no text
+        # half a surrogate pair, which JSON can spell, is no text
+        return [value.encode(errors="replace").decode()]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return [str(value)]
     raise UserError(
@@ -205,4 +254,6 @@ def _json_lines(schema: Schema, value: str) -> Iterator[tuple[str, Any]]:
                 if line.strip():
                     yield where, record
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}; give a file of JSON lines, or tfds:NAME") from error
+        raise UserError(
+            f"{name} cannot be read: {error.strerror}; give a file of JSON lines, or tfds:NAME"
+        ) from error

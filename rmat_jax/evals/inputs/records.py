@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 
 
-def tfds_records(flag: str, value: str, choose: Callable[[int], Iterable[int]]) -> list[tuple[str, Any]]:
-    """Some records of the split that `tfds:NAME@SPLIT` names, else of "validation", "test" or "train", each with where it stands.
+def tfds_records(
+    flag: str, value: str, choose: Callable[[int], Iterable[int]]
+) -> list[tuple[str, Any]]:
+    """Some records of the split that `tfds:NAME@SPLIT` names, else of "validation", "test" or
+    "train", each with where it stands.
 
     Args:
         flag: what the user typed, for errors.
@@ -29,7 +32,8 @@ def tfds_records(flag: str, value: str, choose: Callable[[int], Iterable[int]]) 
         source = tfds.data_source(name, split=split)
         chosen = choose(len(source))
         return [(f"{flag}, record {index} of split {split!r}", source[index]) for index in chosen]
-    except Exception as error:  # TFDS raises whatever its downloads, readers and builders raise
+    except Exception as error:
+        # TFDS raises whatever its downloads, readers and builders raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
         fix = "check name, split and network, or set TFDS_DATA_DIR to a prepared copy"
         if isinstance(error, ImportError) and error.name:

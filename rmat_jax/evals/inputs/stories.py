@@ -1,4 +1,6 @@
-"""bAbI's stories (arXiv 1502.05698), and other text put between their facts, as BABILong does (arXiv 2406.10149)."""
+"""bAbI's stories (arXiv 1502.05698), and other text put between their facts, as BABILong does
+(arXiv 2406.10149).
+"""
 
 import dataclasses
 import re
@@ -8,19 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax.config import UserError
 from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.errors import UserError
 
 FILES = re.compile(r"qa(\d+)(?:_(.*))?_test\.txt")
-# A sentence ends after its mark and the white space behind it, or with its line; one without an end is cut.
+# A sentence ends after its mark and the white space behind it, or with its line; one without an end
+# is cut.
 SENTENCE = re.compile(rb".{1,400}?(?:[.!?][\"')\]]*\s+|\n\s*|\Z)|.{400}", re.DOTALL)
-DISTRACTOR_BYTES = 4 << 20  # enough, and quickly encoded
+# enough, and quickly encoded
+DISTRACTOR_BYTES = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    story: int  # its number in the file
-    facts: tuple[str, ...]  # that were told before it
+    # its number in the file
+    story: int
+    # that were told before it
+    facts: tuple[str, ...]
     text: str
     answer: str
 
@@ -52,10 +58,14 @@ def read_tasks(folder: str | None) -> list[Task]:
         UserError: no such folder, no such file in it, or a line that is not bAbI's.
     """
     if not folder:
-        raise UserError(f"babi={folder!r} must name a folder of bAbI files, qa1_..._test.txt and so on")
+        raise UserError(
+            f"babi={folder!r} must name a folder of bAbI files, qa1_..._test.txt and so on"
+        )
     try:
         files = {
-            int(match[1]): file for file in Path(folder).expanduser().iterdir() if (match := FILES.fullmatch(file.name))
+            int(match[1]): file
+            for file in Path(folder).expanduser().iterdir()
+            if (match := FILES.fullmatch(file.name))
         }
         tasks = []
         for number, file in sorted(files.items()):
@@ -90,10 +100,14 @@ def read_stories(file: Path) -> Iterable[Question]:
             continue
         question, answer, *_ = (part.strip() for part in text.split("\t"))
         if not question or not answer or not facts:
-            raise UserError(f"{file}, line {count}: {line!r:.60} must have facts before it, a question and its answer")
+            raise UserError(
+                f"{file}, line {count}: {line!r:.60} must have facts before it, a question and its answer"
+            )
         questions.append(Question(story, tuple(facts), question, answer))
     if not questions:
-        raise UserError(f"{file} has no question, a line like '3 Where is John? \\thallway\\t1'; give bAbI's files")
+        raise UserError(
+            f"{file} has no question, a line like '3 Where is John? \\thallway\\t1'; give bAbI's files"
+        )
     return questions
 
 
@@ -109,7 +123,9 @@ class Distractor:
         room = DISTRACTOR_BYTES
         for text in texts:
             self._sentences += [
-                tokenizer.encode(match[0]) for match in SENTENCE.finditer(text[:room]) if match[0].strip()
+                tokenizer.encode(match[0])
+                for match in SENTENCE.finditer(text[:room])
+                if match[0].strip()
             ]
             room -= len(text)
             if room <= 0:
@@ -121,7 +137,9 @@ class Distractor:
             )
 
     def passage(self, tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Sentences that follow each other, of exactly so many tokens: the first may be cut. Goes round at the text's end."""
+        """Sentences that follow each other, of exactly so many tokens: the first may be cut. Goes
+        round at the text's end.
+        """
         place, found = int(rng.integers(len(self._sentences))), []
         while tokens > 0:
             found.append(self._sentences[place % len(self._sentences)][-tokens:])
@@ -129,8 +147,12 @@ class Distractor:
         return found[::-1]
 
 
-def stretch(facts: Sequence[np.ndarray], passage: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """The facts in their order, each before a sentence of the passage that is drawn, or at its end: token ids."""
+def stretch(
+    facts: Sequence[np.ndarray], passage: Sequence[np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    """The facts in their order, each before a sentence of the passage that is drawn, or at its end:
+    token ids.
+    """
     places = np.sort(rng.integers(len(passage) + 1, size=len(facts)))
     cuts = [0, *places.tolist(), len(passage)]
     parts = []

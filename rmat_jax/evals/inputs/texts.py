@@ -1,4 +1,6 @@
-"""Long texts for `length` and `recall`: those of `--text`, or the run's own held-out documents, as tokens."""
+"""Long texts for `length` and `recall`: those of `--text`, or the run's own held-out documents, as
+tokens.
+"""
 
 import os
 from collections.abc import Iterator
@@ -6,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax.config import UserError
 from rmat_jax.data.sources import blocks
 from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.errors import UserError
 from rmat_jax.evals.suite import Options, Subject
 
-BUDGET = 1 << 26  # tokens that are held; documents that come after them are not read
+# tokens that are held; documents that come after them are not read
+BUDGET = 1 << 26
 
 
 def read_texts(subject: Subject, options: Options, limit: int) -> list[np.ndarray]:
@@ -58,10 +61,16 @@ def _files(options: Options) -> Iterator[bytes]:
         try:
             yield files[index].read_bytes()
         except OSError as error:
-            raise UserError(f"{error.filename} cannot be read: {error.strerror}; change its mode or --text") from error
+            raise UserError(
+                f"{error.filename} cannot be read: {error.strerror}; change its mode or --text"
+            ) from error
 
 
 def _visible(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if not name.startswith(".") and Path(folder, name).is_file())
+        yield from (
+            Path(folder, name)
+            for name in names
+            if not name.startswith(".") and Path(folder, name).is_file()
+        )

@@ -1,6 +1,8 @@
-"""bAbI's questions with their facts spread over many chunks of other text: how far does the memory carry them?
+"""bAbI's questions with their facts spread over many chunks of other text: how far does the memory
+carry them?
 
-Read is what a person would read: a fact a line, other text between them, the question, and on its line the answer.
+Read is what a person would read: a fact a line, other text between them, the question, and on its
+line the answer.
 """
 
 from collections.abc import Sequence
@@ -19,12 +21,15 @@ from rmat_jax.evals.suite import Options, Section, Subject, figure, table
 from rmat_jax.evals.trials import Trial, mean, run_task
 
 KEPT, MAJORITY = "facts in memory", "always the most frequent answer"
-TEXT_TOKENS = 1 << 16  # of a document, at most
+# of a document, at most
+TEXT_TOKENS = 1 << 16
 XLABEL = "other text between the facts (chunks)"
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for anything that is wrong with `options.babi`, or with the text between the facts."""
+    """Raises UserError for anything that is wrong with `options.babi`, or with the text between the
+    facts.
+    """
     read_tasks(options.babi)
     distractor(subject, options)
 
@@ -36,14 +41,23 @@ def distractor(subject: Subject, options: Options) -> Distractor:
 
 
 def babi(subject: Subject, options: Options, out: Path) -> Section:
-    """Accuracy for each task and stretch, beside chance, the most frequent answer, no memory, and no facts.
+    """Accuracy for each task and stretch, beside chance, the most frequent answer, no memory, and
+    no facts.
 
     Raises:
         UserError: bad options, no text to put between the facts, or a model that knows no text.
     """
-    tasks, other, model = read_tasks(options.babi), distractor(subject, options), subject.config.model
+    tasks, other, model = (
+        read_tasks(options.babi),
+        distractor(subject, options),
+        subject.config.model,
+    )
     engine = subject.engine(rows=ROWS)
-    trials = [trial for index, task in enumerate(tasks) for trial in run_task(engine, index, task, options, other)]
+    trials = [
+        trial
+        for index, task in enumerate(tasks)
+        for trial in run_task(engine, index, task, options, other)
+    ]
     plot_tasks(Path(out, "babi_tasks.png"), tasks, trials)
     plot_stretches(Path(out, "babi_stretches.png"), tasks, trials, model.has_memory)
     values = measured(tasks, trials, model.has_memory)
@@ -58,7 +72,10 @@ def babi(subject: Subject, options: Options, out: Path) -> Section:
         method(max(t.stretch for t in trials) * model.chunk_len, source_name(options), other),
     ]
     return Section(
-        "bAbI over many chunks", headline(values, max(t.stretch for t in trials)), "\n\n".join(parts), values
+        "bAbI over many chunks",
+        headline(values, max(t.stretch for t in trials)),
+        "\n\n".join(parts),
+        values,
     )
 
 
@@ -89,13 +106,19 @@ def verdicts(trials: Sequence[Trial], has_memory: bool) -> str:
     raised = "The answer that the facts raise most"
     lines = [
         contest(mean(trials, "kept", "majority"), "Its answer", MAJORITY, unit, over),
-        contest(mean(trials, "kept", "alone"), "Its answer", "that to the question alone", unit, over),
+        contest(
+            mean(trials, "kept", "alone"), "Its answer", "that to the question alone", unit, over
+        ),
         contest(mean(trials, "raised", "majority"), raised, MAJORITY, unit, over),
         reach(trials),
     ]
     if has_memory:
         lines.append(verdict(mean(trials, "kept", "emptied"), "Its memory", unit, over))
-        lines.append(verdict(mean(trials, "saved"), "Its memory", "bits saved in picking the right answer", over))
+        lines.append(
+            verdict(
+                mean(trials, "saved"), "Its memory", "bits saved in picking the right answer", over
+            )
+        )
     else:
         lines.append("This model has no memory.")
     return "\n".join(f"- {line}" for line in lines)
@@ -110,14 +133,17 @@ def reach(trials: Sequence[Trial]) -> str:
             break
         found = chunks
     if found is None:
-        return f"Not even without other text between the facts is it right more often than {MAJORITY}."
-    return (
-        f"It is right more often than {MAJORITY}, by more than two standard errors, up to {found} chunks of other text."
-    )
+        return (
+            f"Not even without other text between the facts is it right more often than {MAJORITY}."
+        )
+    return f"It is right more often than {MAJORITY}, by more than two standard errors, up to {found} chunks of other text."
 
 
 def by_stretch(trials: Sequence[Trial]) -> dict[int, list[Trial]]:
-    return {chunks: [t for t in trials if t.stretch == chunks] for chunks in sorted({t.stretch for t in trials})}
+    return {
+        chunks: [t for t in trials if t.stretch == chunks]
+        for chunks in sorted({t.stretch for t in trials})
+    }
 
 
 def measured(tasks: Sequence[Task], trials: Sequence[Trial], has_memory: bool) -> dict[str, Any]:
@@ -127,7 +153,10 @@ def measured(tasks: Sequence[Task], trials: Sequence[Trial], has_memory: bool) -
     def means(of: Sequence[Trial]) -> dict[str, Any]:
         return {kind: mean(of, kind)._asdict() for kind in kinds}
 
-    values = {"all": means(trials) | {"chance": float(np.mean([chance(tasks[t.task]) for t in trials]))}, "tasks": {}}
+    values = {
+        "all": means(trials) | {"chance": float(np.mean([chance(tasks[t.task]) for t in trials]))},
+        "tasks": {},
+    }
     for index, task in enumerate(tasks):
         own = [t for t in trials if t.task == index]
         cells = by_stretch(own)
@@ -145,13 +174,18 @@ def chance(task: Task) -> float:
 
 def task_table(values: dict[str, Any]) -> str:
     def cell(means: dict[str, Any]) -> str:
-        return f"{means['kept']['value']:.2f}" + (f" ({means['emptied']['value']:.2f})" if "emptied" in means else "")
+        return f"{means['kept']['value']:.2f}" + (
+            f" ({means['emptied']['value']:.2f})" if "emptied" in means else ""
+        )
 
     lines = [
         (
             name,
             of["questions"],
-            *(f"{number:.2f}" for number in (of["chance"], of["majority"]["value"], of["alone"]["value"])),
+            *(
+                f"{number:.2f}"
+                for number in (of["chance"], of["majority"]["value"], of["alone"]["value"])
+            ),
             *map(cell, of["stretches"].values()),
             f"{of['raised']['value']:.2f}",
             f"{of['exact']['value']:.2f}",
@@ -159,22 +193,30 @@ def task_table(values: dict[str, Any]) -> str:
         for name, of in values["tasks"].items()
     ]
     columns = [f"{chunks}" for chunks in next(iter(values["tasks"].values()))["stretches"]]
-    return table(("task", "questions", "chance", "most frequent", ALONE, *columns, "raised most", "exact"), lines)
+    return table(
+        ("task", "questions", "chance", "most frequent", ALONE, *columns, "raised most", "exact"),
+        lines,
+    )
 
 
 def plot_tasks(file: Path, tasks: Sequence[Task], trials: Sequence[Trial]) -> None:
     """A heat map, as BABILong shows it."""
     chunks = list(by_stretch(trials))
     cells = [
-        [mean([t for t in of if t.task == i]).value for of in by_stretch(trials).values()] for i in range(len(tasks))
+        [mean([t for t in of if t.task == i]).value for of in by_stretch(trials).values()]
+        for i in range(len(tasks))
     ]
-    drawing, axes = plots.new_figure("Right answers, facts in memory", height=plots.bars_height(len(tasks)))
+    drawing, axes = plots.new_figure(
+        "Right answers, facts in memory", height=plots.bars_height(len(tasks))
+    )
     shades = LinearSegmentedColormap.from_list("blues", ["#FFFFFF", plots.LIGHT_BLUE, plots.BLUE])
     image = axes.imshow(cells, cmap=shades, vmin=0, vmax=1, aspect="auto")
     for row, values in enumerate(cells):
         for column, value in enumerate(values):
             colour = "white" if value > 0.7 else plots.INK
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=colour)
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=colour
+            )
     axes.set_xticks(range(len(chunks)), chunks)
     axes.set_yticks(range(len(tasks)), [task.name for task in tasks])
     axes.set_xlabel(XLABEL)
@@ -184,7 +226,9 @@ def plot_tasks(file: Path, tasks: Sequence[Task], trials: Sequence[Trial]) -> No
     plots.save(drawing, file)
 
 
-def plot_stretches(file: Path, tasks: Sequence[Task], trials: Sequence[Trial], has_memory: bool) -> None:
+def plot_stretches(
+    file: Path, tasks: Sequence[Task], trials: Sequence[Trial], has_memory: bool
+) -> None:
     """All tasks together, with two standard errors, beside what needs no memory."""
     cells = by_stretch(trials)
     places = np.arange(len(cells))
@@ -194,7 +238,14 @@ def plot_stretches(file: Path, tasks: Sequence[Task], trials: Sequence[Trial], h
         found = [mean(trials, of) for trials in cells.values()]
         values, errors = [m.value for m in found], [2 * np.nan_to_num(m.error) for m in found]
         axes.errorbar(
-            places + beside, values, errors, fmt=style, color=colour, markersize=4.5, linewidth=1.4, label=label
+            places + beside,
+            values,
+            errors,
+            fmt=style,
+            color=colour,
+            markersize=4.5,
+            linewidth=1.4,
+            label=label,
         )
 
     line("kept", "o-", plots.BLUE, KEPT, -0.03)

@@ -17,19 +17,25 @@ from rmat_jax.evals.inputs.texts import source_name
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT, Costs, Next, costs, draw, head, lines, ways
 
-ROWS = 8  # files that are read side by side
-MIN_LINES = 10  # a group of fewer is not drawn
+# files that are read side by side
+ROWS = 8
+# a group of fewer is not drawn
+MIN_LINES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Completed:
     """What the lines cost, one entry each, and what greedy completion gets right."""
 
-    names: Costs  # the name after its first character
+    # the name after its first character
+    names: Costs
     lines: Costs
-    decoys: Costs  # a name that the file has not had in its place, after its first character
-    has_decoy: np.ndarray  # bool, of each line
-    name_right: dict[str, np.ndarray]  # bool, by way
+    # a name that the file has not had in its place, after its first character
+    decoys: Costs
+    # bool, of each line
+    has_decoy: np.ndarray
+    # bool, by way
+    name_right: dict[str, np.ndarray]
     line_right: dict[str, np.ndarray]
 
 
@@ -46,7 +52,10 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
     """
     found = find(subject, options)
     done = measure(subject, found)
-    distances, in_chunk = np.array([x.distance for x in found]), np.array([x.in_chunk for x in found])
+    distances, in_chunk = (
+        np.array([x.distance for x in found]),
+        np.array([x.in_chunk for x in found]),
+    )
     bins = offset_bins(distances) - 1
     groups = {f"{plots.count_name(2.0**bin)}": bins == bin for bin in np.unique(bins)}
     groups = {name: where for name, where in groups.items() if where.sum() >= MIN_LINES} or groups
@@ -67,7 +76,9 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
     }
     kinds = {kind: of for kind, of in kinds.items() if len(of.sizes)}
     names = tuple(done.names.bits)
-    sizes = f"{len(found):,} lines of {len({x.file for x in found})} files of {source_name(options)}"
+    sizes = (
+        f"{len(found):,} lines of {len({x.file for x in found})} files of {source_name(options)}"
+    )
     texts = [
         f"{sizes}. In each, one name occurs for the first time since the line that defined it; its first character is "
         "given, and counted is what the rest costs. Greedy completion is right where every token is the most likely one after "
@@ -76,17 +87,27 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
         table(head("", names), lines(kinds)),
         _decoy(done),
         table(
-            ("tokens since the definition", "lines", *(f"name completed {way}" for way in names)), _rights(done, groups)
+            ("tokens since the definition", "lines", *(f"name completed {way}" for way in names)),
+            _rights(done, groups),
         ),
         table(("tokens since the definition", *head("", names)[1:]), lines(by_distance)),
     ]
     if EMPTIED in names and far.any():
         saved = done.names.at(far).saved(EMPTIED)
-        texts.insert(0, verdict(saved, "Memory", "bits per byte of names that only it can know", "files"))
-    right = {way: (float(done.name_right[way].mean()), float(done.line_right[way].mean())) for way in names}
+        texts.insert(
+            0, verdict(saved, "Memory", "bits per byte of names that only it can know", "files")
+        )
+    right = {
+        way: (float(done.name_right[way].mean()), float(done.line_right[way].mean()))
+        for way in names
+    }
     headline = (
         f"A name costs **{done.names.rate(KEPT):.3f} bits per byte**"
-        + (f", {done.names.rate(EMPTIED):.3f} with the memory emptied before the line" if EMPTIED in names else "")
+        + (
+            f", {done.names.rate(EMPTIED):.3f} with the memory emptied before the line"
+            if EMPTIED in names
+            else ""
+        )
         + f", {done.names.rate(ALONE):.3f} with nothing but the line; completed right are {right[KEPT][0]:.1%} of the "
         f"names and {right[KEPT][1]:.1%} of the lines."
     )
@@ -96,7 +117,11 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
         "kinds": {kind: of.numbers() for kind, of in kinds.items()},
         "by_distance": {
             name: of.numbers()
-            | {"name_right": {way: float(done.name_right[way][groups[name]].mean()) for way in names}}
+            | {
+                "name_right": {
+                    way: float(done.name_right[way][groups[name]].mean()) for way in names
+                }
+            }
             for name, of in by_distance.items()
         },
         "name_right": {way: name for way, (name, _) in right.items()},
@@ -109,20 +134,32 @@ def measure(subject: Subject, found: list[Line]) -> Completed:
     """Asks for every line after all that stands before it in its file."""
     engine, tokenizer = subject.engine(rows=ROWS), subject.tokenizer
     replaced = decoys(found)
-    files = [list(group) for _, group in itertools.groupby(range(len(found)), key=lambda index: found[index].file)]
-    files = sorted(files, key=lambda file: sum(len(found[index].context) for index in file))  # neighbours end together
+    files = [
+        list(group)
+        for _, group in itertools.groupby(range(len(found)), key=lambda index: found[index].file)
+    ]
+    # neighbours end together
+    files = sorted(files, key=lambda file: sum(len(found[index].context) for index in file))
     results: dict[int, tuple] = {}
     for group in batches(files, ROWS):
         streams = [engine.open() for _ in group]
         for place in range(max(map(len, group))):
-            here = [(stream, file[place]) for stream, file in zip(streams, group, strict=True) if place < len(file)]
+            here = [
+                (stream, file[place])
+                for stream, file in zip(streams, group, strict=True)
+                if place < len(file)
+            ]
             for stream, index in here:
                 stream.read(found[index].context)
             asked, cuts = [], []
             for stream, index in here:
                 line, decoy = found[index], replaced[index]
                 asked += [_next(stream, tokenizer, line.before, line.name, line.after)]
-                asked += [_next(stream, tokenizer, line.before[:-1] + decoy[:1], decoy[1:], b"")] if decoy else []
+                asked += (
+                    [_next(stream, tokenizer, line.before[:-1] + decoy[:1], decoy[1:], b"")]
+                    if decoy
+                    else []
+                )
                 cuts.append(len(tokenizer.encode(line.before)))
             made = iter(costs(engine, asked))
             for (_, index), at in zip(here, cuts, strict=True):
@@ -130,7 +167,9 @@ def measure(subject: Subject, found: list[Line]) -> Completed:
                 results[index] = next(made), part, next(made) if replaced[index] else None
                 if len(results) % 50 == 0:
                     say(f"code: {len(results):,} of {len(found):,} lines")
-    return _completed(tokenizer, ways(engine), found, replaced, [results[index] for index in range(len(found))])
+    return _completed(
+        tokenizer, ways(engine), found, replaced, [results[index] for index in range(len(found))]
+    )
 
 
 def _next(stream, tokenizer: Tokenizer, before: bytes, name: bytes, after: bytes) -> Next:
@@ -140,7 +179,11 @@ def _next(stream, tokenizer: Tokenizer, before: bytes, name: bytes, after: bytes
 
 
 def _completed(
-    tokenizer: Tokenizer, names: tuple[str, ...], found: list[Line], decoys: list[bytes], results: list[tuple]
+    tokenizer: Tokenizer,
+    names: tuple[str, ...],
+    found: list[Line],
+    decoys: list[bytes],
+    results: list[tuple],
 ) -> Completed:
     files = np.array([line.file for line in found])
 
@@ -164,12 +207,18 @@ def _completed(
             files,
         ),
         Costs(
-            {way: total(last(results[index][2][way], decoys[index]) for index in with_decoy) for way in names},
+            {
+                way: total(last(results[index][2][way], decoys[index]) for index in with_decoy)
+                for way in names
+            },
             np.array([len(decoys[index]) - 1 for index in with_decoy], int),
             files[with_decoy],
         ),
         has_decoy,
-        {way: np.array([cost[way].correct[part].all() for cost, part, _ in results]) for way in names},
+        {
+            way: np.array([cost[way].correct[part].all() for cost, part, _ in results])
+            for way in names
+        },
         {way: np.array([cost[way].correct.all() for cost, _, _ in results]) for way in names},
     )
 
@@ -195,6 +244,10 @@ def _rights(done: Completed, groups: dict[str, np.ndarray]) -> list[tuple]:
         return f"{mean.value:.1%} ± {mean.error:.1%}"
 
     return [
-        (name, int(where.sum()), *(shown(right[where], done.names.units[where]) for right in done.name_right.values()))
+        (
+            name,
+            int(where.sum()),
+            *(shown(right[where], done.names.units[where]) for right in done.name_right.values()),
+        )
         for name, where in groups.items()
     ]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.evals.answers import batches
 from rmat_jax.evals.compared import verdict
 from rmat_jax.evals.heldout import offset_bins
@@ -12,10 +12,14 @@ from rmat_jax.evals.inputs.dialogues import Placed, Turn, join, load
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 from rmat_jax.evals.ways import ALONE, EMPTIED, KEPT, Costs, Next, costs, draw, head, lines, ways
 
-ROWS = 8  # dialogues that are read side by side
-LENGTH = 8192  # tokens of a long dialogue, at most
-RECORDS = 2000  # of a TFDS set
-MIN_TURNS = 20  # a group of fewer is not drawn
+# dialogues that are read side by side
+ROWS = 8
+# tokens of a long dialogue, at most
+LENGTH = 8192
+# of a TFDS set
+RECORDS = 2000
+# a group of fewer is not drawn
+MIN_TURNS = 20
 
 
 def check(subject: Subject, options: Options) -> None:
@@ -27,11 +31,13 @@ def dialogue(subject: Subject, options: Options, out: Path) -> Section:
     """Bits per byte of every utterance after all turns before it, by turn number.
 
     Raises:
-        UserError: no dialogues in `options.dialogue`, or none whose first two turns `options.max_tokens` has room for.
+        UserError: no dialogues in `options.dialogue`, or none whose first two turns
+            `options.max_tokens` has room for.
     """
     sessions, joined = _find(subject, options)
     order = np.random.default_rng(options.seed).permutation(len(joined))[: options.examples]
-    joined = sorted((joined[index] for index in order), key=len)  # those side by side end together
+    # those side by side end together
+    joined = sorted((joined[index] for index in order), key=len)
     turns = [placed for long in joined for placed in long]
     found = measure(subject, joined)
     numbers = np.concatenate([np.arange(1, len(long) + 1) for long in joined])
@@ -67,7 +73,9 @@ def dialogue(subject: Subject, options: Options, out: Path) -> Section:
     if EMPTIED in found.bits:
         others = f"{found.rate(EMPTIED):.3f} with the memory emptied before it, {others}"
         texts.insert(0, verdict(found.saved(EMPTIED), "Memory", "bits per byte saved", "dialogues"))
-    headline = f"A turn of a long dialogue costs **{found.rate(KEPT):.3f} bits per byte**, {others}."
+    headline = (
+        f"A turn of a long dialogue costs **{found.rate(KEPT):.3f} bits per byte**, {others}."
+    )
     return Section("Dialogue", headline, "\n\n".join(texts), values)
 
 
@@ -93,7 +101,10 @@ def measure(subject: Subject, joined: list[list[Placed]]) -> Costs:
         streams = {index: engine.open() for index, _ in group}
         for place in range(max(len(long) for _, long in group)):
             here = [(index, long[place]) for index, long in group if place < len(long)]
-            asked = [Next(streams[index], encode(turn.lead()), encode(turn.text())) for index, turn in here]
+            asked = [
+                Next(streams[index], encode(turn.lead()), encode(turn.text()))
+                for index, turn in here
+            ]
             for (index, _), cost, one in zip(here, costs(engine, asked), asked, strict=True):
                 bits[index].append({way: of.total / np.log(2) for way, of in cost.items()})
                 one.session.read(np.concatenate([one.lead, one.text]))
@@ -110,7 +121,10 @@ def measure(subject: Subject, joined: list[list[Placed]]) -> Costs:
 
 def _groups(found: Costs, bins: np.ndarray) -> dict[str, Costs]:
     """By powers of two: 1, 2-3, 4-7, ..."""
-    names = {bin: f"{1 << bin}" if bin == 0 else f"{1 << bin}-{(2 << bin) - 1}" for bin in np.unique(bins).tolist()}
+    names = {
+        bin: f"{1 << bin}" if bin == 0 else f"{1 << bin}-{(2 << bin) - 1}"
+        for bin in np.unique(bins).tolist()
+    }
     groups = {name: found.at(bins == bin) for bin, name in names.items()}
     enough = {name: group for name, group in groups.items() if len(group.sizes) >= MIN_TURNS}
     return enough or groups

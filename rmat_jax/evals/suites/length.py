@@ -6,20 +6,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rmat_jax.config import IGNORE, UserError
+from rmat_jax.config import IGNORE
+from rmat_jax.errors import UserError
 from rmat_jax.evals import plots
 from rmat_jax.evals.heldout import MIN_DOCUMENTS, Mean, clustered_mean, evaluate_heldout
 from rmat_jax.evals.inputs.packing import Document, Packed
 from rmat_jax.evals.inputs.texts import read_texts, source_name
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 
-DOCUMENTS = 32  # read at most
-SCORED_CHUNKS = 16  # of a document, or an eighth of the longest reach where that is more
-STRETCHES = 16  # that stand for documents where these are too few for a standard error
+# read at most
+DOCUMENTS = 32
+# of a document, or an eighth of the longest reach where that is more
+SCORED_CHUNKS = 16
+# that stand for documents where these are too few for a standard error
+STRETCHES = 16
 
 
 class Window(NamedTuple):
-    """Part of a document, in chunks: read from `start` on with a fresh state, scored in [first, end)."""
+    """Part of a document, in chunks: read from `start` on with a fresh state, scored in [first,
+    end).
+    """
 
     document: int
     reach: int
@@ -31,29 +37,36 @@ class Window(NamedTuple):
 class Reaches(NamedTuple):
     """The same tokens at each reach, in the order of documents and places."""
 
-    chunks: list[int]  # 0, 1, 2, 4, ...
+    # 0, 1, 2, 4, ...
+    chunks: list[int]
     bits_RN: np.ndarray
     documents_N: np.ndarray
-    places_N: np.ndarray  # in the document, of the token that predicts
+    # in the document, of the token that predicts
+    places_N: np.ndarray
 
 
 def check(subject: Subject, options: Options) -> None:
     """Raises UserError for a reach below one chunk, or texts that are too short or not there."""
     chunk_len = subject.config.model.chunk_len
     if options.max_tokens < chunk_len:
-        raise UserError(f"max_tokens={options.max_tokens} must be at least a chunk, {chunk_len} tokens, for `length`")
+        raise UserError(
+            f"max_tokens={options.max_tokens} must be at least a chunk, {chunk_len} tokens, for `length`"
+        )
     _find(subject, options)
 
 
 def length(subject: Subject, options: Options, out: Path) -> Section:
-    """Bits per byte by reach. The tokens of a chunk have reach r if their state began, fresh, r chunks before it or up to
-    2r - 1 chunks before it; reach 0 is the chunk alone."""
+    """Bits per byte by reach. The tokens of a chunk have reach r if their state began, fresh, r
+    chunks before it or up to 2r - 1 chunks before it; reach 0 is the chunk alone."""
     chunk_len = subject.config.model.chunk_len
     texts, longest = _find(subject, options)
     say(f"{len(texts)} documents, reaches up to {longest * chunk_len:,} tokens")
-    found = measure(subject, texts, windows_of([(len(text) - 1) // chunk_len for text in texts], longest))
+    found = measure(
+        subject, texts, windows_of([(len(text) - 1) // chunk_len for text in texts], longest)
+    )
     size = sum(
-        len(subject.tokenizer.decode(text[found.places_N[found.documents_N == i] + 1])) for i, text in enumerate(texts)
+        len(subject.tokenizer.decode(text[found.places_N[found.documents_N == i] + 1]))
+        for i, text in enumerate(texts)
     )
     return describe(found, chunk_len, size, source_name(options), subject, out)
 
@@ -70,7 +83,8 @@ def _find(subject: Subject, options: Options) -> tuple[list[np.ndarray], int]:
 
 
 def longest_reach(chunks: Sequence[int], most: int) -> int:
-    """The largest power of two, at most `most`, that enough documents exceed by a chunk: ten, or half of them.
+    """The largest power of two, at most `most`, that enough documents exceed by a chunk: ten, or
+    half of them.
 
     Args:
         chunks: whole chunks of each document.
@@ -90,8 +104,9 @@ def longest_reach(chunks: Sequence[int], most: int) -> int:
 
 
 def windows_of(chunks: Sequence[int], longest: int) -> list[Window]:
-    """All windows, so that each reach scores the same chunks of each document: from `longest` on, `SCORED_CHUNKS` of them
-    or an eighth of `longest`, and no more than `longest`: that reach then begins with the document."""
+    """All windows, so that each reach scores the same chunks of each document: from `longest` on,
+    `SCORED_CHUNKS` of them or an eighth of `longest`, and no more than `longest`: that reach then
+    begins with the document."""
     windows = []
     for document, count in enumerate(chunks):
         scored = min(count - longest, longest, max(SCORED_CHUNKS, longest // 8))
@@ -99,7 +114,9 @@ def windows_of(chunks: Sequence[int], longest: int) -> list[Window]:
         windows += [Window(document, 0, n, n, n + 1) for n in range(longest, end)]
         for reach in powers(longest):
             for first in range(longest, end, reach):
-                windows.append(Window(document, reach, first - reach, first, min(first + reach, end)))
+                windows.append(
+                    Window(document, reach, first - reach, first, min(first + reach, end))
+                )
     return windows
 
 
@@ -119,14 +136,19 @@ def measure(subject: Subject, texts: Sequence[np.ndarray], windows: Sequence[Win
         targets[: (w.first - w.start) * chunk_len] = IGNORE
         return {"tokens": text[:-1], "targets": targets}
 
-    packed = Packed([(w.end - w.start) * chunk_len for w in windows], make, chunk_len, forgets=False)
+    packed = Packed(
+        [(w.end - w.start) * chunk_len for w in windows], make, chunk_len, forgets=False
+    )
     say(f"{packed.tokens:,} tokens")
     heldout = evaluate_heldout(subject.config, subject.params, packed, None)
     of = np.array(windows)[packed.owners(heldout)]
     documents, places = of[:, 0], of[:, 2] * chunk_len + heldout.offsets
-    order = np.lexsort((places, documents, of[:, 1]))  # by reach, document, place
+    # by reach, document, place
+    order = np.lexsort((places, documents, of[:, 1]))
     chunks = sorted({w.reach for w in windows})
-    bits_RN, documents_RN, places_RN = (x[order].reshape(len(chunks), -1) for x in (heldout.bits, documents, places))
+    bits_RN, documents_RN, places_RN = (
+        x[order].reshape(len(chunks), -1) for x in (heldout.bits, documents, places)
+    )
     return Reaches(chunks, bits_RN, documents_RN[0], places_RN[0])
 
 
@@ -135,7 +157,8 @@ def units(found: Reaches) -> tuple[str, np.ndarray]:
     count = len(np.unique(found.documents_N))
     if count >= MIN_DOCUMENTS:
         return "documents", found.documents_N
-    order = np.arange(len(found.documents_N))  # tokens stand document by document
+    # tokens stand document by document
+    order = np.arange(len(found.documents_N))
     stretch = order * STRETCHES // len(order)
     return "stretches of documents", found.documents_N * STRETCHES + stretch
 
@@ -171,7 +194,9 @@ def verdict(reaches: Sequence[int], bits_RN: np.ndarray, units_N: np.ndarray) ->
     return text + "."
 
 
-def describe(found: Reaches, chunk_len: int, size: int, source: str, subject: Subject, out: Path) -> Section:
+def describe(
+    found: Reaches, chunk_len: int, size: int, source: str, subject: Subject, out: Path
+) -> Section:
     """The section and its figure."""
     reaches = [chunks * chunk_len for chunks in found.chunks]
     name, units_N = units(found)
@@ -179,8 +204,10 @@ def describe(found: Reaches, chunk_len: int, size: int, source: str, subject: Su
     gains = [clustered_mean(found.bits_RN[0] - bits, units_N) for bits in found.bits_RN]
     steps = [Mean(np.nan, np.nan, 0)]
     steps += [
-        clustered_mean(a - b, units_N) for a, b in zip(found.bits_RN[:-1], found.bits_RN[1:], strict=True)
-    ]  # each doubling
+        clustered_mean(a - b, units_N)
+        for a, b in zip(found.bits_RN[:-1], found.bits_RN[1:], strict=True)
+        # each doubling
+    ]
     c = subject.config.model
     marks = {"queue turns over": c.slots // c.writes * chunk_len} if c.has_memory else {}
     plots.reach(out / "length.png", reaches, per_byte, gains, marks)
@@ -199,7 +226,10 @@ def describe(found: Reaches, chunk_len: int, size: int, source: str, subject: Su
             f"is the chunk alone. Memory and sliding window begin together. All scored tokens stand at least "
             f"{reaches[-1]:,} tokens into their document; farther reaches would need longer documents or a larger "
             f"--max_tokens. Standard errors over {gains[0].units} {name}.",
-            table(("reach, tokens", "bits per byte", "saved, bits per token", "by this doubling"), lines),
+            table(
+                ("reach, tokens", "bits per byte", "saved, bits per token", "by this doubling"),
+                lines,
+            ),
             figure("Loss by reach", "length.png"),
         ]
     )
@@ -213,9 +243,7 @@ def describe(found: Reaches, chunk_len: int, size: int, source: str, subject: Su
         "num_bytes": size,
         "documents": documents,
     }
-    line = (
-        f"By reach: {per_byte[0]:.3f} bits per byte of the chunk alone, {per_byte[-1]:.3f} at {reaches[-1]:,} tokens. "
-    )
+    line = f"By reach: {per_byte[0]:.3f} bits per byte of the chunk alone, {per_byte[-1]:.3f} at {reaches[-1]:,} tokens. "
     return Section("Loss by how far the state reaches back", line + judged, text, values)
 
 

@@ -1,4 +1,6 @@
-"""Suite `position`: held-out loss by place in the document and in the chunk, with and without memory; baselines; gauges."""
+"""Suite `position`: held-out loss by place in the document and in the chunk, with and without
+memory; baselines; gauges.
+"""
 
 import math
 from pathlib import Path
@@ -14,10 +16,13 @@ from rmat_jax.evals.measure import Measured, measure
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
 from rmat_jax.modules import memory
 
-MIN_TOKENS = 50  # a bin with fewer is not drawn
-CHUNK_BINS = 16  # groups of positions in the chunk
+# a bin with fewer is not drawn
+MIN_TOKENS = 50
+# groups of positions in the chunk
+CHUNK_BINS = 16
 
-Part = tuple[str, dict[str, Any]]  # of the section: markdown, numbers
+# of the section: markdown, numbers
+Part = tuple[str, dict[str, Any]]
 
 
 def check(subject: Subject, options: Options) -> None:
@@ -26,7 +31,9 @@ def check(subject: Subject, options: Options) -> None:
 
 
 def position(subject: Subject, options: Options, out: Path) -> Section:
-    """Three readings of the held-out tokens: as they are, memory emptied before each chunk, emptied once a document."""
+    """Three readings of the held-out tokens: as they are, memory emptied before each chunk, emptied
+    once a document.
+    """
     return describe(measure(subject.config, subject.params, subject.data), subject.config, out)
 
 
@@ -61,7 +68,9 @@ def headline(measured: Measured) -> str:
 
 
 def verdict(measured: Measured, config: Config) -> str:
-    """Whether memory helps, from the numbers alone: a difference counts from two standard errors on."""
+    """Whether memory helps, from the numbers alone: a difference counts from two standard errors
+    on.
+    """
     if measured.cut is None:
         return "This model has no memory."
     gain = measured.gain()
@@ -95,7 +104,10 @@ def _scores(measured: Measured, config: Config) -> Part:
     kept, cut = measured.kept, measured.cut
     rows = {"this model": kept}
     if cut is not None:
-        rows = {"this model, with memory": kept, "this model, memory emptied before each chunk": cut}
+        rows = {
+            "this model, with memory": kept,
+            "this model, memory emptied before each chunk": cut,
+        }
     values = {"with_memory": _numbers(kept), "gzip": measured.gzip, "order2": measured.order2}
     if cut is not None:
         values["without_memory"] = _numbers(cut)
@@ -116,7 +128,9 @@ def _scores(measured: Measured, config: Config) -> Part:
         "across documents. gzip has read nothing before; as one file it may look back across documents. The headline "
         "gives the better of its two numbers."
     )
-    return table(("", "bits per byte", "bits per token", "accuracy"), lines) + "\n\n" + notes, values
+    return table(
+        ("", "bits per byte", "bits per token", "accuracy"), lines
+    ) + "\n\n" + notes, values
 
 
 def _numbers(heldout: Heldout) -> dict[str, Any]:
@@ -131,8 +145,14 @@ def _by_offset(out: Path, measured: Measured, config: Config) -> Part:
     model, kept, cut = config.model, measured.kept, measured.cut
     edges, kept_bits, counts = kept.by_offset()
     cut_bits = None if cut is None else cut.by_offset()[1]
-    values = {"edges": edges, "tokens": counts, "with_memory": kept_bits, "without_memory": cut_bits}
-    drawn = (counts >= MIN_TOKENS) & (edges[:-1] > 0)  # a log axis has no place for 0
+    values = {
+        "edges": edges,
+        "tokens": counts,
+        "with_memory": kept_bits,
+        "without_memory": cut_bits,
+    }
+    # a log axis has no place for 0
+    drawn = (counts >= MIN_TOKENS) & (edges[:-1] > 0)
     if not drawn.any():
         return "", values
     marks = {"one chunk": model.chunk_len}
@@ -145,7 +165,9 @@ def _by_offset(out: Path, measured: Measured, config: Config) -> Part:
         np.sqrt(edges[:-1] * (edges[1:] - 1.0))[drawn],
         kept_bits[drawn],
         None if cut is None else cut_bits[drawn],
-        [] if cut is None else _differences(cut, kept, offset_bins(kept.offsets), np.flatnonzero(drawn)),
+        []
+        if cut is None
+        else _differences(cut, kept, offset_bins(kept.offsets), np.flatnonzero(drawn)),
         marks=marks,
         log=True,
     )
@@ -156,14 +178,17 @@ def _by_offset(out: Path, measured: Measured, config: Config) -> Part:
 
 
 def _two_chunks(out: Path, measured: Measured) -> Part:
-    """Loss by position in two consecutive chunks of one document: what the border between them costs.
+    """Loss by position in two consecutive chunks of one document: what the border between them
+    costs.
 
-    The chunk in which a document begins is left out, where it is short of context for another reason.
+    The chunk in which a document begins is left out, where it is short of context for another
+    reason.
     """
     if not measured.is_text:
         return "", {}
     kept, cut, chunk_len = measured.kept, measured.cut, measured.kept.chunk_len
-    number = (kept.offsets + (kept.positions - kept.offsets) % chunk_len) // chunk_len  # of the chunk in the document
+    # of the chunk in the document
+    number = (kept.offsets + (kept.positions - kept.offsets) % chunk_len) // chunk_len
     group = -(-chunk_len // CHUNK_BINS)
     per_chunk = -(-chunk_len // group)
     bins = np.where(number > 0, (number - 1) % 2 * per_chunk + kept.positions // group, -1)
@@ -185,18 +210,23 @@ def _two_chunks(out: Path, measured: Measured) -> Part:
         log=False,
     )
     first, rest = (kept.positions < group) & (number > 0), (kept.positions >= group) & (number > 0)
-    text = (
-        f"A token at the start of a chunk (the first {group} of {chunk_len}) costs {kept.bits[first].mean():.3f} bits"
-    )
+    text = f"A token at the start of a chunk (the first {group} of {chunk_len}) costs {kept.bits[first].mean():.3f} bits"
     text += "" if cut is None else f" with memory and {cut.bits[first].mean():.3f} without"
     text += f", one further on {kept.bits[rest].mean():.3f}"
     text += "" if cut is None else f" and {cut.bits[rest].mean():.3f}"
     border = difference_of_means(kept.bits, first, rest, kept.units()[1])
     text += f": a border costs {border.value:+.4f} ± {border.error:.4f} bits at the {group} tokens behind it"
     seen = abs(border.value) > 2 * border.error
-    text += "" if seen else ", which is within two standard errors of nothing: no saw-tooth can be told"
+    text += (
+        "" if seen else ", which is within two standard errors of nothing: no saw-tooth can be told"
+    )
     text += ". Bars: two standard errors. The chunk in which a document begins is left out."
-    values = {"places": places, "with_memory": kept_bits, "without_memory": cut_bits, "group": group}
+    values = {
+        "places": places,
+        "with_memory": kept_bits,
+        "without_memory": cut_bits,
+        "group": group,
+    }
     values["border_costs"] = border._asdict()
     return _subsection("By position in the chunk", "chunk.png", text), values
 
@@ -214,7 +244,8 @@ def _recovery(out: Path, measured: Measured, config: Config) -> Part:
     shown = np.flatnonzero(np.bincount(bins[bins >= 0]) >= MIN_TOKENS)
     if not len(shown):
         return "", {}
-    chunks = np.concatenate([[0], 2 ** np.arange(shown.max() + 1)])  # bin i: chunks[i] <= whole chunks < chunks[i + 1]
+    # bin i: chunks[i] <= whole chunks < chunks[i + 1]
+    chunks = np.concatenate([[0], 2 ** np.arange(shown.max() + 1)])
     edges = chunks * model.chunk_len
     costs = _differences(once.heldout, measured.kept, bins, shown)
     curves = {
@@ -229,12 +260,19 @@ def _recovery(out: Path, measured: Measured, config: Config) -> Part:
         f"queue was full. {recovered(costs, edges[shown], edges[shown + 1])} A point stands for a chunk, then for one, "
         "two, four, ... more; bars: two standard errors."
     )
-    values = {"documents": once.documents, "edges": edges, "bins": shown, "cost": [c._asdict() for c in costs]} | curves
+    values = {
+        "documents": once.documents,
+        "edges": edges,
+        "bins": shown,
+        "cost": [c._asdict() for c in costs],
+    } | curves
     return _subsection("After the memory was emptied once", "cut.png", text), values
 
 
 def recovered(costs: list[Mean], begins: np.ndarray, ends: np.ndarray) -> str:
-    """How long recovery takes, from the numbers alone. Bin i holds begins[i] <= tokens since the cut < ends[i]."""
+    """How long recovery takes, from the numbers alone. Bin i holds begins[i] <= tokens since the
+    cut < ends[i].
+    """
     measurable = [cost.value > 2 * cost.error for cost in costs]
     if not any(measurable):
         if any(cost.value < -2 * cost.error for cost in costs):
@@ -247,20 +285,30 @@ def recovered(costs: list[Mean], begins: np.ndarray, ends: np.ndarray) -> str:
     )
     halved = [i for i in range(worst, len(costs)) if costs[i].value < costs[worst].value / 2]
     last = np.flatnonzero(measurable)[-1]
-    text += f" It is less than half of that from {begins[halved[0]]:,} tokens on" if halved else " It is never halved"
+    text += (
+        f" It is less than half of that from {begins[halved[0]]:,} tokens on"
+        if halved
+        else " It is never halved"
+    )
     if last + 1 < len(costs):
         return f"{text}, and not measurable from {begins[last + 1]:,} on."
     return f"{text}, and still measurable {begins[last]:,} to {ends[last]:,} tokens after the cut."
 
 
 def _differences(one: Heldout, other: Heldout, bins: np.ndarray, wanted: np.ndarray) -> list[Mean]:
-    """What the tokens of each wanted bin cost more in one reading than in another, in bits per token."""
+    """What the tokens of each wanted bin cost more in one reading than in another, in bits per
+    token.
+    """
     more, units = one.bits - other.bits, other.units()[1]
     return [clustered_mean(more[bins == bin], units[bins == bin]) for bin in wanted]
 
 
-def difference_of_means(values: np.ndarray, one: np.ndarray, other: np.ndarray, units: np.ndarray) -> Mean:
-    """Mean over the tokens of `one` less that over `other` (masks), with `clustered_mean`'s standard error."""
+def difference_of_means(
+    values: np.ndarray, one: np.ndarray, other: np.ndarray, units: np.ndarray
+) -> Mean:
+    """Mean over the tokens of `one` less that over `other` (masks), with `clustered_mean`'s
+    standard error.
+    """
     means = values[one].mean(), values[other].mean()
     shares = one * (values - means[0]) / one.sum() - other * (values - means[1]) / other.sum()
     error = clustered_mean(shares, units)
@@ -277,7 +325,10 @@ def _fusion(out: Path, measured: Measured, config: Config) -> Part:
     low, high = weights_LS.min(0), weights_LS.max(0)
     shares = ", ".join(f"{name} {low[i]:.0%} to {high[i]:.0%}" for i, name in enumerate(streams))
     text = f"Shares over the layers (layer 1 reads the tokens){of_heads}: {shares}. At the start: {1 / len(streams):.0%} each."
-    return _subsection("Fusion weights", "fusion.png", text), {"streams": streams, "by_layer": weights_LS}
+    return _subsection("Fusion weights", "fusion.png", text), {
+        "streams": streams,
+        "by_layer": weights_LS,
+    }
 
 
 def _gates(out: Path, measured: Measured, config: Config) -> Part:
@@ -285,8 +336,13 @@ def _gates(out: Path, measured: Measured, config: Config) -> Part:
     if openness is None:
         return "", {}
     if not openness.writes:
-        return "### Gate openness\n\nNo held-out document is long enough for a slot to be written twice.", {}
-    plots.gates(out / "gates.png", openness, float(memory.openness(model.gate_bias, model.gate_curve)))
+        return (
+            "### Gate openness\n\nNo held-out document is long enough for a slot to be written twice.",
+            {},
+        )
+    plots.gates(
+        out / "gates.png", openness, float(memory.openness(model.gate_bias, model.gate_curve))
+    )
     text = f"The update gate over {openness.writes:,} writes to slots that held something of the same document. "
     if model.gate == "evicted":
         turn = model.chunk_len * model.slots // model.writes

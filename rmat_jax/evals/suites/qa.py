@@ -10,7 +10,8 @@ from rmat_jax.evals.inputs import questions
 from rmat_jax.evals.inputs.questions import Asked, Item
 from rmat_jax.evals.suite import Options, Section, Subject, figure
 
-ANSWER_TOKENS = 64  # as far as an answer is written; it ends with its line before that
+# as far as an answer is written; it ends with its line before that
+ANSWER_TOKENS = 64
 OTHER = "the answer to another document's question"
 SCORES = {
     "exact match": functools.partial(overlap.best, overlap.exact_match),
@@ -33,19 +34,26 @@ def prompt(asked: Asked) -> str:
 
 
 def qa(subject: Subject, options: Options, out: Path) -> Section:
-    """What the reference answer costs with the document in memory, memory emptied, and no document; and what is written.
+    """What the reference answer costs with the document in memory, memory emptied, and no document;
+    and what is written.
 
     Raises:
         UserError: bad options, or a model that knows no text.
     """
     items = load(options)
-    answers = ask(subject, items, prompt=prompt, room=lambda asked: ANSWER_TOKENS, stop=("\n",), name="qa")
+    answers = ask(
+        subject, items, prompt=prompt, room=lambda asked: ANSWER_TOKENS, stop=("\n",), name="qa"
+    )
     chunk_len = subject.config.model.chunk_len
-    plot_by_length(Path(out, "qa_length.png"), "Answers by length of the document", answers, chunk_len)
+    plot_by_length(
+        Path(out, "qa_length.png"), "Answers by length of the document", answers, chunk_len
+    )
     compared, values = compare(answers, SCORES, {OTHER: of_others(answers)})
 
     parts, lengths = [len(item.documents) for item in items], [answer.tokens for answer in answers]
-    several = f", each of {min(parts)} to {max(parts)} texts read one after the other," * (max(parts) > 1)
+    several = f", each of {min(parts)} to {max(parts)} texts read one after the other," * (
+        max(parts) > 1
+    )
     method = (
         f"{len(answers)} questions on {len(items)} documents{several} of {min(lengths):,} to {max(lengths):,} tokens. "
         "Bits are those of the first reference answer after `Question: ...`, `Answer:`. What is written is greedy, to the "
@@ -58,5 +66,7 @@ def qa(subject: Subject, options: Options, out: Path) -> Section:
         f"Answers cost {', '.join(costs)}, {means[ALONE][BITS]:.3f} for the {ALONE} (bits per byte); token F1 "
         f"{means[KEPT]['token F1']:.3f}, {means[OTHER]['token F1']:.3f} for {OTHER}."
     )
-    text = "\n\n".join([compared, figure("Answers by length of the document", "qa_length.png"), method])
+    text = "\n\n".join(
+        [compared, figure("Answers by length of the document", "qa_length.png"), method]
+    )
     return Section("Question answering", headline, text, values)

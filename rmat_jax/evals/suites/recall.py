@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax.config import UserError
 from rmat_jax.data.recall import DIGITS
+from rmat_jax.errors import UserError
 from rmat_jax.evals import plots
 from rmat_jax.evals.heldout import Mean, clustered_mean, evaluate_heldout
 from rmat_jax.evals.inputs.needles import Cell, Needles, Pairs, PassKeys
@@ -17,30 +17,46 @@ from rmat_jax.evals.inputs.texts import read_texts, source_name
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-SHORTEST, FACTOR = 4, 4  # chunks of the shortest context, and how many times as long the next one is
-FEWEST = 8  # documents of a cell
-SHORT = 1024  # tokens: contexts up to there get `examples` documents, longer ones fewer, so that cells cost alike
+# chunks of the shortest context, and how many times as long the next one is
+SHORTEST, FACTOR = 4, 4
+# documents of a cell
+FEWEST = 8
+# tokens: contexts up to there get `examples` documents, longer ones fewer, so that cells cost alike
+SHORT = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
     """Answers by document, with the memory and with the memory emptied just before the question."""
 
-    cells: list[Cell]  # of each document
-    asked: np.ndarray  # answers
-    kept: np.ndarray  # right ones
+    # of each document
+    cells: list[Cell]
+    # answers
+    asked: np.ndarray
+    # right ones
+    kept: np.ndarray
     cut: np.ndarray
-    kept_bits: np.ndarray  # that the answers cost
+    # that the answers cost
+    kept_bits: np.ndarray
     cut_bits: np.ndarray
 
     def where(self, **wanted: float) -> np.ndarray:
         """Mask of the documents whose cell has these values."""
-        return np.array([all(getattr(cell, name) == value for name, value in wanted.items()) for cell in self.cells])
+        return np.array(
+            [
+                all(getattr(cell, name) == value for name, value in wanted.items())
+                for cell in self.cells
+            ]
+        )
 
     def accuracy(self, which: np.ndarray, right: np.ndarray) -> Mean:
-        """Share of right answers. Those of a document stand or fall together: documents are the units of the error."""
+        """Share of right answers. Those of a document stand or fall together: documents are the
+        units of the error.
+        """
         asked = self.asked[which]
-        values = np.concatenate([np.arange(n) < r for n, r in zip(asked, right[which], strict=True)])
+        values = np.concatenate(
+            [np.arange(n) < r for n, r in zip(asked, right[which], strict=True)]
+        )
         return clustered_mean(values, np.repeat(np.arange(len(asked)), asked))
 
     def exact(self, which: np.ndarray, right: np.ndarray) -> Mean:
@@ -60,10 +76,14 @@ class Found:
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for contexts of less than SHORTEST chunks, a chunk without room for the question, no texts."""
+    """Raises UserError for contexts of less than SHORTEST chunks, a chunk without room for the
+    question, no texts.
+    """
     shortest = SHORTEST * subject.config.model.chunk_len
     if options.max_tokens < shortest:
-        raise UserError(f"max_tokens={options.max_tokens} must be at least {SHORTEST} chunks, {shortest}, for `recall`")
+        raise UserError(
+            f"max_tokens={options.max_tokens} must be at least {SHORTEST} chunks, {shortest}, for `recall`"
+        )
     if not subject.config.data.synthetic:
         PassKeys(np.zeros(1, np.int32), subject.tokenizer, subject.config.model.chunk_len)
         if options.text is None:
@@ -80,8 +100,15 @@ def recall(subject: Subject, options: Options, out: Path) -> Section:
         pairs_held = [1 << n for n in range(most.bit_length())]
     else:
         texts = read_texts(subject, options, options.max_tokens)
-        needles, facts = PassKeys(np.concatenate([text[1:] for text in texts]), subject.tokenizer, chunk_len), 1
-    grid = [Cell(chunks, depth, facts) for chunks in contexts(options.max_tokens // chunk_len) for depth in DEPTHS]
+        needles, facts = (
+            PassKeys(np.concatenate([text[1:] for text in texts]), subject.tokenizer, chunk_len),
+            1,
+        )
+    grid = [
+        Cell(chunks, depth, facts)
+        for chunks in contexts(options.max_tokens // chunk_len)
+        for depth in DEPTHS
+    ]
     held = [Cell(data.recall_gap + 1, 0.0, pairs) for pairs in pairs_held]
     cells = [cell for cell in grid for _ in range(documents_of(cell, chunk_len, options.examples))]
     keys = [cell for cell in held for _ in range(options.examples)]
@@ -100,7 +127,9 @@ def contexts(most: int) -> list[int]:
 
 def documents_of(cell: Cell, chunk_len: int, examples: int) -> int:
     """How many documents a cell gets."""
-    return int(np.clip(examples * SHORT // (cell.chunks * chunk_len), min(FEWEST, examples), examples))
+    return int(
+        np.clip(examples * SHORT // (cell.chunks * chunk_len), min(FEWEST, examples), examples)
+    )
 
 
 def measure(subject: Subject, needles: Needles, cells: Sequence[Cell], seed: int) -> Found:
@@ -110,11 +139,15 @@ def measure(subject: Subject, needles: Needles, cells: Sequence[Cell], seed: int
     def make(index: int) -> Document:
         return needles.make(cells[index], np.random.default_rng((seed, index)))
 
-    packed = Packed([(cell.chunks + 2) * chunk_len for cell in cells], make, chunk_len, forgets=True)
+    packed = Packed(
+        [(cell.chunks + 2) * chunk_len for cell in cells], make, chunk_len, forgets=True
+    )
     say(f"{len(cells):,} documents, {packed.tokens:,} tokens")
     heldout = evaluate_heldout(subject.config, subject.params, packed, None)
     owners = packed.owners(heldout)
-    in_earnest = heldout.offsets >= (np.array([cell.chunks for cell in cells])[owners] + 1) * chunk_len
+    in_earnest = (
+        heldout.offsets >= (np.array([cell.chunks for cell in cells])[owners] + 1) * chunk_len
+    )
     count = functools.partial(np.bincount, minlength=len(cells))
     kept, cut = owners[in_earnest], owners[~in_earnest]
     return Found(
@@ -133,13 +166,14 @@ def part(found: Found, which: slice) -> Found:
 
 
 def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], thing: str) -> str:
-    """How far facts are found again, from the numbers alone: gains over an emptied memory, by context length."""
+    """How far facts are found again, from the numbers alone: gains over an emptied memory, by
+    context length.
+    """
     measurable = [gain.value > 2 * gain.error for gain in gains]
     if not any(measurable):
-        return (
-            f"**No {thing} is found again measurably** more often than with an emptied memory, at any of these lengths."
-        )
-    lengths = next((i for i, mean in enumerate(kept) if mean.value < 0.9), len(kept))  # in a row, from the shortest
+        return f"**No {thing} is found again measurably** more often than with an emptied memory, at any of these lengths."
+    # in a row, from the shortest
+    lengths = next((i for i, mean in enumerate(kept) if mean.value < 0.9), len(kept))
     right = (
         f"Nine of ten answers are right up to {tokens[lengths - 1]:,} tokens of context"
         if lengths
@@ -150,10 +184,16 @@ def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], 
         f"**{right}.** The memory helps up to {tokens[last]:,}, where {kept[last].value:.1%} are right: "
         f"{gains[last].value:+.3f} ± {gains[last].error:.3f} of accuracy to an emptied memory"
     )
-    return text + ("" if all(measurable[:last]) else ", though not measurably at every shorter length") + "."
+    return (
+        text
+        + ("" if all(measurable[:last]) else ", though not measurably at every shorter length")
+        + "."
+    )
 
 
-def describe(subject: Subject, needles: Needles, grid: Found, keys: Found, options: Options, out: Path) -> Section:
+def describe(
+    subject: Subject, needles: Needles, grid: Found, keys: Found, options: Options, out: Path
+) -> Section:
     """The section and its figures."""
     chunk_len, model = needles.chunk_len, subject.config.model
     lengths = sorted({cell.chunks for cell in grid.cells})
@@ -161,7 +201,9 @@ def describe(subject: Subject, needles: Needles, grid: Found, keys: Found, optio
     cells = [[grid.where(chunks=chunks, depth=depth) for chunks in lengths] for depth in DEPTHS]
     accuracy_DN = [[grid.accuracy(cell, grid.kept) for cell in row] for row in cells]
     columns = [grid.where(chunks=chunks) for chunks in lengths]
-    kept, cut = ([grid.accuracy(column, right) for column in columns] for right in (grid.kept, grid.cut))
+    kept, cut = (
+        [grid.accuracy(column, right) for column in columns] for right in (grid.kept, grid.cut)
+    )
     gains = [grid.gain(column) for column in columns]
     chance = 1 / needles.choices
     plots.heatmap(
@@ -181,7 +223,11 @@ def describe(subject: Subject, needles: Needles, grid: Found, keys: Found, optio
         "accuracy": accuracy_DN,
         "by_context": {"with_memory": kept, "emptied_before_question": cut, "gain": gains},
     }
-    judged = verdict(tokens, kept, gains, needles.thing) if model.has_memory else "This model has no memory."
+    judged = (
+        verdict(tokens, kept, gains, needles.thing)
+        if model.has_memory
+        else "This model has no memory."
+    )
     exact = [grid.exact(column, grid.kept) for column in columns]
     bits = [float(grid.kept_bits[column].mean()) for column in columns]
     saved = [grid.saved(column) for column in columns]
@@ -198,9 +244,21 @@ def describe(subject: Subject, needles: Needles, grid: Found, keys: Found, optio
             f"{gain.value:+.2f} ± {gain.error:.2f}",
             int(column.sum()),
         )
-        for length, a, b, every, cost, gain, column in zip(tokens, kept, cut, exact, bits, saved, columns, strict=True)
+        for length, a, b, every, cost, gain, column in zip(
+            tokens, kept, cut, exact, bits, saved, columns, strict=True
+        )
     ]
-    lines.append(("guessing", f"{chance:.3f}", f"{chance:.3f}", f"{chance**asked:.3f}", f"{guessed:.2f}", "", ""))
+    lines.append(
+        (
+            "guessing",
+            f"{chance:.3f}",
+            f"{chance:.3f}",
+            f"{chance**asked:.3f}",
+            f"{guessed:.2f}",
+            "",
+            "",
+        )
+    )
     names = (
         "context, tokens",
         "accuracy",
@@ -246,16 +304,24 @@ def _what(needles: Needles, options: Options, subject: Subject) -> str:
     )
 
 
-def _keys(subject: Subject, needles: Needles, keys: Found, chance: float, out: Path) -> tuple[str, dict]:
+def _keys(
+    subject: Subject, needles: Needles, keys: Found, chance: float, out: Path
+) -> tuple[str, dict]:
     """Accuracy by number of pairs."""
     counts = sorted({cell.facts for cell in keys.cells})
     which = [keys.where(facts=count) for count in counts]
     kept, cut = ([keys.accuracy(some, right) for some in which] for right in (keys.kept, keys.cut))
-    held = [max(mean.value - chance, 0) / (1 - chance) * count for mean, count in zip(kept, counts, strict=True)]
-    plots.keys(out / "keys.png", counts, kept, cut if subject.config.model.has_memory else None, chance)
+    held = [
+        max(mean.value - chance, 0) / (1 - chance) * count
+        for mean, count in zip(kept, counts, strict=True)
+    ]
+    plots.keys(
+        out / "keys.png", counts, kept, cut if subject.config.model.has_memory else None, chance
+    )
     tokens = keys.cells[0].chunks * needles.chunk_len
     lines = [
-        (count, _pm(a), _pm(b), f"{number:.2f}") for count, a, b, number in zip(counts, kept, cut, held, strict=True)
+        (count, _pm(a), _pm(b), f"{number:.2f}")
+        for count, a, b, number in zip(counts, kept, cut, held, strict=True)
     ]
     best = int(np.argmax(held))
     bound = "At least" if best == len(counts) - 1 else "At most"
@@ -270,7 +336,13 @@ def _keys(subject: Subject, needles: Needles, keys: Found, chance: float, out: P
             table(("pairs", "accuracy", "memory emptied", "keys held"), lines),
         ]
     )
-    return text, {"pairs": counts, "accuracy": kept, "emptied": cut, "held": held, "context_tokens": tokens}
+    return text, {
+        "pairs": counts,
+        "accuracy": kept,
+        "emptied": cut,
+        "held": held,
+        "context_tokens": tokens,
+    }
 
 
 def _pm(mean: Mean) -> str:

@@ -1,4 +1,6 @@
-"""Summaries of long documents: what the reference costs with and without memory, and what is written, beside the first lines."""
+"""Summaries of long documents: what the reference costs with and without memory, and what is
+written, beside the first lines.
+"""
 
 import functools
 from pathlib import Path
@@ -11,7 +13,8 @@ from rmat_jax.evals.inputs import questions
 from rmat_jax.evals.inputs.questions import Asked, Item
 from rmat_jax.evals.suite import Options, Section, Subject, figure
 
-SUMMARY_TOKENS = 1024  # as far as a summary is written, however long the reference
+# as far as a summary is written, however long the reference
+SUMMARY_TOKENS = 1024
 LEAD, OTHER = "the document's beginning", "the summary of another document"
 SCORES = {
     "ROUGE-1": functools.partial(overlap.best, functools.partial(overlap.rouge_n, n=1)),
@@ -45,15 +48,20 @@ def lead(tokenizer: Tokenizer, text: str, tokens: int) -> str:
 
 
 def summary(subject: Subject, options: Options, out: Path) -> Section:
-    """What the reference costs with the document in memory, memory emptied, and no document; and ROUGE of what is written.
+    """What the reference costs with the document in memory, memory emptied, and no document; and
+    ROUGE of what is written.
 
     Raises:
         UserError: bad options, or a model that knows no text.
     """
     items, tokenizer = load(options), subject.tokenizer
-    answers = ask(subject, items, prompt=prompt, room=functools.partial(room, tokenizer), name="summary")
+    answers = ask(
+        subject, items, prompt=prompt, room=functools.partial(room, tokenizer), name="summary"
+    )
     chunk_len = subject.config.model.chunk_len
-    plot_by_length(Path(out, "summary_length.png"), "Summaries by length of the document", answers, chunk_len)
+    plot_by_length(
+        Path(out, "summary_length.png"), "Summaries by length of the document", answers, chunk_len
+    )
     leads = [lead(tokenizer, items[a.document].text, room(tokenizer, a.asked)) for a in answers]
     compared, values = compare(answers, SCORES, {LEAD: leads, OTHER: of_others(answers)})
 
@@ -70,5 +78,7 @@ def summary(subject: Subject, options: Options, out: Path) -> Section:
         f"Reference summaries cost {', '.join(costs)}, {means[ALONE][BITS]:.3f} for the {ALONE} (bits per byte); ROUGE-L "
         f"{means[KEPT]['ROUGE-L']:.3f}, {means[LEAD]['ROUGE-L']:.3f} for {LEAD}."
     )
-    text = "\n\n".join([compared, figure("Summaries by length of the document", "summary_length.png"), method])
+    text = "\n\n".join(
+        [compared, figure("Summaries by length of the document", "summary_length.png"), method]
+    )
     return Section("Summaries", headline, text, values)

@@ -1,11 +1,13 @@
-"""The state is a value: the same structure in and out, under every option and policy; what must be float32 is."""
+"""The state is a value: the same structure in and out, under every option and policy; what must be
+float32 is.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 from rmat_jax.model import RMAT
 from rmat_jax.modules.carry import initial_state, merge_rows, split_rows
 from tests.models import COVERING, equations, make_params, make_tokens, name, tiny
@@ -58,12 +60,18 @@ def test_the_bfloat16_policy_keeps_float32_where_it_counts():
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
     assert logits.dtype == state.layers.slots_BMD.dtype == jnp.float32
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state.layers.open.pool)} == {"float32"}
-    assert state.layers.open.keys_BHEC.dtype == state.layers.window_values_BHEW.dtype == jnp.bfloat16
+    assert (
+        state.layers.open.keys_BHEC.dtype == state.layers.window_values_BHEW.dtype == jnp.bfloat16
+    )
 
 
 def operand_types(jaxpr, primitive):
     """The types of the operands of every use of a primitive."""
-    return [tuple(v.aval.dtype.name for v in e.invars) for e in equations(jaxpr) if e.primitive.name == primitive]
+    return [
+        tuple(v.aval.dtype.name for v in e.invars)
+        for e in equations(jaxpr)
+        if e.primitive.name == primitive
+    ]
 
 
 def test_in_the_bfloat16_policy_softmax_and_gates_are_float32_and_products_are_not():
@@ -74,7 +82,8 @@ def test_in_the_bfloat16_policy_softmax_and_gates_are_float32_and_products_are_n
     for primitive in ("exp", "logistic", "rsqrt"):
         assert set(operand_types(jaxpr, primitive)) == {("float32",)}, primitive
     products = operand_types(jaxpr, "dot_general")
-    # Six products of the gate, the pool's scores and its sum; all others read and multiply bfloat16.
+    # Six products of the gate, the pool's scores and its sum; all others read and multiply
+    # bfloat16.
     assert products.count(("float32", "float32")) == 8
     assert set(products) == {("float32", "float32"), ("bfloat16", "bfloat16")}
 
@@ -82,7 +91,8 @@ def test_in_the_bfloat16_policy_softmax_and_gates_are_float32_and_products_are_n
 def test_splitting_rows_keeps_each_row_together():
     config = tiny(dtype="float32", window="sliding")
     state = jax.tree.map(
-        lambda x: jnp.asarray(np.random.default_rng(x.size).normal(size=x.shape)), initial_state(config, 6)
+        lambda x: jnp.asarray(np.random.default_rng(x.size).normal(size=x.shape)),
+        initial_state(config, 6),
     )
     for neighbours, rows in ((False, slice(1, None, 3)), (True, slice(2, 4))):
         parts = split_rows(state, 3, neighbours=neighbours)
@@ -91,7 +101,9 @@ def test_splitting_rows_keeps_each_row_together():
         np.testing.assert_array_equal(second.position_B, state.position_B[rows])
         np.testing.assert_array_equal(second.ages_BM, state.ages_BM[rows])
         np.testing.assert_array_equal(second.layers.slots_BMD, state.layers.slots_BMD[:, rows])
-        np.testing.assert_array_equal(second.layers.open.keys_BHEC, state.layers.open.keys_BHEC[:, rows])
+        np.testing.assert_array_equal(
+            second.layers.open.keys_BHEC, state.layers.open.keys_BHEC[:, rows]
+        )
 
 
 @pytest.mark.parametrize(("length", "lengths"), [(12, None), (8, np.array([8, 3]))])

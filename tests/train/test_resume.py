@@ -1,4 +1,6 @@
-"""Law 7: a resumed run is the uninterrupted run, bit for bit, on the real trainer in processes of its own."""
+"""Law 7: a resumed run is the uninterrupted run, bit for bit, on the real trainer in processes of
+its own.
+"""
 
 import functools
 import json
@@ -12,14 +14,14 @@ import pytest
 
 from benchmarks import reliability
 from rmat_jax import flags
-from rmat_jax.checkpoint import Checkpoints, digests
 from rmat_jax.data import make_data
-from rmat_jax.metrics import read_metrics
-from rmat_jax.optim import make_optimizer
-from rmat_jax.state import init_state
-from rmat_jax.step import train_step
+from rmat_jax.train.checkpoint import Checkpoints, digests
+from rmat_jax.train.metrics import read_metrics
+from rmat_jax.train.optim import make_optimizer
+from rmat_jax.train.state import init_state
+from rmat_jax.train.step import train_step
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/quickstart.py")
 SMALL = reliability.SMALL | {"batch_size": 4, "steps": 10, "log.sample_tokens": 8, "mesh.data": 1}
 
@@ -30,7 +32,14 @@ def small_flags(text: Path) -> list[str]:
 
 def train(text: Path, workdir: Path, *more: str) -> str:
     """What the real command printed, run in a process of its own."""
-    command = [sys.executable, "train.py", f"--config={CONFIG}", f"--workdir={workdir}", *small_flags(text), *more]
+    command = [
+        sys.executable,
+        "train.py",
+        f"--config={CONFIG}",
+        f"--workdir={workdir}",
+        *small_flags(text),
+        *more,
+    ]
     environment = os.environ | {"XDG_CACHE_HOME": str(workdir.parent / "cache"), "XLA_FLAGS": ""}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -60,19 +69,26 @@ def runs(tmp_path_factory):
 def test_ten_steps_are_five_and_five(runs):
     config, folder, printed = runs
     assert "resuming from step 5" in printed
-    (step, whole, _), (other_step, parts, _) = saved(config, folder / "whole"), saved(config, folder / "parts")
+    (step, whole, _), (other_step, parts, _) = (
+        saved(config, folder / "whole"),
+        saved(config, folder / "parts"),
+    )
     assert step == other_step == 10
     names = digests(whole)
     assert names == digests(parts)
     for part in ("params/", "opt_state/", "key", "memory/", "step"):
-        assert any(name.startswith(part) for name in names)  # the digests are of everything
+        # the digests are of everything
+        assert any(name.startswith(part) for name in names)
 
 
 def test_metrics_are_those_of_one_run(runs):
     _, folder, _ = runs
     timings = ("seconds", "tokens_per_second")
     whole, parts = (
-        [{k: v for k, v in line.items() if k not in timings} for line in read_metrics(folder / name)]
+        [
+            {k: v for k, v in line.items() if k not in timings}
+            for line in read_metrics(folder / name)
+        ]
         for name in ("whole", "parts")
     )
     assert whole == parts
@@ -93,8 +109,12 @@ def test_control_each_part_of_the_state_counts(runs, lost, tmp_path):
         state = state.replace(key=jax.random.key(99))
     step = jax.jit(functools.partial(train_step, config, make_optimizer(config)))
     losses = []
-    for batch in (make_data(config, tmp_path).train.lanes[i + (lost == "data position")] for i in range(5, 10)):
-        state, sums = step(state, {name: batch[name] for name in ("tokens", "targets", "documents")})
+    for batch in (
+        make_data(config, tmp_path).train.lanes[i + (lost == "data position")] for i in range(5, 10)
+    ):
+        state, sums = step(
+            state, {name: batch[name] for name in ("tokens", "targets", "documents")}
+        )
         losses.append(float(sums.loss) / int(sums.scored))
     expected = [
         json.loads(line)["loss"]

@@ -14,34 +14,45 @@ from rmat_jax.model import RMAT
 from rmat_jax.modules import carry
 from rmat_jax.modules.carry import State
 from rmat_jax.ops.losses import Scores
-from rmat_jax.state import TrainState
+from rmat_jax.train.state import TrainState
 from rmat_jax.types import Array, PyTree
 
-Batch = dict[str, Array]  # tokens, targets, documents: [B, T] each
-KEEP, FORGET, ASIDE = range(3)  # what becomes of a row's memory at a chunk: see `eval_step`
+# tokens, targets, documents: [B, T] each
+Batch = dict[str, Array]
+# what becomes of a row's memory at a chunk: see `eval_step`
+KEEP, FORGET, ASIDE = range(3)
 
 
 @struct.dataclass
 class Sums:
     """What a train step counted. Means are taken on the host."""
 
-    loss: Array  # nats over all scored tokens
-    correct: Array  # tokens whose most likely prediction was right
-    scored: Array  # tokens
-    grad_norm: Array  # of the mean gradient, before clipping
+    # nats over all scored tokens
+    loss: Array
+    # tokens whose most likely prediction was right
+    correct: Array
+    # tokens
+    scored: Array
+    # of the mean gradient, before clipping
+    grad_norm: Array
 
 
 class Totals(NamedTuple):
     """Sums over the tokens of some lanes; those of other lanes are added to them."""
 
-    grads: PyTree  # of `loss`
-    loss: Array  # nats
+    # of `loss`
+    grads: PyTree
+    # nats
+    loss: Array
     correct: Array
     scored: Array
 
 
-def totals(config: Config, params: PyTree, memory: State, batch: Batch, key: Array) -> tuple[Totals, State, tuple[()]]:
-    """Reads T tokens of each lane, in `config.accumulation` parts: part p has every lane whose index is p modulo that.
+def totals(
+    config: Config, params: PyTree, memory: State, batch: Batch, key: Array
+) -> tuple[Totals, State, tuple[()]]:
+    """Reads T tokens of each lane, in `config.accumulation` parts: part p has every lane whose
+    index is p modulo that.
 
     Returns:
         The sums, the lanes' memory, and nothing by row: what `sharding.spread` takes.
@@ -50,7 +61,13 @@ def totals(config: Config, params: PyTree, memory: State, batch: Batch, key: Arr
     def loss(params, memory, part, key):
         rngs = {"dropout": key} if config.model.dropout or config.model.gate_noise else None
         scores, memory = RMAT(config.model).apply(
-            {"params": params}, part["tokens"], part["targets"], memory, part["documents"], rngs=rngs, method=RMAT.score
+            {"params": params},
+            part["tokens"],
+            part["targets"],
+            memory,
+            part["documents"],
+            rngs=rngs,
+            method=RMAT.score,
         )
         loss = scores.loss_BT.sum()
         scored = (part["targets"] != IGNORE).sum()
@@ -62,7 +79,9 @@ def totals(config: Config, params: PyTree, memory: State, batch: Batch, key: Arr
 
     parts = config.accumulation
     if parts == 1:
-        grads, (memory, *sums) = jax.grad(loss, has_aux=True)(params, memory, batch, jax.random.split(key, 1)[0])
+        grads, (memory, *sums) = jax.grad(loss, has_aux=True)(
+            params, memory, batch, jax.random.split(key, 1)[0]
+        )
         return Totals(grads, *sums), memory, ()
     batch = {name: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
     inputs = (carry.split_rows(memory, parts), batch, jax.random.split(key, parts))
@@ -85,12 +104,17 @@ def train_step(
         config, optimizer: of the experiment.
         state: before the step.
         batch: [B, T] each.
-        spread: makes of `totals` over some lanes one over all, each device computing its own: see `sharding.py`.
+        spread: makes of `totals` over some lanes one over all, each device computing its own: see
+            `sharding.py`.
     """
     key = jax.random.fold_in(state.key, state.step)
     batch = {name: batch[name] for name in ("tokens", "targets", "documents")}
-    total, memory, _ = spread(functools.partial(totals, config))(state.params, state.memory, batch, key)
-    grads = jax.tree.map(lambda grad: grad / jnp.maximum(total.scored, 1).astype(grad.dtype), total.grads)
+    total, memory, _ = spread(functools.partial(totals, config))(
+        state.params, state.memory, batch, key
+    )
+    grads = jax.tree.map(
+        lambda grad: grad / jnp.maximum(total.scored, 1).astype(grad.dtype), total.grads
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = state.replace(
         step=state.step + 1,
@@ -104,15 +128,18 @@ def train_step(
 def eval_step(
     config: Config, params: PyTree, memory: State, batch: Batch, *, cut: bool = False
 ) -> tuple[tuple[()], State, Scores]:
-    """Scores every token of a batch, with the memory of the lanes, or with the memory emptied before some chunks.
+    """Scores every token of a batch, with the memory of the lanes, or with the memory emptied
+    before some chunks.
 
     Args:
         config: the experiment.
         params: the model's.
         memory: of the lanes, closed; goes from call to call.
-        batch: as for training. It may have `forget` [B, N], for each chunk KEEP, FORGET (the memory is emptied at its start)
-            or ASIDE (the same, but the next chunk is read as if this one had not been there).
-        cut: FORGET at every chunk. A sliding window is never touched: the difference is the memory's.
+        batch: as for training. It may have `forget` [B, N], for each chunk KEEP, FORGET (the memory
+            is emptied at its start) or ASIDE (the same, but the next chunk is read as if this one
+            had not been there).
+        cut: FORGET at every chunk. A sliding window is never touched: the difference is the
+            memory's.
 
     Returns:
         No sums, the lanes' memory, and the scores by row: what `sharding.spread` takes.
@@ -127,20 +154,32 @@ def eval_step(
         if "forget" in part:
             start = _where_rows(part["forget"][:, 0] != KEEP, memory.forget(), memory)
         scores, after = model.apply(
-            {"params": params}, part["tokens"], part["targets"], start, part["documents"], method=RMAT.score
+            {"params": params},
+            part["tokens"],
+            part["targets"],
+            start,
+            part["documents"],
+            method=RMAT.score,
         )
         if "forget" in part:
             after = _where_rows(part["forget"][:, 0] == ASIDE, memory, after)
         return after, scores
 
-    names = ("tokens", "targets", "documents", *(["forget"] if "forget" in batch and not cut else []))
+    names = (
+        "tokens",
+        "targets",
+        "documents",
+        *(["forget"] if "forget" in batch and not cut else []),
+    )
     parts = {name: batch[name].reshape(batch_size, calls, -1).swapaxes(0, 1) for name in names}
     memory, scores = jax.lax.scan(read, memory, parts)
     return (), memory, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(batch_size, length), scores)
 
 
 def _where_rows(mask_B: Array, new: State, old: State) -> State:
-    """The rows of `new` where the mask holds, those of `old` elsewhere; stacked layers have L before the rows."""
+    """The rows of `new` where the mask holds, those of `old` elsewhere; stacked layers have L
+    before the rows.
+    """
 
     def pick(axis, new, old):
         def choose(x, y):

@@ -1,4 +1,6 @@
-"""Checkpoints: what comes back is what was saved, bit for bit, or an older step, or an error; never something else."""
+"""Checkpoints: what comes back is what was saved, bit for bit, or an older step, or an error; never
+something else.
+"""
 
 import collections
 import contextlib
@@ -18,11 +20,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from rmat_jax import checkpoint, config
-from rmat_jax.checkpoint import Checkpoints, check_same_config, differences, digests, restore_params
-from rmat_jax.config import Config, UserError
+from rmat_jax import config
+from rmat_jax.config import Config
+from rmat_jax.errors import UserError
+from rmat_jax.train import checkpoint
+from rmat_jax.train.checkpoint import (
+    Checkpoints,
+    check_same_config,
+    differences,
+    digests,
+    restore_params,
+)
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 Moments = collections.namedtuple("Moments", "count mu skipped")
 
 
@@ -30,7 +40,10 @@ Moments = collections.namedtuple("Moments", "count mu skipped")
 def make_state(seed):
     """Every kind of leaf. The 64 KiB of random bits fill a file of their own, and do not compress."""
     key = jax.random.key(seed)
-    weights = {"w": jax.random.normal(key, (64, 48)), "layers": {"b": jax.random.normal(key, (3, 5), jnp.bfloat16)}}
+    weights = {
+        "w": jax.random.normal(key, (64, 48)),
+        "layers": {"b": jax.random.normal(key, (3, 5), jnp.bfloat16)},
+    }
     return {
         "params": weights,
         "opt": (Moments(jnp.int32(seed), jax.tree.map(lambda x: -x, weights), None), ()),
@@ -48,10 +61,15 @@ def same_bits(one, other):
     """Whether two trees have the same containers, dtypes and bytes."""
 
     def raw(x):
-        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        return np.asarray(
+            jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        )
 
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    same = all(x.dtype == y.dtype and x.shape == y.shape and raw(x).tobytes() == raw(y).tobytes() for x, y in pairs)
+    same = all(
+        x.dtype == y.dtype and x.shape == y.shape and raw(x).tobytes() == raw(y).tobytes()
+        for x, y in pairs
+    )
     return same and jax.tree.structure(one) == jax.tree.structure(other)
 
 
@@ -102,10 +120,16 @@ def test_the_digest_sees_each_changed_element_and_each_swap(dtype):
 
 
 def test_the_digest_sees_a_swap_that_simple_sums_do_not():
-    one, two = with_values(np.float32, {(0, 0): 1, (16, 0): 2}), with_values(np.float32, {(0, 0): 2, (16, 0): 1})
+    one, two = (
+        with_values(np.float32, {(0, 0): 1, (16, 0): 2}),
+        with_values(np.float32, {(0, 0): 2, (16, 0): 1}),
+    )
     odd = np.arange(1, 4096, 2, dtype=np.uint32)
-    weighted = [np.sum(np.asarray(x).view(np.uint32).ravel() * odd, dtype=np.uint32) for x in (one, two)]
-    assert weighted[0] == weighted[1]  # the control: low bits of round numbers are zero, and so is their product
+    weighted = [
+        np.sum(np.asarray(x).view(np.uint32).ravel() * odd, dtype=np.uint32) for x in (one, two)
+    ]
+    # the control: low bits of round numbers are zero, and so is their product
+    assert weighted[0] == weighted[1]
     assert digests(one) != digests(two)
 
 
@@ -120,18 +144,25 @@ def test_every_kind_of_leaf_comes_back_bit_for_bit(tmp_path):
         assert config.from_dict(Config, checkpoints.saved_config()) == Config(steps=300)
         key = restored["key"]
         assert float(jax.random.uniform(key)) == float(jax.random.uniform(jax.random.key(7)))
-    assert not same_bits(make_state(8), state)  # the control
+    # the control
+    assert not same_bits(make_state(8), state)
 
 
 def test_64_bits_come_back_or_are_refused(tmp_path):
     with jax.enable_x64(True):
-        state = {"params": {"w": jnp.linspace(0, 1, 5, dtype=jnp.float64), "i": jnp.arange(3, dtype=jnp.int64)}}
+        state = {
+            "params": {
+                "w": jnp.linspace(0, 1, 5, dtype=jnp.float64),
+                "i": jnp.arange(3, dtype=jnp.int64),
+            }
+        }
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(1, state, Config())
             assert same_bits(checkpoints.restore(state)[1], state)
         assert same_bits(restore_params(tmp_path)[0], state["params"])
     with pytest.raises(UserError, match="step 1 of .* holds 64-bit arrays; set JAX_ENABLE_X64=1"):
-        restore_params(tmp_path)  # not taken for damage
+        # not taken for damage
+        restore_params(tmp_path)
 
 
 def test_leaves_that_do_not_fit_are_named(tmp_path):
@@ -143,14 +174,27 @@ def test_leaves_that_do_not_fit_are_named(tmp_path):
                 jax.ShapeDtypeStruct((4, 128), jnp.uint32),
                 r"bits is uint32\[4, 128\] here, uint32\[128, 128\] in",
             ),
-            ("bits", jax.ShapeDtypeStruct((128, 128), jnp.int32), r"bits is int32\[128, 128\] here"),
-            ("key", jax.ShapeDtypeStruct((), ABSTRACT["keys"].dtype), r"key is key<rbg>\[\] here, key<fry>\[\] in"),
+            (
+                "bits",
+                jax.ShapeDtypeStruct((128, 128), jnp.int32),
+                r"bits is int32\[128, 128\] here",
+            ),
+            (
+                "key",
+                jax.ShapeDtypeStruct((), ABSTRACT["keys"].dtype),
+                r"key is key<rbg>\[\] here, key<fry>\[\] in",
+            ),
             ("key", None, r"key is absent here, key<fry>\[\] in step 1"),
-            ("more", jax.ShapeDtypeStruct((2,), jnp.int32), r"more is int32\[2\] here, absent in step 1"),
+            (
+                "more",
+                jax.ShapeDtypeStruct((2,), jnp.int32),
+                r"more is int32\[2\] here, absent in step 1",
+            ),
         ]:
             with pytest.raises(UserError, match=message):
                 checkpoints.restore(ABSTRACT | {path: wrong})
-        assert checkpoints.restore(ABSTRACT)[0] == 1  # not taken for damage
+        # not taken for damage
+        assert checkpoints.restore(ABSTRACT)[0] == 1
 
 
 def test_a_flipped_bit_falls_back_where_orbax_would_not_notice(tmp_path, capfd):
@@ -158,11 +202,15 @@ def test_a_flipped_bit_falls_back_where_orbax_would_not_notice(tmp_path, capfd):
     file = biggest_file(folder / "2")
     flip(file, file.stat().st_size // 2)
     silent = np.asarray(orbax_alone(folder, 2)) != np.asarray(make_state(2)["bits"])
-    assert silent.sum() == 1  # the control: one wrong element, no error
+    # the control: one wrong element, no error
+    assert silent.sum() == 1
     step, state, _ = restore(folder)
     assert step == 1 and same_bits(state, make_state(1))
     warning = capfd.readouterr().err
-    assert warning == f"warning: step 2 of {folder} is damaged, left out: what was read of bits is not what was saved\n"
+    assert (
+        warning
+        == f"warning: step 2 of {folder} is damaged, left out: what was read of bits is not what was saved\n"
+    )
 
 
 def test_flips_anywhere_never_give_wrong_values(tmp_path, capfd):
@@ -177,13 +225,15 @@ def test_flips_anywhere_never_give_wrong_values(tmp_path, capfd):
         try:
             step, state, _ = restore(copy)
         except UserError as error:
-            assert "format" in str(error)  # the one bit whose flip is refused instead
+            # the one bit whose flip is refused instead
+            assert "format" in str(error)
             continue
         assert same_bits(state, make_state(step))
         outcomes[step] += 1
         assert capfd.readouterr().err.count("\n") == (step == 1)
         shutil.rmtree(copy)
-    assert outcomes[1] and outcomes[2]  # some flips matter, some hit what nobody reads
+    # some flips matter, some hit what nobody reads
+    assert outcomes[1] and outcomes[2]
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "empty"])
@@ -192,19 +242,26 @@ def test_a_broken_file_costs_one_line_and_one_step(tmp_path, capfd, part, harm):
     folder = save_steps(tmp_path, 3, 5)
     names = {"json": "meta/metadata", "tree": "state/_METADATA", "manifest": "state/manifest.ocdbt"}
     file = folder / "5" / names[part] if part in names else biggest_file(folder / "5")
-    file.unlink() if harm == "missing" else file.write_bytes(file.read_bytes()[: 40 if harm == "truncated" else 0])
+    file.unlink() if harm == "missing" else file.write_bytes(
+        file.read_bytes()[: 40 if harm == "truncated" else 0]
+    )
     with Checkpoints(folder) as checkpoints:
         step, state, meta = checkpoints.restore(ABSTRACT)
-        if (part, harm) == ("tree", "missing"):  # Orbax can do without
+        # Orbax can do without
+        if (part, harm) == ("tree", "missing"):
             assert step == 5
         assert same_bits(state, make_state(step)) and meta == {"lane": step}
         if step == 3:
             assert checkpoints.saved_config() == json.loads(json.dumps(config.to_dict(Config())))
             err = capfd.readouterr().err
-            assert err.startswith(f"warning: step 5 of {folder} is damaged, left out: ") and err.count("\n") == 1
+            assert (
+                err.startswith(f"warning: step 5 of {folder} is damaged, left out: ")
+                and err.count("\n") == 1
+            )
             # Which leaf is named may vary: small ones can share a file.
             assert part != "bits" or any(f'"{name}/' in err for name in digests(state))
-            # The run goes on from 3, and its next save takes the damaged step's place; the good one stays.
+            # The run goes on from 3, and its next save takes the damaged step's place; the good one
+            # stays.
             checkpoints.save(4, make_state(4), Config())
             checkpoints.wait()
             assert {f.name for f in folder.iterdir()} == {"3", "4"}
@@ -215,7 +272,8 @@ def test_all_steps_damaged_is_an_error_not_a_fresh_start(tmp_path, capfd):
     for step in "12":
         flip(biggest_file(folder / step), 9000)
     with Checkpoints(folder) as checkpoints:
-        for _ in range(2):  # also when asked again
+        # also when asked again
+        for _ in range(2):
             with pytest.raises(UserError, match=r"damaged, all of step 2, 1; bring back a copy"):
                 checkpoints.restore(ABSTRACT)
     assert capfd.readouterr().err.count("\n") == 2
@@ -224,14 +282,17 @@ def test_all_steps_damaged_is_an_error_not_a_fresh_start(tmp_path, capfd):
 def test_json_is_sealed_and_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
     folder = save_steps(tmp_path, 1, 2)
     file = folder / "2" / "meta" / "metadata"
-    file.write_text(file.read_text().replace('"lane": 2', '"lane": 3'))  # valid JSON, wrong position
+    # valid JSON, wrong position
+    file.write_text(file.read_text().replace('"lane": 2', '"lane": 3'))
     assert restore(folder)[2] == {"lane": 1}
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
     with Checkpoints(folder) as checkpoints:
         checkpoints.restore(ABSTRACT)
         checkpoints.save(3, make_state(3), Config())
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"step 3 of .* has format 2, this version of rmat_jax reads up to 1"):
+    with pytest.raises(
+        UserError, match=r"step 3 of .* has format 2, this version of rmat_jax reads up to 1"
+    ):
         restore(folder)
 
 
@@ -239,18 +300,24 @@ def test_the_newest_two_stay_and_steps_only_grow(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 2, 10):
             checkpoints.save(step, make_state(step), Config())
-        checkpoints.save(10, make_state(0), Config())  # the one just saved: nothing to do
+        # the one just saved: nothing to do
+        checkpoints.save(10, make_state(0), Config())
         checkpoints.wait()
         assert {f.name for f in tmp_path.iterdir()} == {"2", "10"}
         assert checkpoints.restore(ABSTRACT)[0] == 10
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="has step 10, so step 9 is not new"):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match="has step 10, so step 9 is not new"),
+    ):
         checkpoints.save(9, make_state(9), Config())
     assert same_bits(restore(tmp_path)[1], make_state(10))
     with pytest.raises(UserError, match="keep=0 must be at least 1"):
         Checkpoints(tmp_path, keep=0)
     file = tmp_path / "2" / "meta" / "metadata"
     for taken in (file, file / "below"):
-        with pytest.raises(UserError, match="cannot hold checkpoints: .*; choose another --workdir"):
+        with pytest.raises(
+            UserError, match="cannot hold checkpoints: .*; choose another --workdir"
+        ):
             Checkpoints(taken)
 
 
@@ -265,22 +332,28 @@ def test_donating_the_state_during_the_save_does_no_harm(tmp_path):
         for step in range(10):
             expected = digests(state)
             checkpoints.save(step, state, Config())
-            for _ in range(3):  # the next steps overwrite whatever they are given
+            # the next steps overwrite whatever they are given
+            for _ in range(3):
                 state = step_donated(state)
             jax.block_until_ready(state)
             restored = checkpoints.restore(state)
             assert restored[0] == step and digests(restored[1]) == expected
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere a save has copied the state when it returns")
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="elsewhere a save has copied the state when it returns"
+)
 def test_the_donation_test_can_fail(tmp_path, capfd):
     with Checkpoints(tmp_path) as checkpoints:
-        for step in range(20):  # until one save is still reading when its memory changes
+        # until one save is still reading when its memory changes
+        for step in range(20):
             state = big_state(step)
             checkpoints.save(step, state, Config())
-            for x in state["bits"]:  # what donation would do if JAX did not mind the views
+            # what donation would do if JAX did not mind the views
+            for x in state["bits"]:
                 ctypes.memset(x.unsafe_buffer_pointer(), 0, x.nbytes)
-            with contextlib.suppress(UserError):  # if that was step 0, no older one is left
+            # if that was step 0, no older one is left
+            with contextlib.suppress(UserError):
                 checkpoints.restore(state)
             if "what was read of bits/" in capfd.readouterr().err:
                 return
@@ -294,27 +367,41 @@ def test_a_failed_background_save_is_not_lost(tmp_path, capfd):
     checkpoints.save(1, state, Config())
     checkpoints.wait()
     try:
-        for step, then in [(2, checkpoints.wait), (3, lambda: checkpoints.save(4, state, Config()))]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))  # no file may grow beyond 64 KiB
-            checkpoints.save(step, state, Config())  # starts, and returns
-            with pytest.raises(UserError, match=rf"step {step} is not saved: .*File too large.*; make room") as caught:
+        for step, then in [
+            (2, checkpoints.wait),
+            (3, lambda: checkpoints.save(4, state, Config())),
+        ]:
+            # no file may grow beyond 64 KiB
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+            # starts, and returns
+            checkpoints.save(step, state, Config())
+            with pytest.raises(
+                UserError, match=rf"step {step} is not saved: .*File too large.*; make room"
+            ) as caught:
                 then()
             assert "\n" not in str(caught.value)
-            checkpoints.wait()  # told once
-            assert checkpoints.restore(state)[0] == 1  # the older step is intact
+            # told once
+            checkpoints.wait()
+            # the older step is intact
+            assert checkpoints.restore(state)[0] == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    checkpoints.save(3, state, Config())  # room was made: the same step can be saved
+    # room was made: the same step can be saved
+    checkpoints.save(3, state, Config())
     checkpoints.close()
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(state)[0] == 3
-    assert capfd.readouterr().err == ""  # no tracebacks from background threads
+    # no tracebacks from background threads
+    assert capfd.readouterr().err == ""
 
 
 def test_an_error_at_the_end_of_the_block_is_raised(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(UserError, match="step 1 is not saved"), Checkpoints(tmp_path) as checkpoints:
+        with (
+            pytest.raises(UserError, match="step 1 is not saved"),
+            Checkpoints(tmp_path) as checkpoints,
+        ):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
             checkpoints.save(1, big_state(0), Config())
     finally:
@@ -328,7 +415,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 logging.basicConfig(level=logging.INFO)  # even so, a normal save and restore print nothing
 logging.getLogger("jax").setLevel(logging.WARNING)
-from rmat_jax.checkpoint import Checkpoints, digests
+from rmat_jax.train.checkpoint import Checkpoints, digests
 from rmat_jax.config import Config
 
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
@@ -350,10 +437,13 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 
 
 def test_killed_while_saving_on_four_devices_resumes_on_one(tmp_path):
-    run = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, capture_output=True, text=True
+    )
     assert run.returncode == -9 and run.stderr == ""
     left = {f.name for f in tmp_path.iterdir()}
-    assert left > {"1", "2"} and "3" not in left  # half-written
+    # half-written
+    assert left > {"1", "2"} and "3" not in left
     abstract = {
         "x": jax.ShapeDtypeStruct((4096, 16), jnp.uint32),
         "keys": jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 8)),
@@ -364,25 +454,30 @@ def test_killed_while_saving_on_four_devices_resumes_on_one(tmp_path):
         assert state["x"].sharding.device_set == {jax.devices()[0]}
         assert (state["x"] == jax.random.bits(jax.random.key(1), (4096, 16))).all()
         checkpoints.save(4, state, Config())
-    assert {f.name for f in tmp_path.iterdir()} == {"2", "4"}  # and the half-written one is gone
+    # and the half-written one is gone
+    assert {f.name for f in tmp_path.iterdir()} == {"2", "4"}
 
 
 def test_parameters_alone(tmp_path, capfd):
     folder = save_steps(tmp_path, 1, 2)
-    flip(biggest_file(folder / "2"), 9000)  # in `bits`, which is not a parameter and must not be read
+    # in `bits`, which is not a parameter and must not be read
+    flip(biggest_file(folder / "2"), 9000)
     params, values, step, _ = restore_params(folder)
     assert step == 2 and same_bits(params, make_state(2)["params"])
     assert config.from_dict(Config, values) == Config()
     assert same_bits(restore_params(str(folder), step=1)[0], make_state(1)["params"])
     assert capfd.readouterr().err == ""
-    assert restore(folder)[0] == 1  # the control: with all leaves the damage shows
+    # the control: with all leaves the damage shows
+    assert restore(folder)[0] == 1
     shutil.rmtree(folder / "2" / "state")
     assert restore_params(folder)[2] == 1
     with pytest.raises(UserError, match="has no step 7, only 1, 2; train first"):
         restore_params(folder, step=7)
     with pytest.raises(UserError, match="damaged, all of step 2"):
         restore_params(folder, step=2)
-    with pytest.raises(UserError, match="nowhere has no checkpoint; train first, or give the --workdir"):
+    with pytest.raises(
+        UserError, match="nowhere has no checkpoint; train first, or give the --workdir"
+    ):
         restore_params(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
@@ -393,8 +488,10 @@ def test_another_config_is_shown_key_by_key(tmp_path):
     other = Config(
         model=config.RMATConfig(width=128, streams=("full", "local")),
         data=config.DataConfig(path="a b"),
-        log=config.LogConfig(every=1),  # may change
-        mesh=config.MeshConfig(fsdp=4),  # this too
+        # may change
+        log=config.LogConfig(every=1),
+        # this too
+        mesh=config.MeshConfig(fsdp=4),
     )
     with pytest.raises(UserError) as caught:
         check_same_config(saved, config.to_dict(other))
@@ -403,8 +500,13 @@ def test_another_config_is_shown_key_by_key(tmp_path):
         "model.streams was 'full,memory', is 'full,local'; data.path was '', is 'a b'; choose another --workdir, "
         "or set back --config.model.width=256 --config.model.streams=full,memory --config.data.path="
     )
-    found = differences(saved, config.to_dict(dataclasses.replace(Config(), log=other.log, mesh=other.mesh)))
-    assert found == [("log.every", 20, 1), ("mesh.fsdp", 1, 4)] or found == [("mesh.fsdp", 1, 4), ("log.every", 20, 1)]
+    found = differences(
+        saved, config.to_dict(dataclasses.replace(Config(), log=other.log, mesh=other.mesh))
+    )
+    assert found == [("log.every", 20, 1), ("mesh.fsdp", 1, 4)] or found == [
+        ("mesh.fsdp", 1, 4),
+        ("log.every", 20, 1),
+    ]
     for one, two, message in [
         ({"a": 1}, {}, r"a was 1, is '\(absent\)'; choose another --workdir$"),
         ({}, {"a": 1}, "is 1"),

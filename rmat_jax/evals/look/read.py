@@ -1,4 +1,6 @@
-"""Looks into a model while it reads one text, chunk by chunk: the arrays that `inspect` counts. All of fixed size."""
+"""Looks into a model while it reads one text, chunk by chunk: the arrays that `inspect` counts. All
+of fixed size.
+"""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -15,9 +17,12 @@ from rmat_jax.model import RMAT
 from rmat_jax.modules.carry import State, initial_state
 from rmat_jax.types import Array, PyTree
 
-PASSAGE = 512  # tokens, or one chunk if that is longer
-MARKS = 4  # instants whose entries are followed at the same time
-TURNS = 16  # of the queue: so long an entry is followed
+# tokens, or one chunk if that is longer
+PASSAGE = 512
+# instants whose entries are followed at the same time
+MARKS = 4
+# of the queue: so long an entry is followed
+TURNS = 16
 
 
 @struct.dataclass
@@ -25,26 +30,42 @@ class Looking:
     """What is carried from chunk to chunk."""
 
     memory: State
-    cut: State | None  # of the same model with its memory emptied before each chunk
-    content_LMD: Array | None  # age in chunks of what each channel of a slot holds, weighted by how much is left of it
-    marks_RLMD: Array | None  # how much of what was written at instant R is left
+    # of the same model with its memory emptied before each chunk
+    cut: State | None
+    # age in chunks of what each channel of a slot holds, weighted by how much is left of it
+    content_LMD: Array | None
+    # how much of what was written at instant R is left
+    marks_RLMD: Array | None
 
 
 class Seen(NamedTuple):
-    """One chunk or, stacked, many. Of queries only those with a target count. None: the model has no such thing."""
+    """One chunk or, stacked, many. Of queries only those with a target count. None: the model has
+    no such thing.
+    """
 
-    loss_C: Array  # nats
+    # nats
+    loss_C: Array
     cut_C: Array | None
-    ages_M: Array | None  # of the slots as they were read, in chunks; 0: unwritten
-    content_LM: Array | None  # mean age of what they held
-    mass_LM: Array | None  # attention that they got: sums over queries, means over heads
-    share_LC: Array | None  # the memory's part of what attention hands on, |memory| / (|memory| + |chunk|)
-    share_LH: Array | None  # the same by head, sum over queries
-    slots_LH: Array | None  # slots that a head attends to: exp(entropy) of its weights, sum over queries
-    open_LD: Array | None  # update gate z, sum over the writes to slots that held something
-    open_LK: Array | None  # the same of each entry, mean over channels
-    writes_K: Array | None  # such writes: 0 or 1 an entry
-    left_RL: Array | None  # how much is left of the marked entries after the chunk's write
+    # of the slots as they were read, in chunks; 0: unwritten
+    ages_M: Array | None
+    # mean age of what they held
+    content_LM: Array | None
+    # attention that they got: sums over queries, means over heads
+    mass_LM: Array | None
+    # the memory's part of what attention hands on, |memory| / (|memory| + |chunk|)
+    share_LC: Array | None
+    # the same by head, sum over queries
+    share_LH: Array | None
+    # slots that a head attends to: exp(entropy) of its weights, sum over queries
+    slots_LH: Array | None
+    # update gate z, sum over the writes to slots that held something
+    open_LD: Array | None
+    # the same of each entry, mean over channels
+    open_LK: Array | None
+    # such writes: 0 or 1 an entry
+    writes_K: Array | None
+    # how much is left of the marked entries after the chunk's write
+    left_RL: Array | None
 
 
 def begin(config: RMATConfig) -> Looking:
@@ -53,7 +74,9 @@ def begin(config: RMATConfig) -> Looking:
     if not config.has_memory:
         return Looking(state, None, None, None)
     slots = (config.num_layers, config.slots, config.width)
-    return Looking(state, initial_state(config, 1, closed=True), jnp.zeros(slots), jnp.zeros((MARKS, *slots)))
+    return Looking(
+        state, initial_state(config, 1, closed=True), jnp.zeros(slots), jnp.zeros((MARKS, *slots))
+    )
 
 
 def passage_chunks(config: RMATConfig) -> int:
@@ -67,13 +90,21 @@ def horizon(config: RMATConfig) -> int:
 
 
 def mark_ages(config: RMATConfig, first: int, count: int) -> np.ndarray:
-    """Chunks since each mark was set, after each of `count` chunks from chunk `first` on, [N, R]; negative: not yet."""
-    ages_NR = np.arange(first, first + count)[:, None] - np.arange(MARKS)[None] * (horizon(config) // MARKS)
+    """Chunks since each mark was set, after each of `count` chunks from chunk `first` on, [N, R];
+    negative: not yet.
+    """
+    ages_NR = np.arange(first, first + count)[:, None] - np.arange(MARKS)[None] * (
+        horizon(config) // MARKS
+    )
     return np.where(ages_NR < 0, -1, ages_NR % horizon(config))
 
 
-def windows(config: RMATConfig, pieces: Iterable[np.ndarray], end: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A document's tokens and targets, whole passages at a time, [N, C] each; the last is padded with targets IGNORE."""
+def windows(
+    config: RMATConfig, pieces: Iterable[np.ndarray], end: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A document's tokens and targets, whole passages at a time, [N, C] each; the last is padded
+    with targets IGNORE.
+    """
     passage = passage_chunks(config)
     length = passage * max(PREFILL_CHUNKS // passage, 1) * config.chunk_len
     held, ended, pieces = np.array([end]), False, iter(pieces)
@@ -86,13 +117,21 @@ def windows(config: RMATConfig, pieces: Iterable[np.ndarray], end: int) -> Itera
             tokens, targets = held[:-1][:length], held[1:][:length]
             room = (0, length - len(tokens))
             held = held[len(tokens) :]
-            padded = np.pad(tokens, room, constant_values=end), np.pad(targets, room, constant_values=IGNORE)
+            padded = (
+                np.pad(tokens, room, constant_values=end),
+                np.pad(targets, room, constant_values=IGNORE),
+            )
             yield tuple(x.reshape(-1, config.chunk_len).astype(np.int32) for x in padded)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def look(
-    config: RMATConfig, params: PyTree, looking: Looking, tokens_NC: Array, targets_NC: Array, marked_NR: Array
+    config: RMATConfig,
+    params: PyTree,
+    looking: Looking,
+    tokens_NC: Array,
+    targets_NC: Array,
+    marked_NR: Array,
 ) -> tuple[Looking, Seen]:
     """Reads N chunks.
 
@@ -101,7 +140,8 @@ def look(
         params: its parameters.
         looking: before.
         tokens_NC, targets_NC: of `windows`.
-        marked_NR: whether the entries that a chunk writes are marked from then on, for each of MARKS.
+        marked_NR: whether the entries that a chunk writes are marked from then on, for each of
+            MARKS.
     """
     model = RMAT(config)
 
@@ -127,7 +167,9 @@ def look(
         content_LMD = jnp.where(written_1M1, 1 + _turn(config, looking.content_LMD, z_LKD), 0)
         marks_RLMD = jax.vmap(lambda marks_LMD: _turn(config, marks_LMD, z_LKD))(looking.marks_RLMD)
         newest_M = jnp.arange(config.slots) >= config.slots - config.writes
-        marks_RLMD = jnp.where(marked_R[:, None, None, None], newest_M[None, None, :, None], marks_RLMD)
+        marks_RLMD = jnp.where(
+            marked_R[:, None, None, None], newest_M[None, None, :, None], marks_RLMD
+        )
         seen = Seen(
             loss_C=scores.loss_BT[0],
             cut_C=cut_scores.loss_BT[0],
@@ -147,11 +189,16 @@ def look(
     return jax.lax.scan(read, looking, (tokens_NC, targets_NC, marked_NR))
 
 
-def _reads(config: RMATConfig, gauges: PyTree, scored_C: Array) -> tuple[Array, Array, Array, Array]:
+def _reads(
+    config: RMATConfig, gauges: PyTree, scored_C: Array
+) -> tuple[Array, Array, Array, Array]:
     """mass_LM, share_LC, share_LH and slots_LH of `Seen`, from what the blocks sowed."""
-    weights_LHCM, values_LMHE, out_LCHE = (x[0][:, 0].astype(jnp.float32) for x in gauges["read"][0])
+    weights_LHCM, values_LMHE, out_LCHE = (
+        x[0][:, 0].astype(jnp.float32) for x in gauges["read"][0]
+    )
     memory_LCHE = jnp.einsum("lhcm,lmhe->lche", weights_LHCM, values_LMHE)
-    weights_LHCM /= jnp.maximum(weights_LHCM.sum(3, keepdims=True), 1e-30)  # among the slots
+    # among the slots
+    weights_LHCM /= jnp.maximum(weights_LHCM.sum(3, keepdims=True), 1e-30)
     scored_11C1 = scored_C[None, None, :, None]
     mass_LM = jnp.where(scored_11C1, weights_LHCM, 0).sum((1, 2)) / config.num_heads
     slots_LHC = jnp.exp(-jax.scipy.special.xlogy(weights_LHCM, weights_LHCM).sum(3))
@@ -174,7 +221,9 @@ def _gated_against(config: RMATConfig, x_M: Array) -> Array:
 
 
 def _turn(config: RMATConfig, x_LMD: Array, z_LKD: Array | None) -> Array:
-    """What the write keeps of something that each channel of each slot has: M' = concat(M[K:], (1 - z) e)."""
+    """What the write keeps of something that each channel of each slot has: M' = concat(M[K:], (1 -
+    z) e).
+    """
     if z_LKD is None:
         kept_LKD = jnp.zeros_like(x_LMD[:, : config.writes])
     else:
@@ -183,9 +232,12 @@ def _turn(config: RMATConfig, x_LMD: Array, z_LKD: Array | None) -> Array:
 
 
 def _left(config: RMATConfig, marks_RLMD: Array) -> Array:
-    """Mean over the K marked entries and the channels. Gated against the newest, an entry has copies: its best counts."""
+    """Mean over the K marked entries and the channels. Gated against the newest, an entry has
+    copies: its best counts.
+    """
     writes = config.writes
-    if config.gate == "newest":  # a copy stands a multiple of K slots from its origin
+    # a copy stands a multiple of K slots from its origin
+    if config.gate == "newest":
         marks_RLMD = jnp.pad(marks_RLMD, ((0, 0), (0, 0), (-config.slots % writes, 0), (0, 0)))
         marks_RLMD = marks_RLMD.reshape(MARKS, config.num_layers, -1, writes, config.width).max(2)
     return marks_RLMD.sum((2, 3)) / (writes * config.width)

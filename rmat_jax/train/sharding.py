@@ -1,10 +1,13 @@
-"""Which device holds what: the mesh, one table of rules, and their translation into JAX's shardings.
+"""Which device holds what: the mesh, one table of rules, and their translation into JAX's
+shardings.
 
-A mesh has three axes. `data` and `fsdp` divide the lanes of the batch; parameters and optimiser state are copied along
-`data` and divided along `fsdp` and `tensor`. `spread` makes a function of some lanes one of all: each device gathers the
-parameters once, computes its own lanes, and the sums are added up once at the end (ZeRO, arXiv 1910.02054). A recurrent model
-reads its weights anew for every chunk, so to gather and reduce them inside the scan over chunks, as a compiler that
-divides the whole program does, would cost N times the traffic. Along `tensor` the compiler divides the matrix products.
+A mesh has three axes. `data` and `fsdp` divide the lanes of the batch; parameters and optimiser
+state are copied along `data` and divided along `fsdp` and `tensor`. `spread` makes a function of
+some lanes one of all: each device gathers the parameters once, computes its own lanes, and the sums
+are added up once at the end (ZeRO, arXiv 1910.02054). A recurrent model reads its weights anew for
+every chunk, so to gather and reduce them inside the scan over chunks, as a compiler that divides
+the whole program does, would cost N times the traffic. Along `tensor` the compiler divides the
+matrix products.
 """
 
 import functools
@@ -17,29 +20,45 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rmat_jax.config import MeshConfig, UserError
+from rmat_jax.config import MeshConfig
+from rmat_jax.errors import UserError
 from rmat_jax.types import Array, PyTree
 
 AXES = ("data", "fsdp", "tensor")
-LANES = ("data", "fsdp")  # a row of the batch belongs to the devices of one place along these
+# a row of the batch belongs to the devices of one place along these
+LANES = ("data", "fsdp")
 
-# The first pattern that matches the end of a leaf's path decides. A spec names the axes that divide each dimension, the
-# leading ones first. Matrices into heads and hidden units are divided by `tensor` along their outputs, those out of them
-# along their inputs, so that each device keeps whole heads and units of its own.
+# The first pattern that matches the end of a leaf's path decides. A spec names the axes that divide
+# each dimension, the leading ones first. Matrices into heads and hidden units are divided by
+# `tensor` along their outputs, those out of them along their inputs, so that each device keeps
+# whole heads and units of its own.
 RULES = (
-    (r"(embed/embedding|params/output|[mn]u/output)", P("tensor", "fsdp")),  # [V, D]
-    (r"(params|[mn]u)/previous/kernel", P("fsdp", "tensor")),  # [D, D]
-    (r"layers/(query|key|value|memory/key|memory/value|mlp/inner)/kernel", P(None, "fsdp", "tensor")),  # [L, D, F]
-    (r"layers/(output|mlp/outer)/kernel", P(None, "tensor", "fsdp")),  # [L, F, D]
-    (r"layers/memory/gate/[WU][zrc]", P(None, "fsdp", "tensor")),  # [L, D, D]
-    (r"layers/memory/gate/[wu]z", P(None, "fsdp")),  # [L, D, 1]
-    (r"layers/memory/pool_queries", P()),  # [L, K, D]
-    (r"layers/mlp/inner/bias", P(None, "tensor")),  # [L, F]
+    # [V, D]
+    (r"(embed/embedding|params/output|[mn]u/output)", P("tensor", "fsdp")),
+    # [D, D]
+    (r"(params|[mn]u)/previous/kernel", P("fsdp", "tensor")),
+    # [L, D, F]
+    (
+        r"layers/(query|key|value|memory/key|memory/value|mlp/inner)/kernel",
+        P(None, "fsdp", "tensor"),
+    ),
+    # [L, F, D]
+    (r"layers/(output|mlp/outer)/kernel", P(None, "tensor", "fsdp")),
+    # [L, D, D]
+    (r"layers/memory/gate/[WU][zrc]", P(None, "fsdp", "tensor")),
+    # [L, D, 1]
+    (r"layers/memory/gate/[wu]z", P(None, "fsdp")),
+    # [L, K, D]
+    (r"layers/memory/pool_queries", P()),
+    # [L, F]
+    (r"layers/mlp/inner/bias", P(None, "tensor")),
     (r"(memory_bias|bias|scale|fusion|gate/b[zr])", P()),
-    (r"layers/slots_BMD", P(None, LANES)),  # of the lanes' memory, with L before B
+    # of the lanes' memory, with L before B
+    (r"layers/slots_BMD", P(None, LANES)),
     (r"layers/window_(keys|values)_BHEW", P(None, LANES, "tensor")),
     (r"(document_B|token_B|ages_BM|window_documents_BW)", P(LANES)),
-    (r"(tokens|targets|documents)", P(LANES)),  # of a batch
+    # of a batch
+    (r"(tokens|targets|documents)", P(LANES)),
     (r"(step|key|count)", P()),
 )
 
@@ -66,7 +85,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     shape, axis_types = (data, config.fsdp, config.tensor), (AxisType.Auto,) * 3
     try:
         return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices[: data * others])
-    except (AssertionError, NotImplementedError) as error:  # these devices are wired otherwise
+    except (AssertionError, NotImplementedError) as error:
+        # these devices are wired otherwise
         raise UserError(
             f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} cannot be laid over these "
             f"{count} devices; use all of them, in powers of two"
@@ -86,7 +106,9 @@ def specs(mesh: Mesh, tree: PyTree) -> PyTree:
             if re.search(f"(^|/){pattern}$", name):
                 _check_divides(mesh, name, leaf.shape, found)
                 return found
-        raise UserError(f"no rule of rmat_jax/sharding.py says where {name} {list(leaf.shape)} lives; add one to RULES")
+        raise UserError(
+            f"no rule of rmat_jax/train/sharding.py says where {name} {list(leaf.shape)} lives; add one to RULES"
+        )
 
     return jax.tree_util.tree_map_with_path(spec, tree)
 
@@ -97,7 +119,9 @@ def shardings(mesh: Mesh, tree: PyTree) -> PyTree:
 
 
 def placed(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The leaves' shapes and dtypes with their shardings: what `Checkpoints.restore` and `jit(...).lower` take."""
+    """The leaves' shapes and dtypes with their shardings: what `Checkpoints.restore` and
+    `jit(...).lower` take.
+    """
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,
@@ -129,7 +153,9 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     return sorted({row for (rows,) in owned for row in range(batch_size)[rows]})
 
 
-def global_batch(mesh: Mesh, batch_size: int, rows: Sequence[int], batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+def global_batch(
+    mesh: Mesh, batch_size: int, rows: Sequence[int], batch: Mapping[str, np.ndarray]
+) -> dict[str, Array]:
     """The global batch [B, ...] of which this process has read `rows`, as `local_rows` names them."""
 
     def whole(x):
@@ -143,12 +169,15 @@ def global_batch(mesh: Mesh, batch_size: int, rows: Sequence[int], batch: Mappin
 
 
 def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
-    """A function of some lanes, `function(params, memory, batch, *same) -> (sums, memory, rows)`, as one of all lanes.
+    """A function of some lanes, `function(params, memory, batch, *same) -> (sums, memory, rows)`,
+    as one of all lanes.
 
     Args:
         mesh: to spread them over.
-        function: its `sums` are added up over the lanes; `rows` are [B, ...] each; `same` is equal for all lanes.
-        divided: specs of `sums`, by which they are left divided along `fsdp`; P() leaves a copy on every device.
+        function: its `sums` are added up over the lanes; `rows` are [B, ...] each; `same` is equal
+            for all lanes.
+        divided: specs of `sums`, by which they are left divided along `fsdp`; P() leaves a copy on
+            every device.
     """
     axes = tuple(axis for axis in LANES if mesh.shape[axis] > 1)
     if not axes:
@@ -161,7 +190,8 @@ def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
         return P(*(axes if entry == LANES else None for entry in spec))
 
     def add(spec, x):
-        for axis in reversed(axes):  # `fsdp` first: what it scatters is all that `data` has to add
+        # `fsdp` first: what it scatters is all that `data` has to add
+        for axis in reversed(axes):
             if axis in spec:
                 x = jax.lax.psum_scatter(x, axis, scatter_dimension=spec.index(axis), tiled=True)
             else:
@@ -173,9 +203,12 @@ def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
         add_all = functools.partial(_map_specs, add, divided)
         if (
             mesh.shape["tensor"] > 1
-        ):  # each device adds its own part along it: the compiler would gather the parts first
+            # each device adds its own part along it: the compiler would gather the parts first
+        ):
             own = _map_specs(functools.partial(only, ("tensor",)), divided)
-            add_all = jax.shard_map(add_all, in_specs=(own,), out_specs=own, axis_names={"tensor"}, check_vma=False)
+            add_all = jax.shard_map(
+                add_all, in_specs=(own,), out_specs=own, axis_names={"tensor"}, check_vma=False
+            )
         return add_all(sums), memory, rows
 
     def whole(params, memory, batch, *same):
@@ -185,9 +218,11 @@ def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
             mesh=mesh,
             in_specs=(P(), lanes, P(axes), *(P() for _ in same)),
             out_specs=(_map_specs(functools.partial(only, axes), divided), lanes, P(axes)),
-            # All axes, where the compiler has nothing to divide: it fails on an axis of one device (jax 0.10.2).
+            # All axes, where the compiler has nothing to divide: it fails on an axis of one device
+            # (jax 0.10.2).
             axis_names=set(AXES if mesh.shape["tensor"] == 1 else axes),
-            check_vma=False,  # or the gradient of what the lanes share would be added up after every chunk
+            # or the gradient of what the lanes share would be added up after every chunk
+            check_vma=False,
         )(params, memory, batch, *same)
 
     return whole
@@ -203,7 +238,9 @@ def _check_divides(mesh: Mesh, name: str, shape: tuple[int, ...], spec: P) -> No
         axes = axes if isinstance(axes, tuple) else (axes,) if axes else ()
         parts = math.prod(mesh.shape[axis] for axis in axes)
         if size % parts:
-            named = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes if mesh.shape[axis] > 1)
+            named = " x ".join(
+                f"mesh.{axis}={mesh.shape[axis]}" for axis in axes if mesh.shape[axis] > 1
+            )
             raise UserError(
                 f"{name} {list(shape)}: {named} must divide dimension {dimension}, which is {size}; "
                 f"make it a multiple of {parts}, or change the mesh"

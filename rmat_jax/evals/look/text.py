@@ -1,4 +1,6 @@
-"""The text that `inspect` read: passages to show, and what memory saved on words by when they were read before."""
+"""The text that `inspect` read: passages to show, and what memory saved on words by when they were
+read before.
+"""
 
 import codecs
 import dataclasses
@@ -13,20 +15,28 @@ import numpy as np
 from rmat_jax.config import IGNORE
 from rmat_jax.data.tokenizer import Tokenizer
 
-EXTREMES, EVENLY = 3, 8  # passages: where memory helped most, where least; and from all of the text
-WORDS = 12  # that are listed
-KNOWN_WORDS = 1 << 18  # whose last place is remembered
-WORD = re.compile(rb"[0-9A-Za-z_\x80-\xff]{4,}")  # shorter ones are in every chunk
-DISTANCES = 32  # bins: 1, 2..3, 4..7, ... tokens
+# passages: where memory helped most, where least; and from all of the text
+EXTREMES, EVENLY = 3, 8
+# that are listed
+WORDS = 12
+# whose last place is remembered
+KNOWN_WORDS = 1 << 18
+# shorter ones are in every chunk
+WORD = re.compile(rb"[0-9A-Za-z_\x80-\xff]{4,}")
+# bins: 1, 2..3, 4..7, ... tokens
+DISTANCES = 32
 
 
 class Passage(NamedTuple):
     """Tokens one after the other, and the bits that each cost."""
 
-    start: int  # in the text, in tokens
+    # in the text, in tokens
+    start: int
     targets: np.ndarray
-    kept: np.ndarray  # bits with memory
-    cut: np.ndarray  # bits with the memory emptied before each chunk
+    # bits with memory
+    kept: np.ndarray
+    # bits with the memory emptied before each chunk
+    cut: np.ndarray
 
     @property
     def saved(self) -> float:
@@ -36,11 +46,13 @@ class Passage(NamedTuple):
 class Word(NamedTuple):
     """A word that memory made cheaper."""
 
-    saved: float  # bits
+    # bits
+    saved: float
     kept: float
     text: str
     before: str
-    start: int  # in the text, in tokens
+    # in the text, in tokens
+    start: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +67,22 @@ class Readout:
 class TextGauge:
     """Keeps a few passages and words of a text of any length.
 
-    Of each word's occurrences the last place is kept: `saved_X` sums what memory saved by the distance to it, [DISTANCES],
-    and `first` on words that were not read before.
+    Of each word's occurrences the last place is kept: `saved_X` sums what memory saved by the
+    distance to it, [DISTANCES], and `first` on words that were not read before.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._pieces = [tokenizer.decode([index]) for index in range(tokenizer.vocab_size)]
         self._tokens = 0
-        self._best: list[tuple[float, int, Passage]] = []  # heaps
+        # heaps
+        self._best: list[tuple[float, int, Passage]] = []
         self._worst: list[tuple[float, int, Passage]] = []
         self._evenly: list[Passage] = []
         self._stride, self._passages = 1, 0
         self._words: list[tuple[float, int, Word]] = []
         self._last: dict[bytes, int] = {}
-        self.count_X, self.saved_X, self.squares_X = np.zeros((3, DISTANCES + 1))  # the last bin: never read before
+        # the last bin: never read before
+        self.count_X, self.saved_X, self.squares_X = np.zeros((3, DISTANCES + 1))
 
     def add(self, targets: np.ndarray, kept: np.ndarray, cut: np.ndarray, length: int) -> None:
         """More text, [n] each, in which passages have `length` tokens."""
@@ -101,7 +115,9 @@ class TextGauge:
         return [word for saved, _, word in sorted(self._words, reverse=True) if saved > 0]
 
     def readouts(self, passage: Passage) -> Iterator[Readout]:
-        """A passage's characters. Tokens that are part of one are taken together; what is no UTF-8 shows as such."""
+        """A passage's characters. Tokens that are part of one are taken together; what is no UTF-8
+        shows as such.
+        """
         decoder, kept, cut = codecs.getincrementaldecoder("utf-8")("replace"), 0.0, 0.0
         for token, more, less in zip(*passage[1:], strict=True):
             kept, cut = kept + more, cut + less
@@ -133,7 +149,11 @@ class TextGauge:
             before = self._last.get(match[0])
             if before is not None or len(self._last) < KNOWN_WORDS:
                 self._last[match[0]] = place
-            bin = DISTANCES if before is None else min(int(np.frexp(max(place - before, 1))[1]) - 1, DISTANCES - 1)
+            bin = (
+                DISTANCES
+                if before is None
+                else min(int(np.frexp(max(place - before, 1))[1]) - 1, DISTANCES - 1)
+            )
             gain = float(saved[part].sum())
             self.count_X[bin] += 1
             self.saved_X[bin] += gain
@@ -141,7 +161,9 @@ class TextGauge:
             if len(self._words) < WORDS or gain > self._words[0][0]:
                 context = text[max(match.start() - 60, 0) : match.start()]
                 shown = (x.decode(errors="replace") for x in (match[0], context))
-                heapq.heappush(self._words, (gain, -place, Word(gain, float(kept[part].sum()), *shown, place)))
+                heapq.heappush(
+                    self._words, (gain, -place, Word(gain, float(kept[part].sum()), *shown, place))
+                )
                 if len(self._words) > WORDS:
                     heapq.heappop(self._words)
 
@@ -154,13 +176,18 @@ pre {{ font: 13px/1.6 ui-monospace, monospace; white-space: pre-wrap; background
 </style><h1>{title}</h1><p>{lead}</p>
 <p>Key: {key}. The pointer shows bits with memory &larr; without, of each character.</p>
 """
-LEVELS = 5  # of colour
-STEP = 0.6  # bits a level
+# of colour
+LEVELS = 5
+# bits a level
+STEP = 0.6
 
 
 def page(title: str, lead: str, gauge: TextGauge) -> Iterator[str]:
-    """A page of HTML that needs no other file: passages whose characters are coloured by what memory saved."""
-    colours = {"h": "0,114,178", "c": "213,94,0"}  # helped, cost
+    """A page of HTML that needs no other file: passages whose characters are coloured by what
+    memory saved.
+    """
+    # helped, cost
+    colours = {"h": "0,114,178", "c": "213,94,0"}
     styles = "\n".join(
         f".{name}{level} {{ background: rgba({rgb},{0.15 * level:.2f}) }}"
         for name, rgb in colours.items()
@@ -194,4 +221,6 @@ def _span(readout: Readout) -> str:
     if not shade:
         return shown
     name = f"{'h' if shade > 0 else 'c'}{abs(shade)}"
-    return f'<span class="{name}" title="{readout.kept:.1f} &larr; {readout.cut:.1f}">{shown}</span>'
+    return (
+        f'<span class="{name}" title="{readout.kept:.1f} &larr; {readout.cut:.1f}">{shown}</span>'
+    )

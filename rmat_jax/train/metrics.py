@@ -1,4 +1,6 @@
-"""What a run records: metrics.jsonl, TensorBoard, samples.txt. A resumed run takes back what it is about to repeat."""
+"""What a run records: metrics.jsonl, TensorBoard, samples.txt. A resumed run takes back what it is
+about to repeat.
+"""
 
 import json
 from pathlib import Path
@@ -28,7 +30,9 @@ class MetricWriter:
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._samples = workdir / "samples.txt"
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10)
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10
+        )
 
     def __enter__(self) -> "MetricWriter":
         return self

@@ -17,18 +17,23 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rmat_jax.config import UserError
+from rmat_jax.errors import UserError
 
-TEXT_BYTES = 1 << 16  # of what processes tell each other
-HEARTBEAT_SECONDS = 60  # a process that is silent for so long counts as dead
+# of what processes tell each other
+TEXT_BYTES = 1 << 16
+# a process that is silent for so long counts as dead
+HEARTBEAT_SECONDS = 60
 # How many processes a launcher has started, as Open MPI, MPICH and Slurm say.
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 Result = TypeVar("Result")
 
 
-def connect(coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int) -> None:
-    """Meets the other processes: those of the flags, else of the cluster (Cloud or GKE TPU, Slurm, Open MPI), else none.
+def connect(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int
+) -> None:
+    """Meets the other processes: those of the flags, else of the cluster (Cloud or GKE TPU, Slurm,
+    Open MPI), else none.
 
     Must come before anything is computed.
 
@@ -36,18 +41,24 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         coordinator: HOST:PORT where process 0 listens.
         num_processes: of the run; 1: do not look for a cluster.
         process_id: of this one, 0..num_processes-1.
-        timeout: seconds after which the process ends with one line and exit code 2, if not all others have come.
+        timeout: seconds after which the process ends with one line and exit code 2, if not all
+            others have come.
 
     Raises:
-        UserError: flags that do not fit together, or a launcher of several processes that JAX does not know.
+        UserError: flags that do not fit together, or a launcher of several processes that JAX does
+            not know.
     """
     if num_processes == 1:
         return
     given = (coordinator, num_processes, process_id)
     if any(x is not None for x in given) and None in given:
-        raise UserError("--coordinator, --num_processes and --process_id go together; give all three or none")
+        raise UserError(
+            "--coordinator, --num_processes and --process_id go together; give all three or none"
+        )
     if num_processes is not None and not 0 <= process_id < num_processes:
-        raise UserError(f"--process_id={process_id} must lie in 0..{num_processes - 1}, below --num_processes")
+        raise UserError(
+            f"--process_id={process_id} must lie in 0..{num_processes - 1}, below --num_processes"
+        )
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.2:1234")
 
@@ -65,11 +76,13 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
             code=2,
         )
 
-    # JAX would abort the process with a stack trace when its own time is over, so ours is over first.
+    # JAX would abort the process with a stack trace when its own time is over, so ours is over
+    # first.
     alarm = threading.Timer(timeout, give_up)
     alarm.daemon = True
     alarm.start()
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM, which `signals.py` handles
+    # it would swallow SIGTERM, which `signals.py` handles
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -83,7 +96,8 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
             raise UserError(f"the processes cannot meet: {error}") from error
         # No cluster: a run of one process, unless a launcher says otherwise, see below.
     except RuntimeError as error:
-        # Where somebody has computed already, this is a process of its own, or one that has met the others.
+        # Where somebody has computed already, this is a process of its own, or one that has met the
+        # others.
         if coordinator is not None or "must be called before" not in str(error):
             raise UserError(f"the processes cannot meet: {' '.join(str(error).split())}") from error
     finally:
@@ -108,7 +122,9 @@ def say(text: str) -> None:
 
 
 def tell(text: str) -> list[str]:
-    """What each process told the others, in their order. At most TEXT_BYTES of UTF-8; more are cut off."""
+    """What each process told the others, in their order. At most TEXT_BYTES of UTF-8; more are cut
+    off.
+    """
     if jax.process_count() == 1:
         return [text]
     data = np.frombuffer(text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0"), np.uint8)
@@ -147,7 +163,9 @@ def main_first(function: Callable[[], Result]) -> Result:
 
 
 class Vote:
-    """Does any process wish to stop? Asked at each step and answered at the next, so that nobody waits."""
+    """Does any process wish to stop? Asked at each step and answered at the next, so that nobody
+    waits.
+    """
 
     def __init__(self, mesh: Mesh):
         self._sharding = NamedSharding(mesh, P(mesh.axis_names))
@@ -167,9 +185,11 @@ class Vote:
 
 
 def run(function: Callable[[], int]) -> int:
-    """Calls it as what this process is there for. Among several, a failure ends the process at once.
+    """Calls it as what this process is there for. Among several, a failure ends the process at
+    once.
 
-    Otherwise Python would wait at its exit for the others, who wait for this process in a collective operation.
+    Otherwise Python would wait at its exit for the others, who wait for this process in a
+    collective operation.
 
     Raises:
         UserError: with one process, also where a device has too little memory.
@@ -211,6 +231,7 @@ def _end(message: str, code: int, wait: bool = False) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
     if sys.stdout:
         sys.stdout.flush()
-    if wait:  # process 0 is the coordinator: the others, who may have the same to say, end when it does
+    # process 0 is the coordinator: the others, who may have the same to say, end when it does
+    if wait:
         time.sleep(2)
     os._exit(code)

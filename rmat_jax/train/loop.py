@@ -12,26 +12,30 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from rmat_jax import infer, parallel, processes, sharding
-from rmat_jax.checkpoint import Checkpoints, check_same_config, differences
-from rmat_jax.config import Config, UserError, from_saved, to_dict
+from rmat_jax import infer
+from rmat_jax.config import Config, from_saved, to_dict
 from rmat_jax.data import Data, make_data
+from rmat_jax.errors import UserError
 from rmat_jax.evals.heldout import evaluate_heldout
-from rmat_jax.metrics import MetricWriter, NoWriter
 from rmat_jax.model import RMAT
-from rmat_jax.optim import make_optimizer, make_schedule
-from rmat_jax.sharding import make_mesh
 from rmat_jax.signals import Signals
-from rmat_jax.state import TrainState
-from rmat_jax.step import Sums
+from rmat_jax.train import parallel, processes, sharding
+from rmat_jax.train.checkpoint import Checkpoints, check_same_config, differences
+from rmat_jax.train.metrics import MetricWriter, NoWriter
+from rmat_jax.train.optim import make_optimizer, make_schedule
+from rmat_jax.train.sharding import make_mesh
+from rmat_jax.train.state import TrainState
+from rmat_jax.train.step import Sums
 
 
 def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     """Trains to `config.steps`, from the newest good checkpoint of `workdir` if there is one.
 
     Args:
-        config: the experiment; but for `checkpoint.MAY_CHANGE` it must be the one that `workdir` was begun with.
-        workdir: gets checkpoints/, config.json, metrics.jsonl, samples.txt, tensorboard/, corpus/, tokenizer/.
+        config: the experiment; but for `checkpoint.MAY_CHANGE` it must be the one that `workdir`
+            was begun with.
+        workdir: gets checkpoints/, config.json, metrics.jsonl, samples.txt, tensorboard/, corpus/,
+            tokenizer/.
         until: save and stop after this step, as if interrupted there.
 
     Returns:
@@ -46,7 +50,9 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     if last_step < 1:
         raise UserError(f"until={until} must be at least 1")
     if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
-        raise UserError("dtype='float64' needs 64-bit types; set JAX_ENABLE_X64=1, or use dtype='float32'")
+        raise UserError(
+            "dtype='float64' needs 64-bit types; set JAX_ENABLE_X64=1, or use dtype='float32'"
+        )
     _check_same_command(config, until)
     optimizer = make_optimizer(config)
     mesh = make_mesh(config.mesh)
@@ -73,7 +79,9 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
             seconds = meta["seconds"]
             data.check_same(meta["data"], workdir)
         processes.say(_summary(config, data, state, mesh))
-        processes.say(f"resuming from step {step} of {workdir}" if restored else f"starting in {workdir}")
+        processes.say(
+            f"resuming from step {step} of {workdir}" if restored else f"starting in {workdir}"
+        )
         if step < last_step:
             processes.say("compiling the train step")
 
@@ -85,11 +93,15 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
 
             def save():
                 log.flush()
-                checkpoints.save(step, state, config, {"seconds": log.seconds(), "data": data.identity})
+                checkpoints.save(
+                    step, state, config, {"seconds": log.seconds(), "data": data.identity}
+                )
 
             while step < last_step and not (stopped := vote.ask(signals.caught)):
                 batch = next(batches)
-                state, sums = train(state, sharding.global_batch(mesh, config.batch_size, rows, batch))
+                state, sums = train(
+                    state, sharding.global_batch(mesh, config.batch_size, rows, batch)
+                )
                 step += 1
                 log.step(step, sums)
                 if _due(config.log.eval_every, step) or step == config.steps:
@@ -99,12 +111,15 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
                 if _due(config.log.save_every, step):
                     save()
             if step:
-                save()  # does nothing for a step that is saved already
+                # does nothing for a step that is saved already
+                save()
         checkpoints.wait()
     if not step:
         processes.say("stopped before the first step; nothing to save")
     elif step < config.steps:
-        processes.say(f"saved at step {step} of {config.steps}; the same command goes on from there")
+        processes.say(
+            f"saved at step {step} of {config.steps}; the same command goes on from there"
+        )
     else:
         processes.say(f"done: {step} steps in {_clock(log.seconds())}; {workdir}")
     return 128 + stopped if stopped else 0
@@ -117,10 +132,14 @@ def _check_same_command(config: Config, until: int | None) -> None:
 
     def check():
         if len(told[0].encode()) == processes.TEXT_BYTES:
-            raise UserError("the config is too long for processes to compare; shorten log.sample_prompt")
+            raise UserError(
+                "the config is too long for processes to compare; shorten log.sample_prompt"
+            )
         found = differences(json.loads(told[0]), mine)
         if found:
-            shown = "; ".join(f"{key} is {there!r} in process 0, {here!r} here" for key, there, here in found)
+            shown = "; ".join(
+                f"{key} is {there!r} in process 0, {here!r} here" for key, there, here in found
+            )
             raise UserError(f"{shown}; start all processes with the same command")
 
     if len(told) > 1:
@@ -135,9 +154,12 @@ def _alone(workdir: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise UserError(f"another run is at work in {workdir}; wait for it, or choose another --workdir") from None
+            raise UserError(
+                f"another run is at work in {workdir}; wait for it, or choose another --workdir"
+            ) from None
         except OSError:
-            pass  # a disk that knows no locks
+            # a disk that knows no locks
+            pass
 
     with open(workdir / ".lock", "w") if processes.is_main() else contextlib.nullcontext() as file:
         processes.together(lambda: lock(file) if processes.is_main() else None)
@@ -145,7 +167,9 @@ def _alone(workdir: Path) -> Iterator[None]:
 
 
 def _make_workdir(workdir: Path) -> None:
-    """Process 0 makes it and leaves a mark, which the others must see: checkpoints need a disk that all share."""
+    """Process 0 makes it and leaves a mark, which the others must see: checkpoints need a disk that
+    all share.
+    """
     mark = workdir / f".shared-{processes.tell(uuid.uuid4().hex)[0]}"
 
     def make():
@@ -154,14 +178,19 @@ def _make_workdir(workdir: Path) -> None:
             if processes.is_main():
                 mark.touch()
         except OSError as error:
-            raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}; choose another") from error
+            raise UserError(
+                f"--workdir={workdir} cannot be made: {error.strerror}; choose another"
+            ) from error
 
     def look():
-        until = time.monotonic() + 10  # network disks take their time
+        # network disks take their time
+        until = time.monotonic() + 10
         while not mark.exists() and time.monotonic() < until:
             time.sleep(0.1)
         if not mark.exists():
-            raise UserError(f"--workdir={workdir} is not the same disk for all processes; choose one that they share")
+            raise UserError(
+                f"--workdir={workdir} is not the same disk for all processes; choose one that they share"
+            )
 
     processes.together(make)
     try:
@@ -218,10 +247,16 @@ def _evaluate(
     line = f"step {step}: held-out accuracy {held.accuracy:.3f}"
     if held.bits_per_byte is not None:
         values["bits_per_byte"] = held.bits_per_byte
-        words = f" (perplexity {2**held.bits_per_token:,.2f} a word)" if config.data.tokenizer == "words" else ""
+        words = (
+            f" (perplexity {2**held.bits_per_token:,.2f} a word)"
+            if config.data.tokenizer == "words"
+            else ""
+        )
         line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte{words}"
     if config.model.has_memory:
-        cut = evaluate_heldout(config, state.params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh)
+        cut = evaluate_heldout(
+            config, state.params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh
+        )
         if cut.bits_per_byte is None:
             values["accuracy_without_memory"] = cut.accuracy
             line += f", {cut.accuracy:.3f} without memory"
@@ -232,20 +267,29 @@ def _evaluate(
     writer.write("heldout", step, **values, seconds=seconds)
     if not config.log.sample_tokens or data.tokenizer is None:
         return
-    params = sharding.on_one_device(mesh, state.params)  # all processes help, one writes
+    # all processes help, one writes
+    params = sharding.on_one_device(mesh, state.params)
     if processes.is_main():
-        session = infer.Engine(RMAT(config.model), params, data.tokenizer, rows=1).open(config.log.sample_prompt)
+        session = infer.Engine(RMAT(config.model), params, data.tokenizer, rows=1).open(
+            config.log.sample_prompt
+        )
         written = session.write(max_new_tokens=config.log.sample_tokens, seed=step)
         text = config.log.sample_prompt + "".join(written)
-        shown = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+        shown = "".join(
+            c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+        )
         print("\n".join("    | " + row for row in shown.splitlines()), flush=True)
         writer.write_sample(step, text)
 
 
 class _Log:
-    """Progress lines and records. Sums are fetched one step late, so that the device never waits for the host."""
+    """Progress lines and records. Sums are fetched one step late, so that the device never waits
+    for the host.
+    """
 
-    def __init__(self, config: Config, writer: MetricWriter | NoWriter, seconds: float, started: float):
+    def __init__(
+        self, config: Config, writer: MetricWriter | NoWriter, seconds: float, started: float
+    ):
         self._config, self._writer = config, writer
         self._schedule = make_schedule(config)
         self._offset = seconds - started
@@ -254,7 +298,8 @@ class _Log:
         self._paused_for = 0.0
         self._printed = -math.inf
         self._began = self._recorded = (
-            None  # (time, step) where the first step, which compiles, and the last record ended
+            # (time, step) where the first step, which compiles, and the last record ended
+            None
         )
 
     def seconds(self) -> float:

@@ -15,11 +15,14 @@ from rmat_jax.types import Array, PyTree
 class TrainState:
     """A value: the train step maps one to the next."""
 
-    step: Array  # optimiser steps done; also the position in the data
+    # optimiser steps done; also the position in the data
+    step: Array
     params: PyTree
     opt_state: PyTree
-    key: Array  # typed PRNG key; folded by the step, never replaced
-    memory: State  # of every lane, at a chunk's border
+    # typed PRNG key; folded by the step, never replaced
+    key: Array
+    # of every lane, at a chunk's border
+    memory: State
 
 
 def init_state(config: Config, optimizer: optax.GradientTransformation) -> TrainState:

@@ -13,16 +13,27 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.reliability import ROOT, final_digests, free_port, launch, overrides, start, write_text
-from rmat_jax import flags, loop, parallel, processes
-from rmat_jax.checkpoint import restore_params
-from rmat_jax.config import LogConfig, UserError
-from rmat_jax.metrics import read_metrics
+from benchmarks.reliability import (
+    ROOT,
+    final_digests,
+    free_port,
+    launch,
+    overrides,
+    start,
+    write_text,
+)
+from rmat_jax import flags
+from rmat_jax.config import LogConfig
+from rmat_jax.errors import UserError
+from rmat_jax.train import loop, parallel, processes
+from rmat_jax.train.checkpoint import restore_params
+from rmat_jax.train.metrics import read_metrics
 
 CONFIG = str(ROOT / "configs/quickstart.py")
 QUIET = {"steps": 40, "log.eval_every": 0, "log.save_every": 0}
 EVALUATED = {"log.eval_every": 20}
-TOLERANCE = 1e-5  # see laws/test_mesh.py; the learning rate is half of that there
+# see laws/test_mesh.py; the learning rate is half of that there
+TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +80,8 @@ def train_here(folder: Path, name: str, until: int, **values) -> None:
 
 def losses(workdir: Path) -> np.ndarray:
     lines = [line for line in read_metrics(workdir) if line["split"] == "train"]
-    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))  # each once
+    # each once
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     return np.array([line["loss"] for line in lines])
 
 
@@ -90,12 +102,20 @@ def two_processes(folder):
 
 def test_two_processes_train_like_one_device(one_device, two_processes):
     np.testing.assert_allclose(losses(two_processes), losses(one_device), rtol=0, atol=TOLERANCE)
-    (expected, *_), (actual, *_) = (restore_params(w / "checkpoints") for w in (one_device, two_processes))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE), actual, expected)
-    one, two = ([line for line in read_metrics(w) if line["split"] == "heldout"] for w in (one_device, two_processes))
+    (expected, *_), (actual, *_) = (
+        restore_params(w / "checkpoints") for w in (one_device, two_processes)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE), actual, expected
+    )
+    one, two = (
+        [line for line in read_metrics(w) if line["split"] == "heldout"]
+        for w in (one_device, two_processes)
+    )
     assert len(one) == len(two) == 1
     for name in ("bits_per_byte", "bits_per_byte_without_memory"):
-        np.testing.assert_allclose(one[0][name], two[0][name], rtol=0, atol=10 * TOLERANCE)  # 8 bits a byte or so
+        # 8 bits a byte or so
+        np.testing.assert_allclose(one[0][name], two[0][name], rtol=0, atol=10 * TOLERANCE)
     assert len(losses(two_processes)) == 20 and losses(two_processes)[-1] < losses(two_processes)[0]
 
 
@@ -118,13 +138,21 @@ def test_saved_on_two_processes_resumed_on_one(folder, one_device, two_processes
 
 
 def test_saved_on_eight_devices_resumed_on_two_and_on_one(folder):
-    for until, mesh in ((10, {"data": 4, "fsdp": 2}), (20, {"data": 1, "fsdp": 2}), (30, {"data": 1})):
+    for until, mesh in (
+        (10, {"data": 4, "fsdp": 2}),
+        (20, {"data": 1, "fsdp": 2}),
+        (30, {"data": 1}),
+    ):
         train_here(folder, "fewer", until, **mesh)
     train_here(folder, "eight", 30, data=4, fsdp=2)
-    np.testing.assert_allclose(losses(folder / "fewer"), losses(folder / "eight"), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        losses(folder / "fewer"), losses(folder / "eight"), rtol=0, atol=TOLERANCE
+    )
 
 
-def test_sigterm_to_one_of_two_processes_saves_and_the_same_command_ends_the_same(folder, two_processes):
+def test_sigterm_to_one_of_two_processes_saves_and_the_same_command_ends_the_same(
+    folder, two_processes
+):
     """benchmarks/reliability.py does so at random instants, and kills."""
     workdir = folder / "term"
     started = start(workdir, 2, 2, *given(folder), "--until=20")
@@ -137,11 +165,14 @@ def test_sigterm_to_one_of_two_processes_saves_and_the_same_command_ends_the_sam
     assert 1 <= len(losses(workdir)) < 20
     assert finish(start(workdir, 2, 2, *given(folder), "--until=20")) == [0, 0]
     assert "resuming from step" in log(workdir, 0)
-    assert final_digests(workdir) == final_digests(two_processes)  # bit for bit
+    # bit for bit
+    assert final_digests(workdir) == final_digests(two_processes)
 
 
 def one_line(workdir: Path, index: int, *parts: str) -> None:
-    lines = [line for line in log(workdir, index).splitlines() if line and not line.startswith("[Gloo]")]
+    lines = [
+        line for line in log(workdir, index).splitlines() if line and not line.startswith("[Gloo]")
+    ]
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     for part in parts:
         assert part in lines[0]
@@ -154,7 +185,8 @@ def test_what_one_process_cannot_read_is_damaged_for_all(folder, two_processes):
     workdir = folder / "damaged"
     shutil.copytree(folder / "term", workdir)
     for file in (workdir / "checkpoints" / "20" / "state" / "ocdbt.process_1" / "d").iterdir():
-        file.unlink()  # of process 1's lanes
+        # of process 1's lanes
+        file.unlink()
     assert finish(start(workdir, 2, 2, *given(folder), "--until=20")) == [0, 0]
     assert f"warning: step 20 of {workdir / 'checkpoints'} is damaged" in log(workdir, 0)
     assert f"resuming from step {steps[0]}" in log(workdir, 0)
@@ -170,7 +202,9 @@ def test_what_one_process_cannot_read_is_damaged_for_all(folder, two_processes):
 )
 def test_processes_with_different_flags(folder, flags_of, what):
     workdir, port = folder / what.split()[0], free_port()
-    assert finish([launch(workdir, port, i, 2, 1, *given(folder), flags_of[i]) for i in range(2)]) == [2, 2]
+    assert finish(
+        [launch(workdir, port, i, 2, 1, *given(folder), flags_of[i]) for i in range(2)]
+    ) == [2, 2]
     one_line(workdir, 0, f"process 1: {what}; start all processes with the same command")
     one_line(workdir, 1, what)
 
@@ -178,13 +212,17 @@ def test_processes_with_different_flags(folder, flags_of, what):
 def test_processes_that_do_not_share_a_disk(folder):
     workdirs, port = (folder / "here", folder / "there"), free_port()
     assert finish([launch(workdirs[i], port, i, 2, 1, *given(folder)) for i in range(2)]) == [2, 2]
-    one_line(workdirs[1], 1, "there is not the same disk for all processes; choose one that they share")
+    one_line(
+        workdirs[1], 1, "there is not the same disk for all processes; choose one that they share"
+    )
 
 
 @pytest.mark.parametrize(("index", "what"), [(0, "not all others came"), (1, "did not answer")])
 def test_processes_that_do_not_come(folder, index, what):
     workdir, begun = folder / f"alone{index}", time.monotonic()
-    assert finish([launch(workdir, free_port(), index, 2, 1, *given(folder), "--start_timeout=3")]) == [2]
+    assert finish(
+        [launch(workdir, free_port(), index, 2, 1, *given(folder), "--start_timeout=3")]
+    ) == [2]
     one_line(workdir, index, f"process {index} of 2", what, "within 3 s", "--num_processes=1")
     assert time.monotonic() - begun < 60
 
@@ -214,11 +252,12 @@ def test_too_little_memory_is_said_in_one_line():
 
 MEET = """
 import jax, sys
-from rmat_jax import processes
+from rmat_jax.train import processes
 processes.connect(None, None, None, timeout=60)
 print(jax.process_index(), jax.process_count(), processes.tell(f"I am {jax.process_index()}"))
 """
-CLUSTERS = {  # the variables that a launcher sets for process `index` of 2, by a job's number
+# the variables that a launcher sets for process `index` of 2, by a job's number
+CLUSTERS = {
     "Slurm": lambda job, index: {
         "SLURM_JOB_ID": str(job),
         "SLURM_STEP_NODELIST": "localhost",
@@ -237,8 +276,14 @@ CLUSTERS = {  # the variables that a launcher sets for process `index` of 2, by 
 
 def meet(environments: list[dict[str, str]]) -> list[str]:
     """What processes with these variables say when they have met."""
-    command, given = [sys.executable, "-c", MEET], {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": ""} | e, **given) for e in environments]
+    command, given = (
+        [sys.executable, "-c", MEET],
+        {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True},
+    )
+    started = [
+        subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": ""} | e, **given)
+        for e in environments
+    ]
     return [process.communicate(timeout=120)[0].splitlines()[-1] for process in started]
 
 
@@ -255,6 +300,8 @@ def test_control_without_a_cluster_a_process_is_alone():
 
 def test_a_launcher_that_nobody_knows_is_no_run_of_one(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one of 2 processes, .* each would train alone; give --coordinator"):
+    with pytest.raises(
+        UserError, match="one of 2 processes, .* each would train alone; give --coordinator"
+    ):
         processes.connect(None, None, None, timeout=5)
     processes.connect(None, 1, None, timeout=5)

@@ -1,4 +1,6 @@
-"""The train step = the gradient of the plain mean loss, in any number of parts; lanes keep their memory, row by row."""
+"""The train step = the gradient of the plain mean loss, in any number of parts; lanes keep their
+memory, row by row.
+"""
 
 import functools
 
@@ -11,13 +13,14 @@ import pytest
 from rmat_jax.config import IGNORE, Config, OptimConfig
 from rmat_jax.model import RMAT
 from rmat_jax.modules.carry import initial_state
-from rmat_jax.state import TrainState, init_state
-from rmat_jax.step import eval_step, train_step
+from rmat_jax.train.state import TrainState, init_state
+from rmat_jax.train.step import eval_step, train_step
 from tests.models import facts, make_documents, make_params, make_tokens, reader, tiny
 
 pytestmark = pytest.mark.usefixtures("float64")
 B, C, T = 4, 8, 16
-SGD = optax.sgd(1.0)  # the step is the gradient
+# the step is the gradient
+SGD = optax.sgd(1.0)
 
 
 def make_config(accumulation=1, **model) -> Config:
@@ -42,7 +45,9 @@ def make_state(config) -> TrainState:
     """In the middle of a training: lanes that have read a chunk, each another."""
     params, tokens = make_params(config.model), make_tokens(config.model, B, C, 7)
     documents = np.full((B, C), make_documents([], 1))
-    _, memory = reader(config.model)(params, tokens, initial_state(config.model, B, closed=True), documents)
+    _, memory = reader(config.model)(
+        params, tokens, initial_state(config.model, B, closed=True), documents
+    )
     return TrainState(jnp.zeros((), jnp.int32), params, SGD.init(params), jax.random.key(5), memory)
 
 
@@ -57,7 +62,9 @@ def whole_step():
 
 
 def assert_tree_close(actual, expected):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), actual, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), actual, expected
+    )
 
 
 def test_the_step_is_the_gradient_of_the_mean_loss():
@@ -66,8 +73,12 @@ def test_the_step_is_the_gradient_of_the_mean_loss():
     state, batch = make_state(config), make_batch(config)
 
     def mean_loss(params):
-        logits, _ = RMAT(config.model).apply({"params": params}, batch["tokens"], state.memory, batch["documents"])
-        picked = jax.nn.log_softmax(logits)[np.arange(B)[:, None], np.arange(T)[None], batch["targets"]]
+        logits, _ = RMAT(config.model).apply(
+            {"params": params}, batch["tokens"], state.memory, batch["documents"]
+        )
+        picked = jax.nn.log_softmax(logits)[
+            np.arange(B)[:, None], np.arange(T)[None], batch["targets"]
+        ]
         return -jnp.where(batch["targets"] == IGNORE, 0, picked).sum() / 40
 
     loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(state.params)
@@ -76,7 +87,9 @@ def test_the_step_is_the_gradient_of_the_mean_loss():
     assert sums.scored == 40 and new.step == 1
     np.testing.assert_allclose(sums.loss / sums.scored, loss, rtol=1e-12)
     np.testing.assert_allclose(sums.grad_norm, optax.tree.norm(gradient), rtol=1e-12)
-    logits, memory = reader(config.model)(state.params, batch["tokens"], state.memory, batch["documents"])
+    logits, memory = reader(config.model)(
+        state.params, batch["tokens"], state.memory, batch["documents"]
+    )
     assert_tree_close(facts(config.model, new.memory), facts(config.model, memory))
     assert sums.correct == (logits.argmax(-1) == batch["targets"]).sum()
 
@@ -88,7 +101,8 @@ def test_parts_are_one_batch(parts):
     new, sums = step(config)(make_state(config), make_batch(config))
     expected, expected_sums = whole_step()
     assert_tree_close(
-        (new.params, facts(config.model, new.memory)), (expected.params, facts(config.model, expected.memory))
+        (new.params, facts(config.model, new.memory)),
+        (expected.params, facts(config.model, expected.memory)),
     )
     assert_tree_close(sums, expected_sums)
     rows = np.moveaxis(np.asarray(new.memory.memory_LBMD()), 1, 0)
@@ -113,10 +127,11 @@ def test_dropout_draws_anew_in_every_part_row_chunk_and_place():
     rows = np.moveaxis(np.asarray(step(config)(state, equal)[0].memory.memory_LBMD()), 1, 0)
     assert all(np.abs(rows[i] - rows[j]).max() > 1e-3 for i in range(B) for j in range(i))
 
-    alone = tiny(dropout=0.5, streams=("local",), window_len=1, rope="none")  # each place sees itself only
-    logits, _ = jax.jit(lambda p, t: RMAT(alone).apply({"params": p}, t, rngs={"dropout": state.key}))(
-        make_params(alone), equal["tokens"]
-    )
+    # each place sees itself only
+    alone = tiny(dropout=0.5, streams=("local",), window_len=1, rope="none")
+    logits, _ = jax.jit(
+        lambda p, t: RMAT(alone).apply({"params": p}, t, rngs={"dropout": state.key})
+    )(make_params(alone), equal["tokens"])
     assert len(np.unique(np.asarray(logits)[..., 0])) == B * T
 
 

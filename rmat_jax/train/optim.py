@@ -12,7 +12,9 @@ NOT_DECAYED = ("bias", "scale", "fusion", "memory_bias", "gate")
 
 
 def decayed(params: PyTree) -> PyTree:
-    """A tree of bools: whether weight decay applies. Off for norms, biases, gates, fusion weights and the memory's bias."""
+    """A tree of bools: whether weight decay applies. Off for norms, biases, gates, fusion weights
+    and the memory's bias.
+    """
 
     def decays(path, _):
         return not any(key.key in NOT_DECAYED for key in path)
@@ -21,7 +23,9 @@ def decayed(params: PyTree) -> PyTree:
 
 
 def make_schedule(config: Config) -> optax.Schedule:
-    """Learning rate by step: up to the peak in `warmup_steps`, then a cosine down to its `final_fraction`."""
+    """Learning rate by step: up to the peak in `warmup_steps`, then a cosine down to its
+    `final_fraction`.
+    """
     c = config.optim
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
@@ -38,5 +42,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     c = config.optim
     return optax.chain(
         optax.clip_by_global_norm(c.clip_norm),
-        optax.adamw(make_schedule(config), c.beta1, c.beta2, weight_decay=c.weight_decay, mask=decayed),
+        optax.adamw(
+            make_schedule(config), c.beta1, c.beta2, weight_decay=c.weight_decay, mask=decayed
+        ),
     )

@@ -7,11 +7,13 @@ import sys
 
 import pytest
 
-from rmat_jax import flags, loop
-from rmat_jax.config import UserError, to_dict
-from rmat_jax.metrics import read_metrics
+from rmat_jax import flags
+from rmat_jax.config import to_dict
+from rmat_jax.errors import UserError
 from rmat_jax.signals import Signals
-from tests.test_resume import CONFIG, saved, small_flags
+from rmat_jax.train import loop
+from rmat_jax.train.metrics import read_metrics
+from tests.train.test_resume import CONFIG, saved, small_flags
 
 
 @pytest.fixture
@@ -36,12 +38,15 @@ def test_a_signal_during_an_evaluation_saves_the_step(number, text, tmp_path, mo
         return evaluate(*args, **kwargs)
 
     monkeypatch.setattr(
-        loop, "evaluate_heldout", lambda *a, **k: interrupted(*a, **k) if "cut" not in k else evaluate(*a, **k)
+        loop,
+        "evaluate_heldout",
+        lambda *a, **k: interrupted(*a, **k) if "cut" not in k else evaluate(*a, **k),
     )
     assert loop.run(config, tmp_path / "run") == 128 + number
     assert "saved at step 3 of 10" in capsys.readouterr().out
     assert saved(config, tmp_path / "run")[0] == 3
-    assert signal.getsignal(number) is handler  # as it was before
+    # as it was before
+    assert signal.getsignal(number) is handler
 
     monkeypatch.undo()
     assert loop.run(config, tmp_path / "run") == 0
@@ -52,25 +57,32 @@ def test_a_signal_during_an_evaluation_saves_the_step(number, text, tmp_path, mo
 
 def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
     config = load(
-        text, "--config.optim.learning_rate=1e30", "--config.optim.clip_norm=1e30", "--config.log.eval_every=0"
+        text,
+        "--config.optim.learning_rate=1e30",
+        "--config.optim.clip_norm=1e30",
+        "--config.log.eval_every=0",
     )
     with pytest.raises(UserError, match="Lower --config.optim.learning_rate"):
         loop.run(config, tmp_path / "run")
     with pytest.raises(TypeError):
-        saved(config, tmp_path / "run")[0]  # nothing was saved
+        # nothing was saved
+        saved(config, tmp_path / "run")[0]
 
 
 def test_text_that_changed_is_refused_and_a_setting_that_is_new_is_not(text, tmp_path, monkeypatch):
     config = load(text, "--config.model.fusion=layer")
     loop.run(config, tmp_path / "run", until=1)
     older = to_dict(config)
-    del older["model"]["fusion"]  # as before there was a choice
+    # as before there was a choice
+    del older["model"]["fusion"]
     monkeypatch.setattr(loop.Checkpoints, "saved_config", lambda self: older)
     assert loop.run(config, tmp_path / "run", until=1) == 0
     with pytest.raises(UserError, match="model.fusion was 'layer', is 'head'"):
         loop.run(load(text, "--config.model.fusion=head"), tmp_path / "run", until=1)
     monkeypatch.undo()
-    before = json.loads((tmp_path / "run" / "corpus" / "train" / "manifest.json").read_text())["digest"]
+    before = json.loads((tmp_path / "run" / "corpus" / "train" / "manifest.json").read_text())[
+        "digest"
+    ]
     text.write_text("Another line of text.\n" * 400)
     with pytest.raises(UserError, match=f"has changed: it was text {before}.* another --workdir"):
         loop.run(config, tmp_path / "run")
@@ -82,7 +94,9 @@ LOCK = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcnt
 def test_a_workdir_has_one_run_at_a_time(text, tmp_path):
     config, workdir = load(text), tmp_path / "run"
     workdir.mkdir()
-    other = subprocess.Popen([sys.executable, "-c", LOCK, workdir / ".lock"], stdout=subprocess.PIPE)
+    other = subprocess.Popen(
+        [sys.executable, "-c", LOCK, workdir / ".lock"], stdout=subprocess.PIPE
+    )
     other.stdout.readline()
     with pytest.raises(UserError, match="another run is at work in .*run; wait for it"):
         loop.run(config, workdir, until=1)

@@ -12,8 +12,8 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.evals.inspect.count import Counts, ratio
-from rmat_jax.evals.inspect.text import DISTANCES, LEVELS, Readout, TextGauge, level
+from rmat_jax.evals.look.count import Counts, ratio
+from rmat_jax.evals.look.text import DISTANCES, LEVELS, Readout, TextGauge, level
 from rmat_jax.evals.plots import (
     BLUE,
     GREY,
@@ -29,14 +29,20 @@ from rmat_jax.evals.plots import (
     stack_streams,
 )
 
-MOST_LINES = 6  # layers drawn as lines; of more, as many spread evenly
-COLUMNS, ROWS = 84, 12  # of the passage
+# layers drawn as lines; of more, as many spread evenly
+MOST_LINES = 6
+# of the passage
+COLUMNS, ROWS = 84, 12
 
 
-def fusion(file: Path, streams: Sequence[str], shares_LS: np.ndarray, spread_LS: np.ndarray | None) -> None:
+def fusion(
+    file: Path, streams: Sequence[str], shares_LS: np.ndarray, spread_LS: np.ndarray | None
+) -> None:
     """Each layer's mixture; with weights for each head, the mean and the range over heads."""
     layers = np.arange(1, len(shares_LS) + 1)
-    figure, axes = new_figure("How each layer mixes its streams", height=bars_height(len(layers)) + 0.3)
+    figure, axes = new_figure(
+        "How each layer mixes its streams", height=bars_height(len(layers)) + 0.3
+    )
     if spread_LS is None:
         stack_streams(axes, streams, shares_LS)
         axes.set_xlabel("learned weight of the stream")
@@ -45,7 +51,14 @@ def fusion(file: Path, streams: Sequence[str], shares_LS: np.ndarray, spread_LS:
             at = layers + 0.24 * (place - (len(streams) - 1) / 2)
             low, high = spread_LS[..., place]
             axes.hlines(at, low, high, color=STREAM_COLOURS[stream], linewidth=3, alpha=0.45)
-            axes.plot(shares_LS[:, place], at, "o", color=STREAM_COLOURS[stream], markersize=6, label=stream)
+            axes.plot(
+                shares_LS[:, place],
+                at,
+                "o",
+                color=STREAM_COLOURS[stream],
+                markersize=6,
+                label=stream,
+            )
         axes.set_xlabel("learned weight of the stream: mean over heads, and range")
     axes.set(ylabel="layer", xlim=(0, 1))
     axes.set_yticks(layers)
@@ -59,7 +72,11 @@ def fusion(file: Path, streams: Sequence[str], shares_LS: np.ndarray, spread_LS:
 def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
     """Layers by heads: the memory's share of what they hand on, and how many slots they look at."""
     values = {
-        "Memory's share of each head's output": (ratio(counts.share_LH, counts.reads), "{:.0%}", (0, 1)),
+        "Memory's share of each head's output": (
+            ratio(counts.share_LH, counts.reads),
+            "{:.0%}",
+            (0, 1),
+        ),
         "Slots that each head spreads over": (
             ratio(counts.slots_LH, counts.reads),
             "{:.0f}",
@@ -68,7 +85,9 @@ def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
     }
     height = 1.4 + 0.42 * min(config.num_layers, 16)
     figure = Figure(figsize=(7, height), dpi=120, layout="constrained")
-    for axes, (title, (values_LH, form, limits)) in zip(figure.subplots(1, 2), values.items(), strict=True):
+    for axes, (title, (values_LH, form, limits)) in zip(
+        figure.subplots(1, 2), values.items(), strict=True
+    ):
         image = axes.imshow(values_LH, cmap="Blues", vmin=limits[0], vmax=limits[1], aspect="auto")
         axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
         axes.set(xlabel="head", ylabel="layer")
@@ -81,14 +100,24 @@ def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
             for (layer, head), value in np.ndenumerate(values_LH):
                 dark = value > limits[0] + 0.6 * (limits[1] - limits[0])
                 colour = "white" if dark else INK
-                axes.text(head, layer, form.format(value), ha="center", va="center", fontsize=8, color=colour)
+                axes.text(
+                    head,
+                    layer,
+                    form.format(value),
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=colour,
+                )
     save(figure, file)
 
 
 def gates(file: Path, config: RMATConfig, counts: Counts) -> None:
     """Openness along the text and along the chunk, one line a layer."""
     time = counts.means_by_time()
-    figure, upper, lower = _two_figures("How far the update gates open along the text", "... and along the chunk")
+    figure, upper, lower = _two_figures(
+        "How far the update gates open along the text", "... and along the chunk"
+    )
     middles = np.arange(config.writes) * config.run_len + (config.run_len - 1) / 2
     for axes, places, open_L in (
         (upper, time["tokens"], time["open_L"].T),
@@ -107,7 +136,9 @@ def channels(file: Path, open_LD: np.ndarray) -> None:
     figure, axes = new_figure("Some channels of a slot remember, others are overwritten")
     share = (np.arange(open_LD.shape[1]) + 0.5) / open_LD.shape[1]
     _layer_lines(axes, share, np.sort(open_LD, axis=1))
-    axes.set(xlabel="channels, those that keep most first", ylabel="mean openness\n(0 keeps, 1 replaces)")
+    axes.set(
+        xlabel="channels, those that keep most first", ylabel="mean openness\n(0 keeps, 1 replaces)"
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.xaxis.set_major_formatter("{x:.0%}")
     save(figure, file)
@@ -122,7 +153,10 @@ def retention(file: Path, config: RMATConfig, retention_LA: np.ndarray) -> None:
     if turn < chunks[-1]:
         axes.axvline(turn, color=INK, linewidth=0.9, linestyle=":")
         axes.text(turn, 0.03, " the entry's first turn to leave", color=INK, fontsize=8)
-    axes.set(xlabel=f"chunks since it was written (of {config.chunk_len} tokens)", ylabel="left of the entry")
+    axes.set(
+        xlabel=f"chunks since it was written (of {config.chunk_len} tokens)",
+        ylabel="left of the entry",
+    )
     axes.set(xlim=(0, chunks[-1]), ylim=(0, 1.03))
     axes.yaxis.set_major_formatter("{x:.0%}")
     save(figure, file)
@@ -146,7 +180,9 @@ def ages(file: Path, counts: Counts) -> None:
     upper.set_xlabel("chunks since the slot was last written")
     upper.xaxis.get_major_locator().set_params(integer=True)
     lower.set_xlabel("mean age of what the slot holds, in chunks (from this number to the next)")
-    lower.set_xticks(np.arange(mass_LX.shape[1]), [_short(2.0**power) for power in range(mass_LX.shape[1])])
+    lower.set_xticks(
+        np.arange(mass_LX.shape[1]), [_short(2.0**power) for power in range(mass_LX.shape[1])]
+    )
     save(figure, file)
 
 
@@ -164,7 +200,9 @@ def places(file: Path, config: RMATConfig, counts: Counts) -> None:
     upper.set_ylabel("memory's share\nof attention's output")
     upper.set_ylim(0, None)
     upper.yaxis.set_major_formatter("{x:.0%}")
-    saved = ratio(grouped(counts.place_bits_2C[1] - counts.place_bits_2C[0]), grouped(counts.place_tokens_C))
+    saved = ratio(
+        grouped(counts.place_bits_2C[1] - counts.place_bits_2C[0]), grouped(counts.place_tokens_C)
+    )
     lower.axhline(0, color=INK, linewidth=0.8)
     lower.bar(middles, saved, width=0.85 * group, color=BLUE)
     lower.set(xlabel="place in the chunk (tokens)", ylabel="memory saves\nbits per token")
@@ -188,8 +226,21 @@ def along(file: Path, counts: Counts, has_memory: bool) -> None:
     figure, axes = new_figure("What the text costs along its way", panels=2 if has_memory else 1)
     upper = axes[0] if has_memory else axes
     if has_memory:
-        upper.plot(time["tokens"], time["cut"], color=VERMILLION, linewidth=1.2, linestyle="--", label=WITHOUT)
-    upper.plot(time["tokens"], time["kept"], color=BLUE, linewidth=1.4, label=WITH if has_memory else "this model")
+        upper.plot(
+            time["tokens"],
+            time["cut"],
+            color=VERMILLION,
+            linewidth=1.2,
+            linestyle="--",
+            label=WITHOUT,
+        )
+    upper.plot(
+        time["tokens"],
+        time["kept"],
+        color=BLUE,
+        linewidth=1.4,
+        label=WITH if has_memory else "this model",
+    )
     upper.set_ylabel("bits per token")
     legend(upper)
     if has_memory:
@@ -202,7 +253,9 @@ def along(file: Path, counts: Counts, has_memory: bool) -> None:
 
 
 def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
-    """What memory saves on a word by when it was read before. False: there were too few words to draw."""
+    """What memory saves on a word by when it was read before. False: there were too few words to
+    draw.
+    """
     drawn = np.flatnonzero(gauge.count_X >= 10)
     if not len(drawn):
         return False
@@ -213,16 +266,22 @@ def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
     axes.axhline(0, color=INK, linewidth=0.8)
     colours = [GREY if x == DISTANCES else BLUE for x in drawn]
     axes.bar(np.arange(len(drawn)), mean, color=colours, width=0.7)
-    axes.errorbar(np.arange(len(drawn)), mean, 2 * error, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2)
+    axes.errorbar(
+        np.arange(len(drawn)), mean, 2 * error, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2
+    )
     labels = ["\nnever" if x == DISTANCES else _short(2.0**x) for x in drawn]
     axes.set_xticks(np.arange(len(drawn)), labels)
-    axes.set(xlabel="tokens since the word was last read (from this number to the next)", ylabel="bits saved a word")
+    axes.set(
+        xlabel="tokens since the word was last read (from this number to the next)",
+        ylabel="bits saved a word",
+    )
     border = np.searchsorted(drawn, np.log2(config.chunk_len)) - 0.5
     if -0.5 < border < len(drawn) - 0.5:
         label = "one chunk: memory alone has what lies further back"
         axes.axvline(border, color=INK, linewidth=0.9, linestyle=":", label=label)
         low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.18 * (high - low))  # room for the legend, above bars that hang from 0 too
+        # room for the legend, above bars that hang from 0 too
+        axes.set_ylim(low, high + 0.18 * (high - low))
         legend(axes)
     axes.grid(False, axis="x")
     save(figure, file)
@@ -254,10 +313,18 @@ def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
         if shade:
             colour = (*colours[np.sign(shade)], 0.15 * abs(shade) * 5 / LEVELS)
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, linewidth=0))
-        shown = character if character.isprintable() and font.get_char_index(ord(character)) else "·"
+        shown = (
+            character if character.isprintable() and font.get_char_index(ord(character)) else "·"
+        )
         if character == "\n":
             shown = "¶" if shade else ""
-        style = {"ha": "center", "va": "center", "family": "DejaVu Sans Mono", "fontsize": 7.5, "color": INK}
+        style = {
+            "ha": "center",
+            "va": "center",
+            "family": "DejaVu Sans Mono",
+            "fontsize": 7.5,
+            "color": INK,
+        }
         axes.text(column, row, shown, parse_math=False, **style)
     save(figure, file)
 
@@ -268,12 +335,21 @@ def _layer_lines(axes: Axes, places: np.ndarray, values_LX: np.ndarray, **style)
     shown = np.unique(np.linspace(0, count - 1, min(count, MOST_LINES)).astype(int))
     colours = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(shown)))
     for layer, colour in zip(shown, colours, strict=True):
-        axes.plot(places, values_LX[layer], color=colour, linewidth=1.5, label=f"layer {layer + 1}", **style)
+        axes.plot(
+            places,
+            values_LX[layer],
+            color=colour,
+            linewidth=1.5,
+            label=f"layer {layer + 1}",
+            **style,
+        )
     legend(axes)
 
 
 def _legend_above(axes: Axes, columns: int) -> None:
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, borderaxespad=0.2)
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, borderaxespad=0.2
+    )
 
 
 def _short(value: float) -> str:

@@ -1,4 +1,6 @@
-"""What a trained model does with its memory while it reads one text: numbers, figures, and the text itself, coloured."""
+"""What a trained model does with its memory while it reads one text: numbers, figures, and the text
+itself, coloured.
+"""
 
 import json
 import math
@@ -11,18 +13,21 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from rmat_jax.config import RMATConfig, UserError
+from rmat_jax.config import RMATConfig
 from rmat_jax.data.sources import read_blocks
+from rmat_jax.errors import UserError
 from rmat_jax.evals.gauges import fusion_weights
-from rmat_jax.evals.inspect import plots
-from rmat_jax.evals.inspect.count import Counts, ratio
-from rmat_jax.evals.inspect.read import begin, look, mark_ages, passage_chunks, windows
-from rmat_jax.evals.inspect.text import DISTANCES, TextGauge, page
+from rmat_jax.evals.look import plots
+from rmat_jax.evals.look.count import Counts, ratio
+from rmat_jax.evals.look.read import begin, look, mark_ages, passage_chunks, windows
+from rmat_jax.evals.look.text import DISTANCES, TextGauge, page
 from rmat_jax.evals.report import plain
 from rmat_jax.evals.suite import Subject, figure, load_subject, make_folder, say, table
 
-BLOCK = 1 << 16  # bytes of the text that are held at a time
-PATIENCE = 5.0  # seconds between two lines of progress
+# bytes of the text that are held at a time
+BLOCK = 1 << 16
+# seconds between two lines of progress
+PATIENCE = 5.0
 
 
 def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
@@ -31,21 +36,25 @@ def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
     Args:
         workdir: of a training run; its newest checkpoint is used.
         text: a file, read as one document.
-        out: folder, made if it is not there; gets inspect.md, its figures, inspect.json and, with a memory, text.html.
+        out: folder, made if it is not there; gets inspect.md, its figures, inspect.json and, with a
+            memory, text.html.
 
     Returns:
         The path of inspect.md.
 
     Raises:
-        UserError: no checkpoint, a model of synthetic data, a text that cannot be read or is empty, a folder that cannot
-            be made.
+        UserError: no checkpoint, a model of synthetic data, a text that cannot be read or is empty,
+            a folder that cannot be made.
     """
     workdir, text, out = Path(workdir), Path(text), Path(out)
     try:
         size = text.stat().st_size if text.is_file() else -1
-        opened = text.open("rb")  # once: what was read of a pipe is gone
+        # once: what was read of a pipe is gone
+        opened = text.open("rb")
     except OSError as error:
-        raise UserError(f"--text={text} cannot be read: {error.strerror}; give a text file") from error
+        raise UserError(
+            f"--text={text} cannot be read: {error.strerror}; give a text file"
+        ) from error
     with opened:
         return _inspect(workdir, text, opened, size, out)
 
@@ -79,12 +88,16 @@ def _inspect(workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path) 
     report = out / "inspect.md"
     report.write_text("\n\n".join([*head, *parts]) + "\n", encoding="utf-8")
     about = {"workdir": str(workdir), "step": subject.step, "text": str(text)}
-    (out / "inspect.json").write_text(json.dumps(plain(about | values), indent=1, allow_nan=False) + "\n")
+    (out / "inspect.json").write_text(
+        json.dumps(plain(about | values), indent=1, allow_nan=False) + "\n"
+    )
     return report
 
 
 def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: TextGauge) -> int:
-    """Counts over the whole text, whose bytes it returns. `size` in bytes is for the progress; -1: not known."""
+    """Counts over the whole text, whose bytes it returns. `size` in bytes is for the progress; -1:
+    not known.
+    """
     model, bytes_read = subject.config.model, 0
     looking, start, said = begin(model), time.perf_counter(), time.perf_counter()
 
@@ -114,7 +127,9 @@ def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: Te
 
 
 def _fusion(subject: Subject) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weights by layer and stream; where each head has its own, their mean, and the lowest and highest [2, L, S]."""
+    """Weights by layer and stream; where each head has its own, their mean, and the lowest and
+    highest [2, L, S].
+    """
     shares = fusion_weights(subject.config, subject.params)
     if shares.ndim == 2:
         return shares, None
@@ -131,7 +146,9 @@ def _values(
         "chunks": counts.chunks,
         "bits_per_byte": counts.bits[0] / bytes_read,
         "fusion": {stream: fusion_LS[:, place] for place, stream in enumerate(model.fused)},
-        "by_time": {name: x for name, x in counts.means_by_time().items() if name in ("tokens", "kept")},
+        "by_time": {
+            name: x for name, x in counts.means_by_time().items() if name in ("tokens", "kept")
+        },
     }
     if not model.has_memory:
         return values
@@ -147,7 +164,9 @@ def _values(
         "memory_share_by_head": ratio(counts.share_LH, counts.reads),
         "memory_share_by_place": ratio(counts.share_LC, counts.share_reads_C),
         "slots_by_head": ratio(counts.slots_LH, counts.reads),
-        "saved_by_place": ratio(counts.place_bits_2C[1] - counts.place_bits_2C[0], counts.place_tokens_C),
+        "saved_by_place": ratio(
+            counts.place_bits_2C[1] - counts.place_bits_2C[0], counts.place_tokens_C
+        ),
         "read_by_age": mass_LA,
         "read_by_age_if_alike": even_LA[0],
         "read_by_content_age": mass_LX,
@@ -158,7 +177,9 @@ def _values(
             "tokens": 2 ** np.arange(DISTANCES),
             "words": gauge.count_X[:-1],
             "bits": ratio(gauge.saved_X, gauge.count_X)[:-1],
-            "error": np.sqrt(np.maximum(gauge.squares_X / count - (gauge.saved_X / count) ** 2, 0) / count)[:-1],
+            "error": np.sqrt(
+                np.maximum(gauge.squares_X / count - (gauge.saved_X / count) ** 2, 0) / count
+            )[:-1],
             "first_words": gauge.count_X[-1],
             "first_bits": ratio(gauge.saved_X, gauge.count_X)[-1],
         },
@@ -211,13 +232,18 @@ def _sections(
     section("Along the text", "along.png", text)
     if len(model.fused) > 1:
         plots.fusion(out / "fusion.png", model.fused, fusion_LS, spread_LS)
-        shares = ", ".join(f"{s} {x.min():.0%} to {x.max():.0%}" for s, x in values["fusion"].items())
+        shares = ", ".join(
+            f"{s} {x.min():.0%} to {x.max():.0%}" for s, x in values["fusion"].items()
+        )
         text = f"The learned weights by layer: {shares}. They multiply what each stream returns, whatever its size"
         section("Fusion weights", "fusion.png", text + "; the next figure has what then arrives.")
     if not model.has_memory:
         return parts
     if not counts.reads:
-        return [*parts, f"The text ends within its first chunk of {model.chunk_len} tokens: no memory was read."]
+        return [
+            *parts,
+            f"The text ends within its first chunk of {model.chunk_len} tokens: no memory was read.",
+        ]
 
     plots.heads(out / "heads.png", model, counts)
     shares, slots = values["memory_share_by_head"], values["slots_by_head"]
@@ -239,7 +265,10 @@ def _sections(
     )
     _gates(out, model, counts, values, section)
     plots.retention(out / "retention.png", model, values["retention"])
-    half = ", ".join("not within sight" if math.isnan(x) else f"{x:.0f} chunks" for x in values["half_life_chunks"])
+    half = ", ".join(
+        "not within sight" if math.isnan(x) else f"{x:.0f} chunks"
+        for x in values["half_life_chunks"]
+    )
     text = (
         "An entry is followed from its writing: of each channel the product of (1 - z) over all gates that it passed is "
         f"left, shown as the mean over channels. Half of it is gone after, by layer: {half}."
@@ -294,17 +323,28 @@ def _gates(out: Path, model: RMATConfig, counts: Counts, values: dict[str, Any],
 
 
 def _text(out: Path, gauge: TextGauge) -> list[str]:
-    parts = ["## The text itself", "[text.html](text.html) shows passages with every character's bits."]
+    parts = [
+        "## The text itself",
+        "[text.html](text.html) shows passages with every character's bits.",
+    ]
     if gauge.best:
         best = gauge.best[0]
         plots.passage(out / "passage.png", list(gauge.readouts(best)), best.start)
         parts.append(figure("Where memory helped most", "passage.png"))
     if gauge.words:
         lines = [
-            (f"{word.start:,}", _quoted(word.before, word.text), f"{word.kept + word.saved:.1f}", f"{word.kept:.1f}")
+            (
+                f"{word.start:,}",
+                _quoted(word.before, word.text),
+                f"{word.kept + word.saved:.1f}",
+                f"{word.kept:.1f}",
+            )
             for word in gauge.words
         ]
-        parts += ["Words on which memory saved most:", table(("token", "", "bits without", "with memory"), lines)]
+        parts += [
+            "Words on which memory saved most:",
+            table(("token", "", "bits without", "with memory"), lines),
+        ]
     return parts
 
 

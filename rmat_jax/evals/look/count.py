@@ -3,10 +3,12 @@
 import numpy as np
 
 from rmat_jax.config import IGNORE, RMATConfig
-from rmat_jax.evals.inspect.read import Seen, horizon, mark_ages
+from rmat_jax.evals.look.read import Seen, horizon, mark_ages
 
-BINS = 96  # of a timeline
-AGE_BINS = 32  # of the content's age: 1, 2..3, 4..7, ... chunks
+# of a timeline
+BINS = 96
+# of the content's age: 1, 2..3, 4..7, ... chunks
+AGE_BINS = 32
 
 
 class Timeline:
@@ -39,13 +41,19 @@ class Counts:
         layers, heads, chunk = config.num_layers, config.num_heads, config.chunk_len
         self.config = config
         self.chunks = self.tokens = 0
-        self.bits = np.zeros(2)  # with memory, and with it emptied before each chunk
+        # with memory, and with it emptied before each chunk
+        self.bits = np.zeros(2)
         self.place_bits_2C, self.place_tokens_C = np.zeros((2, chunk)), np.zeros(chunk)
-        self.time = Timeline()  # tokens, bits with, bits without; openness sums and writes; memory's share and reads
-        self.reads = 0  # queries that had a memory to read
-        self.mass_LA = np.zeros((layers, -(-config.slots // config.writes) + 1))  # by slots' age
-        self.even_LA = np.zeros_like(self.mass_LA)  # what it would be if all slots were read alike
-        self.content_mass_LX, self.content_even_LX = np.zeros((2, layers, AGE_BINS))  # by the age of what slots held
+        # tokens, bits with, bits without; openness sums and writes; memory's share and reads
+        self.time = Timeline()
+        # queries that had a memory to read
+        self.reads = 0
+        # by slots' age
+        self.mass_LA = np.zeros((layers, -(-config.slots // config.writes) + 1))
+        # what it would be if all slots were read alike
+        self.even_LA = np.zeros_like(self.mass_LA)
+        # by the age of what slots held
+        self.content_mass_LX, self.content_even_LX = np.zeros((2, layers, AGE_BINS))
         self.share_LC, self.share_reads_C = np.zeros((layers, chunk)), np.zeros(chunk)
         self.share_LH, self.slots_LH = np.zeros((2, layers, heads))
         self.open_LD = np.zeros((layers, config.width))
@@ -62,7 +70,9 @@ class Counts:
 
     def _add(self, seen: Seen, scored_C: np.ndarray) -> None:
         count, layers = int(scored_C.sum()), self.config.num_layers
-        bits_2C = np.stack([seen.loss_C, seen.loss_C if seen.cut_C is None else seen.cut_C]) / np.log(2)
+        bits_2C = np.stack(
+            [seen.loss_C, seen.loss_C if seen.cut_C is None else seen.cut_C]
+        ) / np.log(2)
         self.tokens += count
         self.bits += bits_2C.sum(1)
         self.place_bits_2C += bits_2C
@@ -72,7 +82,8 @@ class Counts:
             reads = count
             share_L = seen.share_LC[:, scored_C].sum(1)
             self._add_reads(seen, scored_C)
-        if self.config.has_memory and count == len(scored_C):  # a padded chunk's write means nothing
+        # a padded chunk's write means nothing
+        if self.config.has_memory and count == len(scored_C):
             self._add_left(seen)
             if self.config.gate != "none":
                 open_L, writes = seen.open_LK.sum(1), seen.writes_K.sum()
@@ -126,18 +137,26 @@ class Counts:
         }
 
     def retention_LA(self) -> np.ndarray:
-        """How much is left of an entry 0, 1, 2, ... chunks after it was written, as far as the text allowed to see."""
+        """How much is left of an entry 0, 1, 2, ... chunks after it was written, as far as the text
+        allowed to see.
+        """
         known = self.left_A > 0
         return self.left_LA[:, known] / self.left_A[known]
 
     def read_by_age_LA(self) -> tuple[np.ndarray, np.ndarray]:
-        """Share of the memory's attention by the slot's age, 1, 2, ... chunks; and if all slots were read alike."""
+        """Share of the memory's attention by the slot's age, 1, 2, ... chunks; and if all slots
+        were read alike.
+        """
         return ratio(self.mass_LA[:, 1:], self.reads), ratio(self.even_LA[:, 1:], self.reads)
 
     def read_by_content_LX(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same by the mean age of what the slot held, 1, 2..3, 4..7, ... chunks, as far as there was any."""
+        """The same by the mean age of what the slot held, 1, 2..3, 4..7, ... chunks, as far as
+        there was any.
+        """
         last = int(np.flatnonzero(self.content_even_LX.any(0)).max(initial=0)) + 1
-        return ratio(self.content_mass_LX[:, :last], self.reads), ratio(self.content_even_LX[:, :last], self.reads)
+        return ratio(self.content_mass_LX[:, :last], self.reads), ratio(
+            self.content_even_LX[:, :last], self.reads
+        )
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray | float) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""The train step on a mesh: the one of `step.py`, jitted with explicit shardings, or mapped by pmap."""
+"""The train step on a mesh: the one of `step.py`, jitted with explicit shardings, or mapped by
+pmap.
+"""
 
 import functools
 from collections.abc import Callable
@@ -8,14 +10,17 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rmat_jax import sharding
-from rmat_jax.config import Config, UserError
+from rmat_jax.config import Config
+from rmat_jax.errors import UserError
 from rmat_jax.modules import carry
-from rmat_jax.state import TrainState, init_state
-from rmat_jax.step import Batch, Sums, Totals, train_step
+from rmat_jax.train import sharding
+from rmat_jax.train.state import TrainState, init_state
+from rmat_jax.train.step import Batch, Sums, Totals, train_step
 
 
-def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
     """Shapes, dtypes and shardings of the train state.
 
     Raises:
@@ -33,16 +38,26 @@ def abstract_state(config: Config, optimizer: optax.GradientTransformation, mesh
             f"eval_batch_size={config.eval_batch_size} must be a multiple of {named} = {lanes}; try "
             f"eval_batch_size={-(-config.eval_batch_size // lanes) * lanes}"
         )
-    tensor, heads, vocabulary = mesh.shape["tensor"], config.model.num_heads, config.model.vocab_size
+    tensor, heads, vocabulary = (
+        mesh.shape["tensor"],
+        config.model.num_heads,
+        config.model.vocab_size,
+    )
     if heads % tensor:
-        raise UserError(f"mesh.tensor={tensor} must divide num_heads={heads}: each device has whole heads")
+        raise UserError(
+            f"mesh.tensor={tensor} must divide num_heads={heads}: each device has whole heads"
+        )
     if vocabulary % tensor:
         larger = -(-vocabulary // tensor) * tensor
-        raise UserError(f"mesh.tensor={tensor} must divide vocab_size={vocabulary}; try model.vocab_size={larger}")
+        raise UserError(
+            f"mesh.tensor={tensor} must divide vocab_size={vocabulary}; try model.vocab_size={larger}"
+        )
     return sharding.placed(mesh, jax.eval_shape(functools.partial(init_state, config, optimizer)))
 
 
-def make_init(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> Callable[[], TrainState]:
+def make_init(
+    config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[], TrainState]:
     """`init_state`, each device making its own part."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
     return jax.jit(functools.partial(init_state, config, optimizer), out_shardings=shardings)
@@ -51,7 +66,8 @@ def make_init(config: Config, optimizer: optax.GradientTransformation, mesh: Mes
 def make_train_step(
     config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-    """The compiled `train_step`. It takes the state that it is given and leaves nothing of it (donation).
+    """The compiled `train_step`. It takes the state that it is given and leaves nothing of it
+    (donation).
 
     Raises:
         UserError: the mesh does not fit the experiment.
@@ -73,7 +89,9 @@ def make_train_step(
 def _pmapped(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> Callable:
     """Each device of `data` runs the whole step on its lanes, with everybody's sums."""
     if jax.process_count() > 1:
-        raise UserError("mesh.parallelism='pmap' is for the devices of one process; use mesh.parallelism=jit")
+        raise UserError(
+            "mesh.parallelism='pmap' is for the devices of one process; use mesh.parallelism=jit"
+        )
     devices = mesh.devices.flatten().tolist()
 
     def summed(totals):

@@ -1,0 +1,457 @@
+"""Checkpoints: a pytree of arrays, what it means (step, config, small facts), and a digest of every
+leaf.
+
+Orbax writes in the background and commits a step as a whole. It restores flipped bits without a
+word and knows no way back to an older step; this file adds both. On disk a step is two Orbax items:
+`state`, a flat dict from leaf name to array, and `meta`, JSON: {format, crc32, body: {step, config,
+meta, leaves: {name: {dtype, shape, digest}}}}. A leaf's name is its path, such as
+`params/embed/table`.
+"""
+
+import functools
+import json
+import logging
+import shlex
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from rmat_jax.config import to_dict
+from rmat_jax.digests import digests, named
+from rmat_jax.errors import UserError
+from rmat_jax.train import processes
+from rmat_jax.types import Array, PyTree
+
+ABSENT = "(absent)"
+# of a config, when a run resumes: the training stays the same
+MAY_CHANGE = ("log", "mesh", "eval_batch_size")
+# of what is on disk; raise it when older code would misread the new
+FORMAT = 1
+
+
+@functools.cache
+def _quieten() -> None:
+    """A read or write that fails is raised to us, once. Orbax logs it besides, with tracebacks, and
+    abandons what else was under way, which Python then reports piece by piece: hundreds of lines
+    around the one that says what to do.
+    """
+    report = sys.unraisablehook
+
+    def not_of_orbax(record: logging.LogRecord) -> bool:
+        source = record.pathname if record.name == "absl" else record.getMessage()
+        return "orbax" not in source and "OCDBT" not in source
+
+    def report_others(unraisable: Any) -> None:
+        file = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
+        if "orbax" not in file and str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    logging.getLogger("absl").addFilter(not_of_orbax)
+    logging.getLogger("asyncio").addFilter(not_of_orbax)
+    sys.unraisablehook = report_others
+
+
+class Checkpoints:
+    """The checkpoints of one folder, for the run that writes there. A context manager; leaving it
+    waits for the save.
+
+    One run at a time, and each of its processes makes the same calls. What a killed run left
+    half-written is removed. What is committed stays as it is until the first `save`.
+    """
+
+    def __init__(self, folder: Any, keep: int = 2):
+        """Opens `folder`, which is created if need be; the newest `keep` steps stay on disk. Raises
+        UserError.
+        """
+        if keep < 1:
+            raise UserError(f"keep={keep} must be at least 1")
+        _quieten()
+        self.folder = _path(folder)
+        # the step last saved or restored here
+        self._held: int | None = None
+        self._damaged: set[int] = set()
+        policy = ocp.checkpoint_managers.LatestN(keep)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, cleanup_tmp_directories=True
+        )
+        try:
+            # Orbax takes a file for a folder until it writes
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot hold checkpoints: {_cause(error)}; choose another --workdir"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def save(
+        self, step: int, state: PyTree, config: Any, meta: Mapping[str, Any] | None = None
+    ) -> None:
+        """Starts to write `state` and returns; the caller may donate it at once. Waits until it is
+        computed.
+
+        Waits for the save before, too. A step that was just saved or restored here is not written
+        again.
+
+        Args:
+            step: steps done, hence also the position in the data; must grow.
+            state: jax arrays of the kinds that `digests` takes, in any containers; None stays None.
+            config: a dataclass of `rmat_jax.config`.
+            meta: small JSON values, which `restore` gives back.
+
+        Raises:
+            UserError: the save before failed; this one cannot start; or the folder has `step` or a
+                later one.
+        """
+        self.wait()
+        if step == self._held:
+            return
+        newest = max(set(_steps(self.folder)) - self._damaged, default=-1)
+        if step <= newest:
+            raise UserError(
+                f"{self.folder} has step {newest}, so step {step} is not new; choose another --workdir"
+            )
+        leaves_by_name = named(state)
+        leaves = {
+            name: {
+                "dtype": str(leaves_by_name[name].dtype),
+                "shape": list(leaves_by_name[name].shape),
+                "digest": digest,
+            }
+            for name, digest in digests(leaves_by_name).items()
+        }
+        sealed = _seal(
+            {"step": step, "config": to_dict(config), "meta": dict(meta or {}), "leaves": leaves}
+        )
+        # Orbax refuses size 0. On CPU it goes on reading these very buffers after it has returned,
+        # and relies on JAX, which gives no donated buffer away while NumPy views it (tested).
+        # Elsewhere it has copied them by then.
+        written = {name: leaf for name, leaf in leaves_by_name.items() if leaf.size}
+        try:
+            # or they would count among the newest
+            for damaged in sorted(self._damaged):
+                self._manager.delete(damaged)
+                self._damaged.remove(damaged)
+            args = ocp.args.Composite(
+                state=ocp.args.PyTreeSave(written), meta=ocp.args.JsonSave(sealed)
+            )
+            # not forced, it may skip a step and say nothing
+            self._manager.save(step, args=args, force=True)
+        except Exception as error:
+            raise self._lost(step, error) from error
+        self._held = step
+
+    def wait(self) -> None:
+        """Returns when the last save is committed: new processes see it.
+
+        Raises:
+            UserError: it failed, for example on a full disk. Raised once; the older steps are
+                intact.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            step, self._held = self._held, None
+            raise self._lost(step, error) from error
+
+    def close(self) -> None:
+        """Waits, then lets go of the folder. Raises what `wait` raises."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def restore(self, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The newest step that verifies, as (step, state, meta), bit for bit what was saved; None
+        if there is no step.
+
+        A step that cannot be read, or whose digests differ, costs a warning line on stderr that
+        says what is wrong with it; then the next older one is tried. The next `save` removes it.
+
+        Args:
+            abstract_state: ShapeDtypeStructs or arrays, in the containers that the result shall
+                have. Each leaf is placed by its `sharding`, on whatever mesh; without one, on this
+                process's first device.
+
+        Raises:
+            UserError: no step verifies; one has a newer format; its leaves differ from these in
+                name, dtype or shape.
+        """
+        wanted = named(abstract_state)
+
+        def read(step):
+            body = _read_body(self.folder, step)
+            return step, _read_leaves(self.folder, step, body["leaves"], wanted), body
+
+        self.wait()
+        found = _newest(
+            self.folder,
+            _steps(self.folder),
+            read,
+            self._damaged,
+            lambda found: _verify(found[1], found[2]["leaves"]),
+        )
+        self._held = found and found[0]
+        if found is None:
+            return None
+        step, leaves, body = found
+        return (
+            step,
+            jax.tree.unflatten(jax.tree.structure(abstract_state), leaves.values()),
+            body["meta"],
+        )
+
+    def saved_config(self) -> dict[str, Any] | None:
+        """The config of the newest step whose JSON is intact; None if there is no step. Raises like
+        `restore`.
+        """
+        self.wait()
+        body = _newest(
+            self.folder,
+            _steps(self.folder),
+            lambda step: _read_body(self.folder, step),
+            self._damaged,
+        )
+        return body and body["config"]
+
+    def _lost(self, step: int | None, error: BaseException) -> UserError:
+        return UserError(
+            f"{self.folder}: step {step} is not saved: {_cause(error)}; make room or change --workdir"
+        )
+
+
+class Restored(NamedTuple):
+    """What inference needs of a checkpoint."""
+
+    # of the saved state, as nested dicts
+    params: PyTree
+    config: dict[str, Any]
+    step: int
+    # of `Checkpoints.save`
+    meta: dict[str, Any]
+
+
+def restore_params(folder: Any, step: int | None = None) -> Restored:
+    """Parameters for inference, verified, on this process's first device. Nothing else of the state
+    is read.
+
+    `step`: None for the newest that verifies, with a warning line for each that does not.
+
+    Raises:
+        UserError: there is no such folder or step, or it is damaged.
+    """
+    _quieten()
+    folder = _path(folder)
+    there = sorted(_steps(folder))
+    if not there or (step is not None and step not in there):
+        lacks = f"no step {step}, only {', '.join(map(str, there))}" if there else "no checkpoint"
+        raise UserError(
+            f"{folder} has {lacks}; train first, or give the --workdir of a run that has one"
+        )
+
+    def read(step):
+        body = _read_body(folder, step)
+        saved = {name: leaf for name, leaf in body["leaves"].items() if name.startswith("params/")}
+        wanted = {
+            n: jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
+            for n, leaf in saved.items()
+        }
+        return _read_leaves(folder, step, saved, wanted), body, step
+
+    steps = there if step is None else [step]
+    leaves, body, step = _newest(
+        folder, steps, read, set(), lambda found: _verify(found[0], found[1]["leaves"])
+    )
+    params: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        _, *path, last = name.split("/")
+        node = params
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return Restored(params, body["config"], step, body["meta"])
+
+
+def differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], ignore: tuple[str, ...] = ()
+) -> list[tuple[str, Any, Any]]:
+    """The keys in which two `to_dict` configs differ, but for the groups in `ignore`: (dotted key,
+    value there, value here).
+
+    A key that only one of them has differs too: the other's value is ABSENT. Tuples equal lists,
+    since JSON has no tuples.
+    """
+
+    def flat(values, prefix=""):
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                yield from flat(value, f"{prefix}{key}.")
+            elif not any(f"{prefix}{key}.".startswith(f"{group}.") for group in ignore):
+                yield (
+                    f"{prefix}{key}",
+                    ",".join(map(str, value)) if isinstance(value, list | tuple) else value,
+                )
+
+    there, here = dict(flat(there)), dict(flat(here))
+    found = [(key, there.get(key, ABSENT), here.get(key, ABSENT)) for key in here | there]
+    return [(key, was, now) for key, was, now in found if was != now]
+
+
+def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raises a UserError that shows each key in which two configs differ, but for those that a
+    resumed run may change.
+    """
+    found = differences(saved, current, ignore=MAY_CHANGE)
+    if found:
+        shown = "; ".join(f"{key} was {was!r}, is {now!r}" for key, was, now in found)
+        flags = " ".join(
+            shlex.quote(f"--config.{key}={was}")
+            for key, was, now in found
+            if ABSENT not in (was, now)
+        )
+        back = f", or set back {flags}" if flags else ""
+        raise UserError(
+            f"this workdir was trained with another config: {shown}; choose another --workdir{back}"
+        )
+
+
+def _path(folder: Any) -> epath.Path:
+    path = epath.Path(folder)
+    # Orbax refuses relative ones
+    return path if "://" in str(folder) else path.expanduser().absolute()
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    """The committed steps, in any order; none if the folder does not exist."""
+    return [found.step for found in ocp.path.step.standard_name_format().find_all(folder)]
+
+
+def _newest(
+    folder: epath.Path,
+    steps: Iterable[int],
+    read: Callable[[int], Any],
+    damaged: set[int],
+    verify: Callable[[Any], None] = lambda found: None,
+) -> Any:
+    """`read` of the newest of `steps` for which neither it nor `verify` fails; those for which one
+    did join `damaged`.
+
+    All processes try the same steps, and what fails in one of them is damaged for all: `read` may
+    fail in one alone, `verify` computes with all of them and fails in all.
+    """
+
+    def attempt(step):
+        try:
+            return read(step), ""
+        except UserError:
+            raise
+        except Exception as error:
+            # whatever Orbax, TensorStore and the file system make of damaged files
+            return None, _cause(error)
+
+    steps = json.loads(processes.tell(json.dumps(sorted(steps, reverse=True)))[0])
+    for step in steps:
+        if step in damaged:
+            continue
+        found, wrong = processes.together(lambda step=step: attempt(step))
+        wrong = next(filter(None, processes.tell(wrong)), "")
+        if not wrong:
+            try:
+                verify(found)
+                return found
+            except ValueError as error:
+                wrong = str(error)
+        damaged.add(step)
+        if processes.is_main():
+            print(
+                f"warning: step {step} of {folder} is damaged, left out: {wrong}", file=sys.stderr
+            )
+    if steps:
+        raise UserError(
+            f"{folder}: damaged, all of step {', '.join(map(str, steps))}; bring back a copy or start anew"
+        )
+    return None
+
+
+def _read_body(folder: epath.Path, step: int) -> dict[str, Any]:
+    sealed = json.loads((folder / str(step) / "meta" / "metadata").read_text())
+    if sealed["format"] > FORMAT:
+        found = f"step {step} of {folder} has format {sealed['format']}"
+        raise UserError(f"{found}, this version of rmat_jax reads up to {FORMAT}; update it")
+    if sealed["crc32"] != _seal(sealed["body"])["crc32"]:
+        raise ValueError("its JSON is not what was written")
+    return sealed["body"]
+
+
+def _read_leaves(
+    folder: epath.Path, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, Array]:
+    """The leaves named in `wanted`, in its order. No other leaf is read. Shapes and dtypes are
+    those of the JSON's `saved`.
+    """
+    here = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
+    there = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in saved.items()}
+    for name in sorted(here | there):
+        if here.get(name) != there.get(name):
+            found = f"{name} is {here.get(name, 'absent')} here, {there.get(name, 'absent')} in step {step} of {folder}"
+            raise UserError(
+                f"{found}; use the code and flags that saved it, or choose another --workdir"
+            )
+        if here[name].split("[")[0].endswith("64") and not jax.config.jax_enable_x64:
+            raise UserError(f"step {step} of {folder} holds 64-bit arrays; set JAX_ENABLE_X64=1")
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    specs = {
+        name: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or place
+        )
+        for name, leaf in wanted.items()
+    }
+    item = {name: spec for name, spec in specs.items() if spec.size}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+    read = ocp.PyTreeCheckpointHandler().restore(folder / str(step) / "state", args=args)
+    empty = {
+        n: jnp.zeros(x.shape, x.dtype, device=x.sharding) for n, x in specs.items() if not x.size
+    }
+    return {name: (read | empty)[name] for name in wanted}
+
+
+def _verify(leaves: Mapping[str, Array], saved: Mapping[str, Any]) -> None:
+    """Raises a ValueError that names the leaves which differ from what was saved."""
+    digest = digests(leaves)
+    wrong = [
+        n
+        for n, leaf in leaves.items()
+        if (digest[n], str(leaf.dtype)) != (saved[n]["digest"], saved[n]["dtype"])
+    ]
+    if wrong:
+        raise ValueError(f"what was read of {', '.join(wrong)} is not what was saved")
+
+
+def _seal(body: Mapping[str, Any]) -> dict[str, Any]:
+    # as it will be read: lists for tuples, strings for integer keys
+    body = json.loads(json.dumps(body))
+    return {
+        "format": FORMAT,
+        "crc32": zlib.crc32(json.dumps(body, sort_keys=True).encode()),
+        "body": body,
+    }
+
+
+def _cause(error: BaseException) -> str:
+    """What first went wrong, in one line."""
+    while error.__cause__:
+        error = error.__cause__
+    text = " ".join(str(error).split(" [tensorstore_spec")[0].split())
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
