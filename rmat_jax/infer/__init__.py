@@ -1,34 +1,42 @@
-"""The room of those who use a trained model: read and write streams of any length, at constant
-memory and time a token.
+"""The room that uses a trained model: streams of any length, at constant memory and time a token.
 
-`Engine` and `Session` are the door; `score` says what a text costs; `decode` and `prefill` are the
-pure functions below. May import the model, data, checkpoints; never `step` or `loop`.
+`Engine` and `Session` are the door. `score` says what a text costs. `decode` and `prefill` are the
+pure functions below them. This room may import the model and the tokenizers, never `train`.
+
+The names are imported when they are first used: `Sampling` alone needs no JAX.
 """
 
-from rmat_jax.infer.engine import Engine
-from rmat_jax.infer.runs import generate, load_engine, load_run, score_files
-from rmat_jax.infer.sampling import Sampling
-from rmat_jax.infer.scoring import Cost, Scored, score
-from rmat_jax.infer.session import Piece, Session, Writing
-from rmat_jax.infer.streams import Requests, Streams, Written, begin, decode, prefill
+import importlib
 
-__all__ = [
-    "Cost",
-    "Engine",
-    "Piece",
-    "Requests",
-    "Sampling",
-    "Scored",
-    "Session",
-    "Streams",
-    "Writing",
-    "Written",
-    "begin",
-    "decode",
-    "generate",
-    "load_engine",
-    "load_run",
-    "prefill",
-    "score",
-    "score_files",
-]
+_HOMES = {
+    "Cost": "scoring",
+    "Engine": "engine",
+    "Piece": "job",
+    "Requests": "streams",
+    "Sampling": "sampling",
+    "Scored": "scoring",
+    "Session": "session",
+    "Streams": "streams",
+    "Writing": "session",
+    "Written": "streams",
+    "begin": "streams",
+    "decode": "streams",
+    "generate": "runs",
+    "load_engine": "runs",
+    "load_run": "runs",
+    "prefill": "streams",
+    "score": "scoring",
+    "score_files": "runs",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(globals() | _HOMES)

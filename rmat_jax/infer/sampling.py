@@ -1,4 +1,4 @@
-"""How a session writes: the rules, and their checks."""
+"""The rules by which a session writes, and their checks. They need no JAX."""
 
 import dataclasses
 import operator
@@ -10,19 +10,19 @@ from rmat_jax.infer.text import as_bytes
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a session writes.
+    """Holds the rules by which a session writes.
 
     Raises:
-        UserError: a value against its rule.
+        UserError: a value breaks its rule.
     """
 
-    # None: without end
+    # the most tokens of a text; None: no end
     max_new_tokens: int | None = 256
     # 0: the most likely token each time
     temperature: float = 0.8
-    # only the k most likely; 0: all
+    # only the k most likely tokens; 0: all
     top_k: int = 0
-    # only the fewest that together have this probability; 1: all
+    # only the fewest tokens that together have this probability; 1: all
     top_p: float = 1.0
     # the same seed gives the same text, in any company
     seed: int = 0

@@ -6,8 +6,9 @@ from rmat_jax.errors import UserError
 
 
 class Stops:
-    """Looks for stop sequences in bytes as they come, and holds back what may be the beginning of
-    one.
+    """Looks for stop sequences in bytes as they come.
+
+    It holds back the last bytes while they may be the beginning of a sequence.
     """
 
     def __init__(self, sequences: Sequence[bytes]):
@@ -15,8 +16,10 @@ class Stops:
         self._held = b""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
-        """More bytes: those that are certain to stand before any stop sequence, and whether one is
-        complete.
+        """Takes in more bytes.
+
+        Returns:
+            The bytes that are certain to stand before any sequence, and whether one is complete.
         """
         self._held += data
         found = [at for s in self._sequences if (at := self._held.find(s)) >= 0]
@@ -32,7 +35,7 @@ class Stops:
         return self._release(len(self._held) - max(begun, default=0)), False
 
     def rest(self) -> bytes:
-        """What was held back, when no more will come."""
+        """Returns the bytes that were held back, when no more will come."""
         return self._release(len(self._held))
 
     def _release(self, count: int) -> bytes:
@@ -41,8 +44,9 @@ class Stops:
 
 
 def completes(sequences: Sequence[bytes], token: bytes) -> bool:
-    """Whether a token may be where a stop sequence becomes complete: it holds one, or begins with
-    the end of one.
+    """Tells whether a stop sequence may become complete in this token.
+
+    The token holds a sequence then, or begins with the end of one.
     """
     return any(
         s in token
@@ -52,7 +56,13 @@ def completes(sequences: Sequence[bytes], token: bytes) -> bool:
 
 
 def as_bytes(text: str | bytes) -> bytes:
-    """UTF-8; what a shell passed on as escaped bytes becomes these bytes again."""
+    """Encodes text as UTF-8, and leaves bytes as they are.
+
+    Bytes that a shell passed on as escapes in a text become the same bytes again.
+
+    Raises:
+        UserError: the text holds a character that UTF-8 cannot encode.
+    """
     try:
         return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
     except UnicodeEncodeError as error:

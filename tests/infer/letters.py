@@ -61,10 +61,10 @@ def one_pass(config, tokens: list[int], params=None):
 
 def stands(session: Session):
     """Logits [V] of the session's next token, and its state."""
-    stream = session.fork()._stream
+    stream = session.fork().ticket.stream
     return np.asarray(stream.logits_BV[0], np.float64), stack_layers(stream.state)
 
 
 def bits(session: Session) -> list[bytes]:
     """Everything that a session remembers."""
-    return [np.asarray(x).tobytes() for x in jax.tree.leaves(session.fork()._stream)]
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(session.fork().ticket.stream)]

@@ -294,11 +294,11 @@ def test_rows_are_taken_in_turns():
         engine.step()
         tokens = np.array([session.tokens for session in sessions])
         for index, session in enumerate(sessions):
-            if session._job.ready:
+            if session.ticket.job.ready:
                 worst = max(worst, (tokens - heard[index])[np.arange(5) != index].max())
                 heard[index] = tokens
                 # as if somebody listened
-                session._job.ready.clear()
+                session.ticket.job.ready.clear()
     assert all(session.ended == "length" for session in sessions) and len(writing) == 5
     # at least one turn passed: there were more sessions than rows
     assert 256 <= worst <= 2 * (256 + 64)
@@ -311,7 +311,7 @@ def test_a_long_prompt_lets_others_read():
     for _ in range(3):
         engine.step()
     assert [session.tokens for session in short] == [11, 11]
-    assert 0 < long.tokens < 1001 and long._unread
+    assert 0 < long.tokens < 1001 and long.ticket.unread
 
 
 def test_one_session_does_not_silence_the_others():
@@ -362,7 +362,7 @@ def test_a_step_that_was_torn_says_so(monkeypatch):
     """The control to the interrupted ones: the rows are lost between two lines of a step."""
     engine = make_engine()
     session = engine.open(PROMPT)
-    module, decode = importlib.import_module("rmat_jax.infer.engine"), pure.decode
+    module, decode = importlib.import_module("rmat_jax.infer.rows"), pure.decode
 
     def torn(*arguments):
         decode(*arguments)
@@ -428,7 +428,7 @@ def test_an_interrupted_step_is_done_to_its_end(name, monkeypatch):
     engine = make_engine()
     session, other = engine.open(PROMPT), engine.open(PROMPT[::-1])
     expected = "".join(make_engine().open(PROMPT[::-1]).write(max_new_tokens=20))
-    function, module = getattr(pure, name), importlib.import_module("rmat_jax.infer.engine")
+    function, module = getattr(pure, name), importlib.import_module("rmat_jax.infer.rows")
 
     def interrupted(*arguments):
         monkeypatch.setattr(module, name, function)
@@ -441,7 +441,7 @@ def test_an_interrupted_step_is_done_to_its_end(name, monkeypatch):
     assert session.ended == "given up"
     told = [Letters.end, *Letters().encode(PROMPT)]
     # written before the signal was heard
-    told += [t for piece in session._job.ready for t in piece.tokens.tolist()]
+    told += [t for piece in session.ticket.job.ready for t in piece.tokens.tolist()]
     assert session.tokens == len(told)
     np.testing.assert_allclose(stands(session)[0], one_pass(CONFIG, told)[0][-1], atol=2e-5)
     assert "".join(other.write(max_new_tokens=20)) == expected
@@ -560,7 +560,7 @@ def test_what_cannot_be_read():
     for prompt in ([1.7, 2.2], [[1, 2], [3, 4]], [[1], [2, 3]], ["a"], 3, None, iter([1])):
         with pytest.raises(UserError, match="a prompt must be text, bytes or a list of token ids"):
             engine.open(prompt)
-    assert engine.open(bytearray(b"ab"))._unread[0].tolist() == [Letters.end, 0, 1]
+    assert engine.open(bytearray(b"ab")).ticket.unread[0].tolist() == [Letters.end, 0, 1]
     # nothing but the beginning of a document
     session = engine.open()
     assert (
