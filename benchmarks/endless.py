@@ -23,6 +23,7 @@ import numpy as np
 from rmat_jax import infer
 from rmat_jax.config import DataConfig
 from rmat_jax.data.sources import make_source, read_blocks
+from rmat_jax.runs import load_run
 
 # tokens after which memory is first looked at
 WARM_UP = 10_000
@@ -46,7 +47,7 @@ class Rows(NamedTuple):
 
 
 def measure(workdir: Path, tokens: int) -> Rows:
-    model, params, tokenizer = infer.load_run(workdir)
+    model, params, tokenizer = load_run(workdir)
     whole, again = [], []
     with tempfile.TemporaryDirectory() as folder:
         document = Path(folder) / "document"

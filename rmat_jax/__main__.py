@@ -1,4 +1,4 @@
-"""python -m rmat_jax COMMAND"""
+"""`python -m rmat_jax COMMAND`, and `rmat COMMAND` where the package is installed."""
 
 import os
 import signal
@@ -8,7 +8,13 @@ import sys
 # inside an import or a compiler can do anything.
 signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-from rmat_jax import cli, flags  # noqa: E402
+from rmat_jax import commands, flags  # noqa: E402
+
+
+def main() -> int:
+    """Runs the command that the arguments name, and returns its exit code."""
+    return flags.run(commands.main)
+
 
 if __name__ == "__main__":
-    sys.exit(flags.run(cli.main))
+    sys.exit(main())

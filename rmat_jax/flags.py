@@ -1,14 +1,17 @@
-"""From the command line to a frozen Config; and one clear line, exit code 2, for bad input."""
+"""Reads the command line: flags, the keys of a Config, and bad input as one clear line."""
 
 import argparse
 import contextlib
+import dataclasses
 import difflib
 import os
+import signal
 import sys
+import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from absl import flags as absl_flags
 from ml_collections import config_dict, config_flags
@@ -16,22 +19,11 @@ from ml_collections import config_dict, config_flags
 from rmat_jax.config import Config, from_dict, to_dict
 from rmat_jax.errors import UserError
 
-# Of train.py, beside the config's.
-OWN_FLAGS = (
-    "config",
-    "workdir",
-    "until",
-    "coordinator",
-    "num_processes",
-    "process_id",
-    "start_timeout",
-    "help",
-)
-
 
 def defaults() -> config_dict.ConfigDict:
-    """Every key of Config with its default: what a file in configs/ starts from. Unknown keys are
-    errors.
+    """Gives every key of Config its default; a file in configs/ starts from this.
+
+    Setting a key that Config does not have is an error.
     """
     return config_dict.ConfigDict(to_dict(Config())).lock()
 
@@ -66,15 +58,17 @@ def _check_override(override: str, known: list[str], own: Sequence[str]) -> None
         raise UserError(f"{override!r} has no value; write {override}=VALUE, without a space")
 
 
-def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = OWN_FLAGS) -> Config:
-    """Runs `get_config()` of a Python file, applies `--config.section.key=value` overrides, checks
-    the result.
+def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = ()) -> Config:
+    """Runs `get_config()` of a Python file, sets keys of the result, and checks it.
 
-    `own`: the command's flags beside these, which a misspelt one may mean.
+    Args:
+        path: the file.
+        overrides: arguments `--config.section.key=value`.
+        own: the names of the command's own flags, one of which a misspelt argument may mean.
 
     Raises:
-        UserError: a file that is missing or fails, a key that no config has, a value of the wrong
-            type or against a rule.
+        UserError: the file is missing or fails, an override names no key of a config, or a value
+            has the wrong type or breaks a rule.
     """
     if not Path(path).is_file():
         files = (
@@ -94,7 +88,7 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = O
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
         with warnings.catch_warnings():
-            # its way to load
+            # ml_collections loads the file in an old way.
             warnings.filterwarnings(
                 "ignore", message="the load_module", category=DeprecationWarning
             )
@@ -105,48 +99,101 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = O
     except absl_flags.Error as error:
         raise UserError(str(error).replace("\n", " ")) from error
     except Exception as error:
-        # whatever the file's code raises
+        # The file's code may raise anything.
         raise UserError(
             f"config file {path!r} failed: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     return from_dict(Config, result)
 
 
+def add_fields(
+    parser: argparse.ArgumentParser, kind: type, texts: Mapping[str, tuple[str, str]]
+) -> None:
+    """Adds a flag for every field of a dataclass, with the field's own type and default.
+
+    A field whose default is an empty tuple becomes a flag that may be given several times.
+
+    Args:
+        parser: gets the flags.
+        kind: the dataclass.
+        texts: the placeholder and the help text of each field. `%(default)s` in a text stands for
+            the default.
+    """
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        metavar, text = texts[field.name]
+        how: dict[str, Any] = {"default": field.default, "type": _scalar(hints[field.name])}
+        if field.default == ():
+            how = {"default": [], "action": "append"}
+        parser.add_argument(f"--{field.name}", metavar=metavar, help=text, **how)
+
+
+def _scalar(hint: Any) -> type:
+    """Finds int, float or str in a hint such as `int | None`."""
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if kind in (int, float, str)]
+    return kinds[0] if kinds else str
+
+
+def fields_of(args: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """Picks the values that `add_fields` of the same dataclass has read."""
+    return {field.name: getattr(args, field.name) for field in dataclasses.fields(kind)}
+
+
 def folder(text: str) -> Path:
-    """A path as the shell's user meant it: the ~ of --workdir=~/runs is not always expanded before
-    it gets here.
+    """Reads a path as the shell's user meant it.
+
+    The ~ of --workdir=~/runs is not always expanded before it gets here.
     """
     if "://" in text:
         raise argparse.ArgumentTypeError(
-            f"{text} is an address, not a path; mount the bucket (gcsfuse, s3fs) and give the mount's path"
+            f"{text} is an address, not a path; mount the bucket (gcsfuse, s3fs) "
+            "and give the mount's path"
         )
     return Path(text).expanduser()
 
 
 def whole_numbers(text: str) -> list[int]:
-    """Of a flag such as --seeds=0,1,2."""
+    """Reads a list of numbers, such as the one in --seeds=0,1,2."""
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} must be whole numbers, such as 0,1,2") from None
 
 
+def check_files(*files: Path | None) -> None:
+    """Checks that files can be written, before the work whose results they will hold.
+
+    Raises:
+        UserError: a file's folder does not exist, or the file is a folder.
+    """
+    for file in filter(None, files):
+        if not file.absolute().parent.is_dir():
+            raise UserError(
+                f"{file} cannot be written: there is no folder {file.parent}; make it first"
+            )
+        if file.is_dir():
+            raise UserError(f"{file} cannot be written: it is a folder; give a file in it")
+
+
 def stdin() -> BinaryIO:
-    """Standard input. Raises UserError where the shell has closed it."""
+    """Returns standard input. Raises UserError where the shell has closed it."""
     if sys.stdin is None:
         raise UserError("standard input is closed; give it text, or a file name instead of -")
     return sys.stdin.buffer
 
 
 def stdout() -> TextIO:
-    """Standard output. Raises UserError where the shell has closed it."""
+    """Returns standard output. Raises UserError where the shell has closed it."""
     if sys.stdout is None:
         raise UserError("standard output is closed; leave it open, or write to /dev/null")
     return sys.stdout
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are UserErrors, and whose help shows the docstring as it stands."""
+    """Parses arguments as argparse does, but its errors are UserErrors.
+
+    Help shows a description as it stands.
+    """
 
     def __init__(self, *args, **kwargs):
         kwargs |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
@@ -156,35 +203,47 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help shows an example")
 
 
-def run(main: Callable[[], int | None]) -> int:
-    """Calls a command and returns its exit code: 0, what it returns, or 2 with one line on bad
-    input.
+def interrupts_raise() -> None:
+    """Lets Ctrl-C raise KeyboardInterrupt from here on, since there is something to lose.
 
-    Programs that it compiles are kept between runs, so that a restart is quick; JAX reads where
-    when it is first imported.
+    `python -m rmat_jax` ends on the spot before. Ctrl-C stays ignored where the shell ignores it.
     """
+    # Outside the main thread signals are not ours.
+    with contextlib.suppress(ValueError):
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """Calls a command and returns its exit code: what the command returns, or 0 for None.
+
+    Bad input is one line on standard error and the code 2. Ctrl-C is 130.
+
+    The programs that JAX compiles are kept between runs, so that a restart is quick.
+    """
+    # JAX reads this when it is first imported.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmat_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     try:
         return main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        # standard output may be closed
+        # Standard output may be closed.
         with contextlib.suppress(AttributeError):
             try:
                 sys.stdout.flush()
             except OSError:
-                # a full disk: nothing of it is lost that could be kept
+                # The disk is full: nothing is lost that could be kept.
                 _drop_stdout()
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # the reader of a pipe has seen enough
+        # The reader of a pipe has seen enough.
         _drop_stdout()
         return 0
 
 
 def _drop_stdout() -> None:
-    """What is still to be written goes nowhere, or Python would try again at its exit."""
+    """Discards the rest of the output. Python would try to write it again at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -31,7 +31,7 @@ LONGEST = [
     "plan/test_plan.py",
     "laws/test_streaming.py",
     "infer/test_engine.py",
-    "infer/test_runs.py",
+    "commands/test_generate.py",
     "train/test_resume.py",
 ]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import train
-from rmat_jax import cli, flags, infer
+from rmat_jax import commands, flags, infer
 from rmat_jax.config import RMATConfig
 from rmat_jax.errors import UserError
 from rmat_jax.model import RMAT
@@ -225,11 +225,13 @@ COMMANDS = {
 def test_commands(case, run, workdir):
     arguments, parts = COMMANDS[case]
     where = [f"--workdir={workdir}"] if arguments[0] != "generat" else []
-    assert_one_line(run(main=lambda: cli.main([*arguments, *where])), *parts)
+    assert_one_line(run(main=lambda: commands.main([*arguments, *where])), *parts)
 
 
 def test_a_workdir_without_a_checkpoint(run, tmp_path):
-    result = run(main=lambda: cli.main(["generate", "--prompt=a", f"--workdir={tmp_path / 'no'}"]))
+    result = run(
+        main=lambda: commands.main(["generate", "--prompt=a", f"--workdir={tmp_path / 'no'}"])
+    )
     assert_one_line(result, "no checkpoint")
     assert not Path(tmp_path / "no").exists()
 

@@ -1,5 +1,5 @@
 """What a token costs, in time and memory, beside models that remember in other ways.
 
-May import the core and `infer`; never `data`, `loop` or `cli`. PyTorch and transformers are used
-where they are installed.
+May import the core and `infer`; never `data`, `loop` or `commands`. PyTorch and transformers are
+used where they are installed.
 """

@@ -14,6 +14,7 @@ from rmat_jax.config import Config, from_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rmat_jax.errors import UserError
+from rmat_jax.evals.options import Options as Options
 from rmat_jax.infer import Engine
 from rmat_jax.model import RMAT
 from rmat_jax.train.checkpoint import restore_params
@@ -60,40 +61,6 @@ def load_subject(workdir: Path) -> Subject:
     return Subject(
         workdir, from_saved(Config, found.config), found.params, found.step, found.meta.get("data")
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the suites may be told; each uses what concerns it. A default of None means that the
-    suite needs no file.
-
-    Raises:
-        UserError: a value against its rule.
-    """
-
-    # a file or folder of long texts; None: the run's own held-out documents
-    text: str | None = None
-    # as far as `length` and `recall` look back
-    max_tokens: int = 65_536
-    # at most so many questions, dialogues, ... a suite or a cell of its table
-    examples: int = 100
-    # of what is drawn
-    seed: int = 0
-    # a folder of bAbI files, qa1_*_test.txt, ...
-    babi: str | None = None
-    # a file of JSON lines, or tfds:NAME
-    qa: str | None = None
-    # a file of JSON lines, or tfds:NAME
-    summary: str | None = None
-    # a file or folder of dialogues, or tfds:NAME
-    dialogue: str | None = None
-
-    def __post_init__(self):
-        for name in ("max_tokens", "examples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed} must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,12 +21,8 @@ _HOMES = {
     "Written": "streams",
     "begin": "streams",
     "decode": "streams",
-    "generate": "runs",
-    "load_engine": "runs",
-    "load_run": "runs",
     "prefill": "streams",
     "score": "scoring",
-    "score_files": "runs",
 }
 
 __all__ = list(_HOMES)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax import cli
+from rmat_jax import commands
 from rmat_jax.bench import gpt2, peers, profile, stream
 from rmat_jax.config import RMATConfig
 from rmat_jax.errors import UserError
@@ -61,7 +61,7 @@ def test_from_the_command_line_to_json_and_plot(small, config_file, tmp_path, ca
         "--profile",
         *small,
     ]
-    assert cli.main(["bench", "stream", *flags]) == 0
+    assert commands.main(["bench", "stream", *flags]) == 0
     printed = capsys.readouterr().out
     values = json.loads(json_file.read_text())
     assert plot_file.read_bytes().startswith(b"\x89PNG")
@@ -227,7 +227,7 @@ def test_bad_input_is_found_before_any_work(case, monkeypatch):
     if arguments[0] != "bench":
         arguments = ["bench", "stream", "--json=out.json", *arguments]
     with pytest.raises(UserError, match=message) as error:
-        cli.main(arguments)
+        commands.main(arguments)
     assert "\n" not in str(error.value)
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax import cli, flags
+from rmat_jax import commands, flags
 from rmat_jax.config import Config, DataConfig, to_dict
 from rmat_jax.data import make_data
 from rmat_jax.errors import UserError
@@ -282,7 +282,9 @@ def failing_check(subject, options):
 )
 def test_bad_requests_are_one_line_and_exit_with_2(given, message, workdir, tmp_path, capsys):
     code = flags.run(
-        lambda: cli.main(["evaluate", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *given])
+        lambda: commands.main(
+            ["evaluate", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *given]
+        )
     )
     assert code == 2
     assert message in (error := capsys.readouterr().err) and error.count("\n") == 1
@@ -308,7 +310,7 @@ def test_without_checkpoint_there_is_nothing_to_evaluate(tmp_path):
 
 def test_help_names_every_option_and_its_default(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", "--help"])
+        commands.main(["evaluate", "--help"])
     text = capsys.readouterr().out
     for name, value in vars(Options()).items():
         assert f"--{name}" in text

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax import cli, flags
+from rmat_jax import commands, flags
 from rmat_jax.config import Config
 from rmat_jax.errors import UserError
 from rmat_jax.interop.convert import export_weights, import_weights
@@ -128,7 +128,7 @@ def test_an_imported_workdir_writes_the_same_text(folder, capfdbinary):
     def write(name):
         capfdbinary.readouterr()
         assert (
-            cli.main(
+            commands.main(
                 [
                     "generate",
                     f"--workdir={folder / name}",
@@ -151,14 +151,16 @@ def test_the_commands_say_what_they_did(folder, tmp_path, monkeypatch, capsys):
     file = tmp_path / "x.safetensors"
     count = len(layout(config_of(folder).model))
     assert (
-        cli.main(["export", f"--workdir={folder / 'run'}", f"--file={file}", "--dtype=bfloat16"])
+        commands.main(
+            ["export", f"--workdir={folder / 'run'}", f"--file={file}", "--dtype=bfloat16"]
+        )
         == 0
     )
     size = file.stat().st_size
     out = capsys.readouterr().out
     assert out.startswith(f"written: {file}: {count} tensors, ") and out.count("\n") == 1
     assert f"{size:,} bytes, bfloat16, step 2" in out
-    assert cli.main(["import", f"--workdir={tmp_path / 'run'}", f"--file={file}"]) == 0
+    assert commands.main(["import", f"--workdir={tmp_path / 'run'}", f"--file={file}"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"made: {tmp_path / 'run'}: {count} tensors, ") and out.count("\n") == 1
     assert f"{size:,} bytes read, float32, step 2 there, step 0 here" in out
@@ -189,7 +191,7 @@ def test_the_commands_say_what_they_did(folder, tmp_path, monkeypatch, capsys):
             "invalid choice: 'int8'",
         ),
     ]:
-        assert flags.run(lambda: cli.main(arguments)) == 2  # noqa: B023 (called here)
+        assert flags.run(lambda: commands.main(arguments)) == 2  # noqa: B023 (called here)
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1 and message in captured.err, (
             captured.err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmat_jax import cli, flags
+from rmat_jax import commands, flags
 from rmat_jax.config import Config
 from rmat_jax.interop import compare, crosscheck
 from rmat_jax.interop.case import make_case
@@ -29,7 +29,7 @@ def run(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
 
     def run(*arguments):
-        code = flags.run(functools.partial(cli.main, ["crosscheck", *map(str, arguments)]))
+        code = flags.run(functools.partial(commands.main, ["crosscheck", *map(str, arguments)]))
         return code, *capsys.readouterr()
 
     return run
@@ -167,7 +167,7 @@ def test_a_new_dump_holds_what_the_old_one_holds(run, tmp_path):
 
 def test_a_replay_in_pytorch_needs_no_jax():
     block = "import sys; sys.modules.update(dict.fromkeys(['jax', 'jaxlib', 'flax', 'optax', 'orbax'])); "
-    replay = f"from rmat_jax import cli; sys.exit(cli.main(['crosscheck', '--against={GOLDEN}', '--framework=torch']))"
+    replay = f"from rmat_jax import commands; sys.exit(commands.main(['crosscheck', '--against={GOLDEN}', '--framework=torch']))"
     done = subprocess.run(
         [sys.executable, "-c", block + replay], cwd=ROOT, capture_output=True, text=True
     )

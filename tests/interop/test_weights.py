@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from rmat_jax import cli, flags
+from rmat_jax import commands, flags
 from rmat_jax.config import Config, to_dict
 from rmat_jax.errors import UserError
 from rmat_jax.interop.layout import from_jax, layout, random_weights, to_jax
@@ -284,7 +284,9 @@ def test_one_line_and_exit_code_2(case, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     file, workdir = tmp_path / "x.safetensors", tmp_path / "run"
     write(file)
-    assert flags.run(lambda: cli.main(["import", f"--file={file}", f"--workdir={workdir}"])) == 2
+    assert (
+        flags.run(lambda: commands.main(["import", f"--file={file}", f"--workdir={workdir}"])) == 2
+    )
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and len(captured.err) < 500, (
         captured.err

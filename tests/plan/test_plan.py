@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from benchmarks.backprop_memory import bytes_kept_a_chunk
-from rmat_jax import cli, flags
+from rmat_jax import commands, flags
 from rmat_jax.config import Config, MeshConfig, OptimConfig, to_dict
 from rmat_jax.errors import UserError
 from rmat_jax.plan import arithmetic, compiled, plan
@@ -254,7 +254,7 @@ def config_file(tmp_path, monkeypatch):
 def test_the_command(config_file, tmp_path, capsys):
     out = tmp_path / "plan.json"
     command = ["plan", f"--config={config_file}", "--topology=gpu:h100:8", "--config.mesh.fsdp=8"]
-    assert cli.main([*command, f"--json={out}"]) == 0
+    assert commands.main([*command, f"--json={out}"]) == 0
     printed = capsys.readouterr().out
     values = json.loads(out.read_text())
     assert values["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
@@ -278,13 +278,16 @@ def test_bad_input_is_one_line(arguments, says, config_file, monkeypatch, capsys
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name)
     )
-    assert flags.run(lambda: cli.main(["plan", f"--config={config_file}", *arguments])) == 2
+    assert flags.run(lambda: commands.main(["plan", f"--config={config_file}", *arguments])) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error
 
 
 def test_other_commands_still_refuse_what_they_do_not_know(capsys):
-    assert flags.run(lambda: cli.main(["score", "--workdir=x", "file.txt", "--config.seed=1"])) == 2
+    assert (
+        flags.run(lambda: commands.main(["score", "--workdir=x", "file.txt", "--config.seed=1"]))
+        == 2
+    )
     assert "--config.seed=1" in capsys.readouterr().err
 
 

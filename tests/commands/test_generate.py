@@ -1,9 +1,6 @@
-"""`generate` and `score`: bytes come out as they were written, and nothing is lost when somebody
-interrupts.
-"""
+"""`generate` prints bytes as they were written, and loses nothing when somebody interrupts."""
 
 import codecs
-import contextlib
 import errno
 import io
 import os
@@ -15,9 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmat_jax import cli, infer
+from rmat_jax import commands, infer
+from rmat_jax.commands import generate as command
 from rmat_jax.errors import UserError
-from rmat_jax.infer import load_engine
+from rmat_jax.runs import load_engine
 from tests.train.test_resume import ROOT
 
 PROMPT = "A line"
@@ -38,7 +36,7 @@ class Out(io.BytesIO):
 def generate(workdir, prompt=PROMPT, session=None, **sampling):
     out = Out()
     options = {"max_new_tokens": 60, "temperature": 5.0} | sampling
-    assert infer.generate(workdir, prompt, session, out, **options) == 0
+    assert command.generate(workdir, prompt, session, out, **options) == 0
     return out
 
 
@@ -97,7 +95,7 @@ def test_prompts_of_any_length_and_any_bytes(workdir, tmp_path, monkeypatch, cap
             "--temperature=0",
             *more,
         ]
-        assert cli.main(arguments) == 0
+        assert commands.main(arguments) == 0
         return capfdbinary.readouterr()
 
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text)))
@@ -179,7 +177,7 @@ def test_a_full_disk_loses_the_text_but_not_the_session(workdir, tmp_path):
 
     out = Full()
     with pytest.raises(UserError, match="No space left"):
-        infer.generate(
+        command.generate(
             workdir, PROMPT, tmp_path / "session", out, max_new_tokens=1000, temperature=0
         )
     assert load_engine(workdir).load(tmp_path / "session").tokens >= 1 + len(PROMPT) + len(
@@ -187,65 +185,14 @@ def test_a_full_disk_loses_the_text_but_not_the_session(workdir, tmp_path):
     )
 
 
-def test_a_full_disk_ends_score_by_name(workdir, tmp_path):
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    (tmp_path / "text").write_bytes(b"A line of text.\n")
-    with pytest.raises(UserError, match="output cannot be read or written: No space left"):
-        infer.score_files(workdir, [str(tmp_path / "text")], Full())
-
-
 def test_where_a_session_cannot_be_saved_is_found_before_any_work(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "rmat_jax.infer.runs.load_engine", lambda *_, **__: pytest.fail("work has begun")
-    )
+    monkeypatch.setattr("rmat_jax.runs.load_engine", lambda *_, **__: pytest.fail("work has begun"))
     for file, message in (
         (tmp_path, "is no file but a folder"),
         (tmp_path / "no" / "a", "no folder"),
     ):
         with pytest.raises(UserError, match=message):
             generate(workdir, session=file)
-
-
-def test_streams_that_the_shell_has_closed(workdir, monkeypatch):
-    monkeypatch.setattr("sys.stdin", None)
-    for arguments in (["generate", "--prompt=-"], ["score", "-"]):
-        with pytest.raises(UserError, match="standard input is closed"):
-            cli.main([*arguments, f"--workdir={workdir}"])
-    monkeypatch.setattr("sys.stdout", None)
-    with pytest.raises(UserError, match="standard output is closed"):
-        cli.main(["generate", "--prompt=a", f"--workdir={workdir}"])
-
-
-def test_an_interrupted_score_counts_what_was_scored(workdir, tmp_path, monkeypatch):
-    """The total is of the bytes that were read by the model, not of those that were read from the
-    disk.
-    """
-    (tmp_path / "text").write_bytes(b"A line of text, and another.\n" * 40)
-
-    def total(file, interrupt):
-        def interrupted(*arguments):
-            for count, scored in enumerate(score(*arguments)):
-                yield scored
-                if count == interrupt:
-                    raise KeyboardInterrupt
-
-        out, score = io.StringIO(), infer.score
-        monkeypatch.setattr("rmat_jax.infer.runs.score", interrupted)
-        with contextlib.suppress(KeyboardInterrupt):
-            infer.score_files(workdir, [str(file)], out)
-        monkeypatch.setattr("rmat_jax.infer.runs.score", score)
-        words = out.getvalue().splitlines()[-1].split()
-        return float(words[0]), int(words[4].replace(",", ""))
-
-    chunk = 8 * load_engine(workdir).model.config.chunk_len
-    bits, size = total(tmp_path / "text", 1)
-    # two calls, each of as many bytes as tokens
-    assert size == 2 * chunk
-    whole, all_of_it = total(tmp_path / "text", None)
-    assert all_of_it == 1160 and abs(bits - whole) < 0.5 and bits != whole
 
 
 def test_a_closed_pipe_is_no_error(workdir, tmp_path):
@@ -256,28 +203,10 @@ def test_a_closed_pipe_is_no_error(workdir, tmp_path):
     assert load_engine(workdir).load(tmp_path / "session").tokens >= 1 + len(PROMPT) + len(first)
 
 
-def test_score_reads_files_and_standard_input(workdir, tmp_path, capsys, monkeypatch):
-    """Bytes that are not UTF-8 are text too; an empty file costs nothing; documents do not see each
-    other.
-    """
-    data = [b"A line of text, and another.\n" * 40, b"", bytes(range(256)) * 3]
-    files = [tmp_path / f"{index}.txt" for index in range(3)]
-    for file, content in zip(files, data, strict=True):
-        file.write_bytes(content)
-
-    def score(*names):
-        assert cli.main(["score", f"--workdir={workdir}", *map(str, names)]) == 0
-        return [line.split() for line in capsys.readouterr().out.splitlines()]
-
-    first, empty, last, total = score(*files)
-    assert empty[:3] == ["empty,", "not", "scored"]
-    sizes = [int(line[4].replace(",", "")) for line in (first, last, total)]
-    assert sizes == [len(data[0]), len(data[2]), len(data[0]) + len(data[2])]
-    mean = (float(first[0]) * sizes[0] + float(last[0]) * sizes[1]) / sizes[2]
-    # four digits are printed
-    assert abs(float(total[0]) - mean) < 1e-4
-    assert score(files[2])[0][0] == last[0]
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data[0])))
-    assert score("-")[0][0] == first[0]
-    # the control
-    assert float(first[0]) != float(last[0])
+def test_output_that_the_shell_has_closed(workdir, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        commands.main(["generate", "--prompt=-", f"--workdir={workdir}"])
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(UserError, match="standard output is closed"):
+        commands.main(["generate", "--prompt=a", f"--workdir={workdir}"])

@@ -1,0 +1,103 @@
+"""Trains variants of one config with several seeds, and compares them.
+
+    python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/ablation --seeds=0,1,2
+    python -m rmat_jax ablate --config=configs/novels.py --out=runs/baselines --variants=baselines
+    python -m rmat_jax ablate --config=configs/recall.py --out=runs/gate \\
+        --variants=queue --vary="model.gate_bias=-4;-2;0"
+    python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/mine \\
+        --variant="deep: model.num_layers=6"
+
+All variants have the same tokens, optimiser and number of parameters. The variants are `grid` (each
+option that the base uses, changed alone), `baselines` (the models that one would compare with), or
+names out of these, separated by commas. The default is the grid; with --variant or --vary it is
+none. Every key of the config can be set, as in --config.data.path=books/.
+
+After Ctrl-C the same command goes on where it was. Runs that are finished under --out are not
+trained again, by other commands either.
+"""
+
+import argparse
+import shlex
+
+from rmat_jax import flags
+
+SETS_CONFIG = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="the config of the base, a file of configs/ or one of your own",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=flags.folder,
+        metavar="DIR",
+        help="the folder for the runs, report.md and its figures",
+    )
+    parser.add_argument(
+        "--variants", metavar="NAME[,NAME]", help="the variants to train (default grid)"
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME: KEY=VALUE ...",
+        help="a variant of your own; may be given several times",
+    )
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE;VALUE",
+        help="a key, with a variant for each value; may be given several times",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=flags.whole_numbers,
+        default="0",
+        metavar="N[,N]",
+        help="the seeds that every variant is trained with (default %(default)s)",
+    )
+    parser.add_argument(
+        "--parameters",
+        choices=("equal", "free"),
+        default="equal",
+        help="the rule for sizes; equal: a wider or narrower MLP makes up for the change "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the number of runs at a time, which share the cores (default %(default)s)",
+    )
+    parser.add_argument("--list", action="store_true", help="show the variants and train nothing")
+
+
+def main(args: argparse.Namespace) -> int:
+    config = flags.load_config(args.config, args.overrides, args.own)
+
+    from rmat_jax import ablate
+
+    names = args.variants
+    if names is None:
+        names = "" if args.variant or args.vary else "grid"
+    variants = ablate.named(config, names)
+    for text in args.vary:
+        variants += ablate.parse_vary(text)
+    variants += map(ablate.parse_variant, args.variant)
+    if args.list:
+        print("\n".join(f"{variant.name:24s} {variant}" for variant in variants))
+        return 0
+    command = shlex.join(["python", "-m", "rmat_jax", *args.typed])
+    equal = args.parameters == "equal"
+    code = ablate.ablate(
+        config, args.out, variants, args.seeds, equal=equal, jobs=args.jobs, command=command
+    )
+    print(f"written: {args.out / 'report.md'}")
+    return code

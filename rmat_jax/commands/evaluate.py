@@ -1,0 +1,69 @@
+"""Measures a trained model, and writes a report with plots.
+
+    python -m rmat_jax evaluate --workdir=runs/quickstart --suite=position --out=runs/quickstart
+    python -m rmat_jax evaluate --workdir=runs/mine --suite=length,recall --text=novels/ --out=far
+    python -m rmat_jax evaluate --workdir=runs/mine --suite=babi --babi=tasks/ --out=report
+
+The report is report.md, with every number in report.json. docs/evaluation.md says what each suite
+measures. The suites are position, length, recall, babi, qa, summary, dialogue and code.
+"""
+
+import argparse
+
+from rmat_jax import flags
+from rmat_jax.evals.options import Options
+
+OPTIONS = {
+    "text": (
+        "PATH",
+        "a file or folder of long texts for length and recall; "
+        "without it they read held-out documents of the run",
+    ),
+    "max_tokens": (
+        "N",
+        "the longest reach, in tokens, at which length and recall measure (default %(default)s)",
+    ),
+    "examples": ("N", "the most examples of a suite, or of a cell (default %(default)s)"),
+    "seed": ("N", "the seed of everything that is drawn (default %(default)s)"),
+    "babi": ("PATH", "a folder of bAbI files, for the suite babi"),
+    "qa": ("PATH", "questions on documents for the suite qa, a file of JSON lines or tfds:NAME"),
+    "summary": (
+        "PATH",
+        "documents and summaries for the suite summary, a file of JSON lines or tfds:NAME",
+    ),
+    "dialogue": ("PATH", "a file or folder of dialogues for the suite dialogue, or tfds:NAME"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=flags.folder,
+        metavar="DIR",
+        help="the folder of a training run",
+    )
+    parser.add_argument(
+        "--suite",
+        default="position",
+        metavar="NAME[,NAME]",
+        help="the suites to measure, in the order of the report (default %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=flags.folder,
+        metavar="DIR",
+        help="the folder for report.md, report.json and the plots",
+    )
+    flags.add_fields(parser, Options, OPTIONS)
+
+
+def main(args: argparse.Namespace) -> None:
+    options = Options(**flags.fields_of(args, Options))
+
+    from rmat_jax.evals.evaluate import evaluate
+
+    report = evaluate(args.workdir, tuple(args.suite.split(",")), args.out, options)
+    print(report.read_text().partition("\n## ")[0].strip())
+    print(f"\nwritten: {report}")

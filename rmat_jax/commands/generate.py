@@ -1,0 +1,200 @@
+"""Goes on with a text, and prints the new part as it is written.
+
+    python -m rmat_jax generate --workdir=runs/quickstart --prompt="def main("
+    cat story.txt | python -m rmat_jax generate --workdir=runs/mine --prompt=- --temperature=0.7
+    python -m rmat_jax generate --workdir=runs/mine --session=ann.safetensors --prompt="Ann: Hello."
+
+The second example reads a prompt of any length from standard input. The third keeps what the model
+remembers in a file: the next command with the same --session goes on from there. Ctrl-C ends the
+text, and the session is saved then too.
+"""
+
+import argparse
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from rmat_jax import flags
+from rmat_jax.commands.progress import PATIENCE, speed
+from rmat_jax.errors import UserError
+from rmat_jax.infer.sampling import Sampling
+from rmat_jax.infer.text import as_bytes
+from rmat_jax.signals import Signals
+
+if TYPE_CHECKING:
+    from rmat_jax.infer.session import Session
+
+# bytes of a prompt that are held at a time
+BLOCK = 1 << 16
+
+SAMPLING = {
+    "max_new_tokens": ("N", "the most tokens that the text may have (default %(default)s)"),
+    "temperature": (
+        "X",
+        "the temperature of the probabilities; 0 always takes the likeliest token "
+        "(default %(default)s)",
+    ),
+    "top_k": ("K", "the number of likeliest tokens to choose from; 0: all (default %(default)s)"),
+    "top_p": (
+        "P",
+        "the probability that the tokens to choose from share, the likeliest first; 1: all "
+        "(default %(default)s)",
+    ),
+    "seed": (
+        "N",
+        "the seed of the random choices; the same seed gives the same text (default %(default)s)",
+    ),
+    "stop": ("TEXT", "a text before which the output ends; may be given several times"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=flags.folder,
+        metavar="DIR",
+        help="the folder of a training run",
+    )
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="the text to go on with; - reads standard input"
+    )
+    parser.add_argument(
+        "--session",
+        type=flags.folder,
+        metavar="FILE",
+        help="a file that keeps what was read and written; the next command goes on from it",
+    )
+    flags.add_fields(parser, Sampling, SAMPLING)
+
+
+def main(args: argparse.Namespace) -> int:
+    prompt = flags.stdin() if args.prompt == "-" else args.prompt
+    out = flags.stdout().buffer
+    return generate(args.workdir, prompt, args.session, out, **flags.fields_of(args, Sampling))
+
+
+def generate(
+    workdir: Path,
+    prompt: str | BinaryIO | None,
+    session_file: Path | None,
+    out: BinaryIO,
+    **sampling,
+) -> int:
+    """Goes on with a text, and writes the new part to `out` as it comes.
+
+    Args:
+        workdir: the folder of a training run.
+        prompt: text, or an open file of any length. None goes on with the session as it stands.
+        session_file: a file to go on from, if it exists. The session is saved there at the end.
+        out: gets the bytes that were written, with whole characters.
+        sampling: the fields of `Sampling`. With `max_new_tokens=0` the prompt is only read.
+
+    Returns:
+        The exit code: 0, or 128 + the signal that ended the text. The session is saved then too.
+
+    Raises:
+        UserError: bad input.
+    """
+    goes_on = session_file is not None and session_file.exists()
+    reads_only = sampling.get("max_new_tokens") == 0
+    if reads_only and session_file is None:
+        raise UserError(
+            "max_new_tokens=0 must be at least 1; "
+            "it may be 0 with --session=FILE, which keeps what was read"
+        )
+    rules = Sampling(**sampling | {"max_new_tokens": 1} if reads_only else sampling)
+    if session_file is not None:
+        _check_writable(session_file)
+    if prompt is None and not goes_on:
+        raise UserError(
+            "there is no prompt; give --prompt=TEXT, or --prompt=- and text on standard input"
+        )
+
+    from rmat_jax.data.sources import read_blocks
+
+    blocks = filter(
+        None,
+        [as_bytes(prompt or "")] if isinstance(prompt, str | None) else read_blocks(prompt, BLOCK),
+    )
+    first = next(blocks, b"")
+    if not first and not goes_on:
+        raise UserError(
+            "the prompt is empty; give --prompt=TEXT, or --prompt=- and text on standard input"
+        )
+
+    # JAX is imported here.
+    from rmat_jax.runs import load_engine
+
+    engine = load_engine(workdir, rows=1)
+    session = engine.load(session_file) if goes_on else engine.open()
+    began, start = session.tokens, time.perf_counter()
+    _read_all(session, itertools.chain([first], blocks))
+    read, read_seconds = session.tokens - began, time.perf_counter() - start
+    start, failure = time.perf_counter(), None
+    with Signals("stopping after these tokens") as signals:
+        try:
+            text = () if reads_only else session.write(errors="surrogateescape", **vars(rules))
+            for piece in text:
+                out.write(piece.encode("utf-8", "surrogateescape"))
+                out.flush()
+                if signals.caught:
+                    # The loop goes on to the end of what is written already.
+                    session.stop()
+        except OSError as error:
+            # The session keeps what was written all the same.
+            session.stop()
+            failure = error
+        wrote, write_seconds = session.tokens - began - read, time.perf_counter() - start
+        if session_file is not None:
+            session.save(session_file)
+    if isinstance(failure, BrokenPipeError):
+        raise failure
+    if failure is not None:
+        raise UserError(
+            f"the text cannot be written: {failure.strerror}; make room, or write it elsewhere"
+        ) from failure
+    why = {
+        "end": ", the end of the document",
+        "stop": ", a stop sequence",
+        "given up": ", interrupted",
+    }
+    print(
+        f"\n[read {speed(read, read_seconds)}, wrote {speed(wrote, write_seconds)}"
+        f"{why.get(session.ended, '')}; state {session.state_bytes:,} bytes"
+        + (f"; {session_file} has read {session.tokens:,} tokens]" if session_file else "]"),
+        file=sys.stderr,
+    )
+    return 128 + signals.caught if signals.caught else 0
+
+
+def _read_all(session: "Session", blocks: Iterable[bytes]) -> None:
+    """Reads block after block, with a line of progress now and then."""
+    began, start, said = session.tokens, time.perf_counter(), time.perf_counter()
+    for block in blocks:
+        session.read(block)
+        session.catch_up()
+        if time.perf_counter() - said > PATIENCE:
+            said = time.perf_counter()
+            print(f"  read {speed(session.tokens - began, said - start)}", file=sys.stderr)
+
+
+def _check_writable(file: Path) -> None:
+    """Checks that a session can be saved, before any work that would be lost. Raises UserError."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise UserError(
+            f"{file} cannot be written: there is no folder {file.parent}; make it first"
+        )
+    if file.is_dir() or (file.exists() and not file.is_file()):
+        raise UserError(f"--session={file} is no file but a folder or a device; give a file")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written: {error.strerror}; choose a folder that can be written to"
+        ) from error

@@ -1,0 +1,44 @@
+"""Shows what a model does with its memory while it reads one text.
+
+    python -m rmat_jax inspect --workdir=runs/quickstart --text=my_program.py --out=look
+
+The text may have any length. The report is inspect.md, with figures: the weights of the branches,
+the gates, how long entries stay, and which slots are read. text.html is the text itself, coloured
+where the memory changed the prediction.
+"""
+
+import argparse
+
+from rmat_jax import flags
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=flags.folder,
+        metavar="DIR",
+        help="the folder of a training run",
+    )
+    parser.add_argument(
+        "--text",
+        required=True,
+        type=flags.folder,
+        metavar="FILE",
+        help="the text, which is read as one document",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=flags.folder,
+        metavar="DIR",
+        help="the folder for inspect.md, its figures and text.html",
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    from rmat_jax.evals.look.look import inspect
+
+    report = inspect(args.workdir, args.text, args.out)
+    print(report.read_text().partition("\n## ")[0].strip())
+    print(f"\nwritten: {report}")

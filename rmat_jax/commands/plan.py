@@ -1,0 +1,58 @@
+"""Says what a training step would take on accelerators that you do not have.
+
+    python -m rmat_jax plan --config=configs/pg19_1b.py --topology=v5e:16x16 --json=plan.json
+    python -m rmat_jax plan --config=configs/pg19_1b.py --topology=v5p:4x4x4 --config.mesh.fsdp=64
+    python -m rmat_jax plan --config=configs/pg19_150m.py --topology=gpu:h100:16 --advise
+
+It says the memory, the FLOPs and the bytes that devices exchange. Every key of the config can be
+set. Where the step does not fit, it tries what would fit, and shows it.
+
+For TPU slices (v4, v5e, v5p, v6e) it compiles the real train step. That takes minutes and
+`pip install "jax[tpu]"`, but no TPU. For GPUs (a100-40, a100-80, h100, h200, b200) the figures are
+arithmetic, and are marked so.
+"""
+
+import argparse
+import os
+import sys
+
+from rmat_jax import flags
+
+SETS_CONFIG = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="a file of configs/, or one of your own"
+    )
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="the accelerators, such as v5e:16x16, v5p:4x4x4 or gpu:h100:8",
+    )
+    parser.add_argument(
+        "--advise", action="store_true", help="say what would take less, even if the step fits"
+    )
+    parser.add_argument(
+        "--json", type=flags.folder, metavar="FILE", help="a JSON file for every number"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    flags.check_files(args.json)
+    config = flags.load_config(args.config, args.overrides, args.own)
+    # JAX reads these when it is imported. Accelerators that are there are not touched, and programs
+    # for accelerators that are not there cannot be taken from the cache (jax 0.10.2).
+    os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+    from rmat_jax.plan import plan
+
+    def progress(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    report = plan(config, args.topology, advise=args.advise, progress=progress)
+    print(report.text())
+    if args.json:
+        args.json.write_text(report.json())
+        print(f"written: {args.json}")

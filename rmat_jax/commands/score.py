@@ -1,0 +1,159 @@
+"""Says what texts cost a trained model, in bits per byte.
+
+    python -m rmat_jax score --workdir=runs/quickstart story.txt another.txt
+    zcat log.gz | python -m rmat_jax score --workdir=runs/mine -
+
+Each file is one document. Texts may have any length, and memory does not grow with them. The last
+line is the total. Ctrl-C prints the total of what was scored until then.
+"""
+
+import argparse
+import contextlib
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TextIO
+
+from rmat_jax import flags
+from rmat_jax.commands.progress import PATIENCE, speed
+from rmat_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rmat_jax.data.tokenizer import Tokenizer
+    from rmat_jax.model import RMAT
+    from rmat_jax.types import PyTree
+
+# bytes of a text that are held at a time
+BLOCK = 1 << 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=flags.folder,
+        metavar="DIR",
+        help="the folder of a training run",
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="a text to be scored; - reads standard input"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    if "-" in args.files:
+        flags.stdin()
+    score_files(args.workdir, args.files, flags.stdout())
+
+
+def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
+    """Prints what each file costs, in bits per byte, and the total, also if it is interrupted.
+
+    Args:
+        workdir: the folder of a training run.
+        files: paths; "-" is standard input.
+        out: gets the lines.
+
+    Raises:
+        UserError: bad input.
+    """
+    for name in files:
+        if name != "-" and (not Path(name).exists() or Path(name).is_dir()):
+            raise UserError(
+                f"{name} is no file that can be read; give text files, or - for standard input"
+            )
+    # JAX is imported here.
+    from rmat_jax.runs import load_run
+
+    model, params, tokenizer = load_run(workdir)
+    # There is a total to print from here on.
+    flags.interrupts_raise()
+    state_bytes = model.initial_state(1, closed=True).num_bytes()
+    total, start, said = _Cost(0, 0.0, 0), time.perf_counter(), time.perf_counter()
+
+    def line(cost, name):
+        bits = cost.nats / math.log(2) / max(cost.size, 1)
+        return f"{bits:8.4f} bits per byte  {cost.size:13,} bytes  {name}"
+
+    def finish(total):
+        if total.size:
+            pace = speed(total.tokens, time.perf_counter() - start)
+            print(line(total, f"total: {pace}, state {state_bytes:,} bytes"), file=out, flush=True)
+
+    so_far = _Cost(0, 0.0, 0)
+    try:
+        for name in files:
+            so_far = _Cost(0, 0.0, 0)
+            with (
+                contextlib.nullcontext(sys.stdin.buffer)
+                if name == "-"
+                else Path(name).open("rb") as opened
+            ):
+                for so_far in _costs(model, params, tokenizer, opened):
+                    if time.perf_counter() - said > PATIENCE:
+                        said = time.perf_counter()
+                        now = total + so_far
+                        pace = speed(now.tokens, said - start)
+                        print(line(now, f"so far: {pace}"), file=sys.stderr)
+            if so_far.size:
+                print(line(so_far, name), file=out, flush=True)
+                total += so_far
+            else:
+                print(f"{'':9}empty, not scored  {name}", file=out, flush=True)
+            so_far = _Cost(0, 0.0, 0)
+        finish(total)
+    except KeyboardInterrupt:
+        # The document that was interrupted counts as far as it was scored.
+        finish(total + so_far)
+        raise
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or 'the output'} cannot be read or written: {error.strerror}"
+        ) from error
+
+
+class _Cost(NamedTuple):
+    """Holds the cost of a text, or of the part of one that is scored."""
+
+    tokens: int
+    nats: float
+    # bytes
+    size: int
+
+    def __add__(self, other: "_Cost") -> "_Cost":
+        return _Cost(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def _costs(
+    model: "RMAT", params: "PyTree", tokenizer: "Tokenizer", opened: BinaryIO
+) -> Iterator[_Cost]:
+    """Yields the running totals of one document, and nothing for an empty one."""
+    from rmat_jax.data.sources import read_blocks
+    from rmat_jax.infer.scoring import score
+
+    # tokens and bytes of the blocks that are not scored yet
+    read: deque[tuple[int, int]] = deque()
+
+    def pieces():
+        for block in read_blocks(opened, BLOCK):
+            tokens = tokenizer.encode(block)
+            read.append((len(tokens), len(block)))
+            yield tokens
+
+    before = size = 0
+    for scored in score(model, params, pieces(), tokenizer.end):
+        new, before = scored.tokens - before, scored.tokens
+        while read and new >= read[0][0]:
+            new, size = new - read[0][0], size + read.popleft()[1]
+        # A block of which a part is scored counts by its share of the block's bytes.
+        if read:
+            tokens, block = read.popleft()
+            size += block * new // tokens
+            read.appendleft((tokens - new, block - block * new // tokens))
+        if size:
+            yield _Cost(scored.tokens, scored.nats, size)

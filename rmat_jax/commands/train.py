@@ -1,0 +1,76 @@
+"""Trains a model; the same command run again resumes by itself.
+
+    python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+    python train.py --config=configs/quickstart.py --workdir=runs/mine --config.data.path=my_texts/
+    srun python train.py --config=configs/pg19_150m.py --workdir=/shared/run
+
+`python -m rmat_jax train` is the same command. The third example runs on every host of a Slurm job;
+docs/pods.md has more of these.
+
+Every key of the config can be set, as in --config.model.chunk_len=256. `rmat_jax/config.py` lists
+the keys with their defaults. Ctrl-C saves the run before it ends.
+"""
+
+import argparse
+
+from rmat_jax import flags
+
+SETS_CONFIG = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="a file of configs/, or one of your own"
+    )
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=flags.folder,
+        metavar="DIR",
+        help="the folder for checkpoints, metrics and samples; a run that it holds goes on",
+    )
+    parser.add_argument(
+        "--until",
+        type=int,
+        metavar="STEP",
+        help="the step after which the run saves and stops; the same command resumes it later",
+    )
+    meeting = parser.add_argument_group(
+        "several processes",
+        "TPU pods, Slurm and Open MPI need none of these: there the processes find each other.",
+    )
+    meeting.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="the address at which process 0 listens; all processes give the same",
+    )
+    meeting.add_argument(
+        "--num_processes",
+        type=int,
+        metavar="N",
+        help="the number of processes; 1: this one does not look for others",
+    )
+    meeting.add_argument(
+        "--process_id",
+        type=int,
+        metavar="I",
+        help="the number of this process, from 0 to N-1; each gives another",
+    )
+    meeting.add_argument(
+        "--start_timeout",
+        type=int,
+        default=300,
+        metavar="SECONDS",
+        help="the time to wait for all processes (default %(default)s)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    config = flags.load_config(args.config, args.overrides, args.own)
+
+    # JAX is imported after the flags are checked: a typo should not wait for it.
+    from rmat_jax.train import loop, processes
+
+    flags.interrupts_raise()
+    processes.connect(args.coordinator, args.num_processes, args.process_id, args.start_timeout)
+    return processes.run(lambda: loop.run(config, args.workdir, until=args.until))

@@ -1,0 +1,40 @@
+"""What the suites of `evaluate` may be told. This module needs no JAX."""
+
+import dataclasses
+
+from rmat_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Holds what the suites may be told; each suite uses what concerns it.
+
+    A file whose default is None is needed by the suite of the same name alone.
+
+    Raises:
+        UserError: a value breaks its rule.
+    """
+
+    # a file or folder of long texts; None: the run's own held-out documents
+    text: str | None = None
+    # the longest reach, in tokens, at which `length` and `recall` measure
+    max_tokens: int = 65_536
+    # the most questions, dialogues, ... of a suite or of a cell in its table
+    examples: int = 100
+    # the seed of everything that is drawn
+    seed: int = 0
+    # a folder of bAbI files, qa1_*_test.txt, ...
+    babi: str | None = None
+    # a file of JSON lines, or tfds:NAME
+    qa: str | None = None
+    # a file of JSON lines, or tfds:NAME
+    summary: str | None = None
+    # a file or folder of dialogues, or tfds:NAME
+    dialogue: str | None = None
+
+    def __post_init__(self):
+        for name in ("max_tokens", "examples"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} must not be negative")

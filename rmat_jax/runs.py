@@ -1,0 +1,37 @@
+"""What a training run left in its workdir, ready for use: the model, its weights, its tokenizer."""
+
+from pathlib import Path
+
+from rmat_jax.config import Config, from_saved
+from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rmat_jax.infer.engine import Engine
+from rmat_jax.model import RMAT
+from rmat_jax.train.checkpoint import restore_params
+from rmat_jax.types import PyTree
+
+
+def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
+    """Loads the newest weights of a training run, with its model and its tokenizer.
+
+    Args:
+        workdir: the folder that the run was trained in, or that weights were imported into.
+
+    Raises:
+        UserError: the workdir has no checkpoint or no tokenizer.
+    """
+    params, values, *_ = restore_params(Path(workdir) / "checkpoints")
+    config = from_saved(Config, values)
+    return RMAT(config.model), params, load_tokenizer(config, Path(workdir) / "tokenizer")
+
+
+def load_engine(workdir: str | Path, rows: int = 8) -> Engine:
+    """Makes an engine with the newest weights of a training run.
+
+    Args:
+        workdir: the folder that the run was trained in, or that weights were imported into.
+        rows: sessions that are read or written at the same time.
+
+    Raises:
+        UserError: the workdir has no checkpoint or no tokenizer, or `rows` is below 1.
+    """
+    return Engine(*load_run(workdir), rows=rows)

@@ -1,0 +1,119 @@
+"""The table of commands: each has a help that reads well, and help starts no JAX."""
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+import train
+from rmat_jax import commands, flags
+from rmat_jax.evals.options import Options
+from rmat_jax.infer import Sampling
+from tests.train.test_resume import CONFIG, ROOT, small_flags
+
+
+def run(*arguments, **environment):
+    """What a process printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def actions(module) -> list[argparse.Action]:
+    parser = argparse.ArgumentParser(add_help=False)
+    module.add_arguments(parser)
+    return parser._actions
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_help_has_an_example_and_explains_every_flag(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        commands.main([name, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    module = commands.COMMANDS[name]
+    assert f"rmat_jax {name}" in text and text.count("--workdir=") + text.count("--config=")
+    assert max(map(len, text.splitlines())) <= 100
+    for action in actions(module):
+        assert action.help and action.help[0].islower() and not action.help.endswith(".")
+        assert not action.help.startswith(("of ", "that ", "gets ")), action.help
+
+
+def test_every_command_is_listed(capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n    {name}" in text for name in commands.COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["evaluate", "--help"]])
+def test_help_starts_no_jax(arguments):
+    program = f"""
+import sys
+from rmat_jax import commands
+try:
+    commands.main({arguments})
+except SystemExit:
+    pass
+print("jax" in sys.modules)
+"""
+    assert run("-c", program).endswith("False\n")
+
+
+@pytest.mark.parametrize("name, kind", [("generate", Sampling), ("evaluate", Options)])
+def test_flags_have_the_defaults_of_their_dataclass(name, kind):
+    """A run of the command without a flag is one with the dataclass's own defaults."""
+    found = {action.dest: action.default for action in actions(commands.COMMANDS[name])}
+    for field in dataclasses.fields(kind):
+        assert (found[field.name] or None) == (field.default or None)
+
+
+def test_a_field_gives_its_flag_a_type():
+    @dataclasses.dataclass
+    class Kind:
+        count: int | None = None
+        share: float = 0.5
+        name: str | None = None
+        words: tuple[str, ...] = ()
+
+    parser = flags.Parser()
+    flags.add_fields(parser, Kind, {field.name: ("X", "x") for field in dataclasses.fields(Kind)})
+    args = parser.parse_args(["--count=3", "--share=1", "--words=a", "--words=b"])
+    assert flags.fields_of(args, Kind) == {
+        "count": 3,
+        "share": 1.0,
+        "name": None,
+        "words": ["a", "b"],
+    }
+    assert isinstance(args.share, float)
+
+
+def test_train_is_a_command_and_a_program(tmp_path, monkeypatch, capsys):
+    """`python -m rmat_jax train` makes the run, and `train.py` finds it finished up to there."""
+    text = tmp_path / "text.txt"
+    text.write_text("A line of text, and another.\n" * 400)
+    given = [f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", *small_flags(text), "--until=1"]
+    run("-m", "rmat_jax", "train", *given, XDG_CACHE_HOME=str(tmp_path), XLA_FLAGS="")
+    step = (tmp_path / "run" / "checkpoints" / "1").stat().st_mtime_ns
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["train.py", *given])
+    assert flags.run(train.main) == 0
+    assert (tmp_path / "run" / "checkpoints" / "1").stat().st_mtime_ns == step
+
+
+def test_the_help_of_the_program_train(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit):
+        train.main()
+    text = capsys.readouterr().out
+    assert text.startswith("usage: train.py") and "    python train.py --config=" in text
+    assert "--coordinator" in text and "docs/pods.md" in text
