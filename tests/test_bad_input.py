@@ -1,4 +1,7 @@
-"""Bad input: one clear line (the value, the rule, what to do), exit code 2, nothing lost."""
+"""Bad input gives one clear line (the value, the rule, what to do) and exit code 2.
+
+Nothing is lost by it.
+"""
 
 import json
 from pathlib import Path
@@ -23,7 +26,7 @@ def text(tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """Runs `train.py` or a command: its exit code, its standard error."""
+    """Runs `train.py` or a command, and returns its exit code and its standard error."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -149,7 +152,8 @@ def test_a_config_file_that_is_not_there(run, tmp_path):
 def test_a_config_file_that_fails(run, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from rmat_jax import flags\ndef get_config():\n    c = flags.defaults()\n    c.model.widht = 3\n    return c\n"
+        "from rmat_jax import flags\n"
+        "def get_config():\n    c = flags.defaults()\n    c.model.widht = 3\n    return c\n"
     )
     assert_one_line(run(f"--config={file}", f"--workdir={tmp_path}"), "mine.py", "widht", "width")
 
@@ -179,7 +183,7 @@ def test_a_workdir_of_another_config(run, workdir):
         "--config.model.mlp_width=24",
     )
     assert_one_line(result, "model.mlp_width was 0, is 24", "--config.model.mlp_width=0")
-    # nothing lost
+    # Nothing is lost.
     assert before == {p: p.read_bytes() for p in sorted(workdir.rglob("*")) if p.is_file()}
 
 

@@ -97,6 +97,6 @@ def _call(
 ) -> int:
     if rest and not getattr(module, "SETS_CONFIG", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    own = list(vars(args))
+    own = [*vars(args), "help"]
     args.own, args.overrides, args.typed = own, rest, typed
     return module.main(args) or 0

@@ -55,7 +55,7 @@ def test_the_bytes_are_those_of_the_engine_and_characters_stay_whole(workdir):
 
 
 def whole(calls):
-    """Whether no call but the last ends inside a character."""
+    """Tells whether no call but the last ends inside a character."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     return all(
         decoder.decode(call) is not None and not decoder.getstate()[0] for call in calls[:-1]
@@ -63,7 +63,7 @@ def whole(calls):
 
 
 def test_a_session_goes_on_where_it_stopped(workdir, tmp_path, capsys):
-    """Three calls are one; one of them only reads."""
+    """Two calls with a session are one call without; a third only reads."""
     file = tmp_path / "session"
     once = generate(workdir, seed=1, temperature=0, max_new_tokens=30).getvalue()
     first = generate(workdir, session=file, temperature=0, max_new_tokens=12).getvalue()
@@ -79,10 +79,8 @@ def test_a_session_goes_on_where_it_stopped(workdir, tmp_path, capsys):
 
 
 def test_prompts_of_any_length_and_any_bytes(workdir, tmp_path, monkeypatch, capfdbinary):
-    """Through the command: standard input in blocks, bytes that are not UTF-8, arguments as a shell
-    passes them on.
-    """
-    # more than two blocks
+    """The command reads standard input in blocks, any bytes, and the escapes of a shell."""
+    # This is more than two blocks.
     text = bytes(range(256)) * 700
     file = tmp_path / "session"
 
@@ -158,7 +156,7 @@ def test_interrupted_while_it_writes_all_that_was_printed_is_kept(workdir, tmp_p
 
 @pytest.mark.parametrize("seconds", [1.0, 2.0, 4.0])
 def test_interrupted_before_there_is_something_to_lose(workdir, seconds):
-    """While it imports, restores or compiles: no traceback, whatever code it interrupts."""
+    """While it imports, restores or compiles there is no traceback, whatever is interrupted."""
     command = [sys.executable, "-m", "rmat_jax", "generate", f"--workdir={workdir}", "--prompt=-"]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -25,9 +25,7 @@ def test_a_full_disk_ends_score_by_name(workdir, tmp_path):
 
 
 def test_an_interrupted_score_counts_what_was_scored(workdir, tmp_path, monkeypatch):
-    """The total is of the bytes that were read by the model, not of those that were read from the
-    disk.
-    """
+    """The total counts the bytes that the model read, not those read from the disk."""
     (tmp_path / "text").write_bytes(b"A line of text, and another.\n" * 40)
 
     def total(file, interrupt):
@@ -47,16 +45,14 @@ def test_an_interrupted_score_counts_what_was_scored(workdir, tmp_path, monkeypa
 
     chunk = 8 * load_engine(workdir).model.config.chunk_len
     bits, size = total(tmp_path / "text", 1)
-    # two calls, each of as many bytes as tokens
+    # Two calls read as many bytes as tokens each.
     assert size == 2 * chunk
     whole, all_of_it = total(tmp_path / "text", None)
     assert all_of_it == 1160 and abs(bits - whole) < 0.5 and bits != whole
 
 
 def test_score_reads_files_and_standard_input(workdir, tmp_path, capsys, monkeypatch):
-    """Bytes that are not UTF-8 are text too; an empty file costs nothing; documents do not see each
-    other.
-    """
+    """Bytes that are not UTF-8 are text too. An empty file costs nothing. Documents are apart."""
     data = [b"A line of text, and another.\n" * 40, b"", bytes(range(256)) * 3]
     files = [tmp_path / f"{index}.txt" for index in range(3)]
     for file, content in zip(files, data, strict=True):
@@ -71,7 +67,7 @@ def test_score_reads_files_and_standard_input(workdir, tmp_path, capsys, monkeyp
     sizes = [int(line[4].replace(",", "")) for line in (first, last, total)]
     assert sizes == [len(data[0]), len(data[2]), len(data[0]) + len(data[2])]
     mean = (float(first[0]) * sizes[0] + float(last[0]) * sizes[1]) / sizes[2]
-    # four digits are printed
+    # Four digits are printed.
     assert abs(float(total[0]) - mean) < 1e-4
     assert score(files[2])[0][0] == last[0]
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data[0])))

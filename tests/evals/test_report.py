@@ -311,7 +311,7 @@ def test_without_checkpoint_there_is_nothing_to_evaluate(tmp_path):
 def test_help_names_every_option_and_its_default(capsys):
     with pytest.raises(SystemExit):
         commands.main(["evaluate", "--help"])
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     for name, value in vars(Options()).items():
         assert f"--{name}" in text
         assert value is None or f"default {value}" in text

@@ -29,7 +29,7 @@ CONFIG = tiny(dtype="float32", window="sliding", memory_age="rotary")
 
 @functools.cache
 def quiet_params(config, seed: int = 0) -> dict:
-    """Those of a model that all but never ends a document: its logit for that is -20."""
+    """Makes a model that all but never ends a document: its logit for that is -20."""
     params = jax.tree.map(np.copy, make_params(config, seed))
     params["final_norm"]["scale"][0], params["final_norm"]["bias"][0] = 0, 20
     params["output"][:, 0] = 0
@@ -48,8 +48,9 @@ def random_text(rng: np.random.Generator, length: int) -> bytes:
 
 
 def one_pass(config, tokens: list[int], params=None):
-    """Logits [T, V] of one call from the beginning, and the state after it. Calls have few widths,
-    each is compiled.
+    """Reads all tokens in one call: logits [T, V], and the state after them.
+
+    Calls have few widths, since each is compiled.
     """
     padded = np.pad(tokens, (0, -len(tokens) % 256))[None]
     empty = RMAT(config).initial_state(1)
@@ -60,11 +61,11 @@ def one_pass(config, tokens: list[int], params=None):
 
 
 def stands(session: Session):
-    """Logits [V] of the session's next token, and its state."""
+    """Returns the logits [V] of the session's next token, and its state."""
     stream = session.fork().ticket.stream
     return np.asarray(stream.logits_BV[0], np.float64), stack_layers(stream.state)
 
 
 def bits(session: Session) -> list[bytes]:
-    """Everything that a session remembers."""
+    """Returns everything that a session remembers."""
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(session.fork().ticket.stream)]

@@ -73,8 +73,8 @@ def requests(left, seed=0, temperature=0.0, pauses=()):
     pauses_BV[:, list(pauses)] = True
     rows = np.ones(3)
     return infer.Requests(
-        np.int32(rows * left), np.uint32(rows * seed), np.float32(rows * temperature), np.int32(0 * rows),
-        np.float32(rows), pauses_BV,
+        np.int32(rows * left), np.uint32(rows * seed), np.float32(rows * temperature),
+        np.int32(0 * rows), np.float32(rows), pauses_BV,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""Sessions that join, leave, fork and return compute what one pass computes, whoever shares the
-batch.
+"""Sessions compute what one pass computes, whoever shares the batch with them.
+
+They join, leave, fork, are saved and return meanwhile.
 """
 
 import asyncio
@@ -31,18 +32,20 @@ PROMPT = b"abcdefghijabcabcabcdefghijabcdefghij"
 
 
 def run(config, tmp_path, seed=0, deeds=90):
-    """A day of an engine: sessions open, read texts of 1 to 150 letters, write, fork, are saved and
-    restored, and are dropped.
+    """Plays a day of an engine.
+
+    Sessions open, read texts of 1 to 150 letters, write, fork, are saved and restored, and are
+    dropped.
 
     Returns:
         [(session, the tokens it should have read)] of those still there at the end.
     """
     rng, engine = np.random.default_rng(seed), make_engine(config)
-    # by session: tokens, pieces that are being written; names of deeds
+    # told and writing by session: its tokens, its pieces that are being written
     told, writing, done = {}, {}, []
 
     def listen(session, pieces=10**6):
-        """The next pieces of what a session writes, if it does."""
+        """Hears the next pieces of a session that writes."""
         for _ in range(pieces if session in writing else 0):
             piece = next(writing[session], None)
             if piece is None:
@@ -94,8 +97,10 @@ def run(config, tmp_path, seed=0, deeds=90):
 
 
 def test_sessions_are_one_pass(tmp_path):
-    """Law 2 through the engine. Sums of up to 16 terms of order 1 in another order: some hundred
-    float32 roundings of 6e-8.
+    """Law 2 holds through the engine.
+
+    Sums of up to 16 terms of order 1 come in another order, which is some hundred float32 roundings
+    of 6e-8.
     """
     alive = run(CONFIG, tmp_path)
     assert len(alive) > 4 and max(len(told) for _, told in alive) > 300
@@ -105,7 +110,7 @@ def test_sessions_are_one_pass(tmp_path):
         np.testing.assert_allclose(logits, expected[-1], rtol=0, atol=2e-5)
         assert_same(facts(CONFIG, state), facts(CONFIG, expected_state), 2e-5)
     here, told = stands(alive[0][0])[0], alive[0][1]
-    # the controls: another's history, one token less
+    # The controls are the history of another session, and one token less.
     for other in ([other for _, other in alive[1:]], [told[:-1]]):
         assert (
             max(np.abs(here - one_pass(CONFIG, history)[0][-1]).max() for history in other) > 1e-2
@@ -113,7 +118,7 @@ def test_sessions_are_one_pass(tmp_path):
 
 
 def test_sessions_are_one_pass_in_bfloat16(tmp_path):
-    """As near to the exact answer as one pass in bfloat16 is: both only round, in another order."""
+    """Sessions are as near to the exact answer as one pass in bfloat16 is: both only round."""
     config = tiny(**{**CONFIG.__dict__, "dtype": "bfloat16"})
     alive = run(config, tmp_path, seed=3)
     with jax.enable_x64(True):
@@ -137,9 +142,7 @@ def exact_logits(config, told):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_company_changes_nothing(dtype):
-    """Bit for bit: a session alone in the engine, and among others that come and go, at another
-    row.
-    """
+    """A session alone equals, bit for bit, one in another row among others that come and go."""
     config = tiny(**{**CONFIG.__dict__, "dtype": dtype})
 
     def speak(company):
@@ -193,12 +196,12 @@ def test_nothing_is_compiled_again():
         function._cache_size() for function in (pure.read, pure.decode, pure.take, pure.put)
     ]
     make_engine(rows=2).open(b"a").catch_up()
-    # the control: another number of rows is another program
+    # The control: another number of rows is another program.
     assert programs[0] < pure.read._cache_size()
 
 
 def test_the_state_does_not_grow():
-    """Law 10 through the engine: what a session keeps after 10 tokens and after 20,000."""
+    """Law 10 holds through the engine: a session keeps as much after 20,000 tokens as after 10."""
     engine = make_engine()
     session = engine.open(b"abcabcabc")
     short = [len(leaf) for leaf in bits(session)]
@@ -206,13 +209,14 @@ def test_the_state_does_not_grow():
     for _ in session.write(max_new_tokens=5000):
         pass
     assert session.tokens == 20_010 and [len(leaf) for leaf in bits(session)] == short
-    # next to the state: logits, and the number of written tokens
+    # Beside the state there are the logits and the number of written tokens.
     assert session.state_bytes == sum(short) - 11 * 4 - 4
 
 
 def test_seeds_and_going_on():
-    """The same seed gives the same text; two texts one after the other are one, since draws are
-    numbered by the session.
+    """The same seed gives the same text, in one call or in two.
+
+    The session numbers its draws, so that two texts one after the other are one.
     """
     engine = make_engine()
     start = engine.open(PROMPT)
@@ -229,7 +233,7 @@ def test_seeds_and_going_on():
 
 
 def test_log_probabilities():
-    """Those of the model itself, whatever the temperature and the cuts."""
+    """They are the model's own, whatever the temperature and the cuts."""
     session = make_engine().open(PROMPT)
     told = [Letters.end, *Letters().encode(PROMPT)]
     pieces = list(session.write_pieces(max_new_tokens=50, temperature=2.0, top_k=4))
@@ -244,8 +248,9 @@ def test_log_probabilities():
 
 
 def test_stop_sequences():
-    """The text ends before the first one; the session has read up to its last letter, and no
-    further.
+    """The text ends before the first one.
+
+    The session has read up to the last letter of the sequence, and no further.
     """
     engine = make_engine()
     start = engine.open(PROMPT)
@@ -267,7 +272,7 @@ def test_stop_sequences():
 
 def test_the_end_of_a_document_is_not_read():
     """The session stands before it, and can be told more of the same document."""
-    # not a quiet one's
+    # This model ends documents, unlike the quiet one.
     params = make_params(CONFIG)
     session = make_engine(params=params).open(PROMPT)
     text = "".join(session.write(max_new_tokens=1000, temperature=2.0))
@@ -288,7 +293,7 @@ def test_rows_are_taken_in_turns():
     engine = make_engine(rows=2)
     sessions = [engine.open(PROMPT) for _ in range(5)]
     writing = [session.write_pieces(max_new_tokens=2000, temperature=2.0) for session in sessions]
-    # by session: what each had written when it last wrote
+    # by session: the tokens of all when it last wrote
     heard, worst = [np.zeros(5, int) for _ in sessions], 0
     while not all(session.ended for session in sessions):
         engine.step()
@@ -297,15 +302,15 @@ def test_rows_are_taken_in_turns():
             if session.ticket.job.ready:
                 worst = max(worst, (tokens - heard[index])[np.arange(5) != index].max())
                 heard[index] = tokens
-                # as if somebody listened
+                # Somebody listened.
                 session.ticket.job.ready.clear()
     assert all(session.ended == "length" for session in sessions) and len(writing) == 5
-    # at least one turn passed: there were more sessions than rows
+    # At least one turn passed, since there were more sessions than rows.
     assert 256 <= worst <= 2 * (256 + 64)
 
 
 def test_a_long_prompt_lets_others_read():
-    """Room for one prompt a step: the long one that came first and the short ones take turns."""
+    """One prompt is read a step. The long one came first, and takes turns with the short ones."""
     engine = make_engine(prompts=1)
     long, *short = [engine.open(b"abcdefghij" * length) for length in (100, 1, 1)]
     for _ in range(3):
@@ -315,7 +320,7 @@ def test_a_long_prompt_lets_others_read():
 
 
 def test_one_session_does_not_silence_the_others():
-    """While one reads a long prompt or waits for a row, the others' text goes on: a step at a time."""
+    """While one reads a long prompt or waits for a row, the others' text goes on, step by step."""
     engine = make_engine(rows=2)
     talker = engine.open(PROMPT)
     pieces, seen, done = (
@@ -336,7 +341,7 @@ def test_one_session_does_not_silence_the_others():
         next(pieces)
         seen.append(engine._steps - before)
     thread.join()
-    # the control: the prompt took that many
+    # The control: the prompt took so many steps.
     assert engine._steps - steps > 200
     # steps between two pieces
     assert len(seen) > 20 and max(seen) < 20
@@ -359,7 +364,7 @@ def test_weights_that_are_no_numbers_end_a_text_by_name():
 
 
 def test_a_step_that_was_torn_says_so(monkeypatch):
-    """The control to the interrupted ones: the rows are lost between two lines of a step."""
+    """The control to the interrupted steps: between two lines of a step the rows are lost."""
     engine = make_engine()
     session = engine.open(PROMPT)
     module, decode = importlib.import_module("rmat_jax.infer.rows"), pure.decode
@@ -391,7 +396,7 @@ def test_more_sessions_than_rows():
         engine.open(PROMPT).write(max_new_tokens=None, temperature=2.0, seed=seed)
         for seed in (0, 1)
     ]
-    # though the first one, which nobody reads, came before
+    # The first one, which nobody reads, came before.
     assert len(next(endless[1])) > 0
     texts = [
         engine.open(PROMPT).write(max_new_tokens=70, temperature=2.0, seed=2) for _ in range(5)
@@ -440,7 +445,7 @@ def test_an_interrupted_step_is_done_to_its_end(name, monkeypatch):
         "".join(session.write(max_new_tokens=20))
     assert session.ended == "given up"
     told = [Letters.end, *Letters().encode(PROMPT)]
-    # written before the signal was heard
+    # These were written before the signal was heard.
     told += [t for piece in session.ticket.job.ready for t in piece.tokens.tolist()]
     assert session.tokens == len(told)
     np.testing.assert_allclose(stands(session)[0], one_pass(CONFIG, told)[0][-1], atol=2e-5)
@@ -448,7 +453,7 @@ def test_an_interrupted_step_is_done_to_its_end(name, monkeypatch):
 
 
 def test_asyncio_is_the_same_text():
-    """Eight sessions on three rows, all at once."""
+    """Eight sessions write on three rows, all at once."""
     alone = [
         "".join(
             make_engine().open(PROMPT[seed:]).write(max_new_tokens=90, temperature=2.0, seed=seed)
@@ -561,7 +566,7 @@ def test_what_cannot_be_read():
         with pytest.raises(UserError, match="a prompt must be text, bytes or a list of token ids"):
             engine.open(prompt)
     assert engine.open(bytearray(b"ab")).ticket.unread[0].tolist() == [Letters.end, 0, 1]
-    # nothing but the beginning of a document
+    # This session has read nothing but the beginning of a document.
     session = engine.open()
     assert (
         session.read(b"") is None

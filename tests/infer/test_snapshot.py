@@ -27,7 +27,8 @@ from tests.infer.letters import CONFIG, make_engine
 from tests.models import tiny
 session = make_engine(tiny(**{**CONFIG.__dict__, "dtype": sys.argv[2]})).load(sys.argv[1])
 pieces = list(session.write_pieces(max_new_tokens=50, temperature=1.5, seed=3))
-print(json.dumps([[t for p in pieces for t in p.tokens.tolist()], [float(x).hex() for p in pieces for x in p.logprobs]]))
+tokens = [t for p in pieces for t in p.tokens.tolist()]
+print(json.dumps([tokens, [float(x).hex() for p in pieces for x in p.logprobs]]))
 """
 
 

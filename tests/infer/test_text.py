@@ -15,7 +15,7 @@ SEQUENCES = st.lists(TEXT.filter(bool).map(lambda s: s[:4]), max_size=3)
 
 @given(TEXT, SEQUENCES, st.lists(st.integers(1, 5), min_size=30, max_size=30))
 def test_pieces_are_cut_before_the_first_sequence(text, sequences, sizes):
-    """As if the whole text had been searched; nothing is shown that had to be taken back."""
+    """The pieces are those of a search in the whole text; nothing shown is taken back later."""
     stops, shown, stopped, at = Stops(sequences), b"", False, 0
     for size in sizes:
         piece, stopped = stops.feed(text[at : at + size])
@@ -32,9 +32,7 @@ def test_pieces_are_cut_before_the_first_sequence(text, sequences, sizes):
 
 @given(TEXT, SEQUENCES, st.lists(st.integers(1, 5), min_size=30, max_size=30))
 def test_a_row_pauses_wherever_a_sequence_becomes_complete(text, sequences, sizes):
-    """If the tokens are these pieces, the one that completes a sequence is among those at which a
-    row pauses.
-    """
+    """If these pieces are the tokens, a row pauses at the one that completes a sequence."""
     at = 0
     for size in sizes:
         token, before = text[at : at + size], text[:at]
@@ -52,7 +50,7 @@ def test_pauses_are_few():
 
 def test_text_as_bytes():
     assert as_bytes("gr\xfc\xdfe") == "gr\xfc\xdfe".encode() and as_bytes(b"\xff") == b"\xff"
-    # as a shell's arguments come
+    # A shell's arguments come so.
     assert as_bytes(b"\xff\xfe".decode("utf-8", "surrogateescape")) == b"\xff\xfe"
     with pytest.raises(UserError, match="give bytes"):
         as_bytes("\ud800")
