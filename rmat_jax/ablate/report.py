@@ -14,6 +14,7 @@ from scipy import stats
 
 from rmat_jax.ablate.runs import Run
 from rmat_jax.ablate.variants import BASE, Variant
+from rmat_jax.colours import BLUE, VERMILLION
 from rmat_jax.config import Config
 from rmat_jax.evals import plots
 from rmat_jax.evals.suite import figure, table
@@ -205,13 +206,13 @@ def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
     rows = [row for row in rows if len(row.scores)]
     drawn, axes = plots.new_figure("Score of each variant", height=plots.bars_height(len(rows)))
     for place, row in enumerate(rows):
-        colour = plots.BLUE if row.variant.name == BASE else plots.VERMILLION
+        colour = BLUE if row.variant.name == BASE else VERMILLION
         axes.plot(
             row.scores, np.full(len(row.scores), place), "o", color=colour, markersize=4, alpha=0.6
         )
         axes.plot([row.scores.mean()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
     if rows[0].variant.name == BASE:
-        axes.axvline(rows[0].scores.mean(), color=plots.BLUE, linewidth=0.9, linestyle=":")
+        axes.axvline(rows[0].scores.mean(), color=BLUE, linewidth=0.9, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.variant.name for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(
@@ -242,7 +243,7 @@ def _draw_offsets(file: Path, others: Sequence[Row]) -> bool:
             linewidth=1.3,
             label=row.variant.name,
         )
-    axes.axhline(0, color=plots.BLUE, linewidth=1.2)
+    axes.axhline(0, color=BLUE, linewidth=1.2)
     axes.set_xscale("log", base=2)
     axes.set(xlabel="position in the document (tokens)", ylabel="bits per token, less the base's")
     axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))

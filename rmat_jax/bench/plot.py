@@ -1,6 +1,4 @@
-"""The figure of `bench stream`: colours that colour-blind readers can tell apart (Okabe and Ito
-2008), a marker each.
-"""
+"""The figure of `bench stream`."""
 
 from pathlib import Path
 
@@ -11,15 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from rmat_jax.bench.stream import Report, by_peer
+from rmat_jax.colours import BLUE, GREY, GRID, INK, ORANGE, VERMILLION
 
 # Colour, marker, width: caches of equal size lie on each other, the later line narrower.
 STYLES = (
-    ("#0072B2", "o", 1.8),
-    ("#A0A0A0", "s", 5.4),
-    ("#D55E00", "^", 3.2),
-    ("#E69F00", "v", 1.4),
+    (BLUE, "o", 1.8),
+    (GREY, "s", 5.4),
+    (VERMILLION, "^", 3.2),
+    (ORANGE, "v", 1.4),
 )
-INK = "#333333"
 
 
 def plot(report: Report, file: Path) -> None:
@@ -47,7 +45,7 @@ def plot(report: Report, file: Path) -> None:
         axes.minorticks_off()
         axes.set_xlabel("tokens read before")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#E5E5E5", linewidth=0.8)
+        axes.grid(color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.title.set(ha="left", x=0, fontweight="bold", fontsize=11)
     bottom, top = state.get_ylim()

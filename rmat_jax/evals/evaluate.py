@@ -1,4 +1,4 @@
-"""Measures a finished or running experiment from its workdir alone: some suites, one report."""
+"""Measures a run, finished or not, from its workdir alone: some suites, one report."""
 
 import importlib
 from collections.abc import Sequence
@@ -8,23 +8,20 @@ from rmat_jax.errors import UserError
 from rmat_jax.evals.report import command_line, write_report
 from rmat_jax.evals.suite import Options, Section, load_subject, make_folder, say
 
-# name -> module with a function of that name
+# The modules of the suites, see `suite.py`. Their folders say what they ask.
 SUITES = {
-    # held-out loss by place, baselines, gauges
-    "position": "rmat_jax.evals.suites.position",
-    # loss by how far the state reaches back
-    "length": "rmat_jax.evals.suites.length",
-    # facts found again, by depth and distance
-    "recall": "rmat_jax.evals.suites.recall",
-    "babi": "rmat_jax.evals.suites.babi",
-    "qa": "rmat_jax.evals.suites.qa",
-    "summary": "rmat_jax.evals.suites.summary",
-    "dialogue": "rmat_jax.evals.suites.dialogue",
-    "code": "rmat_jax.evals.suites.code",
+    "position": "rmat_jax.evals.suites.position.suite",
+    "length": "rmat_jax.evals.suites.length.suite",
+    "recall": "rmat_jax.evals.suites.recall.suite",
+    "babi": "rmat_jax.evals.suites.babi.suite",
+    "qa": "rmat_jax.evals.suites.answers.qa",
+    "summary": "rmat_jax.evals.suites.answers.summary",
+    "dialogue": "rmat_jax.evals.suites.dialogue.suite",
+    "code": "rmat_jax.evals.suites.code.suite",
 }
-# the option of the same name
+# They need a file, which the option of the same name gives.
 NEED_FILE = ("babi", "qa", "summary", "dialogue")
-# the others need a model of text
+# All others need a model of text.
 ANY_DATA = ("position", "recall")
 
 
@@ -36,14 +33,13 @@ def evaluate(
 ) -> Path:
     """Writes the report of the newest checkpoint, anew after each suite.
 
-    A module may have a function `check(subject, options)`, which raises UserError for what can be
-    told at once; those of all suites are asked before any measures.
+    The `check` functions of all suites are asked before any suite measures.
 
     Args:
         workdir: of a training run.
         suites: names out of SUITES, in the order of the report.
         out: folder for report.md, report.json and the figures; None: the workdir itself.
-        options: what the suites are told.
+        options: of the suites.
 
     Returns:
         The path of report.md.
@@ -84,7 +80,11 @@ def evaluate(
 
 
 def check_names(suites: Sequence[str], options: Options) -> None:
-    """What can be told without the model. Raises UserError."""
+    """Tells without the model whether the suites can run.
+
+    Raises:
+        UserError: an unknown suite or one that occurs twice, a file that is not given or not there.
+    """
     for index, name in enumerate(suites or ("",)):
         if name not in SUITES:
             raise UserError(f"unknown suite {name!r}; there is {', '.join(SUITES)}")

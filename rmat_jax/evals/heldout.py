@@ -1,4 +1,4 @@
-"""Held-out loss: what every scored token costs, with its place in the chunk and in its document."""
+"""Held-out loss: what every scored token costs, and where it stands in chunk and document."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ def _step(config, params, memory, batch, cut, mesh):
 
 @dataclasses.dataclass(frozen=True)
 class Heldout:
-    """The scored tokens of a held-out text, one entry a token, in the order they were read."""
+    """The n scored tokens of a held-out text, in the order in which they were read."""
 
     # [n] float64, -log2 of the probability that the token got
     bits: np.ndarray
@@ -52,7 +52,7 @@ class Heldout:
 
     @property
     def scored(self) -> int:
-        """Tokens."""
+        """The number of scored tokens."""
         return len(self.bits)
 
     @property
@@ -75,11 +75,11 @@ class Heldout:
 
     @property
     def unit(self) -> str:
-        """Of the score."""
+        """The unit of `score`."""
         return "accuracy" if self.bits_per_byte is None else "bits per byte"
 
     def by_offset(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean bits by position in the document, in power-of-two bins.
+        """Returns mean bits by position in the document, in power-of-two bins.
 
         Returns:
             Edges [n + 1], 0, 1, 2, 4, 8, ...: bin i holds edges[i] <= offset < edges[i + 1]; mean
@@ -90,10 +90,10 @@ class Heldout:
         return np.concatenate([[0], 2 ** np.arange(len(counts))]), means, counts
 
     def units(self) -> tuple[str, np.ndarray]:
-        """What may be taken as independent for a standard error: documents, or segments of them
-        where there are few.
+        """Returns what may be taken as independent for a standard error.
 
-        A document that is longer than a lane's share of the text counts as several.
+        These are documents, or segments of them where there are fewer than MIN_DOCUMENTS. A
+        document that is longer than a lane's share of the text counts as several.
 
         Returns:
             "documents" or "segments", and the number of its unit for each token.
@@ -104,10 +104,27 @@ class Heldout:
 
 
 class Mean(NamedTuple):
+    """A mean with its standard error. A difference counts from two standard errors on."""
+
     value: float
-    # standard error; NaN with fewer than two units
+    # NaN with fewer than two units
     error: float
+    # that the error is taken over
     units: int
+
+    @property
+    def positive(self) -> bool:
+        """Whether the mean lies more than two standard errors above zero; False for a NaN error."""
+        return self.value > 2 * self.error
+
+    @property
+    def negative(self) -> bool:
+        """Whether the mean lies more than two standard errors below zero; False for a NaN error."""
+        return self.value < -2 * self.error
+
+    def __format__(self, spec: str) -> str:
+        """Writes value and error: `f"{mean:+.4f}"` is "+0.1234 ± 0.0056". The error has no sign."""
+        return f"{self.value:{spec}} ± {self.error:{spec.lstrip('+')}}"
 
 
 def evaluate_heldout(
@@ -188,19 +205,24 @@ def _empty_memory(config: Config, rows: int, mesh: Mesh | None) -> State:
 
 
 def offset_bins(offsets: np.ndarray) -> np.ndarray:
-    """The power-of-two bin of each offset: 0 for 0, 1 for 1, 2 for 2..3, 3 for 4..7."""
+    """Returns the power-of-two bin of each offset: 0 for 0, 1 for 1, 2 for 2..3, 3 for 4..7."""
     return np.frexp(offsets)[1]
 
 
 def clustered_mean(values: np.ndarray, units: np.ndarray) -> Mean:
-    """The mean over tokens, with a standard error that lets the tokens of one unit depend on each
-    other.
+    """Returns the mean over tokens with a standard error over units.
 
-    With u units and s_i the sum of (value - mean) over the tokens of unit i,
+    The tokens of one unit may depend on each other. With u units and s_i the sum of (value - mean)
+    over the tokens of unit i,
 
         error = sqrt(u / (u - 1) sum_i s_i^2) / tokens
 
-    the linearised error of a ratio of sums (Cochran, Sampling Techniques, 1977, section 6.3).
+    the linearised error of a ratio of sums. Source: Cochran, Sampling Techniques, 1977, section
+    6.3.
+
+    Args:
+        values: [n] of the tokens.
+        units: [n] number of each token's unit.
     """
     if not len(values):
         return Mean(np.nan, np.nan, 0)

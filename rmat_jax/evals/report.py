@@ -1,4 +1,4 @@
-"""One report of all suites: report.md for people, report.json for programs."""
+"""Writes one report of all suites: report.md for people, report.json for programs."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def write_report(
             they are there.
         sections: by the name of their suite.
         out: folder, in which the sections' figures lie.
-        command: that writes this report again.
+        command: writes this report again.
         failures: why a suite stopped, by its name.
 
     Returns:
@@ -73,7 +73,7 @@ def write_report(
 
 
 def command_line(subject: Subject, suites: Sequence[str], out: Path, options: Options) -> str:
-    """The command that measures this again, with the options that differ from their defaults."""
+    """Returns the command that measures this again, with the options that differ from defaults."""
     default = Options()
     changed = {
         name: value for name, value in vars(options).items() if value != getattr(default, name)
@@ -85,8 +85,9 @@ def command_line(subject: Subject, suites: Sequence[str], out: Path, options: Op
 
 
 def plain(value: Any) -> Any:
-    """The same for JSON: arrays become lists, dataclasses and named tuples dicts, NaN and infinity
-    None.
+    """Returns the same value for JSON.
+
+    Arrays become lists, dataclasses and named tuples become dicts, NaN and infinity become None.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

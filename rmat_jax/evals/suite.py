@@ -1,5 +1,8 @@
-"""What every suite gets and what it gives: a trained model and its data, options, one section of
-the report.
+"""The contract of the suites: each gets a trained model and options, and gives a section.
+
+A suite is a module with a function of its name, which takes a Subject, Options and a folder for
+its figures and returns a Section. It may have a function `check(subject, options)`, which raises
+UserError for anything that can be told at once.
 """
 
 import dataclasses
@@ -23,14 +26,14 @@ from rmat_jax.types import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """The model under test."""
+    """A trained model and its data."""
 
     workdir: Path
     config: Config
     params: PyTree
-    # optimiser steps that made them
+    # optimiser steps that made the parameters
     step: int
-    # the identity of its data; None: weights that were imported
+    # the identity of its training data; None: weights that were imported
     trained_on: str | None = None
 
     @property
@@ -39,23 +42,36 @@ class Subject:
 
     @functools.cached_property
     def data(self) -> Data:
-        """What it was trained on. Raises UserError where that is no longer there, or no longer the
-        same: what is held out may have been trained on then."""
+        """The data that the model was trained on.
+
+        Raises:
+            UserError: it is no longer there, or no longer the same. What is held out now may have
+                been trained on then.
+        """
         data = make_data(self.config, self.workdir)
         data.check_same(self.trained_on, self.workdir)
         return data
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """Raises UserError for a model of synthetic data, which knows no text."""
+        """The tokenizer of the run.
+
+        Raises:
+            UserError: a model of synthetic data, which knows no text.
+        """
         return load_tokenizer(self.config, self.workdir / "tokenizer")
 
     def engine(self, rows: int = 8) -> Engine:
+        """Returns an engine that reads so many sessions side by side."""
         return Engine(self.model, self.params, self.tokenizer, rows=rows, prompts=rows)
 
 
 def load_subject(workdir: Path) -> Subject:
-    """The newest checkpoint of a run. Raises UserError where there is none."""
+    """Returns the newest checkpoint of a run.
+
+    Raises:
+        UserError: there is none.
+    """
     workdir = Path(workdir)
     found = restore_params(workdir / "checkpoints")
     return Subject(
@@ -65,7 +81,7 @@ def load_subject(workdir: Path) -> Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What a suite found, for people and for programs."""
+    """The findings of a suite, for people and for programs."""
 
     title: str
     # one sentence with the numbers that matter, for the top of the report
@@ -77,8 +93,10 @@ class Section:
 
 
 def make_folder(out: Path) -> None:
-    """For what will be written after much work. Raises UserError where it cannot be made or written
-    to.
+    """Makes a folder before the long work whose results it will hold.
+
+    Raises:
+        UserError: it cannot be made or written to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -91,12 +109,12 @@ def make_folder(out: Path) -> None:
 
 
 def figure(title: str, file: str) -> str:
-    """A figure beside the report, as markdown."""
+    """Returns markdown for a figure that lies beside the report."""
     return f"![{title}]({file})"
 
 
 def table(head: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
-    """A markdown table."""
+    """Returns a markdown table. Bars in its cells are escaped."""
     head = tuple(head)
     rows = [head, ("---",) * len(head), *lines]
     return "\n".join(
@@ -105,5 +123,5 @@ def table(head: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
 
 
 def say(text: str) -> None:
-    """A line of progress."""
+    """Prints a line of progress on stderr."""
     print(f"report: {text}", file=sys.stderr, flush=True)

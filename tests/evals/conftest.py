@@ -9,6 +9,7 @@ import pytest
 
 from rmat_jax.config import PAPER, Config, RMATConfig
 from rmat_jax.model import RMAT
+from tests.evals import tiny
 
 LANES, BATCHES = 3, 4
 
@@ -63,13 +64,8 @@ def batches(lanes):
 
 
 @pytest.fixture(scope="session")
-def text_subject(config, tmp_path_factory):
+def text_subject(tmp_path_factory):
     """A tiny model of bytes, untrained, of a run that has left nothing else behind."""
-    from rmat_jax.evals.suite import Subject
-
-    model = dataclasses.replace(config.model, vocab_size=257, chunk_len=32)
-    text = Config(model=model, batch_size=LANES, chunks_per_step=2)
-    params = jax.jit(RMAT(model).init)(jax.random.key(1), jnp.zeros((1, 32), jnp.int32))["params"]
-    return Subject(
-        tmp_path_factory.mktemp("text_subject"), text, jax.tree.map(lambda x: 2 * x, params), 0
+    return dataclasses.replace(
+        tiny.subject(chunk_len=32), workdir=tmp_path_factory.mktemp("text_subject")
     )

@@ -1,6 +1,4 @@
-"""A model that is known through and through, in place of a trained one: an engine that looks things
-up.
-"""
+"""A model that is known through and through: an engine that looks things up."""
 
 import re
 from types import SimpleNamespace
@@ -35,8 +33,9 @@ class PlantedSession:
 
 
 class PlantedEngine:
-    """Answers what `answer` says of the text that it knows: one nat for that, three for anything
-    else.
+    """Answers what `answer` makes of the text that it knows.
+
+    That answer costs one nat, anything else three.
     """
 
     def __init__(self, answer, chunk_len=8, has_memory=True):
@@ -81,7 +80,7 @@ def planted_subject(answer, texts=(), chunk_len=8, has_memory=True):
 
 
 def last_place(known: bytes) -> str:
-    """Where the person whom the last question asks for went last; "garden" for who does not know."""
+    """Answers where the person of the last question went last; "garden" if that is not known."""
     asked = re.findall(rb"Where is (\w+)\?", known)
     if not asked:
         return "no"

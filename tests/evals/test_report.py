@@ -22,7 +22,7 @@ from rmat_jax.evals.evaluate import evaluate
 from rmat_jax.evals.heldout import Mean, evaluate_heldout
 from rmat_jax.evals.report import plain, write_report
 from rmat_jax.evals.suite import Options, Section, Subject
-from rmat_jax.evals.suites.position import position
+from rmat_jax.evals.suites.position.suite import position
 from rmat_jax.train.checkpoint import Checkpoints, restore_params
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.state import init_state
@@ -108,10 +108,8 @@ def test_evaluate_writes_report_and_figures(text_config, workdir, tmp_path):
         for cut in (False, True)
     )
     assert with_memory.units()[0] == "documents"
-    assert (
-        f"**{with_memory.bits_per_byte:.3f} bits per byte** with memory, {without.bits_per_byte:.3f} without"
-        in text
-    )
+    assert f"**{with_memory.bits_per_byte:.3f} bits per byte** with memory, " in text
+    assert f" with memory, {without.bits_per_byte:.3f} without" in text
     saved = np.abs(without.bits_per_byte - with_memory.bits_per_byte)
     assert f"{saved:.4f} ±" in text
     numbers = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -1,4 +1,4 @@
-"""What `inspect` counts while it looks: sums whose size does not depend on the length of the text."""
+"""Counts for `inspect` while it looks: sums of a size that does not depend on the text's length."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Timeline:
 
 
 class Counts:
-    """Everything counted so far, over scored tokens. Reads count where the memory held something."""
+    """Everything counted so far over scored tokens. Reads count if the memory held something."""
 
     def __init__(self, config: RMATConfig):
         layers, heads, chunk = config.num_layers, config.num_heads, config.chunk_len

@@ -1,5 +1,6 @@
-"""What a trained model does with its memory while it reads one text: numbers, figures, and the text
-itself, coloured.
+"""Shows what a trained model does with its memory while it reads one text.
+
+The result is numbers, figures, and the text itself in colours.
 """
 
 import json
@@ -16,13 +17,13 @@ import numpy as np
 from rmat_jax.config import RMATConfig
 from rmat_jax.data.sources import read_blocks
 from rmat_jax.errors import UserError
-from rmat_jax.evals.gauges import fusion_weights
 from rmat_jax.evals.look import plots
 from rmat_jax.evals.look.count import Counts, ratio
 from rmat_jax.evals.look.read import begin, look, mark_ages, passage_chunks, windows
 from rmat_jax.evals.look.text import DISTANCES, TextGauge, page
 from rmat_jax.evals.report import plain
 from rmat_jax.evals.suite import Subject, figure, load_subject, make_folder, say, table
+from rmat_jax.evals.suites.position.gauges import fusion_weights
 
 # bytes of the text that are held at a time
 BLOCK = 1 << 16
@@ -113,7 +114,8 @@ def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: Te
         seen = jax.device_get(seen)
         if not np.isfinite(seen.loss_C).all():
             raise UserError(
-                "the model's probabilities are no numbers: its weights hold NaN or infinity; use another step"
+                "the model's probabilities are no numbers: its weights hold NaN or infinity; "
+                "use another step"
             )
         counts.add(seen, targets_NC)
         if model.has_memory:
@@ -205,7 +207,10 @@ def _headline(model: RMATConfig, values: dict[str, Any]) -> str:
     kept = f"**{values['bits_per_byte']:.3f} bits per byte**"
     size = f"{values['bytes']:,} bytes, {values['tokens']:,} tokens, {values['chunks']:,} chunks"
     if not model.has_memory:
-        return f"{kept} over {size}. This model has no memory: there are no gates, no slots and no reads to show."
+        return (
+            f"{kept} over {size}. This model has no memory: there are no gates, no slots and no "
+            "reads to show."
+        )
     cut = values["bits_per_byte_emptied"]
     return f"{kept} with memory, {cut:.3f} with the memory emptied before each chunk, over {size}."
 
@@ -226,23 +231,32 @@ def _sections(
         parts.extend([f"## {title}", text, figure(title, file)])
 
     plots.along(out / "along.png", counts, model.has_memory)
-    text = "Bits per token from the beginning of the text to its end; each point is the mean of a stretch."
+    text = (
+        "Bits per token from the beginning of the text to its end; each point is the mean of a "
+        "stretch."
+    )
     if model.has_memory:
-        text += f" Below: what memory saves there, on average {(counts.bits[1] - counts.bits[0]) / counts.tokens:+.4f}."
+        saved = (counts.bits[1] - counts.bits[0]) / counts.tokens
+        text += f" Below: what memory saves there, on average {saved:+.4f}."
     section("Along the text", "along.png", text)
     if len(model.fused) > 1:
         plots.fusion(out / "fusion.png", model.fused, fusion_LS, spread_LS)
         shares = ", ".join(
             f"{s} {x.min():.0%} to {x.max():.0%}" for s, x in values["fusion"].items()
         )
-        text = f"The learned weights by layer: {shares}. They multiply what each stream returns, whatever its size"
-        section("Fusion weights", "fusion.png", text + "; the next figure has what then arrives.")
+        section(
+            "Fusion weights",
+            "fusion.png",
+            f"The learned weights by layer: {shares}. They multiply what each stream returns, "
+            "whatever its size; the next figure has what then arrives.",
+        )
     if not model.has_memory:
         return parts
     if not counts.reads:
         return [
             *parts,
-            f"The text ends within its first chunk of {model.chunk_len} tokens: no memory was read.",
+            f"The text ends within its first chunk of {model.chunk_len} tokens: "
+            "no memory was read.",
         ]
 
     plots.heads(out / "heads.png", model, counts)
@@ -250,9 +264,10 @@ def _sections(
     section(
         "Heads",
         "heads.png",
-        f"Left: the memory's part of what a head hands on, |memory| / (|memory| + |chunk|), {shares.min():.0%} to "
-        f"{shares.max():.0%}. Right: over how many of {model.slots} slots it spreads its attention (the "
-        f"exponential of the entropy), {slots.min():.1f} to {slots.max():.1f}.",
+        "Left: the memory's part of what a head hands on, |memory| / (|memory| + |chunk|), "
+        f"{shares.min():.0%} to {shares.max():.0%}. Right: over how many of {model.slots} slots it "
+        "spreads its attention (the exponential of the entropy), "
+        f"{slots.min():.1f} to {slots.max():.1f}.",
     )
     plots.ages(out / "ages.png", counts)
     newest, oldest = values["read_by_age"][:, 0], values["read_by_age"][:, -1]
@@ -260,8 +275,9 @@ def _sections(
         "Which slots are read",
         "ages.png",
         "Above: attention by the chunks since a slot was written; the newest get "
-        f"{_list(newest)} and the oldest {_list(oldest)} by layer (dotted: if all were read alike). Below: by the mean "
-        "age of what the slot holds, which is older where the gate keeps.",
+        f"{_list(newest)} and the oldest {_list(oldest)} by layer (dotted: if all were read "
+        "alike). Below: by the mean age of what the slot holds, which is older where the gate "
+        "keeps.",
     )
     _gates(out, model, counts, values, section)
     plots.retention(out / "retention.png", model, values["retention"])
@@ -270,28 +286,33 @@ def _sections(
         for x in values["half_life_chunks"]
     )
     text = (
-        "An entry is followed from its writing: of each channel the product of (1 - z) over all gates that it passed is "
-        f"left, shown as the mean over channels. Half of it is gone after, by layer: {half}."
+        "An entry is followed from its writing: of each channel the product of (1 - z) over all "
+        "gates that it passed is left, shown as the mean over channels. Half of it is gone after, "
+        f"by layer: {half}."
     )
     if model.gate == "none":
-        text = "Without a gate an entry stays whole until it leaves the queue, and nothing of it stays afterwards."
+        text = (
+            "Without a gate an entry stays whole until it leaves the queue, and nothing of it "
+            "stays afterwards."
+        )
     section("What stays", "retention.png", text)
     plots.places(out / "places.png", model, counts)
     saved = values["saved_by_place"]
     section(
         "Where in the chunk",
         "places.png",
-        "Above: the memory's part of what attention hands on, by place in the chunk. Below: what memory saves there: "
-        f"{saved[0]:+.3f} bits at the chunk's first token, {np.nanmean(saved[len(saved) // 2 :]):+.3f} in its second half.",
+        "Above: the memory's part of what attention hands on, by place in the chunk. Below: what "
+        f"memory saves there: {saved[0]:+.3f} bits at the chunk's first token, "
+        f"{np.nanmean(saved[len(saved) // 2 :]):+.3f} in its second half.",
     )
     if plots.words(out / "words.png", model, gauge):
         by = values["saved_by_word_distance"]
         section(
             "Words that were read before",
             "words.png",
-            "What memory saves on a word of four letters or more, by the tokens since its last occurrence. On words that the "
-            f"text had not had, where there is nothing to recall: {by['first_bits']:+.3f} bits; bars are two standard errors "
-            "over words.",
+            "What memory saves on a word of four letters or more, by the tokens since its last "
+            "occurrence. On words that the text had not had, where there is nothing to recall: "
+            f"{by['first_bits']:+.3f} bits; bars are two standard errors over words.",
         )
     parts += _text(out, gauge)
     return parts
@@ -305,9 +326,10 @@ def _gates(out: Path, model: RMATConfig, counts: Counts, values: dict[str, Any],
     section(
         "Gates",
         "gates.png",
-        f"Mean update gate over {counts.writes:,} writes to slots that held something, by layer: {openness}. 0 keeps what "
-        "the slot holds, 1 replaces it. Above: along the text. Below: by place in the chunk; where its first tokens stand "
-        "out, the gate lacks what stood before them.",
+        f"Mean update gate over {counts.writes:,} writes to slots that held something, by layer: "
+        f"{openness}. 0 keeps what the slot holds, 1 replaces it. Above: along the text. Below: by "
+        "place in the chunk; where its first tokens stand out, the gate lacks what stood before "
+        "them.",
     )
     if model.gate_scope == "slot":
         return
@@ -316,9 +338,9 @@ def _gates(out: Path, model: RMATConfig, counts: Counts, values: dict[str, Any],
     section(
         "Gates by channel",
         "channels.png",
-        "The channels of each layer in the order of their mean gate. Channels that keep nine tenths or more at a write: "
-        f"{_list((by_channel <= 0.1).mean(1))} by layer; channels that replace nine tenths or more: "
-        f"{_list((by_channel >= 0.9).mean(1))}.",
+        "The channels of each layer in the order of their mean gate. Channels that keep nine "
+        f"tenths or more at a write: {_list((by_channel <= 0.1).mean(1))} by layer; channels that "
+        f"replace nine tenths or more: {_list((by_channel >= 0.9).mean(1))}.",
     )
 
 

@@ -11,17 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 
+from rmat_jax.colours import BLUE, GREY, GRID, INK, VERMILLION
 from rmat_jax.config import RMATConfig
+from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
 from rmat_jax.evals.look.count import Counts, ratio
 from rmat_jax.evals.look.text import DISTANCES, LEVELS, Readout, TextGauge, level
 from rmat_jax.evals.plots import (
-    BLUE,
-    GREY,
-    INK,
     STREAM_COLOURS,
-    VERMILLION,
-    WITH,
-    WITHOUT,
     bars_height,
     legend,
     new_figure,
@@ -38,7 +34,7 @@ COLUMNS, ROWS = 84, 12
 def fusion(
     file: Path, streams: Sequence[str], shares_LS: np.ndarray, spread_LS: np.ndarray | None
 ) -> None:
-    """Each layer's mixture; with weights for each head, the mean and the range over heads."""
+    """Draws each layer's mixture; with weights for each head their mean and range over heads."""
     layers = np.arange(1, len(shares_LS) + 1)
     figure, axes = new_figure(
         "How each layer mixes its streams", height=bars_height(len(layers)) + 0.3
@@ -70,7 +66,7 @@ def fusion(
 
 
 def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
-    """Layers by heads: the memory's share of what they hand on, and how many slots they look at."""
+    """Draws the memory's share of what each head hands on, and how many slots it looks at."""
     values = {
         "Memory's share of each head's output": (
             ratio(counts.share_LH, counts.reads),
@@ -113,7 +109,7 @@ def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
 
 
 def gates(file: Path, config: RMATConfig, counts: Counts) -> None:
-    """Openness along the text and along the chunk, one line a layer."""
+    """Draws the openness along the text and along the chunk, one line a layer."""
     time = counts.means_by_time()
     figure, upper, lower = _two_figures(
         "How far the update gates open along the text", "... and along the chunk"
@@ -132,7 +128,7 @@ def gates(file: Path, config: RMATConfig, counts: Counts) -> None:
 
 
 def channels(file: Path, open_LD: np.ndarray) -> None:
-    """Mean openness of every channel, in order."""
+    """Draws the mean openness of every channel, in its order."""
     figure, axes = new_figure("Some channels of a slot remember, others are overwritten")
     share = (np.arange(open_LD.shape[1]) + 0.5) / open_LD.shape[1]
     _layer_lines(axes, share, np.sort(open_LD, axis=1))
@@ -145,7 +141,7 @@ def channels(file: Path, open_LD: np.ndarray) -> None:
 
 
 def retention(file: Path, config: RMATConfig, retention_LA: np.ndarray) -> None:
-    """How much is left of an entry by the chunks since it was written."""
+    """Draws how much is left of an entry by the chunks since it was written."""
     figure, axes = new_figure("How much of what was written is still in the memory")
     chunks = np.arange(retention_LA.shape[1])
     _layer_lines(axes, chunks, retention_LA, drawstyle="steps-post")
@@ -163,7 +159,7 @@ def retention(file: Path, config: RMATConfig, retention_LA: np.ndarray) -> None:
 
 
 def ages(file: Path, counts: Counts) -> None:
-    """Attention on slots by their age, and by the age of what they hold."""
+    """Draws the attention on slots by their age, and by the age of what they hold."""
     figure, upper, lower = _two_figures(
         "Which slots are read, by when they were written", "... and by how old their content is"
     )
@@ -187,7 +183,7 @@ def ages(file: Path, counts: Counts) -> None:
 
 
 def places(file: Path, config: RMATConfig, counts: Counts) -> None:
-    """Along the chunk: the memory's share, and the bits that it saves."""
+    """Draws the memory's share along the chunk, and the bits that it saves there."""
     figure, (upper, lower) = new_figure("Where in the chunk the memory is used", panels=2)
     group = -(-config.chunk_len // 64)
 
@@ -215,13 +211,13 @@ def _two_figures(above: str, below: str) -> tuple[Figure, Axes, Axes]:
     both = figure.subplots(2)
     for axes, title in zip(both, (above, below), strict=True):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#E5E5E5", linewidth=0.8)
+        axes.grid(color=GRID, linewidth=0.8)
         axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
     return figure, *both
 
 
 def along(file: Path, counts: Counts, has_memory: bool) -> None:
-    """Bits per token along the text."""
+    """Draws bits per token along the text."""
     time = counts.means_by_time()
     figure, axes = new_figure("What the text costs along its way", panels=2 if has_memory else 1)
     upper = axes[0] if has_memory else axes
@@ -229,17 +225,17 @@ def along(file: Path, counts: Counts, has_memory: bool) -> None:
         upper.plot(
             time["tokens"],
             time["cut"],
-            color=VERMILLION,
+            color=EMPTIED.colour,
             linewidth=1.2,
-            linestyle="--",
-            label=WITHOUT,
+            linestyle=EMPTIED.line,
+            label=OF_READINGS[EMPTIED],
         )
     upper.plot(
         time["tokens"],
         time["kept"],
-        color=BLUE,
+        color=KEPT.colour,
         linewidth=1.4,
-        label=WITH if has_memory else "this model",
+        label=OF_READINGS[KEPT] if has_memory else "this model",
     )
     upper.set_ylabel("bits per token")
     legend(upper)
@@ -253,8 +249,10 @@ def along(file: Path, counts: Counts, has_memory: bool) -> None:
 
 
 def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
-    """What memory saves on a word by when it was read before. False: there were too few words to
-    draw.
+    """Draws what memory saves on a word, by how long ago the text had it before.
+
+    Returns:
+        False where there were too few words to draw; then nothing is written.
     """
     drawn = np.flatnonzero(gauge.count_X >= 10)
     if not len(drawn):
@@ -289,7 +287,7 @@ def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
 
 
 def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
-    """A piece of text as it stands, each character on the colour of what memory saved."""
+    """Draws a piece of text; the colour behind a character says what memory saved on it."""
     colours = {1: matplotlib.colors.to_rgb(BLUE), -1: matplotlib.colors.to_rgb(VERMILLION)}
     font = FT2Font(font_manager.findfont("DejaVu Sans Mono"))
     cells, row, column = [], 0, 0
@@ -307,7 +305,10 @@ def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
     axes = figure.subplots()
     axes.set(xlim=(-0.6, COLUMNS - 0.4), ylim=(height - 0.4, -0.6))
     axes.axis("off")
-    title = f"Where memory helped most, from token {start:,} on (blue: it saved bits, orange: it cost some)"
+    title = (
+        f"Where memory helped most, from token {start:,} on "
+        "(blue: it saved bits, orange: it cost some)"
+    )
     axes.set_title(title, loc="left", fontweight="bold", fontsize=9)
     for row, column, character, shade in cells:
         if shade:

@@ -1,5 +1,6 @@
-"""The text that `inspect` read: passages to show, and what memory saved on words by when they were
-read before.
+"""The text that `inspect` reads: passages to show, and what memory saves on words.
+
+Words are counted by how long ago the text had them before.
 """
 
 import codecs
@@ -115,8 +116,10 @@ class TextGauge:
         return [word for saved, _, word in sorted(self._words, reverse=True) if saved > 0]
 
     def readouts(self, passage: Passage) -> Iterator[Readout]:
-        """A passage's characters. Tokens that are part of one are taken together; what is no UTF-8
-        shows as such.
+        """Yields a passage's characters, each with its bits.
+
+        Tokens that are part of one character are taken together. Bytes that are no UTF-8 show as
+        such.
         """
         decoder, kept, cut = codecs.getincrementaldecoder("utf-8")("replace"), 0.0, 0.0
         for token, more, less in zip(*passage[1:], strict=True):
@@ -169,7 +172,8 @@ class TextGauge:
 
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #333 }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; \
+padding: 0 1em; color: #333 }}
 pre {{ font: 13px/1.6 ui-monospace, monospace; white-space: pre-wrap; background: #fafafa;
       padding: .8em; overflow-wrap: anywhere }}
 {styles}
@@ -183,8 +187,9 @@ STEP = 0.6
 
 
 def page(title: str, lead: str, gauge: TextGauge) -> Iterator[str]:
-    """A page of HTML that needs no other file: passages whose characters are coloured by what
-    memory saved.
+    """Yields a page of HTML, piece by piece, that needs no other file.
+
+    It shows passages; the colour of a character says what memory saved on it.
     """
     # helped, cost
     colours = {"h": "0,114,178", "c": "213,94,0"}
@@ -194,7 +199,8 @@ def page(title: str, lead: str, gauge: TextGauge) -> Iterator[str]:
         for level in range(1, LEVELS + 1)
     )
     key = f'<span class="h{LEVELS}">memory saved {LEVELS * STEP:.0f} bits or more</span>'
-    key += f' ... <span class="h1">{STEP / 2:.1f}</span> ... <span class="c1">memory cost {STEP / 2:.1f}</span>'
+    key += f' ... <span class="h1">{STEP / 2:.1f}</span>'
+    key += f' ... <span class="c1">memory cost {STEP / 2:.1f}</span>'
     key += f' ... <span class="c{LEVELS}">{LEVELS * STEP:.0f} bits or more</span>'
     yield PAGE.format(title=html.escape(title), styles=styles, lead=html.escape(lead), key=key)
     parts = {
@@ -206,13 +212,16 @@ def page(title: str, lead: str, gauge: TextGauge) -> Iterator[str]:
         if passages:
             yield f"<h2>{heading}</h2>\n"
         for passage in passages:
-            yield f"<p>From token {passage.start:,} on: memory saved {passage.saved:+.1f} bits.</p>\n<pre>"
+            yield (
+                f"<p>From token {passage.start:,} on: memory saved {passage.saved:+.1f} bits.</p>\n"
+                "<pre>"
+            )
             yield from (_span(readout) for readout in gauge.readouts(passage))
             yield "</pre>\n"
 
 
 def level(saved: float) -> int:
-    """Of colour, -LEVELS to LEVELS; positive: memory helped."""
+    """Returns the level of colour, -LEVELS to LEVELS; positive: memory helped."""
     return int(np.clip(np.rint(saved / STEP), -LEVELS, LEVELS))
 
 

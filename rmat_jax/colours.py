@@ -1,0 +1,11 @@
+"""The colours of all figures: colour-blind readers can tell them apart (Okabe and Ito 2008)."""
+
+BLUE = "#0072B2"
+LIGHT_BLUE = "#A9CFE5"
+VERMILLION = "#D55E00"
+ORANGE = "#E69F00"
+GREY = "#A0A0A0"
+# of text and of lines that mark a place
+INK = "#333333"
+# of the lines behind the data
+GRID = "#E5E5E5"

@@ -1,0 +1,120 @@
+"""What several suites read: long texts, and records of TFDS sets.
+
+Long texts are those of `--text`, or the held-out documents of the run.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmat_jax.data.sources import blocks
+from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.errors import UserError
+from rmat_jax.evals.suite import Options, Subject
+
+# tokens that are held; documents that come after them are not read
+BUDGET = 1 << 26
+
+
+def read_texts(subject: Subject, options: Options, limit: int) -> list[np.ndarray]:
+    """Returns long documents as int32 tokens [T], each opened by the tokenizer's `end`.
+
+    The files of a folder come in an order that `options.seed` draws, held-out documents in their
+    own.
+
+    Args:
+        subject: its tokenizer and, without `options.text`, its held-out documents are used.
+        options: `text` and `seed` count.
+        limit: tokens of a document that are read, at most.
+
+    Raises:
+        UserError: nothing there, or nothing readable.
+    """
+    found, held = [], 0
+    for document in _files(options) if options.text is not None else subject.data.source.heldout():
+        tokens = first_tokens(document, subject.tokenizer, limit)
+        if len(tokens) > 1:
+            found.append(tokens)
+            held += len(tokens)
+        if held >= BUDGET:
+            break
+    if not found:
+        raise UserError(f"--text={options.text} holds no text; give a file or folder of texts")
+    return found
+
+
+def first_tokens(document: bytes, tokenizer: Tokenizer, limit: int) -> np.ndarray:
+    """Returns `end` and the document's first tokens: int32, `limit` of them at most."""
+    parts, count = [np.array([tokenizer.end], np.int32)], 1
+    for block in blocks(document):
+        if count >= limit:
+            break
+        parts.append(tokenizer.encode(block))
+        count += len(parts[-1])
+    return np.concatenate(parts)[:limit].astype(np.int32)
+
+
+def source_name(options: Options) -> str:
+    """Returns how the report names the source of the texts."""
+    return "the run's held-out documents" if options.text is None else f"`{options.text}`"
+
+
+def _files(options: Options) -> Iterator[bytes]:
+    root = Path(options.text).expanduser()
+    files = [root] if root.is_file() else sorted(_visible(root))
+    for index in np.random.default_rng(options.seed).permutation(len(files)):
+        try:
+            yield files[index].read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{error.filename} cannot be read: {error.strerror}; change its mode or --text"
+            ) from error
+
+
+def _visible(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (
+            Path(folder, name)
+            for name in names
+            if not name.startswith(".") and Path(folder, name).is_file()
+        )
+
+
+def tfds_records(
+    flag: str, value: str, choose: Callable[[int], Iterable[int]]
+) -> list[tuple[str, Any]]:
+    """Returns records of a TFDS set, each with its place for error messages.
+
+    Without `@SPLIT` the split is "validation", else "test", else "train".
+
+    Args:
+        flag: what the user typed, for errors.
+        value: `tfds:NAME` or `tfds:NAME@SPLIT`.
+        choose: gets the number of records and returns the indices of those to read.
+
+    Raises:
+        UserError: the set cannot be read.
+    """
+    name, _, split = value.removeprefix("tfds:").partition("@")
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise UserError(f"{flag} needs TFDS; run: pip install tensorflow-datasets") from None
+    try:
+        if not split:
+            known = tfds.builder(name).info.splits
+            split = next((split for split in ("validation", "test") if split in known), "train")
+        source = tfds.data_source(name, split=split)
+        chosen = choose(len(source))
+        return [(f"{flag}, record {index} of split {split!r}", source[index]) for index in chosen]
+    except Exception as error:
+        # TFDS raises whatever its downloads, readers and builders raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
+        fix = "check name, split and network, or set TFDS_DATA_DIR to a prepared copy"
+        if isinstance(error, ImportError) and error.name:
+            fix = f"run: pip install {error.name}"
+        raise UserError(f"{flag} cannot be read: {reason}; {fix}") from error

@@ -1,0 +1,95 @@
+"""Asks a model questions on documents: what does the reference cost it, and what does it write?"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from rmat_jax.evals.conditions import ALONE, EMPTIED, Condition, conditions
+from rmat_jax.evals.continuations import ROWS, finite_costs, groups_of
+from rmat_jax.evals.suite import Subject, say
+from rmat_jax.evals.suites.answers.questions import Asked, Item
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came of one question."""
+
+    asked: Asked
+    # number of the document
+    document: int
+    # of the document
+    tokens: int
+    # of the reference whose bits are counted, with the space before it
+    num_bytes: int
+    # that the reference costs
+    bits: dict[Condition, float]
+    written: dict[Condition, str]
+
+
+def ask(
+    subject: Subject,
+    items: Sequence[Item],
+    *,
+    prompt: Callable[[Asked], str],
+    room: Callable[[Asked], int],
+    stop: Sequence[str] = (),
+    name: str,
+) -> list[Answer]:
+    """Reads each document once, and asks from there under every condition.
+
+    Args:
+        subject: the model.
+        items: documents and questions.
+        prompt: what stands between document and answer; a space follows it.
+        room: tokens that the answer may take.
+        stop: where a written answer ends.
+        name: of the suite, for progress.
+
+    Raises:
+        UserError: a model that knows no text, or whose probabilities are no numbers.
+    """
+    engine = subject.engine(rows=ROWS)
+    # What a session remembers is as large as the model makes it, so few are held at a time.
+    ways = conditions(subject.config.model.has_memory)
+    total, answers = sum(len(item.asked) for item in items), []
+    # neighbours end together
+    order = sorted(range(len(items)), key=lambda index: len(items[index].text))
+    for documents in groups_of(ROWS, order):
+        longest = len(items[documents[-1]].text)
+        say(
+            f"{name}: reading {len(documents)} of {len(items)} documents, "
+            f"the longest of {longest:,} characters"
+        )
+        read = {index: engine.open(items[index].text) for index in documents}
+        for session in read.values():
+            session.catch_up()
+        wanted = [(index, asked) for index in documents for asked in items[index].asked]
+        for group in groups_of(ROWS, wanted):
+            references = [b" " + asked.references[0].encode() for _, asked in group]
+            bits, written = [{} for _ in group], [{} for _ in group]
+            for condition in ways:
+                sessions = []
+                for index, asked in group:
+                    session = (
+                        engine.open()
+                        if condition == ALONE
+                        else read[index].fork(forget=condition == EMPTIED)
+                    )
+                    session.read(prompt(asked))
+                    sessions.append(session)
+                found = finite_costs(engine, list(zip(sessions, references, strict=True)))
+                writing = [
+                    session.write(max_new_tokens=room(asked), temperature=0, stop=stop)
+                    for session, (_, asked) in zip(sessions, group, strict=True)
+                ]
+                for place, cost in enumerate(found):
+                    bits[place][condition] = cost.total / math.log(2)
+                    written[place][condition] = "".join(writing[place]).strip()
+            answers += [
+                Answer(asked, index, read[index].tokens, len(reference), of_bits, of_text)
+                for (index, asked), reference, of_bits, of_text in zip(
+                    group, references, bits, written, strict=True
+                )
+            ]
+            say(f"{name}: {len(answers)} of {total} questions")
+    return answers

@@ -1,0 +1,274 @@
+"""Documents and the questions on them, from JSON lines or TFDS.
+
+Several spellings of the same few fields are read.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmat_jax.errors import UserError
+from rmat_jax.evals.inputs import tfds_records
+
+DOCUMENTS = (
+    "documents",
+    "input",
+    "context",
+    "document",
+    "article",
+    "passage",
+    "text",
+    "meeting_transcripts",
+)
+QUESTIONS = ("questions", "instructions", "question", "query")
+# QMSum's, each of {"query", "answer"}
+QUERIES = ("general_query_list", "specific_query_list")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question and its answers."""
+
+    # "" where nothing but a summary is wanted
+    question: str
+    # each is right; likelihoods are of the first
+    references: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """Documents that are read once, and the questions on them."""
+
+    documents: tuple[str, ...]
+    asked: tuple[Asked, ...]
+
+    @property
+    def text(self) -> str:
+        """All documents, an empty line between them."""
+        return "\n\n".join(self.documents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The fields of a suite's records. The first one that is there counts."""
+
+    # the option of the suite's file
+    flag: str
+    # spellings of the field that holds the answers
+    answers: tuple[str, ...]
+    # whether a record without a question is an error
+    needs_question: bool
+    # a line, for errors
+    example: str
+
+
+QA = Schema(
+    "qa",
+    ("answers", "outputs", "answer"),
+    True,
+    '{"documents": [...] or "context": "...", "question": "...", "answer": "..."}',
+)
+SUMMARY = Schema(
+    "summary",
+    ("summaries", "outputs", "summary", "highlights", "abstract", "answers", "answer"),
+    False,
+    '{"document": "...", "summary": "..."}',
+)
+
+
+def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]:
+    """Returns at most `limit` questions, on as many documents as possible.
+
+    The first question of each document is taken before the second one of any.
+
+    Args:
+        schema: of the records.
+        value: a file of JSON lines, which is read whole; or tfds:NAME, tfds:NAME@SPLIT, of which
+            `limit` records are drawn.
+        limit: questions.
+        seed: of the draw.
+
+    Raises:
+        UserError: no file, a line that is not such a record, or nothing to ask.
+    """
+    if not value:
+        raise UserError(
+            f"{schema.flag}={value!r} must name a file of JSON lines, or tfds:NAME; "
+            f"a line: {schema.example}"
+        )
+    rng = np.random.default_rng(seed)
+    if value.startswith("tfds:"):
+        records = tfds_records(
+            f"{schema.flag}={value!r}",
+            value,
+            lambda count: sorted(rng.permutation(count)[:limit].tolist()),
+        )
+    else:
+        records = _json_lines(schema, value)
+    # the same documents in several records are read once
+    asked: dict[tuple[str, ...], dict[Asked, None]] = {}
+    for where, record in records:
+        item = parse(schema, record, where)
+        asked.setdefault(item.documents, {}).update(dict.fromkeys(item.asked))
+    items = [
+        Item(documents, tuple(of))
+        for documents, of in asked.items()
+        if of and "".join(documents).strip()
+    ]
+    if not items:
+        raise UserError(
+            f"{schema.flag}={value!r} has no document with an answer to it; "
+            f"give lines: {schema.example}"
+        )
+    return draw(items, limit, rng)
+
+
+def draw(items: list[Item], limit: int, rng: np.random.Generator) -> list[Item]:
+    """Draws at most `limit` questions, one of every document in turn.
+
+    Documents come in random order, the questions on one in their own.
+    """
+    order = rng.permutation(len(items)).tolist()
+    rounds = itertools.zip_longest(
+        *([(index, asked) for asked in items[index].asked] for index in order)
+    )
+    kept = itertools.islice((pair for pairs in rounds for pair in pairs if pair), limit)
+    chosen: dict[int, list[Asked]] = {}
+    for index, asked in kept:
+        chosen.setdefault(index, []).append(asked)
+    return [dataclasses.replace(items[index], asked=tuple(of)) for index, of in chosen.items()]
+
+
+def parse(schema: Schema, record: Any, where: str) -> Item:
+    """Reads one record. Questions and answers without a word are left out.
+
+    Raises:
+        UserError: it is no such record; `where` begins the message.
+    """
+    if not isinstance(record, Mapping):
+        raise UserError(
+            f"{where}: a record must be an object, not {_kind(record)}; give {schema.example}"
+        )
+    documents = tuple(_texts(_field(record, DOCUMENTS, schema, where), where))
+    if any(name in record for name in QUERIES):
+        lists = [record.get(name) or [] for name in QUERIES]
+        queries = [query for one in lists for query in (one if isinstance(one, list) else [one])]
+        if not all(
+            isinstance(query, Mapping) and {"query", "answer"} <= query.keys() for query in queries
+        ):
+            raise UserError(
+                f"{where}: each entry of {', '.join(QUERIES)} must have query and answer; add them"
+            )
+        pairs = [(query["query"], query["answer"]) for query in queries]
+    else:
+        pairs = _pairs(schema, record, where)
+    asked = []
+    for question, answer in pairs:
+        question = "\n".join(_texts(question, where)).strip()
+        references = tuple(text.strip() for text in _texts(answer, where) if text.strip())
+        if references and (question or not schema.needs_question):
+            asked.append(Asked(question, references))
+    return Item(documents, tuple(asked))
+
+
+def _pairs(schema: Schema, record: Mapping, where: str) -> list[tuple[Any, Any]]:
+    """The questions, each with its answers.
+
+    To a list of questions belongs a list of answers that is as long. To one question all answers
+    are right.
+    """
+    answers = _plain(_field(record, schema.answers, schema, where))
+    has_question = any(name in record for name in QUESTIONS)
+    questions = (
+        _plain(_field(record, QUESTIONS, schema, where))
+        if has_question or schema.needs_question
+        else ""
+    )
+    if not isinstance(questions, list):
+        return [(questions, answers)]
+    if not isinstance(answers, list) or len(answers) != len(questions):
+        count = len(answers) if isinstance(answers, list) else 1
+        raise UserError(
+            f"{where}: {len(questions)} questions have {count} answers; give as many of both"
+        )
+    return list(zip(questions, answers, strict=True))
+
+
+def _field(record: Mapping, names: tuple[str, ...], schema: Schema, where: str) -> Any:
+    for name in names:
+        if name in record:
+            return record[name]
+    raise UserError(f"{where} has none of {', '.join(names)}; give {schema.example}")
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    """The texts of a field: one or several; null is none.
+
+    An object counts as its speaker, title, content and text, as far as it has them.
+    """
+    value = _plain(value)
+    if value is None:
+        return []
+    if isinstance(value, list):
+        texts = [_texts(part, where) for part in value]
+        if value and all(isinstance(part, Mapping) and "speaker" in part for part in value):
+            # a transcript is one document
+            return ["".join(f"{text}\n" for part in texts for text in part)]
+        return [text for part in texts for text in part]
+    if isinstance(value, Mapping):
+        if "speaker" in value and "content" in value:
+            return [f"{value['speaker']}: {value['content']}"]
+        named = [value[name] for name in ("title", "content", "text") if name in value]
+        if len(named) == 1:
+            # SQuAD's {"text": [...]} has several
+            return _texts(named[0], where)
+        if named:
+            return ["\n".join(text for part in named for text in _texts(part, where))]
+    if isinstance(value, bytes):
+        return [value.decode(errors="replace")]
+    if isinstance(value, str):
+        # half a surrogate pair, which JSON can spell, is no text
+        return [value.encode(errors="replace").decode()]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [str(value)]
+    raise UserError(
+        f"{where}: documents, questions and answers must be text, not {_kind(value)}; "
+        "write them as strings"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """The value, with lists in the place of what TFDS gives as arrays and tuples."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} ({value!r:.40})"
+
+
+def _json_lines(schema: Schema, value: str) -> Iterator[tuple[str, Any]]:
+    file = Path(value).expanduser()
+    name = f"{schema.flag}={value!r}"
+    try:
+        with open(file, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                where = f"{name}, line {number}"
+                try:
+                    record = json.loads(line) if line.strip() else None
+                except (ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{where} is not JSON: {error}; give one object a line: {schema.example}"
+                    ) from error
+                if line.strip():
+                    yield where, record
+    except OSError as error:
+        raise UserError(
+            f"{name} cannot be read: {error.strerror}; give a file of JSON lines, or tfds:NAME"
+        ) from error

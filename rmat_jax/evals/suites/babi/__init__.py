@@ -1,0 +1,9 @@
+"""Suite `babi`: how far does the memory carry the facts of bAbI's stories?
+
+Other text is put between the facts of a story, from none to many chunks of it. It reports how often
+the right answer is the likeliest of all answers in the task's file, by task and by length of that
+text, beside an emptied memory, the question alone, and the most frequent answer.
+
+Sources: the stories are those of bAbI (Weston et al. 2015, arXiv 1502.05698). Other text is put
+between facts as in BABILong (Kuratov et al. 2024, arXiv 2406.10149).
+"""

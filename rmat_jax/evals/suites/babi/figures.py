@@ -1,0 +1,79 @@
+"""The figures of `babi`: right answers by task and stretch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+
+from rmat_jax.colours import BLUE, GREY, INK, LIGHT_BLUE, ORANGE
+from rmat_jax.evals import plots
+from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_STORIES, Condition
+from rmat_jax.evals.suites.babi.stories import Task
+from rmat_jax.evals.suites.babi.trials import MAJORITY, Trial, by_stretch, chance, mean
+
+XLABEL = "other text between the facts (chunks)"
+
+
+def heat_map(file: Path, tasks: Sequence[Task], trials: Sequence[Trial]) -> None:
+    """Draws the right answers of each task at each stretch as a heat map, as BABILong does."""
+    stretches = by_stretch(trials)
+    cells = [
+        [mean([t for t in found if t.task == i]).value for found in stretches.values()]
+        for i in range(len(tasks))
+    ]
+    drawing, axes = plots.new_figure(
+        f"Right answers, {OF_STORIES[KEPT]}", height=plots.bars_height(len(tasks))
+    )
+    shades = LinearSegmentedColormap.from_list("blues", ["#FFFFFF", LIGHT_BLUE, BLUE])
+    image = axes.imshow(cells, cmap=shades, vmin=0, vmax=1, aspect="auto")
+    for row, values in enumerate(cells):
+        for column, value in enumerate(values):
+            colour = "white" if value > 0.7 else INK
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=colour
+            )
+    axes.set_xticks(range(len(stretches)), stretches)
+    axes.set_yticks(range(len(tasks)), [task.name for task in tasks])
+    axes.set_xlabel(XLABEL)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    drawing.colorbar(image, ax=axes, pad=0.02).outline.set_visible(False)
+    plots.save(drawing, file)
+
+
+def curves(file: Path, tasks: Sequence[Task], trials: Sequence[Trial], has_memory: bool) -> None:
+    """Draws the right answers by stretch, all tasks together, beside what needs no memory."""
+    cells = by_stretch(trials)
+    places = np.arange(len(cells))
+    drawing, axes = plots.new_figure("Right answers by stretch, all tasks")
+
+    def line(field: str, condition: Condition, beside: float) -> None:
+        found = [mean(trials, field) for trials in cells.values()]
+        plots.with_errors(
+            axes,
+            places + beside,
+            found,
+            condition.style,
+            condition.colour,
+            markersize=4.5,
+            linewidth=1.4,
+            label=OF_STORIES[condition],
+        )
+
+    # A little apart, so that no bar hides another.
+    line("kept", KEPT, -0.03)
+    if has_memory:
+        line("emptied", EMPTIED, 0.03)
+    chances = float(np.mean([chance(tasks[trial.task]) for trial in trials]))
+    # Chance has the look that the question alone has elsewhere.
+    for height, colour, style, width, label in (
+        (mean(trials, "alone").value, ORANGE, "-.", 1.2, OF_STORIES[ALONE]),
+        (mean(trials, "majority").value, INK, "--", 1.0, MAJORITY),
+        (chances, GREY, ":", 1.2, "chance"),
+    ):
+        axes.axhline(height, color=colour, linestyle=style, linewidth=width, label=label)
+    axes.set_xticks(places, cells)
+    axes.set(xlabel=XLABEL, ylabel="right answers", ylim=(0, 1))
+    plots.legend(axes)
+    plots.save(drawing, file)

@@ -1,0 +1,167 @@
+"""The dialogues of `dialogue`: read from files or TFDS, and joined to long ones."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.errors import UserError
+from rmat_jax.evals.inputs import tfds_records
+
+EXAMPLE = '{"turns": [{"speaker": "USER", "utterance": "Hello."}, ...]}'
+SPEAKERS, UTTERANCES = ("speaker", "role", "from"), ("utterance", "content", "text", "value")
+
+
+class Turn(NamedTuple):
+    """What one speaker says at once."""
+
+    speaker: str
+    utterance: str
+
+
+class Placed(NamedTuple):
+    """A turn in a long dialogue."""
+
+    turn: Turn
+    # number of its dialogue among those that were joined, from 1
+    session: int
+    # its number in that dialogue, from 1
+    number: int
+
+    def lead(self) -> bytes:
+        """Returns the speaker's name, and before it an empty line where another dialogue ended."""
+        return b"\n" * (self.number == 1 and self.session > 1) + self.turn.speaker.encode() + b":"
+
+    def text(self) -> bytes:
+        """Returns the utterance, to the end of its line."""
+        return b" " + self.turn.utterance.encode() + b"\n"
+
+
+def load(value: str, limit: int) -> list[list[Turn]]:
+    """Returns all dialogues of two turns or more.
+
+    Args:
+        value: a file of JSON (a list of dialogues) or of JSON lines, a folder of them, or
+            tfds:NAME, tfds:NAME@SPLIT.
+        limit: records of TFDS that are read.
+
+    Raises:
+        UserError: nothing there, or something else.
+    """
+    flag = f"dialogue={value!r}"
+    if value.startswith("tfds:"):
+        records = tfds_records(flag, value, lambda count: range(min(limit, count)))
+    else:
+        records = _files(flag, Path(value).expanduser())
+    dialogues = [parse(record, where) for where, record in records]
+    dialogues = [dialogue for dialogue in dialogues if len(dialogue) > 1]
+    if not dialogues:
+        raise UserError(f"{flag} has no dialogue of two turns or more; give records like {EXAMPLE}")
+    return dialogues
+
+
+def join(
+    dialogues: Iterable[Sequence[Turn]], tokenizer: Tokenizer, length: int
+) -> list[list[Placed]]:
+    """Joins neighbours to long dialogues, as many as fit into `length` tokens, and none twice.
+
+    A dialogue that is longer by itself ends at its last whole turn.
+    """
+    joined: list[list[Placed]] = []
+    room = session = 0
+    for dialogue in dialogues:
+        sizes = [
+            len(tokenizer.encode(f"\n{turn.speaker}: {turn.utterance}\n".encode()))
+            for turn in dialogue
+        ]
+        if not joined or sum(sizes) > room:
+            joined.append([])
+            room, session = length, 0
+        session += 1
+        for number, (turn, size) in enumerate(zip(dialogue, sizes, strict=True), 1):
+            room -= size
+            if room < 0:
+                break
+            joined[-1].append(Placed(turn, session, number))
+    return [long for long in joined if len(long) > 1]
+
+
+def parse(record: Any, where: str) -> list[Turn]:
+    """Returns the turns of one record. Those without a word are left out.
+
+    Raises:
+        UserError: it is no dialogue; `where` begins the message.
+    """
+    turns = record.get("turns") if isinstance(record, Mapping) else None
+    # TFDS gives a list of objects as an object of lists
+    if isinstance(turns, Mapping) and turns:
+        lists = {name: list(values) for name, values in turns.items()}
+        turns = [
+            dict(zip(lists, values, strict=False)) for values in zip(*lists.values(), strict=False)
+        ]
+    if not isinstance(turns, list):
+        raise UserError(f"{where} has no list of turns; give records like {EXAMPLE}")
+    return [turn for turn in (_turn(turn, where) for turn in turns) if turn.utterance]
+
+
+def _turn(turn: Any, where: str) -> Turn:
+    fields = turn if isinstance(turn, Mapping) else {}
+    found = [
+        next((fields[name] for name in names if name in fields), None)
+        for names in (SPEAKERS, UTTERANCES)
+    ]
+    texts = [
+        value.decode(errors="replace") if isinstance(value, bytes) else value for value in found
+    ]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            f"{where} has a turn without speaker and utterance, both texts: {turn!r:.60}; "
+            f"give records like {EXAMPLE}"
+        )
+    # Half a surrogate pair, which JSON can spell, is no text; a turn is one line.
+    return Turn(*(" ".join(text.encode(errors="replace").decode().split()) for text in texts))
+
+
+def _files(flag: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Records, each with its place for errors."""
+    try:
+        files = (
+            sorted(file for file in path.rglob("*.json*") if file.is_file())
+            if path.is_dir()
+            else [path]
+        )
+        if not files:
+            raise UserError(
+                f"{flag} holds no *.json or *.jsonl file; give a file of dialogues: {EXAMPLE}"
+            )
+        for file in files:
+            yield from _records(
+                f"{flag}, {file.name}" if path.is_dir() else flag, file.read_bytes()
+            )
+    except OSError as error:
+        raise UserError(
+            f"{flag} cannot be read: {error.strerror}; give a file or folder of dialogues"
+        ) from error
+
+
+def _records(where: str, data: bytes) -> Iterator[tuple[str, Any]]:
+    try:
+        whole = json.loads(data)
+    except (ValueError, RecursionError):
+        whole = None
+    if whole is not None:
+        several = whole if isinstance(whole, list) else [whole]
+        yield from (
+            (f"{where}, record {number}", record) for number, record in enumerate(several, 1)
+        )
+        return
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            if line.strip():
+                yield f"{where}, line {number}", json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{where}, line {number} is not JSON: {error}; "
+                f"give a list, or a line each, of {EXAMPLE}"
+            ) from error

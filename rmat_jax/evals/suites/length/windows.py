@@ -1,0 +1,134 @@
+"""The windows of `length`: they score the same tokens at every reach."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rmat_jax.config import IGNORE
+from rmat_jax.errors import UserError
+from rmat_jax.evals.heldout import MIN_DOCUMENTS, evaluate_heldout
+from rmat_jax.evals.packing import Document, Packed
+from rmat_jax.evals.suite import Subject, say
+
+# chunks of a document that are scored, or an eighth of the longest reach where that is more
+SCORED_CHUNKS = 16
+# parts of the text that stand for documents where these are too few for a standard error
+STRETCHES = 16
+
+
+class Window(NamedTuple):
+    """Part of a document, in chunks.
+
+    It is read from `start` to `end` with a fresh state, and scored from `first` on.
+    """
+
+    document: int
+    reach: int
+    start: int
+    first: int
+    end: int
+
+
+class Reaches(NamedTuple):
+    """The same N tokens at each of R reaches, in the order of documents and places."""
+
+    # the reaches in chunks: 0, 1, 2, 4, ...
+    chunks: list[int]
+    # that each token cost
+    bits_RN: np.ndarray
+    documents_N: np.ndarray
+    # in the document, of the token that predicts
+    places_N: np.ndarray
+
+
+def longest_reach(chunks: Sequence[int], most: int) -> int:
+    """Returns the largest power of two that enough documents exceed by a chunk.
+
+    Enough are ten documents, or half of them where there are fewer than twenty.
+
+    Args:
+        chunks: whole chunks of each document.
+        most: the reach, in chunks, that the result does not exceed.
+
+    Raises:
+        UserError: too few documents exceed two chunks.
+    """
+    needed = min(MIN_DOCUMENTS, -(-len(chunks) // 2))
+    room = min(sorted(chunks, reverse=True)[needed - 1] - 1, most)
+    if room < 1:
+        raise UserError(
+            f"the texts are too short for `length`: {needed} of {len(chunks)} documents must be "
+            "longer than two chunks; give longer ones with --text=PATH"
+        )
+    return 1 << (room.bit_length() - 1)
+
+
+def windows_of(chunks: Sequence[int], longest: int) -> list[Window]:
+    """Returns windows so that each reach scores the same chunks of each document.
+
+    These are the chunks from `longest` on: `SCORED_CHUNKS` of them, or an eighth of `longest` where
+    that is more, and no more than `longest`. So the longest reach begins with the document.
+
+    Args:
+        chunks: whole chunks of each document.
+        longest: the longest reach, in chunks; a power of two.
+    """
+    windows = []
+    for document, count in enumerate(chunks):
+        scored = min(count - longest, longest, max(SCORED_CHUNKS, longest // 8))
+        end = longest + scored
+        windows += [Window(document, 0, n, n, n + 1) for n in range(longest, end)]
+        for reach in powers(longest):
+            for first in range(longest, end, reach):
+                windows.append(
+                    Window(document, reach, first - reach, first, min(first + reach, end))
+                )
+    return windows
+
+
+def powers(longest: int) -> list[int]:
+    """Returns 1, 2, 4, ..., longest."""
+    return [1 << n for n in range(longest.bit_length())]
+
+
+def measure(subject: Subject, texts: Sequence[np.ndarray], windows: Sequence[Window]) -> Reaches:
+    """Reads all windows, many side by side, and returns what their scored tokens cost."""
+    chunk_len = subject.config.model.chunk_len
+
+    def make(index: int) -> Document:
+        w = windows[index]
+        text = texts[w.document][w.start * chunk_len : w.end * chunk_len + 1]
+        targets = text[1:].copy()
+        targets[: (w.first - w.start) * chunk_len] = IGNORE
+        return {"tokens": text[:-1], "targets": targets}
+
+    packed = Packed(
+        [(w.end - w.start) * chunk_len for w in windows], make, chunk_len, forgets=False
+    )
+    say(f"{packed.tokens:,} tokens")
+    heldout = evaluate_heldout(subject.config, subject.params, packed, None)
+    of = np.array(windows)[packed.owners(heldout)]
+    documents, places = of[:, 0], of[:, 2] * chunk_len + heldout.offsets
+    # by reach, document, place
+    order = np.lexsort((places, documents, of[:, 1]))
+    chunks = sorted({w.reach for w in windows})
+    bits_RN, documents_RN, places_RN = (
+        x[order].reshape(len(chunks), -1) for x in (heldout.bits, documents, places)
+    )
+    return Reaches(chunks, bits_RN, documents_RN[0], places_RN[0])
+
+
+def units(found: Reaches) -> tuple[str, np.ndarray]:
+    """Returns what may be taken as independent: documents, or stretches of them if they are few.
+
+    Returns:
+        The name of the units in the plural, and the number of its unit for each token.
+    """
+    count = len(np.unique(found.documents_N))
+    if count >= MIN_DOCUMENTS:
+        return "documents", found.documents_N
+    # tokens stand document by document
+    order = np.arange(len(found.documents_N))
+    stretch = order * STRETCHES // len(order)
+    return "stretches of documents", found.documents_N * STRETCHES + stretch

@@ -1,0 +1,158 @@
+"""The figures of `position`: loss by place, recovery, fusion weights, gates."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from rmat_jax.colours import BLUE, INK, LIGHT_BLUE, ORANGE
+from rmat_jax.evals import plots
+from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
+from rmat_jax.evals.heldout import Mean
+from rmat_jax.evals.suites.position.gauges import Openness
+
+
+def loss_by_place(
+    file: Path,
+    title: str,
+    xlabel: str,
+    places: np.ndarray,
+    kept: np.ndarray,
+    cut: np.ndarray | None,
+    gains: Sequence[Mean],
+    *,
+    marks: Mapping[str, float],
+    log: bool,
+) -> None:
+    """Draws the loss with and without memory by place, and below what memory saves.
+
+    Args:
+        file: to write.
+        title: of the figure.
+        xlabel: of the places.
+        places: [n].
+        kept: [n] bits per token with memory.
+        cut: [n] with the memory emptied; None: the model has no memory, and the figure no second
+            panel.
+        gains: what memory saves at each place, in bits per token; not read without `cut`.
+        marks: labelled vertical lines.
+        log: whether the places are tokens on a logarithmic axis.
+    """
+    figure, axes = plots.new_figure(title, panels=1 if cut is None else 2)
+    upper = axes if cut is None else axes[0]
+    if cut is not None:
+        _always_emptied(upper, places, cut)
+    upper.plot(
+        places,
+        kept,
+        KEPT.style,
+        color=KEPT.colour,
+        markersize=4,
+        linewidth=1.4,
+        label="held out" if cut is None else OF_READINGS[KEPT],
+    )
+    upper.set_ylabel("bits per token")
+    plots.legend(upper)
+    lower = upper
+    if cut is not None:
+        lower = axes[1]
+        plots.differences(lower, places, gains, KEPT.colour)
+        lower.set_ylabel("memory saves\nbits per token")
+    if log:
+        plots.token_axis(lower, places)
+    plots.mark(upper, lower, marks)
+    lower.set_xlabel(xlabel)
+    plots.save(figure, file)
+
+
+def recovery(
+    file: Path,
+    places: np.ndarray,
+    kept: np.ndarray,
+    once: np.ndarray,
+    cut: np.ndarray,
+    costs: Sequence[Mean],
+) -> None:
+    """Draws the loss after the memory was emptied once, between that of the two other readings.
+
+    Args:
+        file: to write.
+        places: [n] tokens since the emptying.
+        kept, once, cut: [n] bits per token, the memory emptied never, once and before each chunk.
+        costs: what emptying it once costs at each place, in bits per token.
+    """
+    figure, (upper, lower) = plots.new_figure("After the memory was emptied once", panels=2)
+    _always_emptied(upper, places, cut)
+    for values, style, colour, label in (
+        (once, "D-", ORANGE, "emptied once, at 0"),
+        (kept, KEPT.style, KEPT.colour, "never emptied"),
+    ):
+        upper.plot(places, values, style, color=colour, markersize=4, linewidth=1.4, label=label)
+    upper.set_ylabel("bits per token")
+    plots.legend(upper)
+    plots.differences(lower, places, costs, ORANGE)
+    lower.set_ylabel("emptying it once\ncosts bits per token")
+    plots.token_axis(lower, places)
+    lower.set_xlabel("tokens since it was emptied")
+    plots.save(figure, file)
+
+
+def _always_emptied(axes: Axes, places: np.ndarray, cut: np.ndarray) -> None:
+    axes.plot(
+        places,
+        cut,
+        EMPTIED.style,
+        color=EMPTIED.colour,
+        markersize=3.5,
+        linewidth=1.4,
+        label=OF_READINGS[EMPTIED],
+    )
+
+
+def fusion(file: Path, streams: Sequence[str], weights_LS: np.ndarray) -> None:
+    """Draws each layer's mixture of the attention streams as a stacked bar."""
+    figure, axes = plots.new_figure(
+        "Fusion weights by layer", height=plots.bars_height(len(weights_LS))
+    )
+    plots.stack_streams(axes, streams, weights_LS)
+    axes.set(xlabel="share of the attention's output", ylabel="layer", xlim=(0, 1))
+    axes.grid(False)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    _layers_downward(axes, len(weights_LS), legend_columns=len(streams))
+    plots.save(figure, file)
+
+
+def gates(file: Path, openness: Openness, start: float) -> None:
+    """Draws the update gate of each layer: its mean and the middle 80 % of its values.
+
+    Args:
+        file: to write.
+        openness: of the layers.
+        start: where training began.
+    """
+    layers = np.arange(1, len(openness.mean_L) + 1)
+    figure, axes = plots.new_figure("Update gate by layer", height=plots.bars_height(len(layers)))
+    spread_L = openness.high_L - openness.low_L
+    axes.barh(
+        layers, spread_L, left=openness.low_L, height=0.4, color=LIGHT_BLUE, label="middle 80 %"
+    )
+    axes.plot(openness.mean_L, layers, "o", color=BLUE, markersize=8, label="mean")
+    axes.axvline(start, color=INK, linestyle=":", linewidth=1.2, label="start of training")
+    axes.set(xlabel="openness z (0: keep the slot, 1: replace it)", ylabel="layer", xlim=(0, 1))
+    axes.grid(False, axis="y")
+    _layers_downward(axes, len(layers), legend_columns=3)
+    plots.save(figure, file)
+
+
+def _layers_downward(axes: Axes, count: int, legend_columns: int) -> None:
+    """Puts layer 1 at the top, and the legend beside the title."""
+    axes.set_yticks(np.arange(1, count + 1))
+    axes.set_ylim(count + 0.6, 0.4)
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=legend_columns,
+        frameon=False,
+        borderaxespad=0.2,
+    )

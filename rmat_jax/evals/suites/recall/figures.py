@@ -1,0 +1,117 @@
+"""The figures of `recall`: accuracy by context and depth, and by number of pairs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+# not pyplot, which keeps every figure in a global
+from matplotlib.figure import Figure
+
+from rmat_jax.colours import INK, VERMILLION
+from rmat_jax.evals import plots
+from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_QUESTIONS, OF_TEXTS
+from rmat_jax.evals.heldout import Mean
+
+
+def heatmap(
+    file: Path,
+    title: str,
+    contexts: Sequence[int],
+    depths: Sequence[float],
+    accuracy_DN: np.ndarray,
+    control_N: np.ndarray | None,
+    chance: float,
+) -> None:
+    """Draws accuracy by context length and depth.
+
+    Args:
+        file: to write.
+        title: of the figure.
+        contexts: lengths in tokens, one for each column.
+        depths: from 0 to 1, one for each row.
+        accuracy_DN: from 0 to 1.
+        control_N: the same with an emptied memory, drawn as a row of its own; None: no such row.
+        chance: accuracy of guessing, marked in the colour bar.
+    """
+    figure = Figure(figsize=(7, 4.4), dpi=120, layout="constrained")
+    panels = 1 if control_N is None else 2
+    axes = np.ravel(figure.subplots(panels, sharex=True, height_ratios=[len(depths), 1][:panels]))
+    axes[0].set_title(title, loc="left", fontweight="bold", fontsize=11)
+    rows = [accuracy_DN] if control_N is None else [accuracy_DN, control_N[None]]
+    for panel, shares in zip(axes, rows, strict=True):
+        image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (y, x), share in np.ndenumerate(shares):
+            panel.text(
+                x,
+                y,
+                f"{share:.0%}",
+                ha="center",
+                va="center",
+                color="white" if share > 0.5 else INK,
+                fontsize=9,
+            )
+        panel.spines[:].set_visible(False)
+        panel.tick_params(length=0)
+    axes[0].set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
+    axes[0].set_ylabel("depth of the fact in the context")
+    if control_N is not None:
+        axes[1].set_yticks([0], ["memory\nemptied"])
+    axes[-1].set_xticks(range(len(contexts)), [plots.count_name(tokens) for tokens in contexts])
+    axes[-1].set_xlabel("context (tokens)")
+    bar = figure.colorbar(image, ax=axes.tolist(), label="accuracy", format="{x:.0%}")
+    bar.outline.set_visible(False)
+    bar.ax.axhline(chance, color=VERMILLION, linewidth=2)
+    bar.ax.text(
+        -0.2,
+        chance,
+        "guessing ",
+        color=VERMILLION,
+        fontsize=8,
+        ha="right",
+        va="center",
+        transform=bar.ax.get_yaxis_transform(),
+    )
+    plots.save(figure, file)
+
+
+def keys(
+    file: Path,
+    counts: Sequence[int],
+    kept: Sequence[Mean],
+    cut: Sequence[Mean] | None,
+    chance: float,
+) -> None:
+    """Draws accuracy by how many pairs were told.
+
+    Args:
+        file: to write.
+        counts: numbers of pairs.
+        kept: accuracy at each.
+        cut: the same with an emptied memory; None: the model has no memory.
+        chance: accuracy of guessing.
+    """
+    figure, axes = plots.new_figure("Accuracy by number of pairs")
+    for means, condition, label in (
+        (kept, KEPT, OF_TEXTS[KEPT]),
+        (cut, EMPTIED, OF_QUESTIONS[EMPTIED]),
+    ):
+        if means is not None:
+            plots.with_errors(
+                axes,
+                counts,
+                means,
+                condition.style,
+                condition.colour,
+                markersize=4,
+                linewidth=1.4,
+                label=label,
+            )
+    axes.axhline(chance, color=INK, linestyle=":", linewidth=1.2, label="guessing")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set(xlabel="pairs told", ylabel="accuracy", ylim=(0, 1.03))
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    plots.legend(axes)
+    plots.save(figure, file)

@@ -1,0 +1,159 @@
+"""Records in their spellings, and what is drawn of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rmat_jax.errors import UserError
+from rmat_jax.evals.suites.answers.questions import QA, SUMMARY, Asked, Item, draw, load, parse
+
+
+def asked(schema, record):
+    item = parse(schema, record, "here")
+    return item.documents, [(one.question, *one.references) for one in item.asked]
+
+
+def test_spellings_of_questions():
+    plain = {"context": "Text.", "question": "Who? ", "answer": "She."}
+    assert asked(QA, plain) == (("Text.",), [("Who?", "She.")])
+    # both are right
+    assert asked(QA, plain | {"answer": ["She.", " Her."]})[1] == [("Who?", "She.", "Her.")]
+    assert asked(QA, plain | {"answer": 7})[1] == [("Who?", "7")]
+    parallel = {"input": "Text.", "instructions": ["Who?", "Where?"], "outputs": ["She.", "There."]}
+    assert asked(QA, parallel)[1] == [("Who?", "She."), ("Where?", "There.")]
+    several = {
+        "documents": ["One.", {"title": "T", "text": "Two."}],
+        "questions": ["Who?"],
+        "answers": [["a", "b"]],
+    }
+    assert asked(QA, several) == (("One.", "T\nTwo."), [("Who?", "a", "b")])
+    squad = {
+        "context": b"Text.",
+        "question": b"Who?",
+        "answers": {"text": np.array([b"a", b"b"]), "start": [1, 2]},
+    }
+    assert asked(QA, squad) == (("Text.",), [("Who?", "a", "b")])
+    assert parse(QA, several, "here").text == "One.\n\nT\nTwo."
+
+
+def test_spellings_of_summaries():
+    assert asked(SUMMARY, {"article": "Long.", "highlights": "Short."}) == (
+        ("Long.",),
+        [("", "Short.")],
+    )
+    report = {"instructions": ["Sum it up."], "outputs": ["Short."], "input": "Long."}
+    assert asked(SUMMARY, report) == (("Long.",), [("Sum it up.", "Short.")])
+    meeting = {
+        "meeting_transcripts": [
+            {"speaker": "A", "content": "Hello."},
+            {"speaker": "B", "content": "Bye."},
+        ],
+        "general_query_list": [{"query": "All?", "answer": "Greetings."}],
+        "specific_query_list": [
+            {"query": "B?", "answer": "Left.", "relevant_text_span": [["0", "1"]]}
+        ],
+    }
+    expected = (("A: Hello.\nB: Bye.\n",), [("All?", "Greetings."), ("B?", "Left.")])
+    assert asked(SUMMARY, meeting) == asked(QA, meeting) == expected
+
+
+def test_what_has_no_word_is_left_out():
+    questions = {
+        "context": "Text.",
+        "questions": ["Who?", " ", "Where?"],
+        "answers": ["", "She.", None],
+    }
+    assert asked(QA, questions)[1] == []
+    assert asked(SUMMARY, questions)[1] == [("", "She.")]
+    assert asked(QA, {"context": "\ud800x", "question": "Who?", "answer": "She."})[0] == ("?x",)
+
+
+@pytest.mark.parametrize(
+    ("schema", "record", "message"),
+    [
+        (QA, [1], "here: a record must be an object, not list"),
+        (QA, {"question": "Who?", "answer": "She."}, "here has none of documents, input, context"),
+        (QA, {"context": "Text.", "answer": "She."}, "here has none of questions"),
+        (QA, {"context": "Text.", "question": "Who?"}, "here has none of answers"),
+        (SUMMARY, {"document": "Text."}, "here has none of summaries"),
+        (
+            QA,
+            {"context": "Text.", "questions": ["a", "b"], "answers": ["a"]},
+            "here: 2 questions have 1 answers",
+        ),
+        (
+            QA,
+            {"context": "Text.", "questions": ["a"], "answers": "a"},
+            "here: 1 questions have 1 answers",
+        ),
+        (QA, {"context": True, "question": "Who?", "answer": "a"}, "must be text, not bool"),
+        (
+            QA,
+            {"context": {"body": "x"}, "question": "Who?", "answer": "a"},
+            "must be text, not dict",
+        ),
+        (SUMMARY, {"document": "x", "general_query_list": ["a"]}, "must have query and answer"),
+        (SUMMARY, {"document": "x", "general_query_list": 3}, "must have query and answer"),
+    ],
+)
+def test_other_records_are_one_clear_line(schema, record, message):
+    with pytest.raises(UserError, match=message) as caught:
+        parse(schema, record, "here")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_are_read_whole_and_documents_once(tmp_path):
+    file = tmp_path / "a.jsonl"
+    lines = [{"context": f"Text {i % 2}.", "question": f"Q{i}", "answer": "a"} for i in range(6)]
+    file.write_text("\n\n".join(map(json.dumps, [*lines, lines[0]])))
+    items = load(QA, str(file), 10, seed=0)
+    assert sorted(item.text for item in items) == ["Text 0.", "Text 1."]
+    assert sorted(one.question for item in items for one in item.asked) == [
+        f"Q{i}" for i in range(6)
+    ]
+    file.write_bytes(file.read_bytes() + b"\n\n{broken\n")
+    with pytest.raises(
+        UserError, match=r"qa='.*a.jsonl', line 15 is not JSON: .*; give one object a line"
+    ):
+        load(QA, str(file), 1, seed=0)
+    file.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(UserError, match="line 1 is not JSON"):
+        load(QA, str(file), 1, seed=0)
+    file.write_text('{"context": " ", "question": "Who?", "answer": "She."}\n')
+    with pytest.raises(UserError, match="has no document with an answer"):
+        load(QA, str(file), 1, seed=0)
+    for value, message in [
+        (None, "summary=None must name"),
+        (str(tmp_path / "b"), "cannot be read: No such file"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            load(SUMMARY, value, 1, seed=0)
+
+
+def test_every_document_before_a_second_question():
+    items = [Item((f"{i}",), tuple(Asked(f"{i}.{j}", ("a",)) for j in range(3))) for i in range(4)]
+    rng = np.random.default_rng(0)
+    chosen = draw(items, 6, rng)
+    assert len(chosen) == 4 and sorted(len(item.asked) for item in chosen) == [1, 1, 2, 2]
+    assert all(
+        one.question == f"{item.text}.{j}" for item in chosen for j, one in enumerate(item.asked)
+    )
+    assert {tuple(item.text for item in draw(items, 2, rng)) for _ in range(20)} != {("0", "1")}
+    assert sum(len(item.asked) for item in draw(items, 100, rng)) == 12
+
+
+def test_tfds_sets_are_read_by_name():
+    import tensorflow_datasets as tfds
+
+    with tfds.testing.mock_data(num_examples=5):
+        (item, *more) = load(SUMMARY, "tfds:multi_news@validation", 3, seed=0)
+        assert len(more) == 2 and item.text and item.asked[0].references[0]
+        assert load(QA, "tfds:squad", 1, seed=0)[0].asked[0].question
+        with pytest.raises(UserError, match="record . of split 'train' has none of"):
+            load(QA, "tfds:multi_news", 3, seed=0)
+    with pytest.raises(
+        UserError, match="qa='tfds:no_such_set' cannot be read: .*; check name"
+    ) as caught:
+        load(QA, "tfds:no_such_set", 3, seed=0)
+    assert "\n" not in str(caught.value)
