@@ -13,8 +13,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rmat_jax.config import PAPER, RMATConfig
+from rmat_jax.config import PAPER, Local, RMATConfig
 from rmat_jax.model import RMAT
+from rmat_jax.modules.state import initial_state
 
 CHUNKS = (8, 32, 128)
 REMATS = ("none", "block", "chunk", "chunk+block")
@@ -29,7 +30,7 @@ def temporary_bytes(config: RMATConfig, chunks: int, batch: int = 1) -> int:
     params = jax.eval_shape(
         lambda key: model.init(key, jnp.zeros((1, config.chunk_len), jnp.int32))["params"], key
     )
-    state = jax.eval_shape(lambda: model.initial_state(batch, closed=True))
+    state = jax.eval_shape(lambda: initial_state(config, batch))
 
     def loss(params, tokens_BT, targets_BT, documents_BT, state):
         scores, _ = model.apply(
@@ -44,9 +45,12 @@ def temporary_bytes(config: RMATConfig, chunks: int, batch: int = 1) -> int:
 
 
 def bytes_kept_a_chunk(config: RMATConfig, batch: int = 1) -> int:
-    """The carried state, and 4 bytes each for a token, its target, its document and its loss."""
-    state = jax.eval_shape(lambda: RMAT(config).initial_state(batch, closed=True))
-    return state.num_bytes() + 4 * 4 * batch * config.chunk_len
+    """The carried state; of several lanes also 4 bytes each for a token, target, document and loss.
+
+    The chunks of one lane lie as they are in the arguments of the call, those of several do not.
+    """
+    state = jax.eval_shape(lambda: initial_state(config, batch))
+    return state.num_bytes() + (4 * 4 * batch * config.chunk_len if batch > 1 else 0)
 
 
 def main() -> None:
@@ -54,15 +58,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    base = RMATConfig(
-        **PAPER,
-        width=256,
-        num_layers=4,
-        num_heads=8,
+    base = dataclasses.replace(
+        PAPER,
         chunk_len=256,
-        window_len=64,
-        memory_slots=64,
-        memory_writes=8,
+        local=Local(window=64, sliding=False),
+        memory=dataclasses.replace(PAPER.memory, slots=64, writes=8),
     )
     print(f"MiB of temporaries; {base}")
     print(

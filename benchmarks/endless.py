@@ -94,10 +94,13 @@ def summary(rows: Rows) -> str:
     began, first, last = (np.median(x[:, 1]) for x in (whole[1:tenth], rows.again, whole[-tenth:]))
     return (
         f"{int(whole[-1, 0]):,} tokens, {rows.bits:.3f} bits a token\n"
-        f"resident memory: {warm[2] / 2**20:.1f} MiB after {int(warm[0]):,} tokens, {whole[-1, 2] / 2**20:.1f} MiB at the end "
+        f"resident memory: {warm[2] / 2**20:.1f} MiB after {int(warm[0]):,} tokens, "
+        f"{whole[-1, 2] / 2**20:.1f} MiB at the end "
         f"({whole[-1, 2] / warm[2] - 1:+.2%}), at most {whole[:, 2].max() / 2**20:.1f} MiB\n"
-        f"median time a token: {last:.2f} us in the last tenth; the first tenth read in turns with it {first:.2f} us "
-        f"({last / first - 1:+.1%}), at the start of the run {began:.2f} us ({last / began - 1:+.1%})"
+        f"median time a token: {last:.2f} us in the last tenth; the first tenth read in turns "
+        f"with it {first:.2f} us "
+        f"({last / first - 1:+.1%}), at the start of the run {began:.2f} us "
+        f"({last / began - 1:+.1%})"
     )
 
 
@@ -119,7 +122,9 @@ def plot(rows: Rows, file: Path) -> None:
         np.arange(len(tokens))[1:][part] for part in np.array_split(np.arange(len(tokens) - 1), 50)
     ]
     pace.plot(
-        [np.median(tokens[p]) / 1e6 for p in parts], [np.median(micros[p]) for p in parts], color="#0072B2",
+        [np.median(tokens[p]) / 1e6 for p in parts],
+        [np.median(micros[p]) for p in parts],
+        color="#0072B2",
         label="median of neighbours",
     )  # fmt: skip
     again = np.median(rows.again[:, 1])

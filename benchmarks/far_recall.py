@@ -1,11 +1,11 @@
 """Facts found again a million tokens later: a gate that can shut, trained on contexts of at most
 4,096 tokens.
 
-    python benchmarks/far_recall.py --out=runs/far_recall python benchmarks/far_recall.py
-    --out=runs/far_channel --config.model.gate_scope=channel python benchmarks/far_recall.py
-    --out=runs/keys --stages=2,4 --max_tokens=4096 --config.data.recall_symbols=32 \
-        --config.data.recall_pairs=32 --config.model.vocab_size=72 --config.model.chunk_len=64
-        --config.model.memory_writes=16
+    python benchmarks/far_recall.py --out=runs/far_recall
+    python benchmarks/far_recall.py --out=runs/far_gru --config.model.memory.gate=gru
+    python benchmarks/far_recall.py --out=runs/keys --stages=2,4 --max_tokens=4096 \\
+        --config.data.recall_symbols=32 --config.data.recall_pairs=32 \\
+        --config.model.vocab_size=72 --config.model.chunk_len=64 --config.model.memory.writes=16
     python benchmarks/far_recall.py --task=passkey --out=runs/passkey
 
 Key-value pairs in any chunk (`data.recall_place=any`), or a pass key anywhere in a novel, in
@@ -37,14 +37,7 @@ STAGES = {
         2: (64, 600, 2e-3),
         8: (32, 1200, 2e-3, "data.passkey_decoys=0.5"),
         32: (16, 300, 1e-3, "data.passkey_decoys=0.5", "data.recall_place=even"),
-        128: (
-            8,
-            200,
-            1e-3,
-            "data.passkey_decoys=0.5",
-            "data.recall_place=even",
-            "model.gate_noise=2.0",
-        ),
+        128: (8, 200, 1e-3, "data.passkey_decoys=0.5", "data.recall_place=even"),
     },
 }
 DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 32, 128]}
@@ -65,7 +58,8 @@ def main() -> int:
     stages = args.stages or DEFAULT[args.task]
     if unknown := set(stages) - set(STAGES[args.task]):
         parser.error(
-            f"--stages={unknown.pop()} has no setting; there is {', '.join(map(str, STAGES[args.task]))}"
+            f"--stages={unknown.pop()} has no setting; there is "
+            f"{', '.join(map(str, STAGES[args.task]))}"
         )
     before, options = None, Options(max_tokens=args.max_tokens, seed=args.seed)
     for number, chunks in enumerate(stages, 1):
@@ -74,9 +68,8 @@ def main() -> int:
         config = flags.load_config(
             f"configs/{args.task}.py",
             [
-                "--config.model.gate_scope=slot",
-                "--config.model.gate_curve=clipped",
-                "--config.model.gate_bias=0.0",
+                "--config.model.memory.gate=slot",
+                "--config.model.memory.gate_bias=0.0",
                 "--config.data.recall_place=any",
                 f"--config.data.recall_gap={chunks - 2}",
                 f"--config.chunks_per_step={chunks}",

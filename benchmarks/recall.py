@@ -22,15 +22,15 @@ from rmat_jax.train import loop
 from rmat_jax.train.checkpoint import restore_params
 
 VARIANTS = {
-    "evicted": [],
-    "newest": ["--config.model.gate=newest"],
-    "none": ["--config.model.gate=none"],
+    "gru": [],
+    "slot": ["--config.model.memory.gate=slot"],
+    "none": ["--config.model.memory.gate=none"],
     "none, within the queue": [
-        "--config.model.gate=none",
+        "--config.model.memory.gate=none",
         "--config.data.recall_gap=1",
         "--config.chunks_per_step=3",
     ],
-    "full and local": ["--config.model.streams=full,local"],
+    "full and local": ["--config.model.branches=full,local"],
 }
 GAPS = (1, 4, 16, 64)
 

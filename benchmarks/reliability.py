@@ -32,12 +32,9 @@ SMALL = {
     "model.num_layers": 2,
     "model.num_heads": 2,
     "model.chunk_len": 16,
-    "model.window_len": 8,
-    "model.streams": "full,local,memory",
-    "model.gate": "evicted",
-    "model.window": "sliding",
-    "model.memory_slots": 8,
-    "model.memory_writes": 4,
+    "model.local.window": 8,
+    "model.memory.slots": 8,
+    "model.memory.writes": 4,
     "model.dropout": 0.1,
     "batch_size": 16,
     "chunks_per_step": 2,
@@ -171,7 +168,10 @@ def interrupted(
                 p.kill()
                 p.wait()
         ended[str(codes)] += 1
-        at = f"{ended.total()}/{times} at {instant:.1f} s to {victims}, run {len(ends) + 1}, step {steps_done(run)}"
+        at = (
+            f"{ended.total()}/{times} at {instant:.1f} s to {victims}, run {len(ends) + 1}, step "
+            f"{steps_done(run)}"
+        )
         print(f"{number.name} {at}: exit codes {codes}", flush=True)
     return [*ends, finish(run, flags)], dict(ended)
 
@@ -186,7 +186,8 @@ def uninterrupted(workdir: Path, flags: list[str]) -> tuple[float, float]:
             first = time.monotonic() - begun
     if any(p.returncode for p in started):
         sys.exit(
-            f"an uninterrupted run ended with {[p.returncode for p in started]}; see {workdir}.0.log"
+            f"an uninterrupted run ended with {[p.returncode for p in started]}; see "
+            f"{workdir}.0.log"
         )
     return first, time.monotonic() - begun
 
@@ -227,7 +228,8 @@ def main() -> None:
     differ = final_digests(control) != expected
 
     print(
-        f"\n| signal | instants | runs whose {len(expected)} digests are equal | exit codes of the two processes |"
+        f"\n| signal | instants | runs whose {len(expected)} digests are equal | exit codes of "
+        "the two processes |"
     )
     print("|---|---|---|---|")
     for name, times, equal, runs, ended in rows:

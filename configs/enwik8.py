@@ -8,10 +8,11 @@ trained yet, so no score is claimed.
 """
 
 from rmat_jax import flags
+from rmat_jax.config import QUEUE
 
 
 def get_config():
-    config = flags.defaults()
+    config = flags.defaults(QUEUE)
     config.data.path = "enwik8"
     config.data.heldout_fraction = 0.1
     config.model.width = 512

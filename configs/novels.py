@@ -1,12 +1,13 @@
 """Whole novels, documents of 46,000 to 970,000 tokens, on two CPU cores.
 
-    git clone https://github.com/computationalstylistics/100_english_novels python -m rmat_jax
-    ablate --config=configs/novels.py --out=runs/novels --variants=baselines --seeds=0,1,2
+    git clone https://github.com/computationalstylistics/100_english_novels
+    python -m rmat_jax ablate --config=configs/novels.py --out=runs/novels \\
+        --variants=baselines --seeds=0,1,2
 
 Any folder of long texts will do (`--config.data.path=FOLDER`). Byte pairs, chunks of 128 tokens,
-training over 1,024; the memory is a queue of the last four chunks' tokens. Hardware: one CPU core,
-7 to 40 minutes a run. Expect: near 1.89 bits per byte, and 1.91 without memory: docs/results.md has
-the table.
+training over 1,024; the hybrid block, whose memory has a slot for each of four chunks' tokens.
+Hardware: one CPU core, 7 to 40 minutes a run. Expect: of the variant `queue`, near 1.89 bits per
+byte, and 1.91 without memory: docs/results.md has the table.
 """
 
 from rmat_jax import flags
@@ -21,8 +22,8 @@ def get_config():
     config.model.num_layers = 3
     config.model.num_heads = 4
     config.model.chunk_len = 128
-    config.model.window_len = 64
-    config.model.memory_slots = 512
+    config.model.local.window = 64
+    config.model.memory.slots = 512
     config.model.remat = "block"
     config.batch_size = 2
     config.chunks_per_step = 8

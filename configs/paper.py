@@ -1,4 +1,4 @@
-"""The paper's reading of the architecture at the quickstart's size: three streams with a weight
+"""The paper's reading of the architecture at the quickstart's size: three branches with a share
 each, a pooled and gated memory.
 
     python train.py --config=configs/paper.py --workdir=runs/paper
@@ -14,16 +14,15 @@ from rmat_jax.config import PAPER
 
 
 def get_config():
-    config = flags.defaults()
-    config.model.update(PAPER)
+    config = flags.defaults(PAPER)
     config.model.width = 128
     config.model.num_layers = 3
     config.model.num_heads = 4
     config.model.chunk_len = 64
-    config.model.window_len = 16
-    config.model.window = "sliding"
-    config.model.memory_slots = 64
-    config.model.memory_writes = 8
+    config.model.local.window = 16
+    config.model.local.sliding = True
+    config.model.memory.slots = 64
+    config.model.memory.writes = 8
     # many small steps learn most from few tokens
     config.batch_size = 4
     config.chunks_per_step = 4

@@ -11,10 +11,11 @@ kind.
 """
 
 from rmat_jax import flags
+from rmat_jax.config import QUEUE
 
 
 def get_config():
-    config = flags.defaults()
+    config = flags.defaults(QUEUE)
     config.data.tfds = "pg19"
     config.data.tfds_feature = "book_text"
     config.data.tokenizer = "bpe"

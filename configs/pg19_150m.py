@@ -1,7 +1,9 @@
 """PG-19 at the size of the Block-Recurrent Transformer (arXiv 2203.07852), on 16 TPU v5e chips.
 
-    python train.py --config=configs/pg19_150m.py --workdir=DIR --config.data.tfds_dir=DIR      on every host: see docs/pods.md
-    python -m rmat_jax plan --config=configs/pg19_150m.py --topology=v5e:4x4                    what it takes, without a TPU
+    # on every host: see docs/pods.md
+    python train.py --config=configs/pg19_150m.py --workdir=DIR --config.data.tfds_dir=DIR
+    # what it takes, without a TPU
+    python -m rmat_jax plan --config=configs/pg19_150m.py --topology=v5e:4x4
 
 As there (its code is google-research/meliad): 12 layers, width 1,024, 8 heads of 128, an MLP of
 4,096, 151 million parameters in these; 32 thousand tokens of vocabulary; a window of 512 tokens;
@@ -24,12 +26,11 @@ from rmat_jax.config import PAPER
 
 
 def get_config():
-    config = flags.defaults()
+    # of which the plan's figures are
+    config = flags.defaults(PAPER)
     config.data.tfds = "pg19"
     config.data.tfds_feature = "book_text"
     config.data.tokenizer = "bpe"
-    # of which the plan's figures are
-    config.model.update(PAPER)
     config.model.vocab_size = 32_768
     config.model.tie_embeddings = True
     config.model.width = 1024
@@ -37,10 +38,10 @@ def get_config():
     config.model.num_heads = 8
     config.model.mlp_width = 4096
     config.model.chunk_len = 512
-    config.model.window_len = 512
-    config.model.window = "sliding"
-    config.model.memory_slots = 512
-    config.model.memory_writes = 32
+    config.model.local.window = 512
+    config.model.local.sliding = True
+    config.model.memory.slots = 512
+    config.model.memory.writes = 32
     config.model.dtype = "bfloat16"
     config.model.remat = "chunk+block"
     config.batch_size = 32

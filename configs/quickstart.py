@@ -3,10 +3,11 @@
     make quickstart
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Hardware: two CPU cores. Expect: held-out bits per byte near 2.18 with memory and 2.30 when it is
-emptied before each chunk, beside 2.42 for `gzip -9` and 2.60 for an order-2 byte model (Python
-3.11.7's library; another Python has other files). One million tokens are a glance: the loss still
-falls when it stops.
+The hybrid block: full attention, a sliding window and a gated memory. Hardware: two CPU cores, two
+and a half minutes. Expect: held-out bits per byte near 2.17, and 2.20 when the memory is emptied
+before each chunk, beside 2.42 for `gzip -9` and 2.60 for an order-2 byte model (Python 3.11.7's
+library; another Python has other files). One million tokens are a glance: the loss still falls when
+it stops.
 """
 
 from rmat_jax import flags
@@ -18,8 +19,7 @@ def get_config():
     config.model.num_layers = 3
     config.model.num_heads = 4
     config.model.chunk_len = 64
-    # of the variants with a local stream
-    config.model.window_len = 16
+    config.model.local.window = 16
     # twice as fast on a CPU
     config.model.remat = "block"
     # many small steps learn most from few tokens

@@ -1,8 +1,10 @@
 """Key-value recall across chunks, beyond the queue's length: what the gate is for.
 
-    python train.py --config=configs/recall.py --workdir=runs/recall python train.py
-    --config=configs/recall.py --workdir=runs/recall-queue --config.model.gate=none python train.py
-    --config=configs/recall.py --workdir=runs/recall-local --config.model.streams=full,local
+    python train.py --config=configs/recall.py --workdir=runs/recall
+    python train.py --config=configs/recall.py --workdir=runs/recall-queue \\
+        --config.model.memory.gate=none
+    python train.py --config=configs/recall.py --workdir=runs/recall-local \\
+        --config.model.branches=full,local
 
 Four pairs stand in the first chunk of a document, four chunks of noise follow, the last chunk asks
 for the values. The queue holds two chunks' worth of entries, so a fact must be kept through two
@@ -15,21 +17,21 @@ from rmat_jax.config import PAPER
 
 
 def get_config():
-    config = flags.defaults()
+    config = flags.defaults(PAPER)
     config.data.synthetic = "recall"
     config.data.recall_pairs = 4
     config.data.recall_gap = 4
     config.data.recall_symbols = 8
-    config.model.update(PAPER)
     # 8 kinds of noise, 8 keys, 8 values
     config.model.vocab_size = 24
     config.model.width = 64
     config.model.num_layers = 2
     config.model.num_heads = 4
     config.model.chunk_len = 16
-    config.model.window_len = 8
-    config.model.memory_slots = 16
-    config.model.memory_writes = 8
+    config.model.local.window = 8
+    config.model.local.sliding = False
+    config.model.memory.slots = 16
+    config.model.memory.writes = 8
     config.batch_size = 32
     config.chunks_per_step = 6
     config.steps = 600

@@ -1,9 +1,10 @@
 """Short segments, where a memory has most to carry: chunks of 50 tokens of source code, and no
 other way across their borders.
 
-    python -m rmat_jax ablate --config=configs/segments.py --out=runs/seg --variants="memory
-    off,transformer-xl" --seeds=0,1,2 python -m rmat_jax ablate ... --config.model.chunk_len=150
-    --config.model.memory_slots=300 --config.chunks_per_step=2
+    python -m rmat_jax ablate --config=configs/segments.py --out=runs/seg \\
+        --variants="memory off,transformer-xl" --seeds=0,1,2
+    python -m rmat_jax ablate ... --config.model.chunk_len=150 \\
+        --config.model.memory.slots=300 --config.chunks_per_step=2
 
 Byte pairs, so that a token is a piece of a word, as in the papers that measured this. The memory is
 a queue of the last four chunks' tokens, which the layers read themselves. Hardware: one CPU core, a
@@ -12,19 +13,20 @@ has the table.
 """
 
 from rmat_jax import flags
+from rmat_jax.config import QUEUE
 
 
 def get_config():
-    config = flags.defaults()
+    config = flags.defaults(QUEUE)
     config.data.tokenizer = "bpe"
     config.model.vocab_size = 1024
     config.model.width = 128
     config.model.num_layers = 3
     config.model.num_heads = 4
     config.model.chunk_len = 50
-    # of the variants with a local stream
-    config.model.window_len = 25
-    config.model.memory_slots = 200
+    # of the variants with a local branch
+    config.model.local.window = 25
+    config.model.memory.slots = 200
     # twice as fast on a CPU
     config.model.remat = "block"
     config.batch_size = 4

@@ -1,7 +1,8 @@
 """tinyshakespeare by characters at nanoGPT's size, for its held-out loss of 1.4697 nats.
 
-    python train.py --config=configs/shakespeare.py --workdir=runs/shakespeare python -m rmat_jax
-    ablate --config=configs/shakespeare.py --out=runs/grid --variants="memory off,transformer-xl"
+    python train.py --config=configs/shakespeare.py --workdir=runs/shakespeare
+    python -m rmat_jax ablate --config=configs/shakespeare.py --out=runs/grid \\
+        --variants="memory off,transformer-xl"
 
 The file input.txt lies in the working directory; its last tenth is held out. Hardware: one
 accelerator with 16 GB, three minutes. Expect: held-out bits per byte lowest after half of the
@@ -10,17 +11,18 @@ steps, near 2.17, which is 1.51 nats a character, and rising from there: one meg
 """
 
 from rmat_jax import flags
+from rmat_jax.config import QUEUE
 
 
 def get_config():
-    config = flags.defaults()
+    config = flags.defaults(QUEUE)
     config.data.path = "input.txt"
     config.data.heldout_fraction = 0.1
     config.model.width = 384
     config.model.num_layers = 6
     config.model.num_heads = 6
     config.model.chunk_len = 256
-    config.model.memory_slots = 512
+    config.model.memory.slots = 512
     config.model.dropout = 0.2
     config.model.dtype = "bfloat16"
     config.batch_size = 32

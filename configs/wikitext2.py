@@ -1,7 +1,8 @@
 """WikiText-2 by words from local files, for the perplexities that the literature reports.
 
-    python train.py --config=configs/wikitext2.py --workdir=runs/wikitext2 python -m rmat_jax ablate
-    --config=configs/wikitext2.py --out=runs/grid --variants="memory off,transformer-xl"
+    python train.py --config=configs/wikitext2.py --workdir=runs/wikitext2
+    python -m rmat_jax ablate --config=configs/wikitext2.py --out=runs/grid \\
+        --variants="memory off,transformer-xl"
 
 The files wiki.{train,valid,test}.tokens lie in the working directory; held out is the validation
 text, or the other with `--config.data.heldout_path=wiki.test.tokens`. Every word and every line
@@ -12,10 +13,11 @@ the table.
 """
 
 from rmat_jax import flags
+from rmat_jax.config import QUEUE
 
 
 def get_config():
-    config = flags.defaults()
+    config = flags.defaults(QUEUE)
     config.data.path = "wiki.train.tokens"
     config.data.heldout_path = "wiki.valid.tokens"
     config.data.tokenizer = "words"
@@ -26,7 +28,7 @@ def get_config():
     config.model.num_layers = 6
     config.model.num_heads = 6
     config.model.chunk_len = 128
-    config.model.memory_slots = 512
+    config.model.memory.slots = 512
     config.model.dropout = 0.4
     config.model.dtype = "bfloat16"
     config.batch_size = 16

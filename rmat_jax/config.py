@@ -1,39 +1,24 @@
 """Every setting of the project, its default, its check, and the sizes derived from it.
 
 Frozen dataclasses over the standard library only, so that code without JAX can share them. This is
-the one home of each default: `configs/*.py` start from these values and change some, nobody
-downstream guesses one.
+the one home of each default: `configs/*.py` start from these values and change some.
 """
 
 import dataclasses
+import difflib
 import math
+import numbers
 import typing
 
 from rmat_jax.errors import UserError
 
-STREAMS = ("full", "local", "memory")
-# what arXiv 2507.00453 says where the defaults of RMATConfig are others, which docs/results.md
-# compares
-PAPER = {
-    "streams": STREAMS,
-    "fusion": "layer",
-    "gate": "evicted",
-    "gate_form": "gru",
-    "gate_scope": "channel",
-    "gate_curve": "sigmoid",
-    "memory_source": "output",
-    "memory_age": "none",
-    "token_shift": False,
-}
-# runs older than a key did this
-BEFORE = {
-    key: PAPER[key]
-    for key in ("fusion", "gate_form", "gate_scope", "gate_curve", "memory_source", "token_shift")
-}
+# of the settings' names and their meaning; what is saved carries it, see `from_saved`
+VERSION = 2
+BRANCHES = ("full", "local", "memory")
 # a target that is not scored
 IGNORE = -1
-# Of RMATConfig: trained weights compute the same with any.
-TRAINING_ONLY = ("dropout", "gate_bias", "gate_noise", "memory_bias", "bptt_chunks", "remat")
+# a key that one of two configs lacks
+ABSENT = "(absent)"
 
 
 def _check(condition: bool, message: str) -> None:
@@ -41,34 +26,147 @@ def _check(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    _check(value in choices, f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+class _Section:
+    """The rules that several sections share. `PREFIX` is what a user types before a key."""
+
+    PREFIX: typing.ClassVar[str] = ""
+
+    def _named(self, name: str) -> str:
+        return f"{self.PREFIX}{name}={_typed(getattr(self, name))}"
+
+    def _check(self, condition: bool, name: str, rule: str) -> None:
+        _check(condition, f"{self._named(name)} {rule}")
+
+    def _choice(self, name: str, choices: tuple[str, ...]) -> None:
+        listed = ", ".join(choices)
+        self._check(getattr(self, name) in choices, name, f"is not one of {listed}")
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
+            self._check(getattr(self, name) > 0, name, "must be positive")
+
+    def _not_negative(self, *names: str, meaning: str = "") -> None:
+        for name in names:
+            self._check(getattr(self, name) >= 0, name, "must not be negative" + meaning)
+
+    def _fraction(self, *names: str) -> None:
+        for name in names:
+            self._check(0 <= getattr(self, name) < 1, name, "must lie in [0, 1)")
+
+    def _fill(self, name: str, default: typing.Any, used: bool, where: str) -> None:
+        """Gives a setting its default where it is used; where it is not, it cannot be set."""
+        if used and getattr(self, name) is None:
+            object.__setattr__(self, name, default)
+        self._check(
+            used or getattr(self, name) is None, name, f"has no effect {where}; leave it out"
+        )
+
+
+def _typed(value: typing.Any) -> str:
+    """A value as somebody types it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else f"{value}"
 
 
 def _check_divides(small: str, small_value: int, large: str, large_value: int) -> None:
     if large_value % small_value:
-        near = [d for d in range(1, large_value + 1) if large_value % d == 0]
-        near = sorted(near, key=lambda d: abs(d - small_value))[:2]
-        raise UserError(
-            f"{small}={small_value} must divide {large}={large_value}; try {small}={' or '.join(map(str, sorted(near)))}"
-        )
-
-
-def _check_positive(owner: object, *names: str) -> None:
-    for name in names:
-        _check(getattr(owner, name) > 0, f"{name}={getattr(owner, name)} must be positive")
-
-
-def _check_fraction(owner: object, *names: str) -> None:
-    for name in names:
-        _check(0 <= getattr(owner, name) < 1, f"{name}={getattr(owner, name)} must lie in [0, 1)")
+        below = (d for d in range(min(small_value, large_value), 0, -1) if large_value % d == 0)
+        above = (d for d in range(small_value + 1, large_value + 1) if large_value % d == 0)
+        near = [d for d in (next(below, None), next(above, None)) if d]
+        tried = " or ".join(f"{small}={d}" for d in near)
+        raise UserError(f"{small}={small_value} must divide {large}={large_value}; try {tried}")
 
 
 @dataclasses.dataclass(frozen=True)
-class RMATConfig:
-    """The model. Letters in brackets are the dimension key of `types.py`; docs/architecture.md has
-    the equations.
+class Local(_Section):
+    """The local branch: each token sees the W tokens up to itself."""
+
+    PREFIX = "model.local."
+
+    # [W] tokens; None: 64, or what of it divides the chunk
+    window: int | None = None
+    # across the chunk's border; False: blocks of W tokens inside the chunk, as in the paper
+    sliding: bool = True
+
+    def __post_init__(self):
+        self._positive(*["window"] if self.window is not None else [])
+
+    def sized(self, chunk_len: int) -> "Local":
+        """The same with its size filled in."""
+        return dataclasses.replace(self, window=self.window or math.gcd(64, chunk_len))
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory(_Section):
+    """The memory branch: a first-in-first-out queue of M vectors a layer, carried across chunks."""
+
+    PREFIX = "model.memory."
+
+    # [M] vectors a layer, a multiple of the writes; None: twice the writes
+    slots: int | None = None
+    # [K] slots that a chunk writes, each the mean of C / K tokens; None: C, a slot for each token
+    writes: int | None = None
+    # "inputs": LN1(x), read with the layer's own keys and values; "outputs": y, with their own
+    keeps: str = "inputs"
+    # "joint": slots stand in the first branch's softmax; "stream": a softmax and a share of its own
+    read: str = "joint"
+    # how a new entry meets the slot it replaces: "slot" | "gru" | "none"; see modules/memory.py
+    gate: str = "slot"
+    # start of the update gate's bias: positive writes, as a plain queue does; negative keeps
+    gate_bias: float | None = dataclasses.field(default=None, metadata={"default": 2.2, "start": 1})
+    # read="joint": start of what each head adds to the scores of the slots
+    key_bias: float | None = dataclasses.field(default=None, metadata={"default": -2.0, "start": 1})
+
+    def __post_init__(self):
+        self._positive(*(n for n in ("slots", "writes") if getattr(self, n) is not None))
+        self._choice("keeps", ("inputs", "outputs"))
+        self._choice("read", ("joint", "stream"))
+        self._choice("gate", ("slot", "gru", "none"))
+        self._fill("gate_bias", 2.2, self.gated, "with model.memory.gate=none")
+        self._fill("key_bias", -2.0, self.joint, "with model.memory.read=stream")
+
+    def sized(self, chunk_len: int) -> "Memory":
+        """The same with its sizes filled in."""
+        writes = self.writes or chunk_len
+        return dataclasses.replace(self, writes=writes, slots=self.slots or 2 * writes)
+
+    def check_slots(self) -> None:
+        """Raises UserError where the queue is no multiple of what a chunk writes."""
+        if self.slots % self.writes:
+            low = max(self.slots // self.writes, 1) * self.writes
+            raise UserError(
+                f"{self._named('slots')} must be a multiple of {self._named('writes')}; "
+                f"try model.memory.slots={low} or {low + self.writes}"
+            )
+
+    @property
+    def joint(self) -> bool:
+        """Whether the slots stand beside the chunk's tokens, in the first branch's softmax."""
+        return self.read == "joint"
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether entries are made of the outputs, and read with projections of their own."""
+        return self.keeps == "outputs"
+
+    @property
+    def gated(self) -> bool:
+        return self.gate != "none"
+
+
+def _start(default: typing.Any) -> typing.Any:
+    """A setting that trained weights no longer depend on."""
+    return dataclasses.field(default=default, metadata={"start": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class RMATConfig(_Section):
+    """The model: the hybrid block by default, every mechanism of the paper's title on.
+
+    Letters in brackets are the dimension key of `types.py`; docs/architecture.md has the equations.
+    `local` and `memory` are None where `branches` leaves them out.
     """
+
+    PREFIX = "model."
 
     # [V]; 257 = bytes and the end-of-document token
     vocab_size: int = 257
@@ -78,48 +176,14 @@ class RMATConfig:
     num_layers: int = 4
     # [H]
     num_heads: int = 8
-    # [F]; 0: four times the width
-    mlp_width: int = 0
+    # [F]; None: four times the width
+    mlp_width: int | None = None
     # [C] tokens
     chunk_len: int = 256
-    # [W] tokens; divides chunk_len
-    window_len: int = 64
-    # [M] vectors a layer; 0: twice the chunk
-    memory_slots: int = 0
-    # [K] slots written a chunk; divides chunk_len; 0: chunk_len, a slot for each token
-    memory_writes: int = 0
     # of "full", "local", "memory"
-    streams: tuple[str, ...] = ("full", "memory")
-    fusion: str = (
-        # slots stand in the first stream's softmax; "layer": each stream has a weight; "head": for
-        # each head
-        "joint"
-    )
-    # fusion="joint": start of what each head adds to the scores of the slots
-    memory_bias: float = -2.0
-    window: str = (
-        # "block": W-token blocks inside the chunk; "sliding": the last W tokens, across the chunk's
-        # border
-        "block"
-    )
-    # "evicted" | "newest" | "none": what a new memory entry is gated against
-    gate: str = "none"
-    # the new entry itself is the candidate, (1 - z) e + z s; "gru": made of both
-    gate_form: str = "blend"
-    # one z for a whole slot; "channel": one for each of its channels
-    gate_scope: str = "slot"
-    # 1.2 sigmoid - 0.1 within [0, 1], so that a slot can be kept for ever; "sigmoid"
-    gate_curve: str = "clipped"
-    # start of the update gate's bias; negative keeps what the slot holds
-    gate_bias: float = -2.0
-    # standard deviation of what training adds to the update gate's logits, for a margin
-    gate_noise: float = 0.0
-    # "mean": of each run of C/K tokens; "attention": K learned queries over the chunk
-    memory_pool: str = "mean"
-    # a layer's inputs, read with its keys; "output": its outputs, read with their own
-    memory_source: str = "input"
-    # memory keys are rotated by their age in tokens; "rotary": in chunks; "none"
-    memory_age: str = "tokens"
+    branches: tuple[str, ...] = BRANCHES
+    local: Local | None = None
+    memory: Memory | None = None
     # "per_head" | "global" | "none"
     rope: str = "per_head"
     rope_base: float = 10_000.0
@@ -127,74 +191,60 @@ class RMATConfig:
     token_shift: bool = True
     # the output table is the embedding's
     tie_embeddings: bool = False
-    dropout: float = 0.0
-    # chunks that back-propagation through memory spans; 0: all of a call
-    bptt_chunks: int = 0
-    # "block" | "chunk" | "chunk+block": what the backward pass computes again
-    remat: str = "none"
+    dropout: float = _start(0.0)
     # of the activations: "float32" | "bfloat16" | "float64"
     dtype: str = "float32"
+    # "block" | "chunk" | "chunk+block": what the backward pass computes again
+    remat: str = _start("none")
 
     def __post_init__(self):
-        _check_positive(
-            self, "vocab_size", "width", "num_layers", "num_heads", "chunk_len", "window_len"
-        )
-        _check_positive(self, "rope_base")
-        for name, meaning in (
-            ("mlp_width", "four times the width"),
-            ("memory_slots", "twice the chunk"),
-            ("memory_writes", "every token of the chunk"),
-            ("bptt_chunks", "all chunks"),
-        ):
-            value = getattr(self, name)
-            _check(value >= 0, f"{name}={value} must not be negative; 0 stands for {meaning}")
+        self._positive("vocab_size", "width", "num_layers", "num_heads", "chunk_len")
+        self._fill("mlp_width", 4 * self.width, True, "")
+        self._positive("mlp_width")
+        self._positive("rope_base")
         if self.width % self.num_heads:
             low = self.width // self.num_heads * self.num_heads
             near = " or ".join(str(n) for n in (low, low + self.num_heads) if n)
             raise UserError(
-                f"width={self.width} must be a multiple of num_heads={self.num_heads}; try width={near}"
+                f"{self._named('width')} must be a multiple of {self._named('num_heads')}; "
+                f"try model.width={near}"
             )
-        _check(
-            bool(self.streams), "streams is empty; name at least one of 'full', 'local', 'memory'"
-        )
-        for stream in self.streams:
-            _check_choice("streams", stream, STREAMS)
-        ordered = tuple(s for s in STREAMS if s in self.streams)
-        _check(
-            self.streams == ordered,
-            f"streams={self.streams} must be in this order, each once: {ordered}",
-        )
-        _check(
-            self.streams != ("memory",),
-            "streams=('memory',) never reads the chunk itself; add 'full' or 'local'",
-        )
-        if "local" in self.streams:
-            _check_divides("window_len", self.window_len, "chunk_len", self.chunk_len)
-        if self.has_memory:
-            _check_divides("memory_writes", self.writes, "chunk_len", self.chunk_len)
-            _check(
-                self.writes <= self.slots,
-                f"memory_writes={self.writes} must not exceed memory_slots={self.slots}; write fewer, or keep more",
-            )
-        _check_choice("window", self.window, ("block", "sliding"))
-        _check_choice("fusion", self.fusion, ("layer", "head", "joint"))
-        _check_choice("gate", self.gate, ("evicted", "newest", "none"))
-        _check_choice("gate_form", self.gate_form, ("gru", "blend"))
-        _check_choice("gate_scope", self.gate_scope, ("channel", "slot"))
-        _check_choice("gate_curve", self.gate_curve, ("sigmoid", "clipped"))
-        _check_choice("memory_pool", self.memory_pool, ("mean", "attention"))
-        _check_choice("memory_source", self.memory_source, ("output", "input"))
-        _check_choice("memory_age", self.memory_age, ("none", "rotary", "tokens"))
-        _check_choice("rope", self.rope, ("per_head", "global", "none"))
-        _check_choice("remat", self.remat, ("none", "block", "chunk", "chunk+block"))
-        _check_choice("dtype", self.dtype, ("float32", "bfloat16", "float64"))
-        _check_fraction(self, "dropout")
-        _check(self.gate_noise >= 0, f"gate_noise={self.gate_noise} must not be negative")
-        rotates_heads = self.rope != "none" or self.memory_age == "rotary"
-        _check(
-            not (rotates_heads and self.head_dim % 2),
-            f"width/num_heads={self.head_dim} must be even to be rotated; change width or num_heads",
-        )
+        chunk = self.chunk_len
+        object.__setattr__(self, "branches", tuple(self.branches))
+        listed = ",".join(BRANCHES)
+        self._check(bool(self.branches), "branches", f"is empty; name at least one of {listed}")
+        for branch in self.branches:
+            self._check(branch in BRANCHES, "branches", f"names {branch!r}, there is {listed}")
+        ordered = tuple(b for b in BRANCHES if b in self.branches)
+        rule = f"must be in this order, each once: {','.join(ordered)}"
+        self._check(self.branches == ordered, "branches", rule)
+        rule = "never reads the chunk itself; add full or local"
+        self._check(self.branches != ("memory",), "branches", rule)
+        self._fill_groups()
+        if self.local and not self.local.sliding:
+            _check_divides("model.local.window", self.local.window, "model.chunk_len", chunk)
+        if self.memory:
+            _check_divides("model.memory.writes", self.memory.writes, "model.chunk_len", chunk)
+            self.memory.check_slots()
+        self._choice("rope", ("per_head", "global", "none"))
+        self._choice("remat", ("none", "block", "chunk", "chunk+block"))
+        self._choice("dtype", ("float32", "bfloat16", "float64"))
+        self._fraction("dropout")
+        rule = f"leaves heads of {self.head_dim}, which must be even to be rotated; change it"
+        self._check(self.rope == "none" or self.head_dim % 2 == 0, "num_heads", rule)
+
+    def _fill_groups(self) -> None:
+        """Gives the groups of the branches that are on their sizes; the others must be None."""
+        for name, default in (("local", Local), ("memory", Memory)):
+            group, used = getattr(self, name), name in self.branches
+            if group is not None and not used:
+                raise UserError(
+                    f"model.{name} has no effect with {self._named('branches')}; "
+                    f"add {name} to the branches, or leave model.{name} out"
+                )
+            if used:
+                group = (group or default()).sized(self.chunk_len)
+            object.__setattr__(self, name, group)
 
     @property
     def head_dim(self) -> int:
@@ -202,90 +252,62 @@ class RMATConfig:
         return self.width // self.num_heads
 
     @property
-    def hidden(self) -> int:
-        """[F], the MLP's width."""
-        return self.mlp_width or 4 * self.width
-
-    @property
-    def slots(self) -> int:
-        """[M], the queue's length."""
-        return self.memory_slots or 2 * self.chunk_len
-
-    @property
-    def writes(self) -> int:
-        """[K], the slots that a chunk writes."""
-        return self.memory_writes or self.chunk_len
-
-    @property
     def run_len(self) -> int:
         """Tokens that one memory entry stands for, C / K."""
-        return self.chunk_len // self.writes
+        return self.chunk_len // self.memory.writes
 
     @property
-    def has_memory(self) -> bool:
-        return "memory" in self.streams
+    def carries_window(self) -> bool:
+        """Whether the last W keys and values cross the chunk's border."""
+        return self.local is not None and self.local.sliding
 
     @property
     def fused(self) -> tuple[str, ...]:
-        """The streams that have a fusion weight: all, or with fusion="joint" all but the memory."""
-        return tuple(s for s in self.streams if s != "memory" or self.fusion != "joint")
-
-    @property
-    def has_window_carry(self) -> bool:
-        """Whether the last W keys and values cross the chunk's border."""
-        return "local" in self.streams and self.window == "sliding"
+        """The branches that have a share: all, or all but the memory where it is read jointly."""
+        joint = self.memory is not None and self.memory.joint
+        return tuple(b for b in self.branches if b != "memory" or not joint)
 
     @property
     def param_dtype(self) -> str:
-        """Of parameters, memory, gates, softmax and logits: float32, or float64 where everything
-        is.
-        """
+        """Of parameters, memory, gates, softmax and logits: float32, or float64 if all is."""
         return "float64" if self.dtype == "float64" else "float32"
 
     def meaning(self) -> dict[str, typing.Any]:
-        """What it depends on what trained weights and a state mean, the sizes as numbers."""
-        values = {
-            name: value
-            for name, value in dataclasses.asdict(self).items()
-            if name not in TRAINING_ONLY
-        }
-        return values | {
-            "mlp_width": self.hidden,
-            "memory_slots": self.slots,
-            "memory_writes": self.writes,
-        }
+        """The settings that trained weights and saved states depend on, nested, for JSON."""
+        return _without_starts(self)
 
-    def flops_per_token(self) -> int:
-        """Forward matrix-multiply FLOPs a token (2 a multiply-add), whole chunks; a training step
-        costs three times as much.
 
-        The masked half of a causal product is counted: this is what the code computes.
-        """
-        c = self
-        per_layer = 2 * (4 * c.width**2 + 2 * c.width * c.hidden)
-        keys = c.chunk_len + (c.window_len if c.has_window_carry else 0)
-        per_layer += 2 * 2 * keys * c.width
-        if c.has_memory:
-            # read
-            per_layer += 2 * 2 * c.slots * c.width
-            # keys and values of the slots
-            per_layer += 2 * 2 * c.slots * c.width**2 // c.chunk_len
-            if c.gate != "none":
-                columns = 2 * (1 if c.gate_scope == "slot" else c.width) + (
-                    4 * c.width if c.gate_form == "gru" else 0
-                )
-                per_layer += 2 * columns * c.writes * c.width // c.chunk_len
-            if c.memory_pool == "attention":
-                per_layer += 2 * 2 * c.writes * c.width
-        shift = 2 * c.width**2 if c.token_shift else 0
-        return c.num_layers * per_layer + shift + 2 * c.width * c.vocab_size
+def _without_starts(config: typing.Any) -> dict[str, typing.Any]:
+    out = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if "start" not in field.metadata:
+            out[field.name] = _without_starts(value) if dataclasses.is_dataclass(value) else value
+    return out
+
+
+# The literal reading of arXiv 2507.00453, with its chunk of 512 tokens. The sizes are our choice.
+PAPER = RMATConfig(
+    chunk_len=512,
+    local=Local(window=64, sliding=True),
+    memory=Memory(slots=512, writes=64, keeps="outputs", read="stream", gate="gru", gate_bias=-2.0),
+    token_shift=False,
+)
+# A plain queue of the last 2 C tokens' vectors, read in the softmax of the chunk.
+QUEUE = RMATConfig(branches=("full", "memory"), memory=Memory(gate="none"))
+# arXiv 1901.02860: each token sees the W tokens before it, across the border; no memory.
+TRANSFORMER_XL = RMATConfig(branches=("local",), local=Local(window=256))
+# A plain decoder over each chunk by itself: the chunk is the context.
+FULL_ATTENTION = RMATConfig(branches=("full",), chunk_len=1024)
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Section):
     """What is read. With neither `path`, `tfds` nor `synthetic`: the Python standard library's own
     sources.
     """
+
+    PREFIX = "data."
 
     # a text file, or a folder read file by file
     path: str = ""
@@ -317,11 +339,8 @@ class DataConfig:
     # distinct keys, and distinct values: chance is 1 / recall_symbols
     recall_symbols: int = 8
     heldout_fraction: float = 0.05
-    tokenizer: str = (
-        # "bytes" | "bpe" | "words": made of the corpus, model.vocab_size entries, kept in the
-        # workdir
-        "bytes"
-    )
+    # "bytes" | "bpe" | "words": made of the corpus, model.vocab_size entries, kept in the workdir
+    tokenizer: str = "bytes"
     # of the documents' order
     seed: int = 0
 
@@ -332,27 +351,20 @@ class DataConfig:
             bool(self.path) or not self.heldout_path,
             "data.heldout_path is set without data.path; give both",
         )
-        _check_choice("data.synthetic", self.synthetic, ("", "recall"))
-        _check(
-            not (self.passkey and self.synthetic),
-            "data.passkey needs text, data.synthetic has none; give one of them",
-        )
-        _check_choice("data.recall_place", self.recall_place, ("first", "any", "even"))
-        _check_choice("data.tokenizer", self.tokenizer, ("bytes", "bpe", "words"))
-        _check_fraction(self, "heldout_fraction")
-        _check_positive(self, "recall_pairs", "recall_symbols")
-        _check(self.seed >= 0, f"data.seed={self.seed} must not be negative")
-        _check(
-            self.passkey_decoys >= 0, f"passkey_decoys={self.passkey_decoys} must not be negative"
-        )
-        _check(
-            self.passkey or not self.passkey_decoys,
-            f"data.passkey_decoys={self.passkey_decoys} needs data.passkey=True",
-        )
-        _check(self.recall_gap >= 0, f"recall_gap={self.recall_gap} must not be negative")
-        _check(
+        self._choice("synthetic", ("", "recall"))
+        both = self.passkey and bool(self.synthetic)
+        self._check(not both, "passkey", "needs text, data.synthetic has none; give one of them")
+        self._choice("recall_place", ("first", "any", "even"))
+        self._choice("tokenizer", ("bytes", "bpe", "words"))
+        self._fraction("heldout_fraction")
+        self._positive("recall_pairs", "recall_symbols")
+        self._not_negative("seed", "passkey_decoys", "recall_gap")
+        fits = self.passkey or not self.passkey_decoys
+        self._check(fits, "passkey_decoys", "needs data.passkey=True")
+        self._check(
             self.recall_pairs <= self.recall_symbols,
-            f"recall_pairs={self.recall_pairs} must not exceed recall_symbols={self.recall_symbols}: keys are distinct",
+            "recall_pairs",
+            f"must not exceed {self._named('recall_symbols')}: keys are distinct",
         )
 
     @property
@@ -369,8 +381,10 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(_Section):
     """AdamW (arXiv 1711.05101), linear warm-up, cosine decay, clipping by global norm."""
+
+    PREFIX = "optim."
 
     # the peak
     learning_rate: float = 1e-3
@@ -384,18 +398,14 @@ class OptimConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self):
-        _check_positive(self, "learning_rate", "clip_norm")
-        _check_fraction(self, "beta1", "beta2")
-        _check(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must not be negative")
-        _check(
-            0 <= self.final_fraction <= 1,
-            f"final_fraction={self.final_fraction} must lie in [0, 1]",
-        )
-        _check(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be negative")
+        self._positive("learning_rate", "clip_norm")
+        self._fraction("beta1", "beta2")
+        self._not_negative("warmup_steps", "weight_decay")
+        self._check(0 <= self.final_fraction <= 1, "final_fraction", "must lie in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(_Section):
     """How many devices share what. Training is the same on any mesh, so this may change when a run
     resumes.
 
@@ -403,6 +413,8 @@ class MeshConfig:
     and optimiser state, `fsdp` divides them, `tensor` divides them and each lane's matrix products
     too. `sharding.py` has the rules.
     """
+
+    PREFIX = "mesh."
 
     # devices; 0: all that the other two axes leave
     data: int = 0
@@ -414,23 +426,22 @@ class MeshConfig:
     parallelism: str = "jit"
 
     def __post_init__(self):
-        _check(
-            self.data >= 0,
-            f"mesh.data={self.data} must not be negative; 0 stands for all devices that are left",
-        )
-        for name in ("fsdp", "tensor"):
-            _check(getattr(self, name) > 0, f"mesh.{name}={getattr(self, name)} must be positive")
-        _check_choice("mesh.parallelism", self.parallelism, ("jit", "pmap"))
-        _check(
+        self._not_negative("data", meaning="; 0 stands for all devices that are left")
+        self._positive("fsdp", "tensor")
+        self._choice("parallelism", ("jit", "pmap"))
+        self._check(
             self.parallelism == "jit" or self.fsdp == self.tensor == 1,
-            f"mesh.parallelism='pmap' copies the parameters to every device: it needs mesh.fsdp={self.fsdp} and "
-            f"mesh.tensor={self.tensor} to be 1; use mesh.parallelism=jit",
+            "parallelism",
+            f"copies the parameters to every device: it needs {self._named('fsdp')} and "
+            f"{self._named('tensor')} to be 1; use mesh.parallelism=jit",
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class LogConfig:
+class LogConfig(_Section):
     """What is shown and kept. May change when a run resumes: nothing here touches the training."""
+
+    PREFIX = "log."
 
     # steps between lines of metrics.jsonl and TensorBoard
     every: int = 20
@@ -448,15 +459,12 @@ class LogConfig:
     sample_prompt: str = ""
 
     def __post_init__(self):
-        _check_positive(self, "every", "keep")
-        for name in ("seconds", "eval_every", "save_every", "sample_tokens"):
-            _check(
-                getattr(self, name) >= 0, f"log.{name}={getattr(self, name)} must not be negative"
-            )
+        self._positive("every", "keep")
+        self._not_negative("seconds", "eval_every", "save_every", "sample_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(_Section):
     """One experiment."""
 
     model: RMATConfig = RMATConfig()
@@ -473,29 +481,21 @@ class Config:
     accumulation: int = 1
     # of held-out text
     eval_tokens: int = 65_536
-    eval_batch_size: int = (
-        # lanes that read it; its own setting, so that runs of any batch_size are scored on the same
-        # text
-        8
-    )
+    # lanes that read it; runs of any batch_size are scored on the same text
+    eval_batch_size: int = 8
     # of parameters and dropout
     seed: int = 0
 
     def __post_init__(self):
-        _check(self.seed >= 0, f"seed={self.seed} must not be negative")
-        _check_positive(
-            self,
-            "steps",
-            "batch_size",
-            "chunks_per_step",
-            "accumulation",
-            "eval_tokens",
-            "eval_batch_size",
-        )
+        self._not_negative("seed")
+        self._positive("steps", "batch_size", "chunks_per_step", "accumulation")
+        self._positive("eval_tokens", "eval_batch_size")
         _check_divides("accumulation", self.accumulation, "batch_size", self.batch_size)
+        warmup = self.optim.warmup_steps
         _check(
-            self.optim.warmup_steps < self.steps,
-            f"optim.warmup_steps={self.optim.warmup_steps} must be below steps={self.steps}; try {self.steps // 10}",
+            warmup < self.steps,
+            f"optim.warmup_steps={warmup} must be below steps={self.steps}; "
+            f"try optim.warmup_steps={self.steps // 10}",
         )
 
     @property
@@ -509,38 +509,144 @@ def to_dict(config: typing.Any) -> dict[str, typing.Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type, values: typing.Mapping[str, typing.Any]) -> typing.Any:
+def from_dict(
+    cls: type, values: typing.Mapping[str, typing.Any], prefix: str | None = None
+) -> typing.Any:
     """The frozen config `cls` from nested plain values; a missing key keeps its default.
 
-    Raises:
-        UserError: a key that `cls` does not have, or a value that breaks a rule.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    kwargs = {}
-    for key, value in values.items():
-        if key not in fields:
-            import difflib
+    The keys of what is switched off are left out: a file of `configs/` may set them for those who
+    switch it on.
 
+    Args:
+        cls: a dataclass of this file.
+        values: its keys; a group may be None.
+        prefix: what a user types before a key, for the errors; None: as `cls` says.
+
+    Raises:
+        UserError: a key that `cls` does not have, a value of the wrong type, or one against a rule.
+    """
+    prefix = getattr(cls, "PREFIX", "") if prefix is None else prefix
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints, kwargs = typing.get_type_hints(cls), {}
+    for key, value in _switched_on(cls, values).items():
+        if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
-            raise UserError(
-                f"{cls.__name__} has no key {key!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-        default = getattr(cls, key)
-        if dataclasses.is_dataclass(default):
-            value = from_dict(type(default), value)
-        elif isinstance(default, tuple):
-            value = tuple(part for item in value for part in item.split(","))
-        elif isinstance(default, float):
-            _check(math.isfinite(value), f"{key}={value} must be a finite number")
-        kwargs[key] = value
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise UserError(f"no config has the key {prefix}{key}{hint}")
+        kwargs[key] = _value(f"{prefix}{key}", value, hints[key], fields[key])
     return cls(**kwargs)
 
 
-def from_saved(cls: type, values: typing.Mapping[str, typing.Any]) -> typing.Any:
-    """`from_dict` of a Config or RMATConfig that a run was saved with: keys newer than the run mean
-    what it did without them.
+def _switched_on(
+    cls: type, values: typing.Mapping[str, typing.Any]
+) -> typing.Mapping[str, typing.Any]:
+    """The values without the keys of what they switch off."""
+    off = set()
+    if cls is RMATConfig:
+        off = {"local", "memory"} - set(_parts(values.get("branches", BRANCHES)))
+    if cls is Memory:
+        off |= {"gate_bias"} if values.get("gate") == "none" else set()
+        off |= {"key_bias"} if values.get("read") == "stream" else set()
+    return {key: value for key, value in values.items() if key not in off}
+
+
+def unused(values: typing.Mapping[str, typing.Any]) -> dict[str, str]:
+    """The keys of a nested Config that have no effect, each with the setting that is why."""
+    model = values.get("model", {})
+    kept, found = _switched_on(RMATConfig, model), {}
+    for name in ("local", "memory"):
+        if name in model and name not in kept:
+            found[f"model.{name}"] = f"model.branches={_typed(_parts(model['branches']))}"
+    memory = kept.get("memory") or {}
+    for name, by in (("gate_bias", "gate"), ("key_bias", "read")):
+        if name in memory and name not in _switched_on(Memory, memory):
+            found[f"model.memory.{name}"] = f"model.memory.{by}={memory[by]}"
+    return found
+
+
+def _parts(value: typing.Any) -> tuple[str, ...]:
+    """The items of a list that may be typed as one text with commas."""
+    items = [value] if isinstance(value, str) else value
+    try:
+        return tuple(part for item in items for part in item.split(",") if part)
+    except (TypeError, AttributeError):
+        raise UserError(
+            f"model.branches={value!r} must be a list of words, such as {','.join(BRANCHES)}"
+        ) from None
+
+
+def _value(key: str, value: typing.Any, hint: typing.Any, field: dataclasses.Field) -> typing.Any:
+    """A plain value as the type that a field takes. Raises UserError."""
+    kinds = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+    kind = next(k for k in kinds if k is not type(None))
+    if value is None and len(kinds) > 1:
+        return None
+    if dataclasses.is_dataclass(kind):
+        if dataclasses.is_dataclass(value):
+            return value
+        _check(isinstance(value, typing.Mapping), f"{key}={value!r} must be a group of settings")
+        return from_dict(kind, value)
+    if typing.get_origin(kind) is tuple:
+        return _parts(value)
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        _check(math.isfinite(value), f"{key}={value} must be a finite number")
+        return float(value)
+    if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind in (str, bool) and isinstance(value, kind):
+        return value
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+    default = field.metadata.get("default", field.default)
+    raise UserError(f"{key}={value!r} must be {names[kind]}, such as {default!r}")
+
+
+def to_saved(config: typing.Any) -> dict[str, typing.Any]:
+    """`to_dict` with the version, for what is written to disk."""
+    return {"version": VERSION} | to_dict(config)
+
+
+def from_saved(cls: type, values: typing.Mapping[str, typing.Any], what: str) -> typing.Any:
+    """The config that `to_saved` wrote.
+
+    Args:
+        cls: Config or RMATConfig.
+        values: as they were written.
+        what: names where they come from, for the error.
+
+    Raises:
+        UserError: another version wrote them.
     """
-    if cls is Config:
-        return from_dict(cls, {**values, "model": {**BEFORE, **values.get("model", {})}})
-    return from_dict(cls, {**BEFORE, **values})
+    found = values.get("version", 1)  # version 1 wrote no number
+    if found != VERSION:
+        raise UserError(
+            f"{what} was saved by version {found} of rmat_jax's settings, this is version "
+            f"{VERSION}; use the code that saved it, or train anew"
+        )
+    return from_dict(cls, {key: value for key, value in values.items() if key != "version"})
+
+
+def differences(
+    there: typing.Mapping[str, typing.Any],
+    here: typing.Mapping[str, typing.Any],
+    ignore: tuple[str, ...] = (),
+) -> list[tuple[str, typing.Any, typing.Any]]:
+    """The keys in which two `to_dict` configs differ, but for the groups in `ignore`: (dotted key,
+    value there, value here).
+
+    A key that only one of them has differs too: the other's value is ABSENT. Tuples equal lists,
+    since JSON has no tuples.
+    """
+
+    def flat(values, prefix=""):
+        for key, value in values.items():
+            if isinstance(value, typing.Mapping):
+                yield from flat(value, f"{prefix}{key}.")
+            elif not any(f"{prefix}{key}.".startswith(f"{group}.") for group in ignore):
+                yield (
+                    f"{prefix}{key}",
+                    ",".join(map(str, value)) if isinstance(value, list | tuple) else value,
+                )
+
+    there, here = dict(flat(there)), dict(flat(here))
+    found = [(key, there.get(key, ABSENT), here.get(key, ABSENT)) for key in here | there]
+    return [(key, was, now) for key, was, now in found if was != now]

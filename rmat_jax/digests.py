@@ -56,6 +56,7 @@ def named(tree: PyTree) -> dict[str, Any]:
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     if len(named) < len(leaves):
         raise UserError(
-            f"{len(leaves)} leaves share {len(named)} names ({', '.join(named)}); rename a key of the tree"
+            f"{len(leaves)} leaves share {len(named)} names ({', '.join(named)}); rename a key of "
+            "the tree"
         )
     return named

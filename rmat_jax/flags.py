@@ -16,16 +16,42 @@ from typing import Any, BinaryIO, TextIO
 from absl import flags as absl_flags
 from ml_collections import config_dict, config_flags
 
-from rmat_jax.config import Config, from_dict, to_dict
+from rmat_jax.config import Config, Local, Memory, RMATConfig, from_dict, to_dict, unused
 from rmat_jax.errors import UserError
 
+# the keys of `model` that follow others where nobody sets them
+_FOLLOWING = {
+    "mlp_width": int,
+    "local.window": int,
+    "memory.slots": int,
+    "memory.writes": int,
+    "memory.gate_bias": float,
+    "memory.key_bias": float,
+}
 
-def defaults() -> config_dict.ConfigDict:
-    """Gives every key of Config its default; a file in configs/ starts from this.
 
-    Setting a key that Config does not have is an error.
+def defaults(model: RMATConfig | None = None) -> config_dict.ConfigDict:
+    """Every key of Config with its default; a file in configs/ starts from this.
+
+    Setting a key that Config does not have is an error. A size that nobody sets is empty, and
+    follows the width or the chunk. A branch that is off keeps its keys, for those who switch it on.
+
+    Args:
+        model: where the keys of `model` start; None: RMATConfig().
     """
-    return config_dict.ConfigDict(to_dict(Config())).lock()
+    model = model or RMATConfig()
+    groups = {"local": model.local or Local(), "memory": model.memory or Memory()}
+    mine = to_dict(model) | {name: to_dict(group) for name, group in groups.items()}
+    result = config_dict.ConfigDict(to_dict(Config()) | {"model": mine})
+    for key, kind in _FOLLOWING.items():
+        group, _, name = key.rpartition(".")
+        # what it is where nobody sets it
+        bare = dataclasses.replace(groups[group] if group else model, **{name: None})
+        bare = bare.sized(model.chunk_len) if group else bare
+        found = result.model[group] if group else result.model
+        if found[name] in (None, getattr(bare, name)):
+            found[name] = config_dict.placeholder(kind)
+    return result.lock()
 
 
 def _dotted(values: dict, prefix: str = "") -> list[str]:
@@ -67,8 +93,8 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
         own: the names of the command's own flags, one of which a misspelt argument may mean.
 
     Raises:
-        UserError: the file is missing or fails, an override names no key of a config, or a value
-            has the wrong type or breaks a rule.
+        UserError: the file is missing or fails, an override names no key of a config or has no
+            effect, or a value has the wrong type or breaks a rule.
     """
     if not Path(path).is_file():
         files = (
@@ -80,7 +106,7 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
         raise UserError(
             f"config file {path!r} is not there" + (f"; there is {', '.join(near)}" if near else "")
         )
-    known = _dotted(to_dict(Config()))
+    known = _dotted(defaults().to_dict())
     for override in overrides:
         _check_override(override, known, own)
     values = absl_flags.FlagValues()
@@ -103,7 +129,21 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
         raise UserError(
             f"config file {path!r} failed: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
-    return from_dict(Config, result)
+    config = from_dict(Config, result)
+    _check_effects(overrides, result)
+    return config
+
+
+def _check_effects(overrides: Sequence[str], values: Mapping[str, Any]) -> None:
+    for override in overrides:
+        name = override.partition("=")[0].removeprefix("--config.")
+        for key, reason in unused(values).items():
+            if name == key or name.startswith(f"{key}."):
+                setting, _, value = reason.partition("=")
+                way = f"give another {setting} than {value}"
+                if setting == "model.branches":
+                    way = f"add {key.removeprefix('model.')} to {setting}"
+                raise UserError(f"{override} has no effect with {reason}; drop it, or {way}")
 
 
 def add_fields(

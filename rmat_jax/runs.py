@@ -20,7 +20,7 @@ def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
         UserError: the workdir has no checkpoint or no tokenizer.
     """
     params, values, *_ = restore_params(Path(workdir) / "checkpoints")
-    config = from_saved(Config, values)
+    config = from_saved(Config, values, str(workdir))
     return RMAT(config.model), params, load_tokenizer(config, Path(workdir) / "tokenizer")
 
 

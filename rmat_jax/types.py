@@ -5,12 +5,13 @@ head size].
 
     B  batch rows (lanes, sessions)      M  memory slots a layer         D  model width
     T  tokens of a call                  K  slots written a chunk        H  attention heads
-    N  chunks of a call                  W  tokens of a local window     E  head size, D / H
-    C  tokens of a chunk                 V  vocabulary                   F  hidden width of the MLP
-    S  tokens of a piece: those of one   L  layers                       J  keys of any kind
-       call that fall into one chunk
+    N  chunks of a call                  R  tokens of a run, C / K       E  head size, D / H
+    C  tokens of a chunk                 W  tokens of a local window     F  hidden width of the MLP
+    S  tokens of a piece: those of one   V  vocabulary                   J  keys of any kind
+       call that fall into one chunk     L  layers                       G  some rows of a batch
 
-Public functions spell shapes out in their docstrings; inside, the suffix is the documentation.
+A 1 stands for an axis of length 1. Public functions spell shapes out in their docstrings; inside,
+the suffix is the documentation.
 """
 
 from typing import Any

@@ -2,6 +2,7 @@
 documents, streams in pieces.
 """
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -11,59 +12,86 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from rmat_jax.config import PAPER, RMATConfig
+from rmat_jax.config import RMATConfig, from_dict, to_dict
+from rmat_jax.infer import open_chunk
+from rmat_jax.infer.open_chunk import OpenState
 from rmat_jax.model import RMAT
-from rmat_jax.modules.carry import NOBODY, State, initial_state
+from rmat_jax.modules.documents import NOBODY
+from rmat_jax.modules.state import State, initial_state
 
-# Sizes that differ wherever they may, and a queue that is no multiple of the writes.
-TINY = RMATConfig(
-    **PAPER,
-    vocab_size=11,
-    width=8,
-    num_layers=2,
-    num_heads=2,
-    mlp_width=12,
-    chunk_len=8,
-    window_len=4,
-    memory_slots=5,
-    memory_writes=2,
-    dtype="float64",
+# The paper's arrangement, with sizes that differ wherever they may.
+TINY = from_dict(
+    RMATConfig,
+    {
+        "vocab_size": 11,
+        "width": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "mlp_width": 12,
+        "chunk_len": 8,
+        "local": {"window": 4, "sliding": False},
+        "memory": {
+            "slots": 6,
+            "writes": 2,
+            "keeps": "outputs",
+            "read": "stream",
+            "gate": "gru",
+            "gate_bias": -2.0,
+        },
+        "token_shift": False,
+        "dtype": "float64",
+    },
 )
-# The options of RMATConfig's defaults, where PAPER has others.
-DEFAULT = {key: getattr(RMATConfig(), key) for key in (*PAPER, "memory_slots", "memory_writes")}
 OPTIONS = {
-    "streams": (("full", "local", "memory"), ("local", "memory")),
-    "window": ("block", "sliding"),
-    "fusion": ("layer", "head", "joint"),
-    "gate": ("evicted", "newest", "none"),
-    "gate_form": ("gru", "blend"),
-    "gate_scope": ("channel", "slot"),
-    "gate_curve": ("sigmoid", "clipped"),
-    "memory_pool": ("mean", "attention"),
-    "memory_source": ("output", "input"),
-    "memory_age": ("none", "rotary", "tokens"),
+    "branches": (("full", "local", "memory"), ("local", "memory")),
+    "local.sliding": (False, True),
+    "memory.keeps": ("outputs", "inputs"),
+    "memory.read": ("stream", "joint"),
+    "memory.gate": ("gru", "slot", "none"),
+    "memory.writes": (2, 1),
     "rope": ("per_head", "global", "none"),
     "tie_embeddings": (True, False),
     "token_shift": (False, True),
 }
-FEWER_STREAMS = [
-    {"streams": ("full", "memory"), "gate": "newest", "memory_age": "rotary"},
-    {"streams": ("full", "local"), "window": "sliding"},
-    {"streams": ("local",), "window": "sliding", "rope": "global"},
-    {"streams": ("full",), "tie_embeddings": False},
+# The options of RMATConfig's defaults, where TINY has others: the hybrid, a slot a token.
+DEFAULT = {
+    "local.sliding": True,
+    "memory.keeps": "inputs",
+    "memory.read": "joint",
+    "memory.gate": "slot",
+    "memory.slots": 16,
+    "memory.writes": 8,
+    "token_shift": True,
+}
+QUEUE = DEFAULT | {"branches": ("full", "memory"), "memory.gate": "none"}
+FEWER_BRANCHES = [
+    {"branches": ("full", "local"), "local.sliding": True},
+    {"branches": ("local",), "local.sliding": True, "local.window": 12, "rope": "global"},
+    {"branches": ("full",), "tie_embeddings": False},
+    QUEUE,
     DEFAULT,
 ]
 
 
 def tiny(**changes) -> RMATConfig:
-    return RMATConfig(**{**TINY.__dict__, **changes})
+    """TINY with some keys changed, those of groups dotted: `tiny(**{"memory.gate": "slot"})`.
+
+    What `branches` leaves out is None, whatever its keys say.
+    """
+    values = to_dict(TINY)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        part = values
+        for name in path:
+            part = part[name]
+        part[last] = value
+    return from_dict(RMATConfig, values)
 
 
 def covering(strength: int = 2, **options) -> list[dict]:
     """Few combinations that hold all values of any two (or `strength`) options that go together, of
     500 drawn at random.
     """
-    # of 40 seeds the one with the fewest for OPTIONS, 13
     rng, drawn = random.Random(1), []
     while len(drawn) < 500:
         drawn.append({option: rng.choice(values) for option, values in options.items()})
@@ -76,7 +104,7 @@ def covering(strength: int = 2, **options) -> list[dict]:
     return chosen
 
 
-COVERING = covering(**OPTIONS) + FEWER_STREAMS
+COVERING = covering(**OPTIONS) + FEWER_BRANCHES
 
 
 def name(options: dict) -> str:
@@ -95,11 +123,30 @@ def make_params(config: RMATConfig, seed: int = 0) -> dict:
 
 @functools.cache
 def reader(config: RMATConfig):
-    """`(params, tokens, state, documents, lengths) -> (logits, state)`, compiled once for a shape."""
+    """`(params, tokens, state, documents) -> (logits, state)`, compiled once for a shape."""
 
     @jax.jit
-    def read(params, tokens_BT, state=None, documents=None, lengths=None):
-        return RMAT(config).apply({"params": params}, tokens_BT, state, documents, lengths)
+    def read(params, tokens_BT, state=None, documents=None):
+        return RMAT(config).apply({"params": params}, tokens_BT, state, documents)
+
+    return read
+
+
+@functools.cache
+def open_reader(config: RMATConfig):
+    """The same for streams that stop anywhere, with `lengths`; compiled once for a shape.
+
+    As the engine does it: single tokens with the layers one by one, more tokens with a stack.
+    """
+
+    @jax.jit
+    def read(params, tokens_BT, state, documents=None, lengths=None):
+        one_by_one = tokens_BT.shape[1] == 1
+        params = open_chunk.unstack_params(params) if one_by_one else params
+        state = state if one_by_one else open_chunk.stack_layers(state)
+        x_BTD, state = open_chunk.read(config, params, state, tokens_BT, documents, lengths)
+        state = state if one_by_one else open_chunk.unstack_layers(state)
+        return open_chunk.logits(config, params, x_BTD), state
 
     return read
 
@@ -122,11 +169,10 @@ def stream(
     tokens,
     documents,
     calls,
-    state: State | None = None,
+    state: State | OpenState | None = None,
     between=lambda s: s,
 ):
-    """Reads [B, T] in calls, each of a width and as many of each row's next tokens as `lengths`
-    says.
+    """Reads [B, T] in calls, each of a width and as many of each row's next tokens as `lengths`.
 
     Args:
         config: the model's.
@@ -135,15 +181,15 @@ def stream(
         documents: [B, T], or None.
         calls: (width, lengths): room for tokens, and how many tokens of each row fill it; the rest
             is filled with noise. `lengths=None` stands for a full call.
-        state: before the first call.
+        state: before the first call; None: an open one. A closed one reads whole chunks.
         between: is applied to the state after each call.
 
     Returns:
         Logits [B, T, V], NaN where nothing was read, and the last state.
     """
     batch, total = tokens.shape
-    state = initial_state(config, batch) if state is None else state
-    read, next_B = reader(config), np.zeros(batch, int)
+    state = open_chunk.initial_state(config, batch) if state is None else state
+    next_B = np.zeros(batch, int)
     logits_BTV = np.full((batch, total, config.vocab_size), np.nan)
     rng = np.random.default_rng(0)
     for width, lengths in calls:
@@ -156,48 +202,59 @@ def stream(
         if documents is not None:
             owners = rng.integers(99, size=(batch, width))
             owners[row, column] = documents[row, place]
-        logits, state = read(params, part, state, owners, lengths)
+        if isinstance(state, State):
+            logits, state = reader(config)(params, part, state, owners)
+        else:
+            logits, state = open_reader(config)(params, part, state, owners, lengths)
         logits_BTV[row, place] = np.asarray(logits)[row, column]
         state, next_B = between(state), next_B + lengths_B
     return logits_BTV, state
 
 
-def facts(config: RMATConfig, state: State) -> dict[str, np.ndarray]:
-    """What a state means: everything in it that a later token can see, zeros elsewhere."""
-    out = {"document": state.document_B}
+def memory_of(state: OpenState) -> np.ndarray:
+    """[L, B, M, D]: the slots that the document read last can see; zeros elsewhere."""
+    slots = np.stack([layer.slots_BMD for layer in state.layers])
+    return np.where(ages_of(state)[None, :, :, None] > 0, slots, 0)
+
+
+def ages_of(state: OpenState) -> np.ndarray:
+    """[B, M]: their ages; 0 where there is nothing to see."""
+    return np.where((state.owner_B == state.document_B)[:, None], state.ages_BM, 0)
+
+
+def facts(config: RMATConfig, state: State | OpenState) -> dict[str, np.ndarray]:
+    """What a state means: all of it that a later token can see, zeros elsewhere."""
+    mine_B1 = state.document_B[:, None]
+    if isinstance(state, State):
+        before = np.asarray(state.window_documents_BW == mine_B1)[None, :, None, None]
+        return {
+            "document": np.asarray(state.document_B),
+            "token": np.asarray(state.token_B if config.token_shift else 0),
+            "memory": np.asarray(state.memory_LBMD()),
+            "window_keys": np.where(before, state.window_keys_LBHEW, 0),
+            "window_values": np.where(before, state.window_values_LBHEW, 0),
+        }
+    here = (state.documents_BC == mine_B1) & (state.documents_BC != NOBODY)
+    out = {"document": state.document_B, "position": state.position_B, "here": here}
     if config.token_shift:
         out["token"] = state.token_B
-    layers = state.layers
 
-    def seen(mask_BJ, x_LBHEJ):
+    def seen(mask_BJ, name):
+        x_LBHEJ = np.stack([getattr(layer, name) for layer in state.layers])
         return np.where(np.asarray(mask_BJ)[None, :, None, None], x_LBHEJ, 0)
 
-    if config.has_memory:
-        out |= {"memory": state.memory_LBMD(), "ages": state.ages_BM}
-    if config.has_window_carry:
-        here = state.window_documents_BW == state.document_B[:, None]
-        out["window_keys"], out["window_values"] = (
-            seen(here, layers.window_keys_BHEW),
-            seen(here, layers.window_values_BHEW),
-        )
-    if not state.is_closed:
-        here = (state.open_documents_BC == state.document_B[:, None]) & (
-            state.open_documents_BC != NOBODY
-        )
-        out |= {"position": state.position_B, "here": here}
-        out["keys"], out["values"] = (
-            seen(here, layers.open.keys_BHEC),
-            seen(here, layers.open.values_BHEC),
-        )
-        if config.has_memory:
-            written = state.ages_BM > 0
-            out["memory_keys"] = seen(written, layers.open.memory_keys_BHEM)
-            out["memory_values"] = seen(written, layers.open.memory_values_BHEM)
-            weight, total = layers.open.pool.weight_BK, layers.open.pool.sum_BKD
-            out["pool"] = np.where(
-                weight[..., None] > 0, total / np.where(weight > 0, weight, 1)[..., None], 0
-            )
-            out["pool_weight"] = np.where(weight > 0, weight * np.exp(layers.open.pool.peak_BK), 0)
+    out["keys"], out["values"] = seen(here, "keys_BHEC"), seen(here, "values_BHEC")
+    if config.memory:
+        out |= {"memory": memory_of(state), "ages": ages_of(state)}
+        written = out["ages"] > 0
+        out["slot_keys"] = seen(written, "slot_keys_BHEM")
+        out["slot_values"] = seen(written, "slot_values_BHEM")
+        kept_LBCD = np.stack([layer.kept_BCD for layer in state.layers])
+        out["kept"] = np.where(np.asarray(here)[None, :, :, None], kept_LBCD, 0)
+    if config.carries_window:
+        before = state.window_documents_BW == mine_B1
+        out["window_keys"] = seen(before, "window_keys_BHEW")
+        out["window_values"] = seen(before, "window_values_BHEW")
     return {key: np.asarray(value) for key, value in out.items()}
 
 
@@ -208,28 +265,30 @@ def assert_same(actual: dict, expected: dict, tolerance: float) -> None:
         np.testing.assert_allclose(actual[key], expected[key], rtol=0, atol=tolerance, err_msg=key)
 
 
-def influence(
-    config: RMATConfig, length: int, documents=None, *, closed: bool = False
-) -> np.ndarray:
+def influence(config: RMATConfig, length: int, documents=None, *, closed: bool = True):
     """[T, T]: the size of the gradient of logit t with respect to input u, by back-propagation.
 
     T equal rows stand side by side; row t asks about its logit t, and every place of every row has
     a token id of its own, so that a row of the embedding table's gradient is the gradient with
-    respect to one input.
+    respect to one input. `closed`: by the model, else by the reader of open chunks.
     """
-    config = tiny(**{**config.__dict__, "vocab_size": length**2, "tie_embeddings": False})
+    config = dataclasses.replace(config, vocab_size=length**2, tie_embeddings=False)
     rng = np.random.default_rng(1)
     params = dict(make_params(config))
     params["embed"] = {"embedding": np.tile(rng.normal(size=(length, config.width)), (length, 1))}
     weights_V = rng.normal(size=config.vocab_size)
     tokens_BT = np.arange(length**2).reshape(length, length)
     documents = None if documents is None else np.tile(documents, (length, 1))
-    state = initial_state(config, length, closed=closed)
 
     def asked(embed):
-        logits_BTV, _ = RMAT(config).apply(
-            {"params": params | {"embed": embed}}, tokens_BT, state, documents
-        )
+        if closed:
+            state = initial_state(config, length)
+            logits_BTV, _ = reader(config)(params | {"embed": embed}, tokens_BT, state, documents)
+        else:
+            state = open_chunk.initial_state(config, length)
+            logits_BTV, _ = open_reader(config)(
+                params | {"embed": embed}, tokens_BT, state, documents
+            )
         return jnp.einsum("ttv,v->", logits_BTV, weights_V)
 
     gradient = jax.jit(jax.grad(asked))(params["embed"])["embedding"]

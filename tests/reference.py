@@ -69,56 +69,52 @@ def _layer(config, p, x, documents):
     """All tokens of the row through one layer, and the queue that is left."""
     h = _norm(p["attention_norm"], x)
     q, k, v = (_heads(config, h @ p[name]["kernel"]) for name in ("query", "key", "value"))
-    shares = np.apply_along_axis(_softmax, 0, p["fusion"])[
-        ..., None
-        # [streams, 1], or with a weight a head [.., H, 1]
-    ]
-    own = [s for s in config.streams if s != "memory" or config.fusion != "joint"]
-    fusion = dict(zip(own, shares, strict=True))
+    joint = config.memory and config.memory.read == "joint"
+    own = [b for b in config.branches if b != "memory" or not joint]
+    # a branch without others has no weight
+    shares = dict(zip(own, _softmax(p["fusion"]) if len(own) > 1 else [1.0], strict=True))
     y = np.zeros_like(x)
     # the owner is the document that the queue remembers
-    queue, owner = [None] * config.slots, None
+    empty = [None] * (config.memory.slots if config.memory else 0)
+    queue, owner = empty, None
     for t, document in enumerate(documents):
         # of this token's chunk
         first = t - t % config.chunk_len
         if document != owner:
-            queue, owner = [None] * config.slots, document
+            queue, owner = empty, document
         attended = 0
-        for stream, share in fusion.items():
+        for branch, share in shares.items():
             # (scores by head, values by head) of each thing that is seen
             scored = []
-            if stream == "memory" or (
-                "memory" in config.streams and "memory" not in own and stream == own[0]
-            ):
-                asks = _rotate(config, q[t], t - first) if config.memory_age == "tokens" else q[t]
-                bias = p.get("memory_bias", 0.0)
+            if branch == (own[0] if joint else "memory"):
+                asks = _rotate(config, q[t], t - first) if joint else q[t]
+                bias = p["memory_bias"] if joint else 0.0
                 scored += [
                     (_scores(asks, key) + bias, value)
                     for key, value in _memory_keys(config, p, queue, first)
                 ]
-            if stream != "memory":
-                for u in _sees(config, stream, t):
+            if branch != "memory":
+                for u in _sees(config, branch, t):
                     if documents[u] == document:
                         key = _rotate(config, k[u], u - first)
                         scored.append((_scores(_rotate(config, q[t], t - first), key), v[u]))
             attended = attended + share * _attend(q[t].shape, scored)
         after = x[t] + attended.reshape(-1) @ p["output"]["kernel"]
         y[t] = after + _mlp(p["mlp"], _norm(p["mlp_norm"], after))
-        if (t + 1) % config.chunk_len == 0 and "memory" in config.streams:
+        if (t + 1) % config.chunk_len == 0 and config.memory:
             mine = documents[first : t + 1] == document
-            kept = (y if config.memory_source == "output" else h)[first : t + 1]
+            kept = (y if config.memory.keeps == "outputs" else h)[first : t + 1]
             queue = _write(config, p.get("memory"), queue, kept, mine, first // config.chunk_len)
     return y, queue
 
 
-def _sees(config, stream, t):
-    """The tokens, up to and with t, that its stream shows it."""
-    first = t - t % config.chunk_len
-    if stream == "full":
-        return range(first, t + 1)
-    if config.window == "sliding":
-        return range(max(0, t - config.window_len + 1), t + 1)
-    return range(t - t % config.window_len, t + 1)
+def _sees(config, branch, t):
+    """The tokens, up to and with t, that its branch shows it."""
+    if branch == "full":
+        return range(t - t % config.chunk_len, t + 1)
+    if config.local.sliding:
+        return range(max(0, t - config.local.window + 1), t + 1)
+    return range(t - t % config.local.window, t + 1)
 
 
 def _scores(q, key):
@@ -144,20 +140,16 @@ def _memory_keys(config, p, queue, first):
     for place, slot in enumerate(queue):
         if not slot:
             continue
-        if config.memory_source == "input":
+        if config.memory.keeps == "inputs":
             key, value = (slot.vector @ p[name]["kernel"] for name in ("key", "value"))
         else:
             normed = _norm(p["memory"]["read_norm"], slot.vector)
             key, value = (normed @ p["memory"][name]["kernel"] for name in ("key", "value"))
-        key, begins = _heads(config, key), slot.chunk * config.chunk_len
-        if config.memory_age == "rotary":
-            key = _turn(key, slot.chunk - first // config.chunk_len, config.rope_base)
-        if config.memory_age == "tokens":
-            writes, run = config.writes, config.chunk_len // config.writes
-            begin, length = (place - len(queue)) % writes * run, run
-            if config.memory_pool == "attention":
-                begin, length = 0, config.chunk_len
-            key = _rotate(config, key, np.mean(np.arange(length)) + begins + begin - first)
+        key = _heads(config, key)
+        if config.memory.read == "joint":
+            writes, run = config.memory.writes, config.chunk_len // config.memory.writes
+            begin = slot.chunk * config.chunk_len + place % writes * run
+            key = _rotate(config, key, np.mean(np.arange(begin, begin + run)) - first)
         yield key, _heads(config, value)
 
 
@@ -165,35 +157,28 @@ def _write(config, p, queue, y, mine, chunk):
     """The queue after the chunk's vectors y [C, D], of which `mine` belong to the chunk's last
     document.
     """
-    writes, run = config.writes, config.chunk_len // config.writes
-    normed = _norm(p["write_norm"], y) if config.memory_source == "output" else y
+    writes, run = config.memory.writes, config.chunk_len // config.memory.writes
+    normed = _norm(p["write_norm"], y) if config.memory.keeps == "outputs" else y
     new = []
     for k in range(writes):
-        if config.memory_pool == "attention":
-            members = np.flatnonzero(mine)
-            weights = _softmax(normed[members] @ p["pool_queries"][k] / np.sqrt(config.width))
-        else:
-            members = [c for c in range(k * run, (k + 1) * run) if mine[c]]
-            weights = np.full(len(members), 1 / max(1, len(members)))
-        if not len(members):
+        members = [c for c in range(k * run, (k + 1) * run) if mine[c]]
+        if not members:
             new.append(None)
             continue
-        s = weights @ normed[members]
-        gated = {"evicted": queue[k], "newest": queue[len(queue) - writes + k], "none": None}[
-            config.gate
-        ]
-        e = gated.vector if gated else np.zeros_like(s)
-        new.append(Slot(s if config.gate == "none" else _gate(config, p["gate"], s, e), chunk))
+        s = normed[members].mean(0)
+        e = queue[k].vector if queue[k] else np.zeros_like(s)
+        new.append(Slot(_gate(config.memory.gate, p, s, e), chunk))
     return queue[writes:] + new
 
 
-def _gate(config, p, s, e):
-    w, u = ("wz", "uz") if config.gate_scope == "slot" else ("Wz", "Uz")
-    z = _sigmoid(s @ p[w] + e @ p[u] + p["bz"])
-    if config.gate_curve == "clipped":
-        z = np.clip(1.2 * z - 0.1, 0, 1)
-    if config.gate_form == "blend":
+def _gate(kind, p, s, e):
+    if kind == "none":
+        return s
+    p = p["gate"]
+    if kind == "slot":
+        z = np.clip(1.2 * _sigmoid(s @ p["wz"] + e @ p["uz"] + p["bz"]) - 0.1, 0, 1)
         return (1 - z) * e + z * s
+    z = _sigmoid(s @ p["Wz"] + e @ p["Uz"] + p["bz"])
     r = _sigmoid(s @ p["Wr"] + e @ p["Ur"] + p["br"])
     c = np.tanh(s @ p["Wc"] + (r * e) @ p["Uc"])
     return (1 - z) * e + z * c

@@ -66,18 +66,25 @@ BAD = {
     "an override without a value": (["--config.steps", "5"], ["has no value"]),
     "another flag": (["--workdri=x"], ["--workdri=x", "did you mean --workdir"]),
     "a value of another type": (["--config.model.width=wide"], ["model.width", "wide"]),
-    "a choice that is none": (["--config.model.gate=oldest"], ["gate='oldest'", "'evicted'"]),
+    "a choice that is none": (
+        ["--config.model.memory.gate=oldest"],
+        ["model.memory.gate=oldest", "slot, gru, none"],
+    ),
+    "a key of what is switched off": (
+        ["--config.model.branches=full,memory"],
+        ["--config.model.local.window=8 has no effect with model.branches=full,memory; drop it"],
+    ),
     "heads that do not divide": (
         ["--config.model.width=100", "--config.model.num_heads=8"],
-        ["try width=96 or 104"],
+        ["try model.width=96 or 104"],
     ),
     "windows that do not divide": (
-        ["--config.model.window_len=7"],
-        ["window_len=7", "chunk_len=16", "try"],
+        ["--config.model.local.window=7", "--config.model.local.sliding=False"],
+        ["model.local.window=7", "model.chunk_len=16", "try"],
     ),
     "writes that do not divide": (
-        ["--config.model.memory_writes=3"],
-        ["memory_writes=3", "must divide chunk_len=16"],
+        ["--config.model.memory.writes=3"],
+        ["model.memory.writes=3", "must divide model.chunk_len=16"],
     ),
     "a warm-up longer than the run": (
         ["--config.optim.warmup_steps=10"],
@@ -102,7 +109,7 @@ BAD = {
     ),
     "a vocabulary that the mesh does not divide": (
         ["--config.mesh.tensor=2"],
-        ["mesh.tensor=2 must divide vocab_size=257", "try model.vocab_size=258"],
+        ["mesh.tensor=2 must divide model.vocab_size=257", "try model.vocab_size=258"],
     ),
     "held-out lanes that the mesh does not divide": (
         ["--config.mesh.data=2", "--config.eval_batch_size=3"],
@@ -182,7 +189,7 @@ def test_a_workdir_of_another_config(run, workdir):
         *small_flags(text),
         "--config.model.mlp_width=24",
     )
-    assert_one_line(result, "model.mlp_width was 0, is 24", "--config.model.mlp_width=0")
+    assert_one_line(result, "model.mlp_width was 64, is 24", "--config.model.mlp_width=64")
     # Nothing is lost.
     assert before == {p: p.read_bytes() for p in sorted(workdir.rglob("*")) if p.is_file()}
 
@@ -249,8 +256,6 @@ def test_token_ids_outside_the_vocabulary(token):
             num_layers=1,
             num_heads=2,
             chunk_len=4,
-            window_len=4,
-            memory_writes=2,
         )
     )
     with pytest.raises(UserError, match=f"token id {token} is outside the vocabulary 0..10"):

@@ -1,122 +1,124 @@
-"""Configs: each rule names the value, itself and a way out; plain values and configs are the same
-thing.
+"""Configs: each rule names the key as it is typed, its value, and a way out; plain values and
+configs are the same thing.
 """
 
 import dataclasses
 import json
 
-import jax
-import numpy as np
 import pytest
 
+from rmat_jax import flags
 from rmat_jax.config import (
+    BRANCHES,
+    FULL_ATTENTION,
     PAPER,
-    STREAMS,
+    QUEUE,
+    TRANSFORMER_XL,
     Config,
     DataConfig,
+    Local,
     LogConfig,
+    Memory,
     OptimConfig,
     RMATConfig,
     from_dict,
     from_saved,
     to_dict,
+    to_saved,
+    unused,
 )
 from rmat_jax.errors import UserError
-from rmat_jax.model import RMAT
-from rmat_jax.modules.carry import initial_state
-from tests.models import equations, make_params, make_tokens
 
+PRESETS = [RMATConfig(), PAPER, QUEUE, TRANSFORMER_XL, FULL_ATTENTION]
 RULES = [
     (
         RMATConfig,
         {"width": 100},
-        "width=100 must be a multiple of num_heads=8; try width=96 or 104",
-    ),
-    (RMATConfig, {"width": 4}, "width=4 must be a multiple of num_heads=8; try width=8"),
-    (
-        RMATConfig,
-        {"window_len": 60, "streams": ("full", "local")},
-        "window_len=60 must divide chunk_len=256; try window_len=32 or 64",
+        "model.width=100 must be a multiple of model.num_heads=8; try model.width=96 or 104",
     ),
     (
         RMATConfig,
-        {"memory_writes": 7},
-        "memory_writes=7 must divide chunk_len=256; try memory_writes=4 or 8",
+        {"width": 4},
+        "model.width=4 must be a multiple of model.num_heads=8; try model.width=8",
     ),
     (
         RMATConfig,
-        {"memory_slots": 4},
-        "memory_writes=256 must not exceed memory_slots=4; write fewer",
-    ),
-    (RMATConfig, {"num_layers": 0}, "num_layers=0 must be positive"),
-    (RMATConfig, {"chunk_len": -8}, "chunk_len=-8 must be positive"),
-    (RMATConfig, {"rope_base": float("nan")}, "rope_base=nan must be positive"),
-    (
-        RMATConfig,
-        {"mlp_width": -1},
-        "mlp_width=-1 must not be negative; 0 stands for four times the width",
+        {"local": Local(window=60, sliding=False)},
+        "model.local.window=60 must divide model.chunk_len=256; try model.local.window=32 or",
     ),
     (
         RMATConfig,
-        {"memory_writes": -1},
-        "memory_writes=-1 must not be negative; 0 stands for every token of the chunk",
+        {"memory": Memory(writes=7)},
+        "model.memory.writes=7 must divide model.chunk_len=256; try model.memory.writes=4 or",
     ),
     (
         RMATConfig,
-        {"bptt_chunks": -1},
-        "bptt_chunks=-1 must not be negative; 0 stands for all chunks",
+        {"memory": Memory(slots=4)},
+        "model.memory.slots=4 must be a multiple of model.memory.writes=256; "
+        "try model.memory.slots=256 or 512",
+    ),
+    (RMATConfig, {"num_layers": 0}, "model.num_layers=0 must be positive"),
+    (RMATConfig, {"chunk_len": -8}, "model.chunk_len=-8 must be positive"),
+    (RMATConfig, {"rope_base": float("nan")}, "model.rope_base=nan must be positive"),
+    (RMATConfig, {"mlp_width": -1}, "model.mlp_width=-1 must be positive"),
+    (Memory, {"writes": 0}, "model.memory.writes=0 must be positive"),
+    (Local, {"window": -1}, "model.local.window=-1 must be positive"),
+    (
+        RMATConfig,
+        {"branches": ()},
+        "model.branches= is empty; name at least one of full,local,memory",
     ),
     (
         RMATConfig,
-        {"streams": ()},
-        "streams is empty; name at least one of 'full', 'local', 'memory'",
+        {"branches": ("full", "world")},
+        "model.branches=full,world names 'world', there is full,local,memory",
     ),
     (
         RMATConfig,
-        {"streams": ("full", "world")},
-        "streams='world' is not one of 'full', 'local', 'memory'",
+        {"branches": ("local", "full")},
+        "model.branches=local,full must be in this order, each once: full,local",
+    ),
+    (RMATConfig, {"branches": ("full", "full")}, "must be in this order, each once: full"),
+    (
+        RMATConfig,
+        {"branches": ("memory",)},
+        "model.branches=memory never reads the chunk itself; add full or local",
     ),
     (
         RMATConfig,
-        {"streams": ("local", "full")},
-        "must be in this order, each once: ('full', 'local')",
+        {"branches": ("full",), "local": Local(window=4)},
+        "model.local has no effect with model.branches=full; add local to the branches, or",
     ),
-    (RMATConfig, {"streams": ("full", "full")}, "must be in this order, each once: ('full',)"),
+    (Memory, {"gate": "open"}, "model.memory.gate=open is not one of slot, gru, none"),
+    (Memory, {"keeps": "all"}, "model.memory.keeps=all is not one of inputs, outputs"),
+    (Memory, {"read": "head"}, "model.memory.read=head is not one of joint, stream"),
     (
-        RMATConfig,
-        {"streams": ("memory",)},
-        "streams=('memory',) never reads the chunk itself; add 'full' or 'local'",
+        Memory,
+        {"gate": "none", "gate_bias": 1.0},
+        "model.memory.gate_bias=1.0 has no effect with model.memory.gate=none; leave it out",
     ),
-    (RMATConfig, {"window": "round"}, "window='round' is not one of 'block', 'sliding'"),
-    (RMATConfig, {"gate": "open"}, "gate='open' is not one of 'evicted', 'newest', 'none'"),
-    (RMATConfig, {"memory_pool": "max"}, "memory_pool='max' is not one of 'mean', 'attention'"),
     (
-        RMATConfig,
-        {"memory_age": "old"},
-        "memory_age='old' is not one of 'none', 'rotary', 'tokens'",
+        Memory,
+        {"read": "stream", "key_bias": 1.0},
+        "model.memory.key_bias=1.0 has no effect with model.memory.read=stream; leave it out",
     ),
-    (RMATConfig, {"rope": "all"}, "rope='all' is not one of 'per_head', 'global', 'none'"),
+    (RMATConfig, {"rope": "all"}, "model.rope=all is not one of per_head, global, none"),
     (
         RMATConfig,
         {"remat": "all"},
-        "remat='all' is not one of 'none', 'block', 'chunk', 'chunk+block'",
+        "model.remat=all is not one of none, block, chunk, chunk+block",
     ),
     (
         RMATConfig,
         {"dtype": "float16"},
-        "dtype='float16' is not one of 'float32', 'bfloat16', 'float64'",
+        "model.dtype=float16 is not one of float32, bfloat16, float64",
     ),
-    (RMATConfig, {"dropout": 1.0}, "dropout=1.0 must lie in [0, 1)"),
-    (RMATConfig, {"gate_noise": -1.0}, "gate_noise=-1.0 must not be negative"),
-    (
-        RMATConfig,
-        {"width": 24},
-        "width/num_heads=3 must be even to be rotated; change width or num_heads",
-    ),
+    (RMATConfig, {"dropout": 1.0}, "model.dropout=1.0 must lie in [0, 1)"),
+    (RMATConfig, {"width": 24}, "model.num_heads=8 leaves heads of 3, which must be even"),
     (
         RMATConfig,
         {"width": 24, "rope": "global"},
-        "width/num_heads=3 must be even to be rotated; change width or num_heads",
+        "model.num_heads=8 leaves heads of 3, which must be even",
     ),
     (
         DataConfig,
@@ -124,31 +126,35 @@ RULES = [
         "data.path and data.tfds are both set; give one source",
     ),
     (DataConfig, {"heldout_path": "a"}, "data.heldout_path is set without data.path; give both"),
-    (DataConfig, {"synthetic": "xor"}, "data.synthetic='xor' is not one of '', 'recall'"),
+    (DataConfig, {"synthetic": "xor"}, "data.synthetic=xor is not one of , recall"),
     (
         DataConfig,
         {"synthetic": "recall", "passkey": True},
-        "data.passkey needs text, data.synthetic has none; give one of them",
+        "data.passkey=True needs text, data.synthetic has none; give one of them",
     ),
-    (DataConfig, {"passkey_decoys": -1.0}, "passkey_decoys=-1.0 must not be negative"),
+    (DataConfig, {"passkey_decoys": -1.0}, "data.passkey_decoys=-1.0 must not be negative"),
     (DataConfig, {"passkey_decoys": 0.5}, "data.passkey_decoys=0.5 needs data.passkey=True"),
     (
         DataConfig,
         {"recall_pairs": 9},
-        "recall_pairs=9 must not exceed recall_symbols=8: keys are distinct",
+        "data.recall_pairs=9 must not exceed data.recall_symbols=8: keys are distinct",
     ),
-    (DataConfig, {"heldout_fraction": 1.5}, "heldout_fraction=1.5 must lie in [0, 1)"),
-    (OptimConfig, {"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
-    (OptimConfig, {"final_fraction": 2.0}, "final_fraction=2.0 must lie in [0, 1]"),
-    (OptimConfig, {"weight_decay": -0.1}, "weight_decay=-0.1 must not be negative"),
-    (LogConfig, {"every": 0}, "every=0 must be positive"),
+    (DataConfig, {"heldout_fraction": 1.5}, "data.heldout_fraction=1.5 must lie in [0, 1)"),
+    (OptimConfig, {"learning_rate": 0.0}, "optim.learning_rate=0.0 must be positive"),
+    (OptimConfig, {"final_fraction": 2.0}, "optim.final_fraction=2.0 must lie in [0, 1]"),
+    (OptimConfig, {"weight_decay": -0.1}, "optim.weight_decay=-0.1 must not be negative"),
+    (LogConfig, {"every": 0}, "log.every=0 must be positive"),
     (LogConfig, {"save_every": -1}, "log.save_every=-1 must not be negative"),
     (
         Config,
         {"accumulation": 3},
-        "accumulation=3 must divide batch_size=8; try accumulation=2 or 4",
+        "accumulation=3 must divide batch_size=8; try accumulation=2 or accumulation=4",
     ),
-    (Config, {"steps": 50}, "optim.warmup_steps=100 must be below steps=50; try 5"),
+    (
+        Config,
+        {"steps": 50},
+        "optim.warmup_steps=100 must be below steps=50; try optim.warmup_steps=5",
+    ),
     (Config, {"seed": -1}, "seed=-1 must not be negative"),
 ]
 
@@ -163,57 +169,78 @@ def test_a_broken_rule_says_what_and_why(cls, values, message):
 
 
 def test_rules_of_what_is_not_there_do_not_apply():
-    RMATConfig(streams=("full", "local"), memory_writes=7)
     RMATConfig(width=24, rope="none")
-    RMATConfig(chunk_len=96, window_len=64)
+    # a sliding window may have any length
+    RMATConfig(chunk_len=96, local=Local(window=64))
 
 
 def test_rules_hold_after_a_replacement():
-    with pytest.raises(UserError, match="memory_writes=7 must divide chunk_len=32"):
-        dataclasses.replace(RMATConfig(chunk_len=7, memory_writes=7), chunk_len=32)
+    config = RMATConfig(chunk_len=7, memory=Memory(writes=7))
+    with pytest.raises(UserError, match="model.memory.writes=7 must divide model.chunk_len=32"):
+        dataclasses.replace(config, chunk_len=32)
 
 
-def test_plain_values_and_back():
-    config = Config(
-        model=RMATConfig(streams=("local", "memory"), gate="newest"),
-        optim=OptimConfig(learning_rate=0.5),
-        seed=3,
-    )
+@pytest.mark.parametrize("model", PRESETS)
+def test_plain_values_and_back(model):
+    config = Config(model=model, optim=OptimConfig(learning_rate=0.5), seed=3)
     assert from_dict(Config, to_dict(config)) == config
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
-    assert from_dict(Config, {}) == Config()
+    assert from_saved(Config, json.loads(json.dumps(to_saved(config))), "this") == config
+    assert from_dict(Config, flags.defaults(model).to_dict()).model == model
 
 
-def test_a_run_older_than_a_key_means_what_it_did():
-    values = to_dict(Config(model=RMATConfig(**PAPER), seed=3))
-    for key in ("fusion", "gate_form", "gate_scope", "gate_curve", "memory_source", "token_shift"):
-        del values["model"][key]
-    old = from_saved(Config, values)
-    assert (
-        old == Config(model=RMATConfig(**PAPER), seed=3)
-        and from_saved(RMATConfig, values["model"]) == old.model
-    )
-    # today's defaults
-    assert from_dict(Config, values) != old
-    assert from_saved(Config, to_dict(Config())) == Config()
+def test_no_values_are_the_defaults():
+    assert from_dict(Config, {}) == Config() == from_dict(Config, flags.defaults().to_dict())
 
 
-def test_streams_may_be_written_with_commas():
-    assert from_dict(RMATConfig, {"streams": ("full,local",)}).streams == ("full", "local")
+def test_another_version_is_refused():
+    with pytest.raises(UserError, match="runs/old was saved by version 1 of rmat_jax's settings"):
+        from_saved(Config, to_dict(Config()), "runs/old")
+
+
+def test_branches_may_be_written_with_commas():
+    for value in (("full,local",), "full,local", ["full", "local"]):
+        assert from_dict(RMATConfig, {"branches": value}).branches == ("full", "local")
+
+
+def test_keys_of_what_is_off_are_dropped():
+    """A file of configs/ may set them for those who switch it on."""
+    values = {"branches": ["full", "memory"], "local": {"window": 16}}
+    values["memory"] = {"gate": "none", "gate_bias": 1.0, "read": "stream", "key_bias": 1.0}
+    model = from_dict(RMATConfig, values)
+    assert model.local is None and model.memory == Memory(512, 256, gate="none", read="stream")
+    assert unused({"model": values}) == {
+        "model.local": "model.branches=full,memory",
+        "model.memory.gate_bias": "model.memory.gate=none",
+        "model.memory.key_bias": "model.memory.read=stream",
+    }
+    assert unused(to_dict(Config())) == {}
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"stepz": 3}, "Config has no key 'stepz'; did you mean 'steps'?"),
-        ({"model": {"chunklen": 3}}, "RMATConfig has no key 'chunklen'; did you mean 'chunk_len'?"),
-        ({"qqqq": 3}, "Config has no key 'qqqq'"),
-        ({"optim": {"learning_rate": float("inf")}}, "learning_rate=inf must be a finite number"),
-        ({"model": {"gate": "open"}}, "gate='open' is not one of"),
+        ({"stepz": 3}, "no config has the key stepz; did you mean steps?"),
+        (
+            {"model": {"chunklen": 3}},
+            "no config has the key model.chunklen; did you mean model.chunk_len?",
+        ),
+        (
+            {"model": {"memory": {"slotz": 3}}},
+            "no config has the key model.memory.slotz; did you mean model.memory.slots?",
+        ),
+        ({"qqqq": 3}, "no config has the key qqqq"),
+        (
+            {"optim": {"learning_rate": float("inf")}},
+            "optim.learning_rate=inf must be a finite number",
+        ),
+        ({"model": {"memory": {"gate": "open"}}}, "model.memory.gate=open is not one of"),
+        ({"model": {"width": "wide"}}, "model.width='wide' must be a whole number, such as 256"),
+        ({"model": {"memory": 3}}, "model.memory=3 must be a group of settings"),
     ],
     ids=str,
 )
-def test_an_unknown_key_names_its_nearest(values, message):
+def test_bad_values_name_the_key(values, message):
     with pytest.raises(UserError) as error:
         from_dict(Config, values)
     assert message in str(error.value)
@@ -221,55 +248,61 @@ def test_an_unknown_key_names_its_nearest(values, message):
 
 def test_derived_sizes():
     config = RMATConfig(
-        streams=STREAMS, width=32, num_heads=4, chunk_len=16, window_len=4, memory_writes=2
-    )
-    assert (config.head_dim, config.hidden, config.run_len) == (8, 128, 8)
-    assert config.has_memory and not config.has_window_carry
-    assert dataclasses.replace(config, window="sliding").has_window_carry
-    assert not dataclasses.replace(config, window="sliding", streams=("full",)).has_window_carry
-    assert Config(model=config, chunks_per_step=3).segment_len == 48
-    assert (config.slots, config.writes) == (32, 2) and RMATConfig(
-        chunk_len=7, memory_slots=9
-    ).writes == 7
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        PAPER,
-        PAPER | {"window": "sliding", "memory_pool": "attention"},
-        PAPER | {"gate": "none", "streams": ("local", "memory")},
-        PAPER | {"gate_scope": "slot"},
-        {"gate": "evicted"},
-        {"streams": ("full", "local"), "mlp_width": 40},
-    ],
-    ids=str,
-)
-def test_flops_are_those_of_the_products_in_the_program(options):
-    """Every matrix product of one chunk through one layer, counted from the traced program."""
-    sizes = dict(
         width=32,
         num_heads=4,
         chunk_len=16,
-        window_len=4,
-        memory_slots=8,
-        memory_writes=2,
-        num_layers=1,
+        local=Local(window=4, sliding=False),
+        memory=Memory(writes=2),
     )
-    config = RMATConfig(**sizes, **options)
-    state, tokens = initial_state(config, 1, closed=True), make_tokens(config, 1, 16)
-    program = jax.make_jaxpr(lambda p: RMAT(config).apply({"params": p}, tokens, state))(
-        make_params(config)
-    )
-    flops = 0
-    for product in equations(program.jaxpr):
-        if product.primitive.name == "dot_general":
-            contracted = product.params["dimension_numbers"][0][0]
-            left = product.invars[0].aval.shape
-            flops += (
-                2
-                * product.outvars[0].aval.size
-                * np.prod([left[axis] for axis in contracted], dtype=int)
-            )
-    assert flops == 16 * config.flops_per_token()
+    assert (config.head_dim, config.mlp_width, config.run_len) == (8, 128, 8)
+    assert config.branches == BRANCHES and not config.carries_window
+    assert dataclasses.replace(config, local=Local()).carries_window
+    assert not FULL_ATTENTION.carries_window
+    assert Config(model=config, chunks_per_step=3).segment_len == 48
+    assert (config.memory.slots, config.memory.writes) == (4, 2)
+    small = RMATConfig(chunk_len=24)
+    assert (small.memory.slots, small.memory.writes, small.local.window) == (48, 24, 8)
+
+
+def test_shares_are_of_the_branches_with_a_softmax_of_their_own():
+    assert RMATConfig().fused == ("full", "local") and PAPER.fused == BRANCHES
+    assert QUEUE.fused == ("full",)
+
+
+# Command lines.
+
+
+def load(*overrides, config="configs/quickstart.py"):
+    return flags.load_config(config, [f"--config.model.{override}" for override in overrides]).model
+
+
+def test_sizes_that_nobody_sets_follow():
+    model = load("chunk_len=32", "width=64")
+    assert (model.mlp_width, model.memory.writes, model.memory.slots) == (256, 32, 64)
+    model = load("memory.writes=8", "mlp_width=40", "memory.gate_bias=1")
+    assert (model.mlp_width, model.memory.slots, model.memory.gate_bias) == (40, 16, 1.0)
+
+
+def test_a_branch_that_the_file_leaves_out_can_be_added():
+    added = load("branches=full,local,memory", "local.window=32", config="configs/enwik8.py")
+    assert added.local == Local(window=32)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("local.window=32", "branches=full,memory"),
+            "--config.model.local.window=32 has no effect with model.branches=full,memory; drop "
+            "it, or add local to model.branches",
+        ),
+        (
+            ("memory.gate=none", "memory.gate_bias=1"),
+            "--config.model.memory.gate_bias=1 has no effect with model.memory.gate=none; drop it",
+        ),
+    ],
+)
+def test_an_override_without_effect_is_refused(overrides, message):
+    with pytest.raises(UserError) as error:
+        load(*overrides)
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -12,6 +12,7 @@ ROOMS = [
     ["ops"],
     ["modules"],
     ["model"],
+    ["flops"],
     ["data"],
     # decoding needs no training
     ["infer"],

@@ -68,12 +68,6 @@ def ablate(
                     raise UserError("seeds are the same for all variants; give them with --seeds")
                 if equal and "model.mlp_width" in variant.changes:
                     raise UserError("equal parameters undo model.mlp_width; use --parameters=free")
-                if made.model.gate == "none" and any(
-                    key.startswith("model.gate_") for key in variant.changes
-                ):
-                    raise UserError(
-                        "without a gate its gate_* changes nothing; set model.gate=evicted too"
-                    )
             except UserError as error:
                 raise UserError(f"variant {variant.name!r}: {error}") from error
             made = dataclasses.replace(

@@ -64,9 +64,12 @@ def write_report(
     unit = next(iter(scored.values()))["unit"] if scored else "bits per byte"
     parts = [
         f"# Comparison of {len(variants)} models",
-        f"Score: held-out {unit}, {'higher' if unit == 'accuracy' else 'lower'} is better; mean ± standard deviation over "
-        f"seeds (of parameters and of the order of documents). Difference: to {BASE!r} with the same seed, mean ± standard "
-        f"error{_counts_from(rows)}. {_tokens_read(scored.values())}{_changed_text(scored.values())}"
+        f"Score: held-out {unit}, {'higher' if unit == 'accuracy' else 'lower'} is better; mean ± "
+        "standard deviation over "
+        f"seeds (of parameters and of the order of documents). Difference: to {BASE!r} with the "
+        "same seed, mean ± standard "
+        f"error{_counts_from(rows)}. "
+        f"{_tokens_read(scored.values())}{_changed_text(scored.values())}"
         if scored
         else "No run is finished yet.",
         _table(rows),
@@ -87,7 +90,8 @@ def write_report(
         else f"{jax.device_count()} x {device.device_kind}"
     )
     parts.append(
-        f"{len(scored)} of {len(runs)} runs, {hours:.1f} hours of training in sum; {hardware}, jax {jax.__version__}, Python "
+        f"{len(scored)} of {len(runs)} runs, {hours:.1f} hours of training in sum; {hardware}, "
+        f"jax {jax.__version__}, Python "
         f"{platform.python_version()}."
     )
     if command:
@@ -216,7 +220,8 @@ def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
     axes.set_yticks(range(len(rows)), [row.variant.name for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(
-        f"held-out {unit} ({'higher' if unit == 'accuracy' else 'lower'} is better); dots: seeds, bars: means"
+        f"held-out {unit} ({'higher' if unit == 'accuracy' else 'lower'} is better); dots: seeds, "
+        "bars: means"
     )
     plots.save(drawn, file)
 

@@ -1,4 +1,4 @@
-"""One training of a comparison, in a process of its own: what it was, how it ended, what it scored."""
+"""One training of a comparison, in a process of its own: what it was, and what it scored."""
 
 import contextlib
 import dataclasses
@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from rmat_jax import flops
 from rmat_jax.ablate.variants import num_params, state_bytes
-from rmat_jax.config import Config, from_saved, to_dict
+from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.errors import UserError
 from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.evals.suite import load_subject
 from rmat_jax.signals import Signals
 from rmat_jax.train import loop
-from rmat_jax.train.checkpoint import MAY_CHANGE, differences
+from rmat_jax.train.checkpoint import MAY_CHANGE
 from rmat_jax.train.metrics import read_metrics
 
 RESULT = "result.json"
@@ -47,7 +48,7 @@ class Run:
             result = json.loads((self.workdir / RESULT).read_text())
         except (OSError, ValueError):
             return None
-        trained = to_dict(from_saved(Config, result["config"]))
+        trained = to_dict(from_saved(Config, result["config"], str(self.workdir)))
         return None if differences(trained, to_dict(self.config), ignore=MAY_CHANGE) else result
 
 
@@ -109,13 +110,17 @@ def _check_ended(run: Run, code: int, say: Callable[[str], None], *, stopped: bo
         say(f"{run.name}, seed {run.seed}: {score}")
     elif not stopped:
         raise UserError(
-            f"{run.name}, seed {run.seed}, ended with code {code}; {run.workdir / LOG} says why, and the same command goes on"
+            f"{run.name}, seed {run.seed}, ended with code {code}; {run.workdir / LOG} says why, "
+            "and the same command goes on"
         )
 
 
 def _standing(run: Run) -> str:
     lines = [line for line in read_metrics(run.workdir) if line["split"] == "train"]
-    return f"{run.name}, seed {run.seed}: step {lines[-1]['step'] if lines else 0} of {run.config.steps}"
+    return (
+        f"{run.name}, seed {run.seed}: step {lines[-1]['step'] if lines else 0} of "
+        f"{run.config.steps}"
+    )
 
 
 def _work(run: Run, shared: Path, cores: set[int]) -> None:
@@ -135,7 +140,7 @@ def _work(run: Run, shared: Path, cores: set[int]) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             result = {"error": str(error)}
-        result |= {"name": run.name, "seed": run.seed, "config": to_dict(run.config)}
+        result |= {"name": run.name, "seed": run.seed, "config": to_saved(run.config)}
         scratch = run.workdir / f".{RESULT}"
         scratch.write_text(json.dumps({"error": "", **result}))
         scratch.replace(run.workdir / RESULT)
@@ -179,14 +184,14 @@ def measure(run: Run) -> dict[str, Any]:
         "data": subject.data.identity,
         "parameters": num_params(config.model),
         "state_bytes": state_bytes(config.model),
-        "flops_per_token": config.model.flops_per_token(),
+        "flops_per_token": flops.per_token(config.model),
         "tokens_per_second": float(
             np.median([line["tokens_per_second"] for line in train[1:] or train])
         ),
         "tokens": train[-1]["tokens"],
         "seconds": train[-1]["seconds"],
     }
-    if config.model.has_memory:
+    if config.model.memory:
         cut = evaluate_heldout(config, subject.params, heldout, heldout.num_bytes, cut=True)
         found["score_without_memory"] = cut.score
     edges, means, counts = kept.by_offset()

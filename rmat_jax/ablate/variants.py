@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmat_jax.config import PAPER, STREAMS, Config, RMATConfig, from_dict, to_dict
+from rmat_jax import flags
+from rmat_jax.config import BRANCHES, PAPER, Config, RMATConfig, from_dict, to_dict, unused
 from rmat_jax.errors import UserError
+from rmat_jax.infer import open_chunk
 from rmat_jax.model import RMAT
 
 BASE = "base"
@@ -20,7 +22,7 @@ BASE = "base"
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The base config with some keys changed, such as {"model.gate": "none"}."""
+    """The base config with some keys changed, such as {"model.memory.gate": "none"}."""
 
     name: str
     changes: Mapping[str, Any]
@@ -40,9 +42,10 @@ def baselines(config: Config) -> list[Variant]:
 
     full attention    over all that a training step reads of a lane, and nothing before it
     local only        each token sees its window
-    transformer-xl    a sliding window W = C in every layer (arXiv 1901.02860), as long as the base's bytes of state allow
+    transformer-xl    a sliding window W = C in every layer (arXiv 1901.02860), as long as the
+                      base's bytes of state allow
     memory off        the base without its memory
-    queue             the base with a queue that is not gated
+    queue             full attention and the base's memory, without a gate
     paper             the base with all that arXiv 2507.00453 says
     """
     c = config.model
@@ -50,59 +53,65 @@ def baselines(config: Config) -> list[Variant]:
         Variant(
             "full attention",
             {
-                "model.streams": ("full",),
+                "model.branches": ("full",),
                 "model.chunk_len": config.segment_len,
                 "chunks_per_step": 1,
             },
         ),
-        Variant("local only", {"model.streams": ("local",)}),
+        Variant("local only", {"model.branches": ("local",)}),
         _transformer_xl(config),
     ]
-    if c.has_memory:
-        found.append(
-            Variant("memory off", {"model.streams": tuple(s for s in c.streams if s != "memory")})
-        )
-        found.append(Variant("queue", {"model.gate": "none"}))
-        found.append(Variant("paper", {f"model.{key}": value for key, value in PAPER.items()}))
+    if c.memory:
+        queue = {"model.branches": ("full", "memory"), "model.memory.gate": "none"}
+        found += [
+            Variant(
+                "memory off", {"model.branches": tuple(b for b in c.branches if b != "memory")}
+            ),
+            Variant("queue", queue),
+            Variant("paper", _paper()),
+        ]
     return [variant for variant in found if _applies(config, variant)]
+
+
+def _paper() -> dict[str, Any]:
+    """What the paper says of everything but sizes."""
+    changes: dict[str, Any] = {
+        "model.branches": PAPER.branches,
+        "model.local.sliding": PAPER.local.sliding,
+        "model.token_shift": PAPER.token_shift,
+    }
+    for name in ("keeps", "read", "gate", "gate_bias"):
+        changes[f"model.memory.{name}"] = getattr(PAPER.memory, name)
+    return changes
 
 
 def grid(config: Config) -> list[Variant]:
     """Every option of the architecture that the base uses, one at a time."""
     c = config.model
     options: list[tuple[str, tuple]] = [
-        ("gate", ("none", "newest", "evicted")),
-        ("gate_form", ("gru", "blend")),
-        ("gate_scope", ("channel", "slot")),
-        ("gate_curve", ("sigmoid", "clipped")),
-        ("fusion", ("layer", "head", "joint")),
+        ("memory.gate", ("none", "slot", "gru")),
+        ("memory.keeps", ("inputs", "outputs")),
+        ("memory.read", ("joint", "stream")),
+        ("memory.key_bias", (0.0, -4.0)),
+        ("local.sliding", (False, True)),
         ("rope", ("per_head", "global", "none")),
-        ("window", ("block", "sliding")),
         ("token_shift", (False, True)),
-        ("memory_slots", (max(c.slots // 2, 1), 2 * c.slots)),
-        ("memory_writes", (max(c.writes // 2, 1), 2 * c.writes)),
-        ("memory_pool", ("mean", "attention")),
-        ("memory_source", ("output", "input")),
-        ("memory_age", ("none", "rotary", "tokens")),
-        ("memory_bias", (0.0, -4.0)),
     ]
+    if c.memory:
+        for name in ("slots", "writes"):
+            size = getattr(c.memory, name)
+            options.append((f"memory.{name}", (max(size // 2, 1), 2 * size)))
     found = []
-    for stream in ("full", "local"):
-        word = "no" if stream in c.streams else "with"
-        streams = tuple(s for s in STREAMS if (s in c.streams) != (s == stream))
-        found.append(Variant(f"{word} {stream} stream", {"model.streams": streams}))
-    unused = () if c.has_memory else ("memory", "gate")
-    unused += () if len(c.streams) > 1 else ("fusion",)
-    unused += () if c.fusion == "joint" else ("memory_bias",)
-    unused += ("gate_",) if c.gate == "none" else ()
-    unused += () if "local" in c.streams else ("window",)
+    for branch in ("full", "local"):
+        word = "no" if branch in c.branches else "with"
+        branches = tuple(b for b in BRANCHES if (b in c.branches) != (b == branch))
+        found.append(Variant(f"{word} {branch} branch", {"model.branches": branches}))
     for key, values in options:
-        if not key.startswith(unused):
-            found += [Variant(f"{key}={value}", {f"model.{key}": value}) for value in values]
+        found += [Variant(f"{key}={value}", {f"model.{key}": value}) for value in values]
     named: dict[Config, Variant] = {}
     for variant in [*baselines(config), *found]:
         if _applies(config, variant):
-            # a queue is gate=none: once
+            # two names for the same: once
             named.setdefault(changed(config, variant.changes), variant)
     return list(named.values())
 
@@ -117,7 +126,8 @@ def named(config: Config, names: str) -> list[Variant]:
     for name in filter(None, names.split(",")):
         if name not in sets and name not in known:
             raise UserError(
-                f"no variant of this config is named {name!r}; there is {', '.join([*sets, *known])}"
+                f"no variant of this config is named {name!r}; there is "
+                f"{', '.join([*sets, *known])}"
             )
         found |= {v.name: v for v in sets[name](config)} if name in sets else {name: known[name]}
     return list(found.values())
@@ -134,14 +144,13 @@ def _applies(config: Config, variant: Variant) -> bool:
 
 
 def parse_variant(text: str) -> Variant:
-    """`NAME: KEY=VALUE KEY=VALUE`, keys as in the config: `small: model.memory_slots=8
-    model.memory_writes=4`.
-    """
+    """`NAME: KEY=VALUE KEY=VALUE`, keys as in the config: `wide: model.width=512`."""
     name, colon, rest = text.partition(":")
     changes = dict(_change(part, text) for part in rest.split())
     if not (name.strip() and colon and changes):
         raise UserError(
-            f'--variant={text!r} must read "NAME: KEY=VALUE KEY=VALUE", such as "wide: model.width=512"'
+            f'--variant={text!r} must read "NAME: KEY=VALUE KEY=VALUE", '
+            'such as "wide: model.width=512"'
         )
     return Variant(name.strip(), changes)
 
@@ -151,7 +160,7 @@ def parse_vary(text: str) -> list[Variant]:
     key, equals, values = text.partition("=")
     if not (key and equals and values):
         raise UserError(
-            f'--vary={text!r} must read "KEY=VALUE;VALUE", such as "model.memory_bias=-4;-2;0"'
+            f'--vary={text!r} must read "KEY=VALUE;VALUE", such as "model.memory.key_bias=-4;-2;0"'
         )
     return [
         Variant(f"{key.removeprefix('model.')}={value}", dict([_change(f"{key}={value}", text)]))
@@ -171,10 +180,12 @@ def _change(part: str, whole: str) -> tuple[str, Any]:
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The config with these keys changed. Raises UserError for a key that no config has, or a value
-    against its rule.
+    """The config with these keys changed; sizes that follow others in the config still do.
+
+    Raises:
+        UserError: a key that no config has or that has no effect, or a value against its rule.
     """
-    values = to_dict(config)
+    values = to_dict(config) | {"model": flags.defaults(config.model).model.to_dict()}
     for key, value in changes.items():
         *path, last = key.split(".")
         part = values
@@ -182,16 +193,11 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
             part = part.get(name) if isinstance(part, dict) else None
         if not isinstance(part, dict) or last not in part or isinstance(part[last], dict):
             raise UserError(f"no config has the key {key!r}; see rmat_jax/config.py")
-        default = part[last]
-        if isinstance(default, tuple) and isinstance(value, str):
-            value = tuple(value.split(","))
-        elif isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if type(value) is not type(default):
-            raise UserError(
-                f"{key}={value!r} must be a {type(default).__name__}, such as {default!r}"
-            )
         part[last] = value
+    for off, reason in unused(values).items():
+        for key in changes:
+            if f"{key}.".startswith(f"{off}."):
+                raise UserError(f"{key}={_shown(changes[key])} has no effect with {reason}")
     return from_dict(Config, values)
 
 
@@ -206,7 +212,7 @@ def same_parameters(config: Config, target: RMATConfig) -> Config:
     model, wanted = config.model, num_params(target)
     at = {width: num_params(dataclasses.replace(model, mlp_width=width)) for width in (1, 2)}
     hidden = round(1 + (wanted - at[1]) / (at[2] - at[1]))
-    if num_params(model) == wanted or hidden < target.hidden / 2:
+    if num_params(model) == wanted or hidden < target.mlp_width / 2:
         return config
     return dataclasses.replace(config, model=dataclasses.replace(model, mlp_width=hidden))
 
@@ -219,7 +225,7 @@ def num_params(model: RMATConfig) -> int:
 
 def state_bytes(model: RMATConfig) -> int:
     """Of one stream, in mid-chunk: all that must be kept to go on."""
-    return jax.eval_shape(lambda: RMAT(model).initial_state(1)).num_bytes()
+    return jax.eval_shape(lambda: open_chunk.initial_state(model, 1)).num_bytes()
 
 
 def _transformer_xl(config: Config) -> Variant:
@@ -229,11 +235,14 @@ def _transformer_xl(config: Config) -> Variant:
     length, wanted = config.segment_len, state_bytes(config.model)
 
     def variant(chunk):
-        changes = {"model.streams": ("local",), "model.window": "sliding", "model.chunk_len": chunk}
-        return Variant(
-            "transformer-xl",
-            changes | {"model.window_len": chunk, "chunks_per_step": length // chunk},
-        )
+        changes = {
+            "model.branches": ("local",),
+            "model.local.sliding": True,
+            "model.local.window": chunk,
+            "model.chunk_len": chunk,
+            "chunks_per_step": length // chunk,
+        }
+        return Variant("transformer-xl", changes)
 
     lengths = [chunk for chunk in range(1, length + 1) if length % chunk == 0]
     return min(

@@ -18,7 +18,10 @@ def missing() -> str | None:
     except ImportError as error:
         return f"GPT-2 is left out: {error.name} is not installed; run: {INSTALL}"
     if jax.default_backend() == "gpu" and not torch.cuda.is_available():
-        return "GPT-2 is left out: JAX computes on the GPU, this PyTorch cannot; install a PyTorch with CUDA"
+        return (
+            "GPT-2 is left out: JAX computes on the GPU, this PyTorch cannot; install a "
+            "PyTorch with CUDA"
+        )
     return None
 
 
@@ -56,7 +59,7 @@ class GPT2:
             n_embd=config.width,
             n_layer=config.num_layers,
             n_head=config.num_heads,
-            n_inner=config.hidden,
+            n_inner=config.mlp_width,
             activation_function="gelu_pytorch_tanh",
             attn_implementation="sdpa",
             bos_token_id=0,

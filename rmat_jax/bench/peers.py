@@ -1,7 +1,7 @@
 """The models that are timed. All decode greedily, one row, each token from the one before."""
 
+import dataclasses
 import os
-import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmat_jax.config import RMATConfig
+from rmat_jax.infer.open_chunk import unstack_params
 from rmat_jax.infer.streams import ROOM, Requests, begin, decode, prefill
-from rmat_jax.model import RMAT, unstack_params
-from rmat_jax.modules.carry import NOBODY
+from rmat_jax.model import RMAT
+from rmat_jax.modules.documents import NOBODY
 from rmat_jax.types import PyTree
 
 # tokens before each sample that are not timed: another peer has emptied the caches
 WARM_UP = 4
-LAYER = re.compile("layers_").match
 # of `memory`: what runs when a chunk closes
 MEMORY_WRITE = ("gate", "key", "value", "read_norm")
 
@@ -117,7 +117,7 @@ class FullAttention(JaxPeer):
     def rewind(self) -> None:
         documents_BC = jnp.where(jnp.arange(self.context)[None] < self.start, 0, NOBODY)
         state = self.streams.state.replace(
-            open_documents_BC=documents_BC.astype(jnp.int32),
+            documents_BC=documents_BC.astype(jnp.int32),
             position_B=jnp.full(1, self.start, jnp.int32),
         )
         self.streams = self.streams.replace(
@@ -129,13 +129,14 @@ def full_attention(config: RMATConfig, params: PyTree, context: int) -> tuple[RM
     """The transformer of the same weights that attends to `context` tokens in full: no window, no
     memory.
     """
-    changes = {"streams": ("full",), "chunk_len": context, "window_len": context, "window": "block"}
-    params = dict(params)
-    for name in filter(LAYER, params):
-        layer = {part: leaf for part, leaf in params[name].items() if part != "memory"}
-        # one stream: its weight is 1 in any case
-        params[name] = layer | {"fusion": layer["fusion"][:1]}
-    return RMAT(RMATConfig(**{**vars(config), **changes})), params
+    changes = {"branches": ("full",), "local": None, "memory": None, "chunk_len": context}
+    # of the branches' shares and the memory
+    other = ("fusion", "memory", "memory_bias")
+    layers = tuple(
+        {part: leaf for part, leaf in layer.items() if part not in other}
+        for layer in params["layers"]
+    )
+    return RMAT(dataclasses.replace(config, **changes)), params | {"layers": layers}
 
 
 def init_params(config: RMATConfig, seed: int) -> PyTree:
@@ -167,15 +168,13 @@ def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple
         embedding = params["embed"]["embedding"]
         size -= embedding.nbytes * (1 - 1 / config.vocab_size)
     rare = 1 - 1 / config.chunk_len
-    if config.has_memory:
+    if config.memory:
         written = [
-            params[name].get("memory", {}).get(part, {})
-            for name in filter(LAYER, params)
-            for part in MEMORY_WRITE
+            layer["memory"].get(part, {}) for layer in params["layers"] for part in MEMORY_WRITE
         ]
         size -= rare * sum(leaf.nbytes for leaf in jax.tree.leaves(written))
         itemsize = jnp.dtype(config.param_dtype).itemsize
-        state_bytes -= rare * config.num_layers * config.slots * config.width * itemsize
+        state_bytes -= rare * config.num_layers * config.memory.slots * config.width * itemsize
     return size, state_bytes
 
 

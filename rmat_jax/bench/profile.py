@@ -68,7 +68,8 @@ class Profile(NamedTuple):
         count = sum(count for _, count in self.parts.values())
         lines.append(f"| all operations | {total:.1f} | 100% | {count:.0f} |")
         return "\n".join(lines) + (
-            f"\n\nWall time a token: {self.traced_us:.1f} us while traced, {self.untraced_us:.1f} us without a trace, "
+            f"\n\nWall time a token: {self.traced_us:.1f} us while traced, {self.untraced_us:.1f} "
+            "us without a trace, "
             "which makes each operation some tenths of a microsecond longer."
         )
 
@@ -106,7 +107,8 @@ def profile(write: Callable[[int], object], tokens: int, hlo: str) -> Profile:
         spent, count = _read_trace(file, ops)
     if not spent:
         raise UserError(
-            f"the trace of {jax.default_backend()} has no operation of the decode loop; run without --profile"
+            f"the trace of {jax.default_backend()} has no operation of the decode loop; run "
+            "without --profile"
         )
     parts = {}
     for name in spent:

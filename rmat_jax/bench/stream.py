@@ -97,23 +97,27 @@ class Report:
     def text(self) -> str:
         """Tables for people, in Markdown."""
         lines = [
-            "| context | model | ms a token: median (quartiles) | times RMAT | state, bytes | of bandwidth |",
+            "| context | model | ms a token: median (quartiles) | times RMAT | state, bytes | of "
+            "bandwidth |",
             "|---|---|---|---|---|---|",
         ]
         ours = {row.context: row.ms[1] for row in self.rows if row.peer == "RMAT"}
         for row in sorted(self.rows, key=lambda row: row.context):
             low, median, high = row.ms
             lines.append(
-                f"| {row.context:,} | {row.peer} | {median:.3f} ({low:.3f} to {high:.3f}) | {median / ours[row.context]:.2f} "
+                f"| {row.context:,} | {row.peer} | {median:.3f} ({low:.3f} to {high:.3f}) | "
+                f"{median / ours[row.context]:.2f} "
                 f"| {row.state_bytes:,} | {row.share:.0%} |"
             )
         machine = self.facts["machine"]
         lines += [
             "",
-            "of bandwidth: time to read the weights and the state that one token needs, from one buffer of that size, which "
+            "of bandwidth: time to read the weights and the state that one token needs, from one "
+            "buffer of that size, which "
             "the same caches hold, by the time the token took. "
             f"Memory that no cache holds gives {self.bandwidth / 1e9:.1f} GB a second.",
-            f"{machine['device']}, {machine['threads']} thread{'s' if machine['threads'] > 1 else ''} each, load "
+            f"{machine['device']}, {machine['threads']} "
+            f"thread{'s' if machine['threads'] > 1 else ''} each, load "
             f"{machine['load_before']:.2f} before and {machine['load_after']:.2f} after.",
             *self.notes,
         ]
@@ -216,14 +220,16 @@ def check(contexts: Sequence[int], tokens: int, rounds: int) -> None:
     for name, value in (("tokens", tokens), ("rounds", rounds)):
         if value < 1:
             raise UserError(
-                f"{name}={value} must be at least 1; the default is {TOKENS if name == 'tokens' else ROUNDS}"
+                f"{name}={value} must be at least 1; the default is "
+                f"{TOKENS if name == 'tokens' else ROUNDS}"
             )
     # one token was read before, and one place stays free
     least = tokens + WARM_UP + 2
     for context in contexts:
         if context < least:
             raise UserError(
-                f"contexts={context} must be at least {least}, which is tokens={tokens} and {WARM_UP + 2} more; "
+                f"contexts={context} must be at least {least}, which is tokens={tokens} and "
+                f"{WARM_UP + 2} more; "
                 "give longer contexts or fewer tokens"
             )
 

@@ -3,7 +3,7 @@
     python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/ablation --seeds=0,1,2
     python -m rmat_jax ablate --config=configs/novels.py --out=runs/baselines --variants=baselines
     python -m rmat_jax ablate --config=configs/recall.py --out=runs/gate \\
-        --variants=queue --vary="model.gate_bias=-4;-2;0"
+        --variants=queue --vary="model.memory.gate_bias=-4;-2;0"
     python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/mine \\
         --variant="deep: model.num_layers=6"
 

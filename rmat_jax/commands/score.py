@@ -66,12 +66,13 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
                 f"{name} is no file that can be read; give text files, or - for standard input"
             )
     # JAX is imported here.
+    from rmat_jax.modules.state import initial_state
     from rmat_jax.runs import load_run
 
     model, params, tokenizer = load_run(workdir)
     # There is a total to print from here on.
     flags.interrupts_raise()
-    state_bytes = model.initial_state(1, closed=True).num_bytes()
+    state_bytes = initial_state(model.config, 1).num_bytes()
     total, start, said = _Cost(0, 0.0, 0), time.perf_counter(), time.perf_counter()
 
     def line(cost, name):

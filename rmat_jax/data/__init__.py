@@ -55,7 +55,8 @@ class Data:
         """
         if trained_on not in (None, self.identity):
             raise UserError(
-                f"the data of {workdir} has changed: it was {trained_on}, is {self.identity}; bring it back, or choose "
+                f"the data of {workdir} has changed: it was {trained_on}, is {self.identity}; "
+                "bring it back, or choose "
                 "another --workdir"
             )
 
@@ -91,7 +92,10 @@ def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) 
 
     if config.data.synthetic:
         train, heldout = made(RecallLanes, (), ())
-        describe = f"synthetic recall: documents of {train.document_len} tokens, {config.data.recall_pairs} pairs each"
+        describe = (
+            f"synthetic recall: documents of {train.document_len} tokens, "
+            f"{config.data.recall_pairs} pairs each"
+        )
         return Data(describe, "synthetic", Train(train), heldout, tokenizer=None, source=None)
 
     source = make_source(config.data)

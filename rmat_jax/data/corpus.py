@@ -51,7 +51,10 @@ class Corpus:
 
     @property
     def describe(self) -> str:
-        return f"{self.num_documents:,} documents, {self.num_tokens:,} tokens, {self.num_bytes:,} bytes"
+        return (
+            f"{self.num_documents:,} documents, {self.num_tokens:,} tokens, {self.num_bytes:,} "
+            "bytes"
+        )
 
 
 def build_corpus(
@@ -130,11 +133,15 @@ def _write(
                 num_bytes += len(block)
                 if time.monotonic() - shown > PROGRESS_SECONDS:
                     shown = time.monotonic()
-                    sizes = f"{len(starts):,} documents, {position / 1e6:.1f}M tokens, {num_bytes / 1e6:.1f} MB"
+                    sizes = (
+                        f"{len(starts):,} documents, {position / 1e6:.1f}M tokens, "
+                        f"{num_bytes / 1e6:.1f} MB"
+                    )
                     _tell(f"reading the {name} text: {sizes}")
         if not starts:
             raise UserError(
-                f"the {name} part of the corpus ({key['source']}) is empty; give one with text in it"
+                f"the {name} part of the corpus ({key['source']}) is empty; give one with text in "
+                "it"
             )
         file.write(end)
         _write_header(file, dtype, position + 1)

@@ -42,7 +42,8 @@ class HeldoutLanes:
         share = eval_tokens // batch_size
         if share == 0:
             raise UserError(
-                f"eval_tokens={eval_tokens} must be at least eval_batch_size={batch_size}: a token for each row"
+                f"eval_tokens={eval_tokens} must be at least eval_batch_size={batch_size}: a "
+                "token for each row"
             )
         self.length = length
         self._tokens = corpus.tokens

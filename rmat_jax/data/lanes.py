@@ -4,7 +4,8 @@ A batch is a dict of int32 arrays [rows, T]:
 
     tokens     what the model reads
     targets    the token to predict at each place; IGNORE where none is asked for
-    documents  which document of its lane a token belongs to, counted from 0 modulo 2^31; neighbours always differ
+    documents  which document of its lane a token belongs to, counted from 0 modulo 2^31;
+               neighbours always differ
     offsets    the token's place in its document, counted from 0
 
 Every kind of lanes is a sequence `lanes[step] -> batch`: nothing but the step says where it stands,
@@ -31,7 +32,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Parts of a corpus laid end to end: tokens[starts[0] : starts[0] + lengths[0]], then the next."""
+    """Parts of a corpus laid end to end: tokens[starts[0] : starts[0] + lengths[0]], then more."""
 
     starts: np.ndarray
     lengths: np.ndarray
@@ -103,8 +104,10 @@ class Lanes:
         shortest = min(parts.lengths[mine].sum() for mine in lanes)
         if shortest <= length:
             raise UserError(
-                f"the corpus has {corpus.num_tokens} tokens, its shortest lane {shortest}: too few for "
-                f"batch_size={batch_size} lanes that read {length} tokens a step; lower batch_size or chunks_per_step"
+                f"the corpus has {corpus.num_tokens} tokens, its shortest lane {shortest}: too "
+                "few for "
+                f"batch_size={batch_size} lanes that read {length} tokens a step; lower "
+                "batch_size or chunks_per_step"
             )
         self._lanes = {row: parts[lanes[row]] for row in self.rows}
         # Two passes of each lane: a batch may lie across their border.

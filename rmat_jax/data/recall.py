@@ -104,7 +104,7 @@ class MadeLanes:
     def _distances(
         self, rng: np.random.Generator, nearest: int, end: int, count: int
     ) -> np.ndarray:
-        """Drawn from nearest .. end - 1: uniform if the place is "even", else their logarithm is."""
+        """Drawn from nearest .. end - 1: uniform for the place "even", else their logarithm is."""
         if self._data.recall_place == "even":
             return rng.integers(nearest, end, size=count)
         drawn = np.exp(rng.uniform(np.log(nearest), np.log(end), size=count)).astype(int)
@@ -124,7 +124,8 @@ class RecallLanes(MadeLanes):
         check_vocabulary(config, recall_vocab_size(data), f"recall_symbols={data.recall_symbols}")
         if 2 * data.recall_pairs > chunk_len:
             raise UserError(
-                f"recall_pairs={data.recall_pairs} take {2 * data.recall_pairs} tokens and must fit into "
+                f"recall_pairs={data.recall_pairs} take {2 * data.recall_pairs} tokens and must "
+                "fit into "
                 f"chunk_len={chunk_len}; use at most {chunk_len // 2} pairs"
             )
         super().__init__(config, rows, split, steps)
@@ -133,7 +134,7 @@ class RecallLanes(MadeLanes):
         pairs, symbols = self._data.recall_pairs, self._data.recall_symbols
 
         def some(count: int) -> np.ndarray:
-            """For each document, `pairs` of the numbers below `count`, no two alike, in any order."""
+            """For each document, `pairs` of the numbers below `count`, no two alike."""
             return rng.permuted(np.tile(np.arange(count), (documents, 1)), axis=1)[:, :pairs]
 
         tokens = rng.integers(NOISE, size=(documents, self.document_len), dtype=np.int32)
@@ -171,7 +172,8 @@ class PassKey:
         asked_len = len(self._before) + DIGITS
         if asked_len > chunk_len:
             raise UserError(
-                f"chunk_len={chunk_len} is too short to ask for a pass key, which takes {asked_len} tokens; use at least "
+                f"chunk_len={chunk_len} is too short to ask for a pass key, which takes "
+                f"{asked_len} tokens; use at least "
                 f"{asked_len}"
             )
 
@@ -236,8 +238,10 @@ class PassKeyLanes(MadeLanes):
         )
         if sentence_len >= self._context_len:
             raise UserError(
-                f"recall_gap={self._data.recall_gap} chunks of {self._chunk_len} tokens leave a pass key too little room: its "
-                f"sentence takes {sentence_len}; use at least recall_gap={sentence_len // self._chunk_len}"
+                f"recall_gap={self._data.recall_gap} chunks of {self._chunk_len} tokens leave a "
+                "pass key too little room: its "
+                f"sentence takes {sentence_len}; use at least "
+                f"recall_gap={sentence_len // self._chunk_len}"
             )
 
     def _make(self, rng: np.random.Generator, documents: int) -> tuple[np.ndarray, np.ndarray]:

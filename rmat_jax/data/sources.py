@@ -58,7 +58,8 @@ def make_source(config: DataConfig) -> Source:
         )
     if not config.heldout_path and config.heldout_fraction == 0:
         raise UserError(
-            "data.heldout_fraction=0 leaves no text to evaluate on; try 0.05, or give data.heldout_path"
+            "data.heldout_fraction=0 leaves no text to evaluate on; try 0.05, or give "
+            "data.heldout_path"
         )
     if config.path:
         return text_source(
@@ -68,7 +69,7 @@ def make_source(config: DataConfig) -> Source:
 
 
 def stdlib_source(heldout_fraction: float) -> Source:
-    """The Python standard library's *.py files, without its tests and without installed packages."""
+    """The Python standard library's *.py files, without its tests and installed packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = _list_files(root, "*.py", skip=NOT_LIBRARY)
     if len(files) < 2:
@@ -97,7 +98,8 @@ def text_source(
         files = [file for file in files if file.resolve() not in resolved]
         if not files:
             raise UserError(
-                f"data.heldout_path={heldout_path!r} leaves nothing of data.path={path!r}; hold out less"
+                f"data.heldout_path={heldout_path!r} leaves nothing of data.path={path!r}; hold "
+                "out less"
             )
         return _file_source(path, files, heldout)
     if len(files) > 1:
@@ -157,7 +159,8 @@ def tfds_source(
             if not isinstance(text, (bytes, str)):
                 kind = type(text).__name__
                 raise UserError(
-                    f"feature {key!r} of {name} holds {kind}, not text; set data.tfds_feature to another"
+                    f"feature {key!r} of {name} holds {kind}, not text; set data.tfds_feature to "
+                    "another"
                 )
             yield text.encode() if isinstance(text, str) else text
 
@@ -212,7 +215,8 @@ def _text_feature(name: str, features: Any, wanted: str) -> str:
     )
     if len(texts) != 1:
         raise UserError(
-            f"{name} has {len(texts)} text features; set data.tfds_feature to one of {', '.join(features)}"
+            f"{name} has {len(texts)} text features; set data.tfds_feature to one of "
+            f"{', '.join(features)}"
         )
     return texts[0]
 
@@ -262,7 +266,8 @@ def _text_files(flag: str, path: str, pattern: str) -> list[Path]:
     files = _list_files(root, pattern) if root.is_dir() else [root]
     if not any(file.stat().st_size for file in files):
         raise UserError(
-            f"{flag}={path!r} holds no text: no file that matches data.pattern={pattern!r} has a byte"
+            f"{flag}={path!r} holds no text: no file that matches data.pattern={pattern!r} has a "
+            "byte"
         )
     return files
 

@@ -163,7 +163,8 @@ def load_tokenizer(config: Config, folder: Path) -> Tokenizer:
     """
     if config.data.synthetic:
         raise UserError(
-            f"data.synthetic={config.data.synthetic!r} has no text and no tokenizer; use a model of text"
+            f"data.synthetic={config.data.synthetic!r} has no text and no tokenizer; use a model "
+            "of text"
         )
     tokenizer = (
         ByteTokenizer()
@@ -175,10 +176,11 @@ def load_tokenizer(config: Config, folder: Path) -> Tokenizer:
 
 
 def check_vocabulary(config: Config, size: int, maker: str) -> None:
-    """Raises UserError where the `size` token ids that `maker` makes are more than the model knows."""
+    """Raises UserError where `maker` makes more token ids, `size`, than the model knows."""
     if size > config.model.vocab_size:
         raise UserError(
-            f"token ids outside the vocabulary: {maker} makes ids up to {size - 1}, model.vocab_size="
+            f"token ids outside the vocabulary: {maker} makes ids up to {size - 1}, "
+            "model.vocab_size="
             f"{config.model.vocab_size} knows fewer; set model.vocab_size={size}"
         )
 
@@ -186,7 +188,8 @@ def check_vocabulary(config: Config, size: int, maker: str) -> None:
 def _load_bpe(file: Path) -> BPETokenizer:
     if not file.exists():
         raise UserError(
-            f"{file} does not exist; train a model in this workdir first, or set data.tokenizer='bytes'"
+            f"{file} does not exist; train a model in this workdir first, or set "
+            "data.tokenizer='bytes'"
         )
     try:
         return BPETokenizer(file.read_text(encoding="utf-8"))

@@ -59,7 +59,7 @@ def costs(engine: Engine, asked: Sequence[Next]) -> list[dict[Condition, Cost]]:
     The open chunk is never emptied. Under ALONE a text and its lead stand at the beginning of a
     document.
     """
-    alone, ways, rows = engine.open(), conditions(engine.model.config.has_memory), []
+    alone, ways, rows = engine.open(), conditions(bool(engine.model.config.memory)), []
     for session, lead, text in asked:
         forks = {KEPT: session, EMPTIED: session.fork(forget=True), ALONE: alone}
         # The lead is asked for like the text and not counted, which takes less time than forks that

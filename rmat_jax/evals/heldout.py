@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from rmat_jax.config import IGNORE, Config
 from rmat_jax.errors import UserError
-from rmat_jax.modules.carry import NOBODY, State, initial_state
+from rmat_jax.modules.documents import NOBODY
+from rmat_jax.modules.state import State, initial_state
 from rmat_jax.train import sharding
 from rmat_jax.train.step import eval_step
 from rmat_jax.types import PyTree
@@ -21,13 +22,13 @@ MIN_DOCUMENTS = 10
 
 
 @functools.partial(jax.jit, static_argnames=("config", "cut", "mesh"))
-def _step(config, params, memory, batch, cut, mesh):
+def _step(config, params, carried, batch, cut, mesh):
     read = functools.partial(eval_step, config, cut=cut)
     if mesh is None:
-        _, memory, scores = read(params, memory, batch)
-        return memory, scores
-    _, memory, scores = sharding.spread(mesh, read, divided=())(params, memory, batch)
-    return memory, jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
+        return read(params, carried, batch)
+    read = sharding.spread(mesh, read, sharding.CARRIED, sharding.ROWS)
+    carried, scores = read(params, carried, batch)
+    return carried, jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,11 +156,11 @@ def evaluate_heldout(
         UserError: nothing is scored, or the mesh does not divide the rows, which is said of the
             memory's arrays.
     """
-    memory, parts = None, []
+    carried, parts = None, []
     for index, batch in enumerate(batches):
         rows, length = batch["tokens"].shape
-        if memory is None:
-            memory = _empty_memory(config, rows, mesh)
+        if carried is None:
+            carried = _nothing_read(config, rows, mesh)
             last_B, count_B = np.full(rows, NOBODY), np.zeros(rows, np.int64)
         read = {
             name: batch[name]
@@ -168,8 +169,8 @@ def evaluate_heldout(
         }
         if mesh is not None:
             read = sharding.global_batch(mesh, rows, range(rows), read)
-        memory, scores = _step(
-            config=config, params=params, memory=memory, batch=read, cut=cut, mesh=mesh
+        carried, scores = _step(
+            config=config, params=params, carried=carried, batch=read, cut=cut, mesh=mesh
         )
         scores = jax.device_get(scores)
 
@@ -197,8 +198,8 @@ def evaluate_heldout(
     return Heldout(**joined, chunk_len=config.model.chunk_len, num_bytes=num_bytes)
 
 
-def _empty_memory(config: Config, rows: int, mesh: Mesh | None) -> State:
-    empty = functools.partial(initial_state, config.model, rows, closed=True)
+def _nothing_read(config: Config, rows: int, mesh: Mesh | None) -> State:
+    empty = functools.partial(initial_state, config.model, rows)
     if mesh is None:
         return empty()
     return jax.jit(empty, out_shardings=sharding.shardings(mesh, jax.eval_shape(empty)))()

@@ -16,7 +16,7 @@ from rmat_jax.colours import BLUE, GREY, GRID, INK, ORANGE
 from rmat_jax.evals.heldout import Mean
 
 # Memory is blue in all figures.
-STREAM_COLOURS = {"full": GREY, "local": ORANGE, "memory": BLUE}
+BRANCH_COLOURS = {"full": GREY, "local": ORANGE, "memory": BLUE}
 
 
 def training(
@@ -148,12 +148,12 @@ def mark(upper: Axes, lower: Axes, marks: Mapping[str, float]) -> None:
             )
 
 
-def stack_streams(axes: Axes, streams: Sequence[str], weights_LS: np.ndarray) -> None:
-    """Draws a stacked bar for each layer: the weights of its streams."""
+def stack_branches(axes: Axes, branches: Sequence[str], weights_LS: np.ndarray) -> None:
+    """Draws a stacked bar for each layer: the weights of its branches."""
     layers, left = np.arange(1, len(weights_LS) + 1), np.zeros(len(weights_LS))
-    for stream, weights in zip(streams, weights_LS.T, strict=True):
+    for branch, weights in zip(branches, weights_LS.T, strict=True):
         bars = axes.barh(
-            layers, weights, left=left, color=STREAM_COLOURS[stream], height=0.72, label=stream
+            layers, weights, left=left, color=BRANCH_COLOURS[branch], height=0.72, label=branch
         )
         labels = [f"{weight:.0%}" if weight > 0.05 else "" for weight in weights]
         axes.bar_label(
@@ -161,6 +161,6 @@ def stack_streams(axes: Axes, streams: Sequence[str], weights_LS: np.ndarray) ->
             labels,
             label_type="center",
             fontsize=9,
-            color="white" if stream == "memory" else INK,
+            color="white" if branch == "memory" else INK,
         )
         left += weights

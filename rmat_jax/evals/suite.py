@@ -74,9 +74,8 @@ def load_subject(workdir: Path) -> Subject:
     """
     workdir = Path(workdir)
     found = restore_params(workdir / "checkpoints")
-    return Subject(
-        workdir, from_saved(Config, found.config), found.params, found.step, found.meta.get("data")
-    )
+    config = from_saved(Config, found.config, str(workdir))
+    return Subject(workdir, config, found.params, found.step, found.meta.get("data"))
 
 
 @dataclasses.dataclass(frozen=True)

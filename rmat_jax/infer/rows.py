@@ -17,6 +17,7 @@ import numpy as np
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.infer.job import Job, Piece
+from rmat_jax.infer.open_chunk import stack_params, unstack_params
 from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.snapshot import fingerprint
 from rmat_jax.infer.streams import (
@@ -33,7 +34,7 @@ from rmat_jax.infer.streams import (
 )
 from rmat_jax.infer.text import as_bytes, completes
 from rmat_jax.infer.ticket import Ticket
-from rmat_jax.model import RMAT, stack_params, unstack_params
+from rmat_jax.model import RMAT
 from rmat_jax.signals import deferred
 from rmat_jax.types import PyTree
 

@@ -5,12 +5,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rmat_jax.config import IGNORE
+from rmat_jax.infer import open_chunk
+from rmat_jax.infer.open_chunk import OpenState, stack_layers, stack_params, unstack_layers
 from rmat_jax.infer.streams import PREFILL_CHUNKS, Streams, call_width
-from rmat_jax.model import RMAT, stack_params
-from rmat_jax.modules.carry import State, stack_layers, unstack_layers
+from rmat_jax.model import RMAT
+from rmat_jax.modules.state import State, initial_state
 from rmat_jax.ops.losses import Scores
 from rmat_jax.ops.losses import score as score_logits
 from rmat_jax.types import Array, PyTree
@@ -47,7 +50,7 @@ def score(model: RMAT, params: PyTree, pieces: Iterable[np.ndarray], end: int) -
         The running totals after every PREFILL_CHUNKS chunks, and after the document.
     """
     length = PREFILL_CHUNKS * model.config.chunk_len
-    state = model.initial_state(1, closed=True)
+    state = initial_state(model.config, 1)
     # read, its first token as input only
     held, ended = np.array([end]), False
     tokens, nats = 0, 0.0
@@ -132,9 +135,34 @@ def _first(logits_BV: Array, targets_B: Array) -> Scores:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _next(
-    model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: State
-) -> tuple[Scores, State]:
-    """A row that has nothing more to be asked reads padding: its state means nothing from there on."""
-    variables, state = {"params": stack_params(params)}, stack_layers(state)
-    scores, state = model.apply(variables, tokens_BT, targets_BT, state, method=RMAT.score)
-    return scores, unstack_layers(state)
+    model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: OpenState
+) -> tuple[Scores, OpenState]:
+    """Scores the tokens that follow.
+
+    A row that has nothing more to be asked reads padding: its state means nothing from there on.
+    """
+    config, params = model.config, stack_params(params)
+    x_BTD, state = open_chunk.read(config, params, stack_layers(state), tokens_BT)
+    size = min(x_BTD.shape[1], config.chunk_len)
+
+    def score_part(part):
+        x_BSD, targets_BS = part
+        return score_logits(open_chunk.logits(config, params, x_BSD), targets_BS)
+
+    # in parts of a chunk, so that the logits of one exist at a time
+    parts = jax.tree.map(lambda x: _cut(x, size), (x_BTD, targets_BT))
+    scores = jax.lax.map(score_part, parts)
+    return jax.tree.map(lambda x: _join(x)[:, : x_BTD.shape[1]], scores), unstack_layers(state)
+
+
+def _cut(x_BT: Array, size: int) -> Array:
+    """[B, T, ...] in parts of `size`, the last one filled up: [N, B, S, ...]."""
+    rest = [(0, 0)] * x_BT.ndim
+    rest[1] = (0, -x_BT.shape[1] % size)
+    x_BT = jnp.pad(x_BT, rest)
+    return x_BT.reshape(len(x_BT), -1, size, *x_BT.shape[2:]).swapaxes(0, 1)
+
+
+def _join(x_NBS: Array) -> Array:
+    """[N, B, S] as [B, N S]."""
+    return x_NBS.swapaxes(0, 1).reshape(x_NBS.shape[1], -1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmat_jax.config import RMATConfig, from_saved
+from rmat_jax.config import RMATConfig, differences
 from rmat_jax.digests import digests, named
 from rmat_jax.errors import UserError
 from rmat_jax.infer.streams import Streams, begin
@@ -17,7 +17,7 @@ from rmat_jax.sealed import read_sealed, write_sealed
 from rmat_jax.types import PyTree
 
 # raise the number when older code would misread the new
-KIND = "rmat_jax session 1"
+KIND = "rmat_jax session 2"
 REMEDY = "give a file that a session was saved to, or one that is not there yet"
 
 
@@ -63,24 +63,23 @@ def load_stream(
             weights: it says which.
     """
     tensors, metadata = read_sealed(Path(file), KIND, REMEDY)
-    there, here = from_saved(RMATConfig, json.loads(metadata["config"])).meaning(), config.meaning()
-    differ = [
-        f"{key} was {there[key]!r}, is {value!r}"
-        for key, value in here.items()
-        if there[key] != value
-    ]
+    saved, here = json.loads(metadata["config"]), json.loads(json.dumps(config.meaning()))
+    differ = [f"{key} was {was!r}, is {now!r}" for key, was, now in differences(saved, here)]
     if differ:
         raise UserError(
-            f"{file} is a session of another model: {'; '.join(differ)}; use that model, or another file"
+            f"{file} is a session of another model: {'; '.join(differ)}; use that model, or "
+            "another file"
         )
     if metadata["tokenizer"] != tokenizer:
         raise UserError(
-            f"{file} is a session with another tokenizer: it was {metadata['tokenizer']}, is {tokenizer}; use that model, or "
+            f"{file} is a session with another tokenizer: it was {metadata['tokenizer']}, is "
+            f"{tokenizer}; use that model, or "
             "another file"
         )
     if metadata["weights"] != weights:
         raise UserError(
-            f"{file} is a session of other weights ({metadata['weights']}, these are {weights}): the model was trained on, or "
+            f"{file} is a session of other weights ({metadata['weights']}, these are {weights}): "
+            "the model was trained on, or "
             "is another; use the same checkpoint, or another file"
         )
     expected = named(jax.eval_shape(lambda: begin(RMAT(config), 1)))

@@ -11,8 +11,9 @@ import numpy as np
 from flax import struct
 
 from rmat_jax.errors import UserError
-from rmat_jax.model import RMAT, stack_params
-from rmat_jax.modules.carry import State, put_rows, stack_layers, take_rows, unstack_layers
+from rmat_jax.infer import open_chunk
+from rmat_jax.infer.open_chunk import OpenState, stack_layers, stack_params, unstack_layers
+from rmat_jax.model import RMAT
 from rmat_jax.ops.sampling import sample
 from rmat_jax.types import Array, PyTree
 
@@ -27,7 +28,7 @@ class Streams:
     """Where each row stands. Nothing else is needed to go on."""
 
     # its layers one by one
-    state: State
+    state: OpenState
     # of the next token
     logits_BV: Array
     # tokens it wrote since it began: they number its random draws
@@ -63,30 +64,23 @@ def begin(model: RMAT, batch: int) -> Streams:
     """Rows that have read nothing. They must read a token before they can write."""
     logits_BV = jnp.zeros((batch, model.config.vocab_size), jnp.dtype(model.config.param_dtype))
     return Streams(
-        unstack_layers(model.initial_state(batch)), logits_BV, jnp.zeros(batch, jnp.int32)
+        open_chunk.initial_state(model.config, batch), logits_BV, jnp.zeros(batch, jnp.int32)
     )
 
 
 @jax.jit
 def take(streams: Streams, index_G: Array) -> Streams:
     """The rows at these places; one beyond the last stands for the last."""
-    return Streams(
-        take_rows(streams.state, index_G),
-        streams.logits_BV.at[index_G].get(mode="clip"),
-        streams.written_B.at[index_G].get(mode="clip"),
-    )
+    return jax.tree.map(lambda x: x.at[index_G].get(mode="clip"), streams)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def put(streams: Streams, index_G: Array, rows: Streams) -> Streams:
-    """The streams with other rows at these places; what is beyond the last place is dropped. The
-    streams are donated.
+    """The streams with other rows at these places; what is beyond the last place is dropped.
+
+    The streams are donated.
     """
-    return Streams(
-        put_rows(streams.state, index_G, rows.state),
-        streams.logits_BV.at[index_G].set(rows.logits_BV, mode="drop"),
-        streams.written_B.at[index_G].set(rows.written_B, mode="drop"),
-    )
+    return jax.tree.map(lambda x, new: x.at[index_G].set(new, mode="drop"), streams, rows)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -111,8 +105,8 @@ def read(
     rows = take(streams, index_G)
     # Stacked again: a copy of the weights is little beside reading a prompt, and the layers are
     # compiled once.
-    variables, state = {"params": stack_params(params)}, stack_layers(rows.state)
-    logits_GV, state = model.apply(variables, tokens_GT, state, None, lengths_G, method=RMAT.last)
+    params, state = stack_params(params), stack_layers(rows.state)
+    logits_GV, state = open_chunk.last(model.config, params, state, tokens_GT, lengths_G)
     logits_GV = jnp.where(lengths_G[:, None] > 0, logits_GV, rows.logits_BV)
     return put(streams, index_G, rows.replace(state=unstack_layers(state), logits_BV=logits_GV))
 
@@ -153,7 +147,6 @@ def decode(
         known: only ids below it are written. A model may have more than its tokenizer.
     """
     batch = streams.logits_BV.shape[0]
-    model = model.clone(unstacked=True)
     seeds_B = jax.vmap(jax.random.key)(requests.seed_B)
 
     def unfinished(carry):
@@ -180,13 +173,9 @@ def decode(
             count_B=out.count_B + reads_B,
             ended_B=out.ended_B | ended_B,
         )
-        logits_BV, state = model.apply(
-            {"params": params},
-            next_B[:, None],
-            streams.state,
-            None,
-            reads_B.astype(jnp.int32),
-            method=RMAT.last,
+        counts_B = reads_B.astype(jnp.int32)
+        logits_BV, state = open_chunk.last(
+            model.config, params, streams.state, next_B[:, None], counts_B
         )
         logits_BV = jnp.where(reads_B[:, None], logits_BV, streams.logits_BV)
         streams = Streams(state, logits_BV, streams.written_B + reads_B)

@@ -1,6 +1,7 @@
 """The same model outside JAX: names and layout of its weights, a PyTorch reference, and the check
 that both compute the same.
 
-Nothing in the core imports this room. Only `run_jax` and `convert` need JAX; only `reference`,
-`training` and `run_torch` need PyTorch. The rest works where just one of them is installed.
+Nothing in the core imports this room. JAX is needed by `run_jax`, `convert` and `layout` (so by a
+file of weights), PyTorch by `reference`, `training` and `run_torch`. A dump is replayed where just
+one of them is installed.
 """

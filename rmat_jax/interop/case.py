@@ -67,14 +67,14 @@ def make_case(
     wherever a rule changes.
 
     Args:
-        config: the experiment; dropout and the gates' noise are switched off, and the schedule is
-            shortened so that `steps` steps see its warm-up, its peak and its end.
+        config: the experiment; dropout is switched off, and the schedule is shortened so that
+            `steps` steps see its warm-up, its peak and its end.
         weights: by the names of `layout`.
         steps: of the optimiser, at least 1.
         seed: of tokens, targets and documents.
         text: token ids to read, the same passage for no two rows; None: random ids.
     """
-    model = dataclasses.replace(config.model, dropout=0.0, gate_noise=0.0)
+    model = dataclasses.replace(config.model, dropout=0.0)
     config = dataclasses.replace(
         config,
         model=model,
@@ -122,7 +122,7 @@ def make_case(
 
 def _chunks(model: RMATConfig) -> int:
     """So many that slots which were written are written again; at least three."""
-    return max(3, -(-model.slots // model.writes) + 2) if model.has_memory else 3
+    return max(3, model.memory.slots // model.memory.writes + 2) if model.memory else 3
 
 
 def _documents(rng: np.random.Generator, model: RMATConfig, length: int) -> np.ndarray:
@@ -130,7 +130,7 @@ def _documents(rng: np.random.Generator, model: RMATConfig, length: int) -> np.n
     lengths.
     """
     chunk_len = model.chunk_len
-    run_len = model.run_len if model.has_memory else model.window_len
+    run_len = model.run_len if model.memory else chunk_len // 2
     cuts = [
         chunk_len,
         chunk_len + run_len // 2 + 1,
@@ -145,12 +145,3 @@ def _documents(rng: np.random.Generator, model: RMATConfig, length: int) -> np.n
             ids_BT[row, end:] += 1
     # ids need not follow one another
     return ids_BT * 7 + np.arange(BATCH)[:, None]
-
-
-def by_layer(quantity: str, x_NLB: np.ndarray) -> Results:
-    """[N, L, ...] as one result for each chunk and layer."""
-    return {
-        (quantity, f"chunk {chunk}, layer {layer}"): x_NLB[chunk, layer]
-        for chunk in range(len(x_NLB))
-        for layer in range(x_NLB.shape[1])
-    }

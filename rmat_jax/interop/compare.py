@@ -24,8 +24,15 @@ SAMPLES = 2
 # in these the first difference is looked for
 FORWARD = ("layer output", "memory", "logits")
 QUANTITIES = (
-    *FORWARD, "loss", "gradient", "training loss", "gradient norm", "update", "streamed logits", "streamed memory"
-)  # fmt: skip
+    *FORWARD,
+    "loss",
+    "gradient",
+    "training loss",
+    "gradient norm",
+    "update",
+    "streamed logits",
+    "streamed memory",
+)
 
 # absolute, by (quantity, place)
 Spread = dict[tuple[str, str], float]
@@ -69,12 +76,14 @@ def rounding(model: RMATConfig, tokens: int, dtype: str) -> float:
     RoPE's angles, which reach as many radians as tokens lie before the farthest key, at least C,
     and are off by up to four roundings.
     """
-    keys, farthest = model.chunk_len, model.chunk_len
-    if model.has_memory:
-        keys = keys + model.slots if model.fusion == "joint" else max(keys, model.slots)
-        if model.memory_age == "tokens":
-            farthest *= -(-model.slots // model.writes)
-    longest = max(model.width, model.hidden, model.vocab_size, keys, tokens)
+    window = model.local.window if model.carries_window else 0
+    keys = farthest = max(model.chunk_len, window)
+    if model.memory:
+        slots, writes = model.memory.slots, model.memory.writes
+        keys = keys + slots if model.memory.joint else max(keys, slots)
+        if model.memory.joint:
+            farthest = max(farthest, model.chunk_len * slots // writes)
+    longest = max(model.width, model.mlp_width, model.vocab_size, keys, tokens)
     return UNIT_ROUNDOFF[dtype] * (CONFIDENCE * math.sqrt(longest) + 4 * farthest)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rmat_jax.config import Config, from_saved, to_dict
+from rmat_jax.config import Config, from_saved, to_saved
 from rmat_jax.data.tokenizer import BPETokenizer, check_vocabulary, load_tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.interop.layout import from_jax, to_jax
@@ -38,7 +38,7 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
     # a checkpoint may hold float64
     with jax.enable_x64(True):
         params, values, step, _ = restore_params(workdir / "checkpoints")
-    config = from_saved(Config, values)
+    config = from_saved(Config, values, str(workdir))
     tensors = from_jax(config.model, params)
     metadata = {"step": str(step)}
     if _has_tokenizer(config):
@@ -46,7 +46,10 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
         load_tokenizer(config, workdir / "tokenizer")
         metadata["tokenizer"] = _tokenizer_file(workdir).read_text(encoding="utf-8")
     write_weights(file, config, tensors, dtype, **metadata)
-    return f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, {dtype or config.model.param_dtype}, step {step}"
+    return (
+        f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, "
+        f"{dtype or config.model.param_dtype}, step {step}"
+    )
 
 
 def import_weights(workdir: Path, file: Path, config: Config | None = None) -> str:
@@ -70,7 +73,8 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
     folder = workdir / "checkpoints"
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(
-            f"--workdir={workdir} has checkpoints of a run; choose another, where a new one can begin"
+            f"--workdir={workdir} has checkpoints of a run; choose another, where a new one can "
+            "begin"
         )
     float64 = config.model.param_dtype == "float64"
     with jax.enable_x64(float64 or jax.config.jax_enable_x64), np.errstate(over="ignore"):
@@ -80,7 +84,7 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
         state = _begin(config, params)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=1))
+            (workdir / "config.json").write_text(json.dumps(to_saved(config), indent=1))
             if tokenizer is not None:
                 _tokenizer_file(workdir).parent.mkdir(exist_ok=True)
                 _tokenizer_file(workdir).write_text(tokenizer, encoding="utf-8")
@@ -93,7 +97,10 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
         with Checkpoints(folder, keep=config.log.keep) as checkpoints:
             checkpoints.save(0, state, config, {"seconds": 0.0, "data": None})
     origin = f"step {metadata['step']} there, " if "step" in metadata else ""
-    return f"{workdir}: {_describe(tensors)}, {file.stat().st_size:,} bytes read, {config.model.param_dtype}, {origin}step 0 here"
+    return (
+        f"{workdir}: {_describe(tensors)}, {file.stat().st_size:,} bytes read, "
+        f"{config.model.param_dtype}, {origin}step 0 here"
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -118,7 +125,8 @@ def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str |
         return None
     if "tokenizer" not in metadata:
         raise UserError(
-            f"{file} has no tokenizer in its metadata, and data.tokenizer={config.data.tokenizer!r}; save it with metadata "
+            f"{file} has no tokenizer in its metadata, and "
+            f"data.tokenizer={config.data.tokenizer!r}; save it with metadata "
             "tokenizer=TEXT, TEXT being that of a workdir's tokenizer/tokenizer.json"
         )
     try:

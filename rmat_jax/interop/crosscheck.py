@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax.config import PAPER, Config, OptimConfig, RMATConfig
+from rmat_jax.config import Config, Local, Memory, OptimConfig, RMATConfig
 from rmat_jax.errors import UserError
 from rmat_jax.interop import compare
 from rmat_jax.interop.case import Case, Results, make_case
@@ -21,21 +21,17 @@ from rmat_jax.interop.compare import Difference, Spread
 from rmat_jax.interop.dump import read_dump, write_dump
 from rmat_jax.interop.layout import from_jax, random_weights
 
-# What is checked when no model is named: every mechanism of the paper is in it; `--config` names
-# others.
+# The model that is checked when none is named. It lies between the default and the paper, so it
+# has the parts of both; `--config` names others.
 SMALL = Config(
     model=RMATConfig(
-        **PAPER | {"memory_age": "rotary"},
         vocab_size=64,
         width=32,
         num_layers=3,
         num_heads=4,
         chunk_len=16,
-        window_len=8,
-        memory_slots=12,
-        memory_writes=4,
-        window="sliding",
-        memory_pool="attention",
+        local=Local(window=8),
+        memory=Memory(slots=12, writes=4, keeps="outputs", gate="gru", gate_bias=-2.0),
     ),
     # about the gradients' norm: some steps are clipped, some are not
     optim=OptimConfig(clip_norm=1.7),
@@ -73,8 +69,10 @@ class Report:
             lines.append(f"first difference: {explain(compare.first_difference(self.differences))}")
         worst = max(self.differences, key=lambda d: d.share)
         lines.append(
-            f"{'EQUAL' if self.passed else 'DIFFERENT'}: {len(failed)} of {len(self.differences)} results beyond tolerance; "
-            f"the largest is {worst.share:.2g} of its tolerance ({worst.quantity}, {worst.where}); {self.seconds:.0f} s"
+            f"{'EQUAL' if self.passed else 'DIFFERENT'}: {len(failed)} of {len(self.differences)} "
+            "results beyond tolerance; "
+            f"the largest is {worst.share:.2g} of its tolerance ({worst.quantity}, "
+            f"{worst.where}); {self.seconds:.0f} s"
         )
         return "\n".join(lines)
 
@@ -107,9 +105,15 @@ def explain(d: Difference) -> str:
         )
         return f"the output of {layer} in {chunk} ({size}); {below}"
     if d.quantity == "memory":
-        return f"what {layer} wrote to its memory after {chunk} ({size}); its output there agrees: look at pool, gate and queue"
+        return (
+            f"what {layer} wrote to its memory after {chunk} ({size}); its output there "
+            "agrees: look at entry, gate and queue"
+        )
     if d.quantity == "logits":
-        return f"the logits of {chunk} ({size}); what was compared before them agrees: look at final norm and output table"
+        return (
+            f"the logits of {chunk} ({size}); what was compared before them agrees: look at "
+            "final norm and output table"
+        )
     return f"{d.quantity}, {d.where} ({size}); the forward pass agrees"
 
 
@@ -133,7 +137,7 @@ def load_case(
     # a checkpoint may hold float64
     with jax.enable_x64(True):
         params, values, *_ = restore_params(workdir / "checkpoints")
-    config = from_saved(Config, values)
+    config = from_saved(Config, values, str(workdir))
     text = None
     if not config.data.synthetic:
         # text that every installation has

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax.config import Config, from_saved, to_dict
+from rmat_jax.config import Config, from_saved, to_saved
 from rmat_jax.interop.case import Case, Results
 from rmat_jax.interop.compare import Spread
 from rmat_jax.sealed import read_sealed, write_sealed
 
-FORMAT = "rmat_jax dump 1"
+FORMAT = "rmat_jax dump 2"
 
 
 def write_dump(file: Path, case: Case, expected: Results, spread: Spread, origin: str) -> None:
@@ -27,7 +27,7 @@ def write_dump(file: Path, case: Case, expected: Results, spread: Spread, origin
         f"expected/{'/'.join(key)}": np.asarray(x, np.float64) for key, x in expected.items()
     }
     metadata = {
-        "config": json.dumps(to_dict(case.config)),
+        "config": json.dumps(to_saved(case.config)),
         "spread": json.dumps({"/".join(key): value for key, value in spread.items()}),
         "origin": origin,
     }
@@ -51,7 +51,7 @@ def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
         tuple(key.split("/", 1)): value for key, value in json.loads(metadata["spread"]).items()
     }
     case = Case(
-        config=from_saved(Config, json.loads(metadata["config"])),
+        config=from_saved(Config, json.loads(metadata["config"]), str(file)),
         weights=parts["weight"],
         **parts["input"],
     )

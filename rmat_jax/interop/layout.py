@@ -1,18 +1,19 @@
 """Names, shapes and layouts of the weights outside JAX. The one place that knows how they differ
 from the Linen tree's.
 
-A name is that of PyTorch's state dict, such as `layers.0.query.weight`. Three things differ from
-the tree of `RMAT`:
+A name is that of PyTorch's state dict, such as `layers.0.query.weight`. Shapes are declared once,
+in the Linen modules; from there to here
 
-- the tree stacks the layers' parameters along a leading axis L; here each layer has its own
-tensors;
-- a `kernel` [in, out] of the tree is a `weight` [out, in] here, as `torch.nn.Linear` keeps it;
-- a LayerNorm's `scale` and the `embedding` are called `weight`.
+- the layers' parameters, stacked there along a leading axis L, become tensors of each layer;
+- a `kernel` [in, out] becomes a `weight` [out, in], as `torch.nn.Linear` keeps it;
+- a LayerNorm's `scale`, the `embedding` and the table `output` are called `weight`.
 
-Fusion weights, pool queries and the gate's matrices keep name and layout: they stand in the
-equations as they stand here (`s @ Wz`).
+All else keeps name and layout: the gates' matrices stand in the equations as they stand here
+(`s @ Wz`).
 """
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -33,82 +34,33 @@ class Spec(NamedTuple):
     transposed: bool
 
 
-def layout(config: RMATConfig) -> dict[str, Spec]:
-    """Every tensor of the model by name, in the order in which the model uses them."""
-    c = config
-    tensors = {"embed.weight": Spec((c.vocab_size, c.width), ("embed", "embedding"), None, False)}
-    if c.token_shift:
-        for name, (shape, path, transposed) in _linear("previous", c.width, c.width).items():
-            tensors[name] = Spec(shape, path, None, transposed)
-    for index in range(c.num_layers):
-        for name, (shape, path, transposed) in _layer(c).items():
-            tensors[f"layers.{index}.{name}"] = Spec(shape, ("layers", *path), index, transposed)
-    for name, (shape, path, transposed) in _norm("final_norm", c.width).items():
-        tensors[name] = Spec(shape, path, None, transposed)
-    if not c.tie_embeddings:
-        tensors["output.weight"] = Spec((c.vocab_size, c.width), ("output",), None, False)
-    return tensors
+@functools.cache
+def layout(config: RMATConfig) -> Mapping[str, Spec]:
+    """Every tensor of the model by name, the layers one after the other. Needs JAX."""
+    import jax
+    import jax.numpy as jnp
+    from flax.traverse_util import flatten_dict
+
+    from rmat_jax.model import RMAT
+
+    # float64 would ask JAX for 64-bit types, and no shape depends on it
+    model = RMAT(dataclasses.replace(config, dtype="float32"))
+    tree = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    specs = {}
+    for path, leaf in flatten_dict(tree["params"]).items():
+        stacked, transposed = path[0] == "layers", path[-1] == "kernel"
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        shape = shape[::-1] if transposed else shape
+        for layer in range(config.num_layers) if stacked else [None]:
+            specs[_name(path, layer)] = Spec(shape, path, layer, transposed)
+    return dict(sorted(specs.items(), key=lambda item: (item[1].path[:1], item[1].layer or 0)))
 
 
-def _layer(c: RMATConfig) -> dict[str, tuple]:
-    tensors = {
-        **_norm("attention_norm", c.width),
-        **_linear("query", c.width, c.width),
-        **_linear("key", c.width, c.width),
-        **_linear("value", c.width, c.width),
-        **_plain("fusion", len(c.fused), *([c.num_heads] if c.fusion == "head" else [])),
-        **_linear("output", c.width, c.width),
-        **_norm("mlp_norm", c.width),
-        **_linear("mlp.inner", c.width, c.hidden),
-        **_plain("mlp.inner.bias", c.hidden),
-        **_linear("mlp.outer", c.hidden, c.width),
-        **_plain("mlp.outer.bias", c.width),
-    }
-    if c.has_memory:
-        if c.fusion == "joint":
-            tensors |= _plain("memory_bias", c.num_heads)
-        if c.memory_source == "output":
-            tensors |= _norm("memory.read_norm", c.width)
-            tensors |= _linear("memory.key", c.width, c.width) | _linear(
-                "memory.value", c.width, c.width
-            )
-            tensors |= _norm("memory.write_norm", c.width)
-        if c.memory_pool == "attention":
-            tensors |= _plain("memory.pool_queries", c.writes, c.width)
-        if c.gate != "none":
-            tensors |= _gate(c)
-    return tensors
-
-
-def _gate(c: RMATConfig) -> dict[str, tuple]:
-    wz, uz, size = ("wz", "uz", 1) if c.gate_scope == "slot" else ("Wz", "Uz", c.width)
-    shapes = {wz: (c.width, size), uz: (c.width, size)}
-    if c.gate_form == "gru":
-        shapes |= dict.fromkeys(("Wr", "Ur", "Wc", "Uc"), (c.width, c.width))
-    shapes["bz"] = (size,)
-    if c.gate_form == "gru":
-        shapes["br"] = (c.width,)
-    return {
-        name: spec
-        for last in shapes
-        for name, spec in _plain(f"memory.gate.{last}", *shapes[last]).items()
-    }
-
-
-def _plain(name: str, *shape: int) -> dict[str, tuple]:
-    return {name: (shape, tuple(name.split(".")), False)}
-
-
-def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple]:
-    return {f"{name}.weight": ((outputs, inputs), (*name.split("."), "kernel"), True)}
-
-
-def _norm(name: str, width: int) -> dict[str, tuple]:
-    path = tuple(name.split("."))
-    return {
-        f"{name}.weight": ((width,), (*path, "scale"), False),
-        f"{name}.bias": ((width,), (*path, "bias"), False),
-    }
+def _name(path: tuple[str, ...], layer: int | None) -> str:
+    renamed = dict.fromkeys(("kernel", "scale", "embedding"), "weight")
+    first, *rest = path
+    rest = [renamed.get(key, key) for key in rest] or ["weight"]
+    return ".".join([first, *([] if layer is None else [str(layer)]), *rest])
 
 
 def from_jax(config: RMATConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -117,9 +69,7 @@ def from_jax(config: RMATConfig, params: Mapping[str, Any]) -> dict[str, np.ndar
     """
     tensors = {}
     for name, spec in layout(config).items():
-        leaf: Any = params
-        for key in spec.path:
-            leaf = leaf[key]
+        leaf = functools.reduce(lambda tree, key: tree[key], spec.path, params)
         tensor = np.asarray(leaf)[... if spec.layer is None else spec.layer]
         tensors[name] = np.ascontiguousarray(tensor.T if spec.transposed else tensor)
     return tensors
@@ -129,19 +79,17 @@ def to_jax(config: RMATConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, A
     """The inverse of `from_jax`: nested dicts of numpy arrays, which `RMAT(config).apply` takes as
     they are.
     """
-    parts: dict[tuple[str, ...], list[np.ndarray]] = {}
+    from flax.traverse_util import unflatten_dict
+
+    leaves: dict[tuple[str, ...], Any] = {}
     for name, spec in layout(config).items():
-        parts.setdefault(spec.path, []).append(
-            tensors[name].T if spec.transposed else tensors[name]
-        )
-    params: dict[str, Any] = {}
-    for path, arrays in parts.items():
-        *parents, last = path
-        node = params
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = np.stack(arrays) if path[0] == "layers" else arrays[0]
-    return params
+        tensor = tensors[name].T if spec.transposed else tensors[name]
+        if spec.layer is None:
+            leaves[spec.path] = tensor
+        else:
+            leaves.setdefault(spec.path, []).append(tensor)
+    stacked = {path: np.stack(x) if isinstance(x, list) else x for path, x in leaves.items()}
+    return unflatten_dict(stacked)
 
 
 def random_weights(config: RMATConfig, seed: int) -> dict[str, np.ndarray]:
@@ -152,14 +100,15 @@ def random_weights(config: RMATConfig, seed: int) -> dict[str, np.ndarray]:
     the rest around 0.
     """
     rng = np.random.default_rng(seed)
+    starts = {"weight": 1.0}
+    if config.memory:
+        starts |= {"bz": config.memory.gate_bias, "memory_bias": config.memory.key_bias}
     tensors = {}
     for name, spec in layout(config).items():
-        last = name.rsplit(".", 1)[-1]
         if len(spec.shape) == 2:
             inputs = spec.shape[0] if ".gate." in name else spec.shape[-1]
             scale, center = inputs**-0.5, 0.0
         else:
-            starts = {"weight": 1.0, "bz": config.gate_bias, "memory_bias": config.memory_bias}
-            scale, center = 0.3, starts.get(last, 0.0)
+            scale, center = 0.3, starts.get(name.rsplit(".", 1)[-1], 0.0)
         tensors[name] = center + scale * rng.normal(size=spec.shape)
     return tensors

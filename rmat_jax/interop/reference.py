@@ -1,14 +1,15 @@
 """The model in plain PyTorch, written from the equations of docs/architecture.md: the paper's
 companion (arXiv 2507.00453), and the twin that the JAX code is compared with. It shares `config.py`
-with that code, and the names of the weights.
+with that code, and the names of modules and weights.
 
-It says what it means rather than what is fast: a loop over chunks, a loop over layers, keys that
-are rotated when they are read, pools that are taken at the chunk's end. A suffix of a name gives
+It says what it means rather than what is fast: keys are rotated and slots are projected whenever
+they are read, and a chunk that is not full is read again from its start. A suffix of a name gives
 its shape, in the letters of `types.py`.
 """
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,463 +18,384 @@ from torch.nn import functional
 from rmat_jax.config import RMATConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerState:
-    """What one layer carries. J are the tokens that can still be seen: the carried window, then the
-    open chunk.
-    """
+class Carried(NamedTuple):
+    """What one layer carries from chunk to chunk."""
 
-    # the memory, oldest first
+    # the queue, oldest first; None: there is no memory
     slots_BMD: Tensor | None
-    # not rotated: positions belong to the reader's chunk
-    keys_BJD: Tensor
-    values_BJD: Tensor
-    # y (or h) of the open chunk's tokens, pooled when it is full
-    outputs_BSD: Tensor
+    # of the window's tokens, not rotated: positions belong to the chunk that is read
+    keys_BWD: Tensor
+    values_BWD: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that is carried from call to call; a value: a call returns a new one. All rows stand at
-    the same position.
-    """
+    """All that is carried from call to call. All rows stand at the same place in their chunks."""
 
-    # tokens in the open chunk
-    position: int
-    # of the token read last; the memory is this document's
+    # of the chunk that is not full
+    tokens_BS: Tensor
+    documents_BS: Tensor
+    # of the last token before it; -1: there is none
     document_B: Tensor
-    # read last; -1: none yet
     token_B: Tensor
-    # chunks since each slot was written, in all layers; 0: unwritten, invisible
+    # of the window's tokens
+    documents_BW: Tensor
+    # chunks since each slot was written, in all layers; 0: unwritten
     ages_BM: Tensor | None
-    documents_BJ: Tensor
-    layers: tuple[LayerState, ...]
+    layers: tuple[Carried, ...]
 
     @property
     def memory(self) -> Tensor | None:
-        """[L, B, M, D], zeros where unwritten; None for a model without memory."""
-        if self.ages_BM is None:
-            return None
-        return torch.stack([only_written(layer.slots_BMD, self.ages_BM) for layer in self.layers])
+        """[L, B, M, D] after the last full chunk, zeros where unwritten; None: there is none."""
+        return None if self.ages_BM is None else torch.stack([x.slots_BMD for x in self.layers])
 
     def detach(self) -> "State":
-        layers = (
-            (x if x is None else x.detach() for x in vars(layer).values()) for layer in self.layers
-        )
-        return dataclasses.replace(self, layers=tuple(LayerState(*parts) for parts in layers))
+        """The same without its history."""
+        layers = [Carried(*(x if x is None else x.detach() for x in part)) for part in self.layers]
+        return dataclasses.replace(self, layers=tuple(layers))
 
 
 class RMAT(nn.Module):
     """The language model: logits of the next token, from all that each row has read.
 
-    It computes in the dtype of its parameters (`model.double()`): `config.dtype` is the JAX side's
-    precision policy and is not read here, and neither is `remat`, which changes nothing of the
-    function. Dropout follows `train()` and `eval()`.
+    It computes in the dtype of its parameters (`model.double()`): `config.dtype` and `config.remat`
+    say how the JAX side computes. Dropout follows `train()` and `eval()`.
     """
 
     def __init__(self, config: RMATConfig):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.width)
-        self.previous = linear(config.width, config.width) if config.token_shift else None
+        nn.init.normal_(self.embed.weight, std=config.width**-0.5)
+        if config.token_shift:
+            self.previous = linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.width, eps=1e-5)
-        nn.init.normal_(self.embed.weight, std=config.width**-0.5)
         if not config.tie_embeddings:
             self.output = linear(config.width, config.vocab_size)
-        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, state: State | None = None, documents: Tensor | None = None):
         """Reads on behind `state`.
 
         Args:
             tokens: [B, T] ids, any T >= 1.
-            state: what an earlier call of the same rows returned; None: nothing has been read. All
-                rows stand at the same position in their chunks: read ragged streams one row at a
-                time.
+            state: what an earlier call of the same rows returned; None: nothing has been read.
             documents: [B, T] ids >= 0, numbered so that none comes back; None: each row goes on
                 with the document that it is in, at the start with document 0.
 
         Returns:
             Logits [B, T, V] and the next State.
         """
-        c = self.config
         state = self.initial_state(len(tokens)) if state is None else state
         if documents is None:
-            documents = state.document_B[:, None].expand_as(tokens)
-        logits, start, index = [], 0, 0
-        while start < tokens.shape[1]:
-            stop = min(start + c.chunk_len - state.position, tokens.shape[1])
-            if c.bptt_chunks and index > 0 and index % c.bptt_chunks == 0:
-                state = state.detach()
-            logits_BSV, state = self.read_piece(
-                tokens[:, start:stop], documents[:, start:stop], state
-            )
+            read_BS = torch.cat([state.document_B[:, None], state.documents_BS], dim=1)
+            documents = read_BS[:, -1:].expand_as(tokens)
+        known, logits = state.tokens_BS.shape[1], []
+        tokens = torch.cat([state.tokens_BS, tokens], dim=1)
+        documents = torch.cat([state.documents_BS, documents], dim=1)
+        for start in range(0, tokens.shape[1], self.config.chunk_len):
+            chunk = slice(start, start + self.config.chunk_len)
+            logits_BSV, state = self.read(tokens[:, chunk], documents[:, chunk], state)
             logits.append(logits_BSV)
-            start, index = stop, index + 1
-        return torch.cat(logits, dim=1), state
+        return torch.cat(logits, dim=1)[:, known:], state
 
     def initial_state(self, batch: int) -> State:
         """Nothing read, nothing remembered."""
         c, like = self.config, self.embed.weight
-        none_BJ = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
-        empty = like.new_zeros(batch, 0, c.width)
-        slots_BMD = like.new_zeros(batch, c.slots, c.width) if c.has_memory else None
-        ages_BM = none_BJ.new_zeros(batch, c.slots) if c.has_memory else None
-        layers = (LayerState(slots_BMD, empty, empty, empty),) * c.num_layers
+        none_BS = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
+        document_B, token_B = none_BS.new_zeros(batch), none_BS.new_full((batch,), -1)
+        ages_BM = none_BS.new_zeros(batch, c.memory.slots) if c.memory else None
+        slots_BMD = like.new_zeros(batch, c.memory.slots, c.width) if c.memory else None
+        layer = Carried(slots_BMD, *[like.new_zeros(batch, 0, c.width)] * 2)
         return State(
-            0, none_BJ.new_zeros(batch), none_BJ.new_full((batch,), -1), ages_BM, none_BJ, layers
+            none_BS, none_BS, document_B, token_B, none_BS, ages_BM, (layer,) * c.num_layers
         )
 
-    def read_piece(
-        self, tokens_BS: Tensor, documents_BS: Tensor, state: State
-    ) -> tuple[Tensor, State]:
-        """Tokens of one chunk through all layers; where they fill it, every memory is written."""
-        c = self.config
-        documents_BJ = torch.cat([state.documents_BJ, documents_BS], dim=1)
-        position = state.position + tokens_BS.shape[1]
-        positions_J, masks = self.masks(documents_BS, documents_BJ, position, state)
-        x_BSD = self.dropout(self.embedded(tokens_BS, documents_BS, state))
-        layers = []
-        for block, layer in zip(self.layers, state.layers, strict=True):
-            x_BSD, layer = block(x_BSD, layer, positions_J, masks, state.ages_BM)
-            layers.append(layer)
+    def read(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> tuple[Tensor, State]:
+        """A chunk from its start through all layers; if it is full, the state that it leaves."""
+        c, layers = self.config, []
+        documents_BJ = torch.cat([state.documents_BW, documents_BS], dim=1)
+        masks = self.masks(documents_BS, documents_BJ, state)
+        x_BSD = self.dropout(self.embed_tokens(tokens_BS, documents_BS, state))
+        last_B = documents_BS[:, -1]
+        mine_BS, ages_BM, next_ages_BM = documents_BS == last_B[:, None], state.ages_BM, None
+        full = tokens_BS.shape[1] == c.chunk_len
+        if full and c.memory:
+            # another document begins with an empty queue
+            ages_BM = ages_BM * (last_B == state.document_B)[:, None]
+            older_BM = torch.where(ages_BM > 0, ages_BM + 1, 0)[:, c.memory.writes :]
+            # a run without a token of the last document leaves its slot unwritten
+            written_BK = mine_BS.unflatten(1, (c.memory.writes, c.run_len)).any(2)
+            next_ages_BM = torch.cat([older_BM, written_BK.long()], dim=1)
+        past = slice(-c.local.window if c.carries_window else documents_BJ.shape[1], None)
+        for block, (slots_BMD, *window) in zip(self.layers, state.layers, strict=True):
+            x_BSD, kept_BSD, *window = block(x_BSD, slots_BMD, *window, masks, state.ages_BM)
+            if full and c.memory:
+                slots_BMD = block.memory.write(slots_BMD, kept_BSD, mine_BS, ages_BM, next_ages_BM)
+            layers.append(Carried(slots_BMD, *(x_BJD[:, past] for x_BJD in window)))
         table_VD = self.embed.weight if c.tie_embeddings else self.output.weight
         logits_BSV = self.final_norm(x_BSD) @ table_VD.T
-
-        document_B, ages_BM = documents_BS[:, -1], state.ages_BM
-        # another document begins with an empty queue
-        if c.has_memory:
-            ages_BM = ages_BM * (document_B == state.document_B)[:, None]
-        if position == c.chunk_len:
-            position = 0
-            mine_BC = documents_BJ[:, -c.chunk_len :] == document_B[:, None]
-            kept = documents_BJ.shape[1] - (c.window_len if c.has_window_carry else 0)
-            documents_BJ = documents_BJ[:, kept:]
-            layers = [
-                b.close(layer, ages_BM, mine_BC, kept)
-                for b, layer in zip(self.layers, layers, strict=True)
-            ]
-            if c.has_memory:
-                older_BM = torch.where(ages_BM > 0, ages_BM + 1, 0)
-                ages_BM = torch.cat(
-                    [older_BM[:, c.writes :], written_slots(c, mine_BC).long()], dim=1
-                )
+        if not full:
+            return logits_BSV, dataclasses.replace(
+                state, tokens_BS=tokens_BS, documents_BS=documents_BS
+            )
+        none_BS, owners_BW = tokens_BS[:, :0], documents_BJ[:, past]
         return logits_BSV, State(
-            position, document_B, tokens_BS[:, -1], ages_BM, documents_BJ, tuple(layers)
+            none_BS, none_BS, last_B, tokens_BS[:, -1], owners_BW, next_ages_BM, tuple(layers)
         )
 
-    def embedded(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> Tensor:
-        """`sqrt(D) E[t]`, with a token shift also `sqrt(D) E[t - 1] Wp`, where that token is of the
-        same document.
-        """
-        x_BSD = self.embed(tokens_BS)
-        if self.previous is not None:
+    def embed_tokens(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> Tensor:
+        """`sqrt(D) E[t]` (+ `sqrt(D) E[t - 1] Wp` where that token is of the same document)."""
+        c, x_BSD = self.config, self.embed(tokens_BS)
+        if c.token_shift:
             before_BS = torch.cat([state.token_B[:, None], tokens_BS[:, :-1]], dim=1)
             owners_BS = torch.cat([state.document_B[:, None], documents_BS[:, :-1]], dim=1)
             shown_BS = (owners_BS == documents_BS) & (before_BS >= 0)
             x_BSD = x_BSD + self.previous(self.embed(before_BS.clamp(min=0))) * shown_BS[..., None]
-        return math.sqrt(self.config.width) * x_BSD
+        return math.sqrt(c.width) * x_BSD
 
-    def masks(self, documents_BS: Tensor, documents_BJ: Tensor, position: int, state: State):
-        """Which of the tokens J (the last are the piece's own) and of the slots each token of a
-        piece sees: own document, none later, and what the stream shows.
+    def masks(self, documents_BS: Tensor, documents_BJ: Tensor, state: State) -> list[Tensor]:
+        """What each branch that has a share shows of the tokens J and the slots M, [B, S, J + M].
 
-        Returns:
-            Positions [J] in the chunk, -W..-1 for the carried window, and masks [B, S, J] or [B, S,
-            M] by stream.
+        Of its own document each token sees: in "full" the chunk up to itself, in "local" the last W
+        tokens (or those of the same block of W), in "memory" the slots. Where the memory is read
+        jointly the first branch shows the slots too.
         """
-        c = self.config
-        size, seen = documents_BS.shape[1], documents_BJ.shape[1]
-        key_J = torch.arange(position - seen, position, device=documents_BS.device)
-        query_S1 = key_J[-size:, None]
-        same_SJ = query_S1 // c.window_len == key_J // c.window_len
-        near_SJ = query_S1 - key_J < c.window_len if c.window == "sliding" else same_SJ
-        shown_BSJ = (documents_BS[:, :, None] == documents_BJ[:, None]) & (key_J <= query_S1)
-        masks = {"full": shown_BSJ & (key_J >= 0), "local": shown_BSJ & near_SJ}
-        if c.has_memory:
-            owners_BS = documents_BS == state.document_B[:, None]
-            masks["memory"] = owners_BS[:, :, None] & (state.ages_BM > 0)[:, None]
-        return key_J, masks
+        c, key_J = self.config, places(documents_BS, documents_BJ)
+        query_S1 = key_J[-documents_BS.shape[1] :, None]
+        past_BSJ = (documents_BS[..., None] == documents_BJ[:, None]) & (key_J <= query_S1)
+        shown = {"full": past_BSJ & (key_J >= 0), "memory": torch.zeros_like(past_BSJ)}
+        if c.local:
+            size = c.local.window
+            block_SJ = query_S1 // size == key_J // size
+            shown["local"] = past_BSJ & (query_S1 - key_J < size if c.local.sliding else block_SJ)
+        if not c.memory:
+            return [shown[branch] for branch in c.fused]
+        reader = c.fused[0] if c.memory.joint else "memory"
+        own_BS = documents_BS == state.document_B[:, None]
+        slots_BSM = own_BS[..., None] & (state.ages_BM > 0)[:, None]
+        return [torch.cat([shown[b], slots_BSM & (b == reader)], dim=2) for b in c.fused]
 
 
 class Block(nn.Module):
-    """One layer: `x' = x + A Wo`, `y = x' + MLP(LN2(x'))`, `A` the streams' mixture."""
+    """One layer.
+
+    h  = LN1(x)                                   q, k, v = h Wq, h Wk, h Wv, rotated
+    A  = l1 A_full + l2 A_local (+ l3 A_mem)      l = softmax(w)
+    x' = x + A Wo                                 y = x' + MLP(LN2(x'))
+    """
 
     def __init__(self, config: RMATConfig):
         super().__init__()
+        c, width = config, config.width
         self.config = config
-        self.attention_norm = nn.LayerNorm(config.width, eps=1e-5)
-        self.query = linear(config.width, config.width)
-        self.key = linear(config.width, config.width)
-        self.value = linear(config.width, config.width)
-        streams = len(config.fused)
-        shares = (streams, config.num_heads) if config.fusion == "head" else (streams,)
-        self.fusion = nn.Parameter(torch.zeros(shares))
-        if config.has_memory and config.fusion == "joint":
-            self.memory_bias = nn.Parameter(torch.full((config.num_heads,), config.memory_bias))
-        self.output = linear(config.width, config.width, smaller=2 * config.num_layers)
-        self.mlp_norm = nn.LayerNorm(config.width, eps=1e-5)
-        self.mlp = MLP(config)
-        self.memory = Memory(config) if config.has_memory else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.attention_norm, self.mlp_norm = (nn.LayerNorm(width, eps=1e-5) for _ in range(2))
+        self.query, self.key, self.value = (linear(width, width) for _ in range(3))
+        self.output = linear(width, width, smaller=2 * c.num_layers)
+        self.mlp, self.dropout = MLP(c), nn.Dropout(c.dropout)
+        if len(c.fused) > 1:
+            self.fusion = nn.Parameter(torch.zeros(len(c.fused)))
+        if c.memory:
+            self.memory = Memory(c)
+            if c.memory.joint:
+                self.memory_bias = nn.Parameter(torch.full((c.num_heads,), c.memory.key_bias))
 
     def forward(
         self,
         x_BSD: Tensor,
-        state: LayerState,
-        positions_J: Tensor,
-        masks: dict,
+        slots_BMD: Tensor | None,
+        keys_BWD: Tensor,
+        values_BWD: Tensor,
+        masks: list[Tensor],
         ages_BM: Tensor | None,
-    ):
-        """y [B, S, D] of a piece, and the state that has its tokens too."""
-        c = self.config
-        h_BSD = self.attention_norm(x_BSD)
-        q_BSD = self.query(h_BSD)
-        keys_BJD = torch.cat([state.keys_BJD, self.key(h_BSD)], dim=1)
-        values_BJD = torch.cat([state.values_BJD, self.value(h_BSD)], dim=1)
-        q_BSHE = self.rotated_heads(q_BSD, positions_J[-x_BSD.shape[1] :])
-        keys_BJHE = self.rotated_heads(keys_BJD, positions_J)
-        chunk = q_BSHE, keys_BJHE, heads(c, values_BJD)
-        slots = self.slots(q_BSD, q_BSHE, state, ages_BM) if c.has_memory else None
-        mixed_BSD = torch.zeros_like(x_BSD)
-        for stream, share in zip(c.fused, torch.softmax(self.fusion, dim=0), strict=True):
-            if stream == "memory":
-                a_BSHE = attend((slots, masks["memory"]))
-            elif c.has_memory and c.fusion == "joint" and stream == c.fused[0]:
-                a_BSHE = attend((chunk, masks[stream]), (slots, masks["memory"], self.memory_bias))
-            else:
-                a_BSHE = attend((chunk, masks[stream]))
-            mixed_BSD = mixed_BSD + (share[..., None] * a_BSHE).flatten(2)
-        x_BSD = x_BSD + self.dropout(self.output(mixed_BSD))
-        y_BSD = x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
-        kept_BSD = y_BSD if c.memory_source == "output" else h_BSD
-        outputs_BSD = torch.cat([state.outputs_BSD, kept_BSD], dim=1)
-        return y_BSD, LayerState(state.slots_BMD, keys_BJD, values_BJD, outputs_BSD)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y [B, S, D]; what the memory keeps of these tokens; keys and values of window and chunk.
 
-    def slots(
-        self, q_BSD: Tensor, q_BSHE: Tensor, state: LayerState, ages_BM: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries for the memory, and its keys and values."""
-        c = self.config
-        keys_BMD, values_BMD = self.memory.read(state.slots_BMD, self.key, self.value)
-        if c.memory_age != "tokens":
-            keys_BMHE = heads(c, keys_BMD)
-            # that many chunks before the query at 0
-            if c.memory_age == "rotary":
-                keys_BMHE = turn(keys_BMHE, -ages_BM[:, :, None, None], c.rope_base)
-            return heads(c, q_BSD), keys_BMHE, heads(c, values_BMD)
-        turned = [
-            self.rotated_heads(keys_D[None], places_M)
-            for keys_D, places_M in zip(keys_BMD, self.memory.places(ages_BM), strict=True)
-        ]
-        return q_BSHE, torch.cat(turned), heads(c, values_BMD)
-
-    def rotated_heads(self, x_BJD: Tensor, positions_J: Tensor) -> Tensor:
-        """[B, J, H, E]: heads turned by their token's position, or not."""
-        c = self.config
-        x_BJHE = heads(c, x_BJD)
-        if c.rope == "none":
-            return x_BJHE
-        return turn(
-            x_BJHE,
-            positions_J[:, None, None],
-            c.rope_base,
-            c.num_heads if c.rope == "global" else 1,
-        )
-
-    def close(
-        self, state: LayerState, ages_BM: Tensor | None, mine_BC: Tensor, kept: int
-    ) -> LayerState:
-        """The state after a full chunk: the memory is written, tokens before index `kept` are
-        forgotten.
+        A branch is a mask over one row of scores: those of the tokens J, then those of the slots.
         """
-        slots_BMD = state.slots_BMD
-        if self.memory is not None:
-            slots_BMD = self.memory.write(slots_BMD, ages_BM, state.outputs_BSD, mine_BC)
-        return LayerState(
-            slots_BMD,
-            state.keys_BJD[:, kept:],
-            state.values_BJD[:, kept:],
-            state.outputs_BSD[:, :0],
-        )
+        c, h_BSD = self.config, self.attention_norm(x_BSD)
+        q_BSHE = heads(c, self.query(h_BSD))
+        keys_BJD = torch.cat([keys_BWD, self.key(h_BSD)], dim=1)
+        values_BJD = torch.cat([values_BWD, self.value(h_BSD)], dim=1)
+        positions_J = places(x_BSD, keys_BJD)
+        turned_BSHE = self.rotated(q_BSHE, positions_J[None, -x_BSD.shape[1] :])
+        row_BHSJ = scores(turned_BSHE, self.rotated(heads(c, keys_BJD), positions_J[None]))
+        read_BJHE = heads(c, values_BJD)
+        if c.memory:
+            keys_BMHE, values_BMHE = self.memory.keys(slots_BMD, ages_BM, self.key, self.value)
+            if c.memory.joint:
+                slots_BHSM = scores(turned_BSHE, keys_BMHE) + self.memory_bias[:, None, None]
+            else:
+                # slots in a softmax of their own have no place, so the query has none either
+                slots_BHSM = scores(q_BSHE, keys_BMHE)
+            row_BHSJ = torch.cat([row_BHSJ, slots_BHSM], dim=3)
+            read_BJHE = torch.cat([read_BJHE, values_BMHE], dim=1)
+        shares = torch.softmax(self.fusion, dim=0) if len(c.fused) > 1 else [1.0]
+        branches = zip(shares, masks, strict=True)
+        weights_BHSJ = sum(share * masked_softmax(row_BHSJ, mask) for share, mask in branches)
+        a_BSHE = torch.einsum("bhsj,bjhe->bshe", weights_BHSJ, read_BJHE)
+        x_BSD = x_BSD + self.dropout(self.output(a_BSHE.flatten(2)))
+        y_BSD = x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
+        kept_BSD = y_BSD if c.memory and c.memory.keeps_outputs else h_BSD
+        return y_BSD, kept_BSD, keys_BJD, values_BJD
+
+    def rotated(self, x_BJHE: Tensor, positions_BJ: Tensor) -> Tensor:
+        """Queries or keys of tokens, turned by their places."""
+        return rotate(self.config, x_BJHE, positions_BJ)
 
 
 class MLP(nn.Module):
-    """`gelu(x W1 + b1) W2 + b2`, gelu in its tanh form."""
+    """gelu(x W1 + b1) W2 + b2, with the tanh form of gelu."""
 
     def __init__(self, config: RMATConfig):
         super().__init__()
-        self.inner = linear(config.width, config.hidden, bias=True)
-        self.outer = linear(config.hidden, config.width, bias=True, smaller=2 * config.num_layers)
+        self.inner = linear(config.width, config.mlp_width, bias=True)
+        self.outer = linear(
+            config.mlp_width, config.width, bias=True, smaller=2 * config.num_layers
+        )
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         return self.outer(functional.gelu(self.inner(x_BSD), approximate="tanh"))
 
 
 class Memory(nn.Module):
-    """The queue of M slots: what is read of it, what a full chunk writes."""
+    """A queue of M slots, oldest first: `M' = concat(M[K:], gate(s, e))`.
+
+    s are K entries made of the chunk, e the K slots about to leave.
+    """
 
     def __init__(self, config: RMATConfig):
         super().__init__()
         self.config = config
-        if config.memory_source == "output":
-            self.read_norm = nn.LayerNorm(config.width, eps=1e-5)
-            self.key = linear(config.width, config.width)
-            self.value = linear(config.width, config.width)
-            self.write_norm = nn.LayerNorm(config.width, eps=1e-5)
-        if config.memory_pool == "attention":
-            self.pool_queries = nn.Parameter(torch.randn(config.writes, config.width))
-        self.gate = Gate(config) if config.gate != "none" else None
-
-    def read(self, slots_BMD: Tensor, key: nn.Module, value: nn.Module) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, M, D]: `LNm(M) Wmk` and `LNm(M) Wmv`, or by the layer's own matrices
-        `M Wk` and `M Wv`.
-        """
-        if self.config.memory_source == "input":
-            return key(slots_BMD), value(slots_BMD)
-        normed_BMD = self.read_norm(slots_BMD)
-        return self.key(normed_BMD), self.value(normed_BMD)
-
-    def places(self, ages_BM: Tensor) -> Tensor:
-        """[B, M]: where the middle of the tokens stands that each slot was written from, in the
-        coordinates of the chunk.
-        """
-        c = self.config
-        middles = [(c.chunk_len - 1) / 2] * c.writes
-        if c.memory_pool == "mean":
-            middles = [run * c.run_len + (c.run_len - 1) / 2 for run in range(c.writes)]
-        # the newest slot is the last of its chunk
-        middles = (middles * c.slots)[-c.slots :]
-        return (
-            torch.tensor(middles, dtype=torch.float64, device=ages_BM.device)
-            - c.chunk_len * ages_BM
-        )
-
-    def write(self, slots_BMD: Tensor, ages_BM: Tensor, y_BCD: Tensor, mine_BC: Tensor) -> Tensor:
-        """`M' = concat(M[K:], new)`; of y the last document's tokens count, and of M what has an
-        age.
-        """
-        c = self.config
-        queue_BMD = only_written(slots_BMD, ages_BM)
-        new_BKD = self.pool(
-            self.write_norm(y_BCD) if c.memory_source == "output" else y_BCD, mine_BC
-        )
-        if self.gate is not None:
-            oldest_BKD, newest_BKD = queue_BMD[:, : c.writes], queue_BMD[:, -c.writes :]
-            new_BKD = self.gate(new_BKD, oldest_BKD if c.gate == "evicted" else newest_BKD)
-        new_BKD = only_written(new_BKD, written_slots(c, mine_BC))
-        return torch.cat([queue_BMD[:, c.writes :], new_BKD], dim=1)
-
-    def pool(self, normed_BCD: Tensor, mine_BC: Tensor) -> Tensor:
-        """s [B, K, D]: the mean of each run of C/K tokens, or what K learned queries find in the
-        whole chunk.
-        """
-        c = self.config
-        if c.memory_pool == "attention":
-            scores_BKC = torch.einsum("kd,bcd->bkc", self.pool_queries, normed_BCD) / math.sqrt(
-                c.width
+        if config.memory.keeps_outputs:
+            self.read_norm, self.write_norm = (
+                nn.LayerNorm(config.width, eps=1e-5) for _ in range(2)
             )
-            return torch.einsum(
-                "bkc,bcd->bkd", masked_softmax(scores_BKC, mine_BC[:, None]), normed_BCD
-            )
-        # Dividing the counts, not the sums, keeps a run of nobody at zero.
-        mine_BKR1 = mine_BC.unflatten(1, (c.writes, c.run_len))[..., None].to(normed_BCD.dtype)
-        share_BKR1 = mine_BKR1 / mine_BKR1.sum(2, keepdim=True).clamp(min=1)
-        return (share_BKR1 * normed_BCD.unflatten(1, (c.writes, c.run_len))).sum(2)
+            self.key, self.value = (linear(config.width, config.width) for _ in range(2))
+        if config.memory.gated:
+            self.gate = {"slot": SlotGate, "gru": GRUGate}[config.memory.gate](config)
+
+    def keys(
+        self, slots_BMD: Tensor, ages_BM: Tensor, key: nn.Module, value: nn.Module
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, M, H, E]: `M Wk` and `M Wv` of the layer, or `LNm(M) Wmk` and
+        `LNm(M) Wmv` of outputs.
+
+        Read jointly, a slot stands where the middle of its tokens stood: its key is rotated there.
+        """
+        c = self.config
+        if c.memory.keeps_outputs:
+            slots_BMD, key, value = self.read_norm(slots_BMD), self.key, self.value
+        keys_BMHE, values_BMHE = heads(c, key(slots_BMD)), heads(c, value(slots_BMD))
+        if c.memory.joint:
+            run_M = torch.arange(c.memory.slots, device=ages_BM.device) % c.memory.writes
+            middle_M = run_M * c.run_len + (c.run_len - 1) / 2
+            keys_BMHE = rotate(c, keys_BMHE, middle_M - ages_BM * c.chunk_len)
+        return keys_BMHE, values_BMHE
+
+    def write(
+        self,
+        slots_BMD: Tensor,
+        kept_BCD: Tensor,
+        mine_BC: Tensor,
+        ages_BM: Tensor,
+        next_ages_BM: Tensor,
+    ) -> Tensor:
+        """The queue after a full chunk, zeros where a slot is unwritten.
+
+        An entry s is the mean of a run of C / K tokens, of those of the chunk's last document.
+        """
+        c, runs = self.config, (self.config.memory.writes, self.config.run_len)
+        kept_BCD = self.write_norm(kept_BCD) if c.memory.keeps_outputs else kept_BCD
+        mine_BKR1 = mine_BC.unflatten(1, runs)[..., None]
+        total_BKD = (kept_BCD.unflatten(1, runs) * mine_BKR1).sum(2)
+        new_BKD = total_BKD / mine_BKR1.sum(2).clamp(min=1)
+        queue_BMD = slots_BMD * (ages_BM > 0)[..., None]
+        if c.memory.gated:
+            new_BKD = self.gate(new_BKD, queue_BMD[:, : c.memory.writes])
+        queue_BMD = torch.cat([queue_BMD[:, c.memory.writes :], new_BKD], dim=1)
+        return queue_BMD * (next_ages_BM > 0)[..., None]
 
 
-class Gate(nn.Module):
-    """A GRU cell whose state is the slot e that the entry s meets."""
+class SlotGate(nn.Module):
+    """One number a slot, which can be exactly 0, so that a slot can be kept for ever (our choice).
+
+    z = clip(1.2 sigmoid(s wz + e uz + bz) - 0.1, 0, 1)
+    new = (1 - z) e + z s
+    """
 
     def __init__(self, config: RMATConfig):
         super().__init__()
-        self.clipped = config.gate_curve == "clipped"
-        self.blends = config.gate_form == "blend"
-        self.update, size = (
-            (("wz", "uz"), 1) if config.gate_scope == "slot" else (("Wz", "Uz"), config.width)
-        )
-        for name in self.update:
-            self.register_parameter(
-                name, nn.Parameter(linear(config.width, size).weight.detach().T.contiguous())
-            )
-        for name in () if self.blends else ("Wr", "Ur", "Wc", "Uc"):
-            self.register_parameter(
-                name, nn.Parameter(linear(config.width, config.width).weight.detach())
-            )
-        self.bz = nn.Parameter(torch.full([size], config.gate_bias))
-        if not self.blends:
-            self.br = nn.Parameter(torch.zeros(config.width))
+        self.wz, self.uz = matrix(config.width, 1), matrix(config.width, 1)
+        self.bz = nn.Parameter(torch.full([1], config.memory.gate_bias))
 
     def forward(self, s: Tensor, e: Tensor) -> Tensor:
-        w, u = (getattr(self, name) for name in self.update)
-        z = torch.sigmoid(s @ w + e @ u + self.bz)
-        if self.clipped:
-            z = (1.2 * z - 0.1).clamp(0, 1)
-        if self.blends:
-            return (1 - z) * e + z * s
+        z = torch.sigmoid(s @ self.wz + e @ self.uz + self.bz)
+        z = (1.2 * z - 0.1).clamp(0, 1)
+        return (1 - z) * e + z * s
+
+
+class GRUGate(nn.Module):
+    """A GRU cell (arXiv 1406.1078) whose state is the slot that the new entry replaces: the paper.
+
+    z = sigmoid(s Wz + e Uz + bz)
+    r = sigmoid(s Wr + e Ur + br)
+    c = tanh(s Wc + (r * e) Uc)
+    new = (1 - z) * e + z * c
+    """
+
+    def __init__(self, config: RMATConfig):
+        super().__init__()
+        width = config.width
+        self.Wz, self.Uz = matrix(width, width), matrix(width, width)
+        self.Wr, self.Ur = matrix(width, width), matrix(width, width)
+        self.Wc, self.Uc = matrix(width, width), matrix(width, width)
+        self.bz = nn.Parameter(torch.full([width], config.memory.gate_bias))
+        self.br = nn.Parameter(torch.zeros(width))
+
+    def forward(self, s: Tensor, e: Tensor) -> Tensor:
+        z = torch.sigmoid(s @ self.Wz + e @ self.Uz + self.bz)
         r = torch.sigmoid(s @ self.Wr + e @ self.Ur + self.br)
         c = torch.tanh(s @ self.Wc + (r * e) @ self.Uc)
         return (1 - z) * e + z * c
 
 
-def attend(*parts: tuple) -> Tensor:
-    """`softmax(q k^T / sqrt(E) + b) v` over what the masks show of all parts; zeros for a query
-    that sees nothing.
-
-    A part is (q, k, v), queries [B, S, H, E], keys and values [B, J, H, E]; the mask [B, S, J]; and
-    b [H], if it has one.
-    """
-    scores, masks, values = [], [], []
-    for (q, k, v), mask, *bias in parts:
-        scored = torch.einsum("bshe,bjhe->bhsj", q, k) / math.sqrt(q.shape[-1])
-        scores.append(scored + bias[0][:, None, None] if bias else scored)
-        masks.append(mask)
-        values.append(v)
-    weights_BHSJ = masked_softmax(torch.cat(scores, dim=3), torch.cat(masks, dim=2)[:, None])
-    return torch.einsum("bhsj,bjhe->bshe", weights_BHSJ, torch.cat(values, dim=1))
-
-
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Over the last axis where the mask holds, zeros elsewhere; all zeros where it holds nowhere,
-    as are the gradients.
-    """
-    scores = scores.masked_fill(~mask, -math.inf)
-    peak = scores.detach().amax(-1, keepdim=True)
-    weights = torch.exp(scores - peak.masked_fill(peak == -math.inf, 0.0))
-    total = weights.sum(-1, keepdim=True)
-    return weights / total.masked_fill(total == 0, 1.0)
-
-
-def turn(x: Tensor, positions: Tensor, base: float, heads: int = 1) -> Tensor:
-    """RoPE (arXiv 2104.09864): component i of E, paired with i + E/2; pair i of n turns by
-    `position * base**(-i/n)`.
-    """
-    half = x.shape[-1] // 2
-    n = heads * half
-    speeds = base ** (torch.arange(n, dtype=x.dtype, device=x.device) / -n)
-    angles = positions.to(x.dtype) * speeds.unflatten(0, (heads, half))
-    a, b = x.split(half, dim=-1)
-    return torch.cat(
-        [a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], dim=-1
-    )
-
-
-def written_slots(config: RMATConfig, mine_BC: Tensor) -> Tensor:
-    """[B, K]: which slots a chunk writes: those of a run that has tokens of its last document; all,
-    pooled by attention.
-    """
-    if config.memory_pool == "attention":
-        return mine_BC.any(1, keepdim=True).expand(-1, config.writes)
-    return mine_BC.unflatten(1, (config.writes, config.run_len)).any(2)
-
-
-def only_written(slots_BMD: Tensor, ages_BM: Tensor) -> Tensor:
-    return slots_BMD.masked_fill((ages_BM == 0)[..., None], 0.0)
-
-
 def heads(config: RMATConfig, x_BJD: Tensor) -> Tensor:
+    """[B, J, H, E]."""
     return x_BJD.unflatten(-1, (config.num_heads, config.head_dim))
+
+
+def places(own_BS: Tensor, all_BJ: Tensor) -> Tensor:
+    """[J] positions in the chunk of the window's tokens, -W..-1, and of the chunk's own."""
+    return torch.arange(own_BS.shape[1] - all_BJ.shape[1], own_BS.shape[1], device=own_BS.device)
+
+
+def scores(q_BSHE: Tensor, keys_BJHE: Tensor) -> Tensor:
+    """`q k^T / sqrt(E)`, [B, H, S, J]."""
+    return torch.einsum("bshe,bjhe->bhsj", q_BSHE, keys_BJHE) / math.sqrt(q_BSHE.shape[-1])
+
+
+def masked_softmax(row_BHSJ: Tensor, mask_BSJ: Tensor) -> Tensor:
+    """Over what the mask shows, zeros elsewhere; zeros, too, for a query that sees nothing."""
+    mask_B1SJ = mask_BSJ[:, None]
+    weights = torch.softmax(row_BHSJ.masked_fill(~mask_B1SJ, torch.finfo(row_BHSJ.dtype).min), -1)
+    return weights * mask_B1SJ
+
+
+def rotate(config: RMATConfig, x_BJHE: Tensor, positions_BJ: Tensor) -> Tensor:
+    """RoPE (arXiv 2104.09864): component i of E, paired with i + E/2; pair i of n is turned by
+    `position * base**(-i/n)`. Each head has all pairs, or ("global") they run on over the heads.
+    """
+    c, half = config, config.head_dim // 2
+    if c.rope == "none":
+        return x_BJHE
+    places = torch.arange((c.num_heads if c.rope == "global" else 1) * half).to(x_BJHE)
+    speeds = (c.rope_base ** (-places / len(places))).unflatten(0, (-1, half))
+    angles = positions_BJ.to(x_BJHE.dtype)[..., None, None] * speeds
+    a, b = x_BJHE.split(half, dim=-1)
+    turned = a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()
+    return torch.cat(turned, dim=-1)
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = False, smaller: float = 1.0) -> nn.Linear:
@@ -483,3 +405,8 @@ def linear(inputs: int, outputs: int, *, bias: bool = False, smaller: float = 1.
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def matrix(inputs: int, outputs: int) -> nn.Parameter:
+    """One that stands in its equation as here, `s @ W`."""
+    return nn.Parameter(torch.randn(inputs, outputs) * inputs**-0.5)

@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmat_jax.config import IGNORE, Config
-from rmat_jax.interop.case import Case, Results, by_layer
+from rmat_jax.config import IGNORE, Config, RMATConfig
+from rmat_jax.infer import open_chunk
+from rmat_jax.interop.case import Case, Results
 from rmat_jax.interop.layout import from_jax, to_jax
 from rmat_jax.model import RMAT
+from rmat_jax.modules.block import Block
+from rmat_jax.modules.state import initial_state
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.state import TrainState
 from rmat_jax.train.step import train_step
@@ -38,23 +41,19 @@ def run_jax(case: Case, dtype: str, precision: str = "highest") -> Iterator[Resu
 def _call(case: Case, params) -> Results:
     """One call over all chunks, its loss, and the gradient of every parameter."""
     config = case.config.model
-    model = RMAT(config)
-    rows, length = case.tokens.shape
-    logits_BTV, _ = _read(
-        model, params, case.tokens, model.initial_state(rows), case.documents, np.full(rows, length)
-    )
+    logits_BTV = _logits(config, params, case.tokens, case.documents)
     (loss, layers), grads = jax.device_get(
-        _loss_and_layers(model, params, case.tokens, case.targets, case.documents)
+        _loss_and_layers(config, params, case.tokens, case.targets, case.documents)
     )
-    outputs = by_layer("layer output", layers["y"][0])
-    memory = by_layer("memory", layers["slots"][0]) if config.has_memory else {}
+    # of each layer of each chunk, [N, L, ...]: y is the first of what a call returns
+    shown = {"layer output": layers["__call__"][0][0]}
+    if config.memory:
+        shown["memory"] = layers["write"][0]
     results = {}
     for chunk, logits_BCV in enumerate(np.split(np.asarray(logits_BTV), case.num_chunks, axis=1)):
         for layer in range(config.num_layers):
-            place = f"chunk {chunk}, layer {layer}"
-            results |= {
-                key: part[key] for part in (outputs, memory) for key in part if key[1] == place
-            }
+            for quantity, x_NL in shown.items():
+                results[quantity, f"chunk {chunk}, layer {layer}"] = x_NL[chunk, layer]
         results["logits", f"chunk {chunk}"] = logits_BCV
     results["loss", "all chunks"] = loss
     return results | {("gradient", name): grad for name, grad in from_jax(config, grads).items()}
@@ -70,7 +69,7 @@ def _steps(case: Case, params) -> Results:
         opt_state=optimizer.init(params),
         # of the dropout, which is off
         key=jax.random.key(0),
-        memory=RMAT(config.model).initial_state(config.batch_size, closed=True),
+        carried=initial_state(config.model, config.batch_size),
     )
     results: Results = {}
     for index, batch in enumerate(
@@ -88,33 +87,27 @@ def _streams(case: Case, params) -> Results:
     """Ragged prompts in one call, then token by token: logits from each prompt's last token on, and
     the memory left.
     """
-    model = RMAT(case.config.model)
-    rows, lengths = np.arange(len(case.tokens)), case.prompt_lengths
-    prompt_len = case.tokens.shape[1]
+    config, rows, lengths = case.config.model, np.arange(len(case.tokens)), case.prompt_lengths
+    prompts = slice(0, case.tokens.shape[1])
+    tokens_BT, documents_BT = case.stream_tokens, case.stream_documents
+    state = open_chunk.stack_layers(open_chunk.initial_state(config, len(rows)))
     logits_BTV, state = _read(
-        model,
-        params,
-        case.stream_tokens[:, :prompt_len],
-        model.initial_state(len(rows)),
-        case.stream_documents[:, :prompt_len],
-        lengths,
+        config, params, state, tokens_BT[:, prompts], documents_BT[:, prompts], lengths
     )
     logits = [logits_BTV[rows, lengths - 1]]
+    params, state = open_chunk.unstack_params(params), open_chunk.unstack_layers(state)
     for step in range(case.decoded):
-        place = (rows, lengths + step)
-        token_B1, document_B1 = (
-            case.stream_tokens[place][:, None],
-            case.stream_documents[place][:, None],
-        )
-        logits_B1V, state = _read(model, params, token_B1, state, document_B1)
+        place = rows[:, None], (lengths + step)[:, None]
+        logits_B1V, state = _read(config, params, state, tokens_BT[place], documents_BT[place])
         logits.append(logits_B1V[:, 0])
     results = {
         ("streamed logits", f"row {row}"): x
         for row, x in enumerate(np.stack(jax.device_get(logits), axis=1))
     }
-    if case.config.model.has_memory:
-        for row, memory_LMD in enumerate(np.asarray(state.memory_LBMD()).swapaxes(0, 1)):
-            for layer, memory_MD in enumerate(memory_LMD):
+    if config.memory:
+        written_BM1 = state.ages_BM[..., None] > 0
+        for layer, part in enumerate(state.layers):
+            for row, memory_MD in enumerate(jnp.where(written_BM1, part.slots_BMD, 0)):
                 results["streamed memory", f"row {row}, layer {layer}"] = memory_MD
     return results
 
@@ -130,17 +123,33 @@ def _stepper(config: Config):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.value_and_grad, argnums=1, has_aux=True)
-def _loss_and_layers(model: RMAT, params, tokens_BT, targets_BT, documents_BT):
-    """The mean loss of one call, what its layers put out; the loss's gradient."""
-    state = model.initial_state(len(tokens_BT), closed=True)
-    inputs = (tokens_BT, targets_BT, state, documents_BT)
-    (scores, _), sown = model.apply(
-        {"params": params}, *inputs, method=RMAT.score, mutable="activations"
-    )
-    return scores.loss_BT.sum() / (targets_BT != IGNORE).sum(), sown["activations"]["layers"]
+def _logits(config: RMATConfig, params, tokens_BT, documents_BT):
+    return RMAT(config).apply({"params": params}, tokens_BT, None, documents_BT)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(model: RMAT, params, tokens_BT, state, documents_BT, lengths_B=None):
-    return model.apply({"params": params}, tokens_BT, state, documents_BT, lengths_B)
+@functools.partial(jax.value_and_grad, argnums=1, has_aux=True)
+def _loss_and_layers(config: RMATConfig, params, tokens_BT, targets_BT, documents_BT):
+    """The mean loss of one call, what its layers return; the loss's gradient."""
+
+    def asked(module, name):
+        return isinstance(module, Block) and name in ("__call__", "write")
+
+    (scores, _), shown = RMAT(config).apply(
+        {"params": params},
+        tokens_BT,
+        targets_BT,
+        None,
+        documents_BT,
+        method=RMAT.score,
+        capture_intermediates=asked,
+        mutable=["intermediates"],
+    )
+    return scores.loss_BT.sum() / (targets_BT != IGNORE).sum(), shown["intermediates"]["layers"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(config: RMATConfig, params, state, tokens_BT, documents_BT, lengths_B=None):
+    """A stream read on: logits, and the state."""
+    x_BTD, state = open_chunk.read(config, params, state, tokens_BT, documents_BT, lengths_B)
+    return open_chunk.logits(config, params, x_BTD), state

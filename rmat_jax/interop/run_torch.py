@@ -13,9 +13,9 @@ computes elsewhere moves them itself.
 
 What it may offer besides is compared too, and reported as "not offered" otherwise:
 
-    state.memory         [L, B, M, D], the memory after the last full chunk, zeros where nothing is written
-    module.layers        a ModuleList of L blocks whose output (or its first item) is the layer's output [B, S, D]: says in which
-                         layer the first difference appears
+    state.memory         [L, B, M, D], the memory after the last full chunk, zeros if unwritten
+    module.layers        a ModuleList of L blocks whose output (or its first item) is the layer's
+                         output [B, S, D]: says in which layer the first difference appears
     named_parameters()   under the names of `weights`: gradients and the optimiser's steps
 
 A module that cannot go on from a state returns None for it: its one call is compared, and nothing
@@ -40,7 +40,8 @@ try:
     from torch.nn import functional
 except ImportError:
     raise UserError(
-        "this needs PyTorch, which is not installed; run: pip install torch --index-url https://download.pytorch.org/whl/cpu"
+        "this needs PyTorch, which is not installed; run: pip install torch --index-url "
+        "https://download.pytorch.org/whl/cpu"
     ) from None
 
 Factory = Callable[[RMATConfig, Mapping[str, torch.Tensor]], torch.nn.Module]
@@ -84,11 +85,11 @@ def load_factory(name: str) -> Factory:
 
 
 def run_torch(case: Case, dtype: str, factory: Factory = reference) -> Iterator[Results]:
-    """The results, part by part, like those of `run_jax`; what the module does not offer is absent."""
+    """The results, part by part, like those of `run_jax`, as far as the module offers them."""
     c = case.config.model
     threads = torch.get_num_threads()
     # threads would wait for each other longer than they work
-    if len(case.tokens) * c.chunk_len * c.hidden < 1 << 20:
+    if len(case.tokens) * c.chunk_len * c.mlp_width < 1 << 20:
         torch.set_num_threads(1)
     try:
         yield from _parts(case, dtype, factory)

@@ -43,7 +43,7 @@ def learning_rate(config: Config, step: int) -> float:
 
 
 def make_optimizer(config: Config, model: nn.Module) -> tuple[torch.optim.AdamW, LambdaLR]:
-    """AdamW (arXiv 1711.05101) over all parameters, and the schedule that sets its learning rate."""
+    """AdamW (arXiv 1711.05101) over all parameters, and the schedule of its learning rate."""
     c, names = config.optim, decayed(model)
     groups = [
         {
@@ -80,7 +80,7 @@ def train_step(
         logits.flatten(0, 1), labels, ignore_index=IGNORE, reduction="sum"
     )
     loss = total / max(1, int((targets != IGNORE).sum()))
-    # Zeros, not None: AdamW passes over a parameter without a gradient, such as the pool's in a
+    # Zeros, not None: AdamW passes over a parameter without a gradient, such as a memory's in a
     # step of one chunk, whose write nobody reads. It must decay all the same.
     for p in model.parameters():
         p.grad = torch.zeros_like(p)

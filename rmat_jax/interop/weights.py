@@ -1,4 +1,4 @@
-"""Weights as one safetensors file that explains itself. Needs neither JAX nor PyTorch.
+"""Weights as one safetensors file that explains itself. Needs no PyTorch.
 
 Tensors have the names, shapes and layouts of `layout`. Metadata, all text: `format`, `config` (JSON
 of the experiment's Config), and what a writer adds: `step`, `tokenizer` (the JSON of a byte-pair
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from rmat_jax.config import Config, from_saved, to_dict
+from rmat_jax.config import Config, differences, from_saved, to_saved
 from rmat_jax.errors import UserError
 from rmat_jax.interop.layout import layout
 
@@ -57,7 +57,7 @@ def write_weights(
     header: dict[str, Any] = {
         "__metadata__": {
             "format": f"{NAME} {VERSION}",
-            "config": json.dumps(to_dict(config)),
+            "config": json.dumps(to_saved(config)),
             **metadata,
         }
     }
@@ -80,7 +80,8 @@ def write_weights(
         scratch.replace(file)
     except OSError as error:
         raise UserError(
-            f"{file} cannot be written: {error.strerror}; choose a file in a folder that exists and has room"
+            f"{file} cannot be written: {error.strerror}; choose a file in a folder that exists "
+            "and has room"
         ) from error
     finally:
         # it is gone already if all went well
@@ -136,32 +137,33 @@ def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Co
     if name != NAME:
         if given is None:
             raise UserError(
-                f"{file} has no config in its metadata; give --config=FILE, or save it with metadata={{'format': "
+                f"{file} has no config in its metadata; give --config=FILE, or save it with "
+                f"metadata={{'format': "
                 f"'{NAME} {VERSION}', 'config': TEXT}}, TEXT being that of a workdir's config.json"
             )
         return given
     if version != str(VERSION):
         raise UserError(
-            f"{file} has format {metadata['format']!r}, this version of rmat_jax reads {NAME} {VERSION}; update it"
+            f"{file} has format {metadata['format']!r}, this version of rmat_jax reads {NAME} "
+            f"{VERSION}; update it"
         )
     try:
-        saved = from_saved(Config, json.loads(metadata["config"]))
+        saved = from_saved(Config, json.loads(metadata["config"]), str(file))
         layout(saved.model)
     except UserError as error:
         raise UserError(f"the config in the metadata of {file} is not valid: {error}") from error
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         # no JSON, or of other types
         raise UserError(
-            f"the config in the metadata of {file} cannot be read ({type(error).__name__}: {error}); it must be the "
+            f"the config in the metadata of {file} cannot be read ({type(error).__name__}: "
+            f"{error}); it must be the "
             "text of a workdir's config.json"
         ) from error
     if given is None:
         return saved
-    there, here = _meaning(saved), _meaning(given)
     differ = [
-        f"{key} is {there[key]!r} there, {here[key]!r} in --config"
-        for key in there
-        if here[key] != there[key]
+        f"{key} is {was!r} there, {now!r} in --config"
+        for key, was, now in differences(_meaning(saved), _meaning(given), ("model.dtype",))
     ]
     if differ:
         raise UserError(
@@ -171,13 +173,8 @@ def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Co
 
 
 def _meaning(config: Config) -> dict[str, Any]:
-    """The settings on which it depends what weights and token ids mean; of another dtype they are
-    only rounded otherwise.
-    """
-    settings = {
-        f"model.{name}": value for name, value in config.model.meaning().items() if name != "dtype"
-    }
-    return settings | {"data.tokenizer": config.data.tokenizer}
+    """The settings on which it depends what weights and token ids mean."""
+    return {"model": config.model.meaning(), "data": {"tokenizer": config.data.tokenizer}}
 
 
 def _verify(file: Path, config: Config, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
@@ -202,7 +199,8 @@ def _verify(file: Path, config: Config, found: Mapping[str, tuple[str, tuple[int
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise UserError(
-            f"{file} does not fit the model of its config: {'; '.join(wrong[:SHOWN])}{more}; rmat_jax/interop/layout.py "
+            f"{file} does not fit the model of its config: {'; '.join(wrong[:SHOWN])}{more}; "
+            "rmat_jax/interop/layout.py "
             "lists names and shapes"
         )
 

@@ -1,180 +1,162 @@
-"""The memory of one layer: a gated first-in-first-out queue of M vectors."""
+"""The memory of one layer: a gated first-in-first-out queue of M vectors.
+
+    M' = concat(M[K:], gate(s, e))    s: K entries made of the chunk, e: the K slots about to leave
+
+The queue, its entries and its gates are float32.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.modules.dropout import row_keys
-from rmat_jax.modules.mlp import projection
+from rmat_jax.modules.documents import Border, slot_documents, slot_positions
+from rmat_jax.modules.mlp import projection, split_heads
 from rmat_jax.modules.norms import layer_norm
-from rmat_jax.ops.pool import Pool, accumulate, accumulate_one, empty_pool, mean_of_runs
+from rmat_jax.ops.attention import Keys
 from rmat_jax.ops.rope import rotate
 from rmat_jax.types import Array
 
+Project = Callable[[Array], Array]
+
 
 class Memory(nn.Module):
-    """Reads, pools and writes the queue `slots_BMD`, whose oldest entries come first. Slots, pools
-    and gates are float32.
+    """A queue of M slots, oldest first. `keys` is what a chunk sees of it, `write` the next queue.
 
-    A slot's age is the number of chunks since it was written; 0 stands for an unwritten slot, whose
-    content means nothing.
+    An age counts the chunks since a slot was written. A slot of age 0 is unwritten; its content
+    means nothing and nobody sees it.
     """
 
     config: RMATConfig
 
     def setup(self):
         c = self.config
-        if c.memory_source == "output":
-            self.read_norm = layer_norm(c)
-            self.write_norm = layer_norm(c)
-            self.key = projection(c, c.width)
-            self.value = projection(c, c.width)
-        if c.memory_pool == "attention":
-            self.pool_queries = self.param(
-                "pool_queries",
-                nn.initializers.normal(1.0),
-                (c.writes, c.width),
-                jnp.dtype(c.param_dtype),
-            )
-        if c.gate != "none":
-            self.gate = Gate(c)
+        if c.memory.keeps_outputs:
+            self.read_norm, self.write_norm = layer_norm(c), layer_norm(c)
+            self.key, self.value = projection(c, c.width), projection(c, c.width)
+        if c.memory.gated:
+            self.gate = {"slot": SlotGate, "gru": GRUGate}[c.memory.gate](c)
 
-    def keys_values(
-        self, slots_BMD: Array, ages_BM: Array, layer: tuple[nn.Module, nn.Module]
-    ) -> tuple[Array, Array]:
-        """LNm(M) Wmk and LNm(M) Wmv, or with `memory_source="input"` M Wk and M Wv, split into
-        heads: two of [B, M, H, E].
+    def keys(
+        self, slots_BMD: Array, ages_BM: Array, document_B: Array, layer: tuple[Project, Project]
+    ) -> Keys:
+        """The slots as Keys: `M Wk` and `M Wv`, or `LNm(M) Wmk` and `LNm(M) Wmv` of outputs.
 
-        With `memory_age="rotary"` a key is rotated by minus its age: it stands that many chunks
-        before the query. With "tokens" it stands where the middle of the tokens was that it was
-        written from; -1 is the token before the chunk.
+        Read jointly, a slot stands where the middle of its tokens stood: its key is rotated there.
 
         Args:
-            slots_BMD: the memory.
-            ages_BM: chunks since each slot was written.
-            layer: Wk and Wv of the layer.
+            slots_BMD: the queue.
+            ages_BM: of its slots.
+            document_B: that the queue belongs to.
+            layer: Wk and Wv of the layer, which inputs are read with.
         """
-        c = self.config
-        key, value = layer
-        if c.memory_source == "output":
+        c, (key, value) = self.config, layer
+        if c.memory.keeps_outputs:
             slots_BMD, key, value = self.read_norm(slots_BMD), self.key, self.value
-        shape = (*slots_BMD.shape[:2], c.num_heads, c.head_dim)
-        keys, values = key(slots_BMD).reshape(shape), value(slots_BMD).reshape(shape)
-        if c.memory_age == "rotary":
-            keys = rotate(keys, -ages_BM, c.rope_base, "per_head")
-        elif c.memory_age == "tokens":
-            run_M = (jnp.arange(c.slots) - c.slots) % c.writes
-            middle_M = (
-                (run_M + 0.5) * c.run_len - 0.5
-                if c.memory_pool == "mean"
-                else jnp.full(c.slots, (c.chunk_len - 1) / 2)
-            )
-            keys = rotate(keys, middle_M[None] - ages_BM * c.chunk_len, c.rope_base, c.rope)
-        return keys, values
+        keys_BMHE, values_BMHE = split_heads(c, key(slots_BMD)), split_heads(c, value(slots_BMD))
+        if c.memory.joint:
+            keys_BMHE = rotate(keys_BMHE, slot_positions(c, ages_BM), c.rope_base, c.rope)
+        return Keys(keys_BMHE, values_BMHE, slot_documents(ages_BM, document_B))
 
-    def pool(self, pool: Pool | None, y_BSD: Array, positions_BS: Array, mask_BS: Array) -> Pool:
-        """The K means s after S more tokens of the chunk; `pool=None`: of a whole chunk.
+    def write(self, slots_BMD: Array, kept_BCD: Array, at: Border) -> Array:
+        """The queue after a chunk, [B, M, D]; zeros where a slot is unwritten.
 
-        `y` is what the memory keeps, the layer's output or its normalised input; LNw is for outputs
-        alone. Entry k is the mean of LNw(y) over the tokens of run k (C/K tokens), or with
-        `memory_pool="attention"` over the whole chunk, weighted by softmax(u_k LNw(y)^T / sqrt(D))
-        with a learned query u_k. Where `mask` is false a token does not count.
-        """
-        c = self.config
-        normed_BSD = self.write_norm(y_BSD) if c.memory_source == "output" else y_BSD
-        if pool is None and c.memory_pool == "mean":
-            return mean_of_runs(normed_BSD, mask_BS, c.writes)
-        if y_BSD.shape[1] == 1 and c.memory_pool == "mean":
-            return accumulate_one(
-                pool, positions_BS[:, 0] // c.run_len, mask_BS[:, 0], normed_BSD[:, 0]
-            )
-        if pool is None:
-            pool = empty_pool(y_BSD.shape[0], c.writes, c.width, c.param_dtype)
-        if c.memory_pool == "attention":
-            scores_BSK = (
-                jnp.einsum("bsd,kd->bsk", normed_BSD, self.pool_queries, precision="highest")
-                * c.width**-0.5
-            )
-            mask_BSK = mask_BS[..., None]
-        else:
-            scores_BSK = jnp.zeros((*mask_BS.shape, c.writes), normed_BSD.dtype)
-            mask_BSK = mask_BS[..., None] & jax.nn.one_hot(
-                positions_BS // c.run_len, c.writes, dtype=bool
-            )
-        return accumulate(pool, scores_BSK, mask_BSK, normed_BSD)
-
-    def write(self, slots_BMD: Array, pool: Pool, ages_BM: Array, next_ages_BM: Array) -> Array:
-        """M' = concat(M[K:], gate(s, e)).
+        An entry s is the mean of a run of C / K tokens, of those of the chunk's last document.
 
         Args:
             slots_BMD: the queue before.
-            pool: the K means s of the chunk.
-            ages_BM: ages before the write.
-            next_ages_BM: ages after it; slots that are unwritten then are returned as zeros.
+            kept_BCD: what the layer keeps of each token of the chunk.
+            at: the rules at the chunk's border.
         """
-        writes = self.config.writes
-        queue_BMD = jnp.where(ages_BM[..., None] > 0, slots_BMD, 0)
-        new_BKD = pool.mean_BKD()
-        if self.config.gate == "evicted":
-            new_BKD = self.gate(new_BKD, queue_BMD[:, :writes])
-        elif self.config.gate == "newest":
-            new_BKD = self.gate(new_BKD, queue_BMD[:, -writes:])
-        queue_BMD = jnp.concatenate([queue_BMD[:, writes:], new_BKD], axis=1)
-        return jnp.where(next_ages_BM[..., None] > 0, queue_BMD, 0)
+        c = self.config
+        kept_BCD = self.write_norm(kept_BCD) if c.memory.keeps_outputs else kept_BCD
+        mine_BKR1 = at.mine_BC.reshape(len(kept_BCD), c.memory.writes, c.run_len, 1)
+        runs_BKRD = kept_BCD.reshape(*mine_BKR1.shape[:3], c.width)
+        s_BKD = jnp.where(mine_BKR1, runs_BKRD, 0).sum(2) / jnp.maximum(mine_BKR1.sum(2), 1)
+        queue_BMD = jnp.where(at.ages_BM[..., None] > 0, slots_BMD, 0)
+        if c.memory.gated:
+            s_BKD = self.gate(s_BKD, queue_BMD[:, : c.memory.writes])
+        queue_BMD = jnp.concatenate([queue_BMD[:, c.memory.writes :], s_BKD], axis=1)
+        return jnp.where(at.next_ages_BM[..., None] > 0, queue_BMD, 0)
 
 
-def openness(logits: Array | float, curve: str) -> Array:
-    """sigmoid(logits), which never opens or shuts in full; or with curve="clipped" clip(1.2
-    sigmoid(logits) - 0.1, 0, 1).
-    """
-    z = jax.nn.sigmoid(logits)
-    return jnp.clip(1.2 * z - 0.1, 0, 1) if curve == "clipped" else z
+class SlotGate(nn.Module):
+    """One number a slot, which can be exactly 0, so that a slot can be kept for ever (our choice).
 
-
-class Gate(nn.Module):
-    """A GRU cell (arXiv 1406.1078) whose state is the slot `e` that the new entry `s` replaces.
-
-    z = sigmoid(s Wz + e Uz + bz)          with gate_scope="slot" one number, from columns wz and uz; else one for each channel
-                                           with gate_curve="clipped" wider, and clipped: see
-                                           `openness`
-    r = sigmoid(s Wr + e Ur + br)
-    c = tanh(s Wc + (r * e) Uc)            with gate_form="blend": s, without r
-    new = (1 - z) * e + z * c
-
-    With `gate_noise`, training adds as much Gaussian noise inside z's sigmoid: only a gate that is
-    shut by a wide margin then keeps a slot, and without the noise it keeps it for long.
+    z = clip(1.2 sigmoid(s wz + e uz + bz) - 0.1, 0, 1)
+    new = (1 - z) e + z s
     """
 
     config: RMATConfig
 
-    @nn.compact
+    def setup(self):
+        self.wz, self.uz = (_matrix(self, name, self.config.width, 1) for name in ("wz", "uz"))
+        self.bz = _vector(self, "bz", 1, self.config.memory.gate_bias)
+
     def __call__(self, s_BKD: Array, e_BKD: Array) -> Array:
-        dtype = jnp.dtype(self.config.param_dtype)
+        """The new entries [B, K, D] of what was made of the chunk and the slots about to leave."""
+        z_BK1 = self.openness(s_BKD, e_BKD)
+        return (1 - z_BK1) * e_BKD + z_BK1 * s_BKD
+
+    def openness(self, s_BKD: Array, e_BKD: Array) -> Array:
+        """z, [B, K, 1]."""
+        return self.curve(_times(s_BKD, self.wz) + _times(e_BKD, self.uz) + self.bz)
+
+    @staticmethod
+    def curve(logits: Array | float) -> Array:
+        """z of its logits."""
+        return jnp.clip(1.2 * jax.nn.sigmoid(logits) - 0.1, 0, 1)
+
+
+class GRUGate(nn.Module):
+    """A GRU cell (arXiv 1406.1078) whose state is the slot that the new entry replaces: the paper.
+
+    z = sigmoid(s Wz + e Uz + bz)
+    r = sigmoid(s Wr + e Ur + br)
+    c = tanh(s Wc + (r * e) Uc)
+    new = (1 - z) * e + z * c
+    """
+
+    config: RMATConfig
+
+    def setup(self):
         width = self.config.width
+        self.Wz, self.Uz = (_matrix(self, name, width, width) for name in ("Wz", "Uz"))
+        self.Wr, self.Ur = (_matrix(self, name, width, width) for name in ("Wr", "Ur"))
+        self.Wc, self.Uc = (_matrix(self, name, width, width) for name in ("Wc", "Uc"))
+        self.bz = _vector(self, "bz", width, self.config.memory.gate_bias)
+        self.br = _vector(self, "br", width, 0.0)
 
-        def bias(name, start, size=width):
-            return self.param(name, nn.initializers.constant(start), (size,), dtype)[None, None]
+    def __call__(self, s_BKD: Array, e_BKD: Array) -> Array:
+        """The new entries [B, K, D] of what was made of the chunk and the slots about to leave."""
+        z_BKD = self.openness(s_BKD, e_BKD)
+        r_BKD = jax.nn.sigmoid(_times(s_BKD, self.Wr) + _times(e_BKD, self.Ur) + self.br)
+        c_BKD = jnp.tanh(_times(s_BKD, self.Wc) + _times(r_BKD * e_BKD, self.Uc))
+        return (1 - z_BKD) * e_BKD + z_BKD * c_BKD
 
-        # float32 in fact: accelerators would multiply in fewer bits
-        def times(x_BKD, name, size=width):
-            weights = self.param(name, nn.initializers.lecun_normal(), (width, size), dtype)
-            return jnp.matmul(x_BKD, weights, precision="highest")
+    def openness(self, s_BKD: Array, e_BKD: Array) -> Array:
+        """z, [B, K, D]."""
+        return self.curve(_times(s_BKD, self.Wz) + _times(e_BKD, self.Uz) + self.bz)
 
-        w, u, size = ("wz", "uz", 1) if self.config.gate_scope == "slot" else ("Wz", "Uz", width)
-        logits_BKZ = (
-            times(s_BKD, w, size) + times(e_BKD, u, size) + bias("bz", self.config.gate_bias, size)
-        )
-        if self.config.gate_noise and self.has_rng("dropout"):
-            keys_B = row_keys(self.make_rng("dropout"), len(logits_BKZ))
-            noise_BKZ = jax.vmap(lambda key: jax.random.normal(key, logits_BKZ.shape[1:], dtype))(
-                keys_B
-            )
-            logits_BKZ += self.config.gate_noise * noise_BKZ
-        z = openness(logits_BKZ, self.config.gate_curve)
-        c = s_BKD
-        if self.config.gate_form == "gru":
-            r = jax.nn.sigmoid(times(s_BKD, "Wr") + times(e_BKD, "Ur") + bias("br", 0.0))
-            c = jnp.tanh(times(s_BKD, "Wc") + times(r * e_BKD, "Uc"))
-        self.sow("gauges", "openness", jnp.broadcast_to(z, s_BKD.shape))
-        return (1 - z) * e_BKD + z * c
+    @staticmethod
+    def curve(logits: Array | float) -> Array:
+        """z of its logits."""
+        return jax.nn.sigmoid(logits)
+
+
+def _matrix(module: nn.Module, name: str, rows: int, columns: int) -> Array:
+    dtype = jnp.dtype(module.config.param_dtype)
+    return module.param(name, nn.initializers.lecun_normal(), (rows, columns), dtype)
+
+
+def _vector(module: nn.Module, name: str, size: int, start: float) -> Array:
+    """A bias as [1, 1, size]."""
+    dtype = jnp.dtype(module.config.param_dtype)
+    return module.param(name, nn.initializers.constant(start), (size,), dtype)[None, None]
+
+
+def _times(x_BKD: Array, matrix: Array) -> Array:
+    # in float32 in fact: accelerators would multiply in fewer bits
+    return jnp.matmul(x_BKD, matrix, precision="highest")

@@ -23,13 +23,18 @@ def projection(
     )
 
 
+def split_heads(config: RMATConfig, x_BJD: Array) -> Array:
+    """[B, J, H, E]."""
+    return x_BJD.reshape(*x_BJD.shape[:2], config.num_heads, config.head_dim)
+
+
 class MLP(nn.Module):
     """gelu(x W1 + b1) W2 + b2, with the tanh form of gelu."""
 
     config: RMATConfig
 
     def setup(self):
-        self.inner = projection(self.config, self.config.hidden, use_bias=True)
+        self.inner = projection(self.config, self.config.mlp_width, use_bias=True)
         self.outer = projection(self.config, self.config.width, residual=True, use_bias=True)
 
     def __call__(self, x_BSD: Array) -> Array:

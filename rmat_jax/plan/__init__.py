@@ -1,4 +1,4 @@
-"""What a training step would take on accelerators that are not there: `plan(config, "v5e:16x16")`."""
+"""What a training step takes on accelerators that are not there: `plan(config, "v5e:16x16")`."""
 
 from rmat_jax.plan.plan import Report, plan
 

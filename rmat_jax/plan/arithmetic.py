@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from rmat_jax.config import Config, RMATConfig
 from rmat_jax.model import RMAT
+from rmat_jax.modules.state import initial_state
 from rmat_jax.plan.collectives import KINDS
 from rmat_jax.plan.compiled import Held
 
@@ -59,7 +60,7 @@ def kept(config: RMATConfig, lanes: int, chunks: int) -> int:
 
     def forward(tokens_BT):
         params = model.init(jax.random.key(0), tokens_BT[:, : config.chunk_len])["params"]
-        state = model.initial_state(lanes, closed=True)
+        state = initial_state(config, lanes)
 
         def loss(params):
             scores, _ = model.apply(

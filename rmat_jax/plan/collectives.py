@@ -4,7 +4,7 @@ A collective counts as often as the loops around it run, and with what one devic
 links by the ring algorithm, for a group of g devices and an array of so many bytes, whole:
 
     all-gather, reduce-scatter, all-to-all      (g - 1) / g
-    all-reduce                                  2 (g - 1) / g     a reduce-scatter, then an all-gather
+    all-reduce                                  2 (g - 1) / g   a reduce-scatter, then an all-gather
     collective-permute                          1
 
 The text of TPU programs shows some collectives several times, in each fusion that they run beside:

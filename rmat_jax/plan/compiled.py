@@ -17,9 +17,10 @@ from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rmat_jax import flops
 from rmat_jax.config import Config
 from rmat_jax.errors import UserError
-from rmat_jax.plan import collectives, flops
+from rmat_jax.plan import collectives
 from rmat_jax.plan.chips import Topology
 from rmat_jax.train import parallel, sharding
 from rmat_jax.train.optim import make_optimizer
@@ -72,7 +73,8 @@ def tpu_devices(topology: Topology) -> list[jax.Device]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"--topology={topology} needs the TPU compiler, which is not installed: pip install 'jax[tpu]' (700 MB, no TPU "
+            f"--topology={topology} needs the TPU compiler, which is not installed: pip install "
+            "'jax[tpu]' (700 MB, no TPU "
             "needed); --topology=gpu:h100:8 needs nothing"
         )
     for name, value in ENVIRONMENT.items():
@@ -111,7 +113,8 @@ def make_mesh(
     data = m.data or max(count // (m.fsdp * m.tensor), 1)
     if data * m.fsdp * m.tensor != count:
         raise UserError(
-            f"mesh.data={data} x mesh.fsdp={m.fsdp} x mesh.tensor={m.tensor} is {data * m.fsdp * m.tensor} devices, "
+            f"mesh.data={data} x mesh.fsdp={m.fsdp} x mesh.tensor={m.tensor} is "
+            f"{data * m.fsdp * m.tensor} devices, "
             f"--topology={topology} has {count}; make the product {count}"
         )
     if devices:
@@ -132,7 +135,7 @@ def held(state: TrainState, mesh: Mesh | AbstractMesh) -> Held:
     return Held(
         params=tree_bytes(state.params),
         optimizer=tree_bytes(state.opt_state),
-        memory=tree_bytes(state.memory),
+        memory=tree_bytes(state.carried),
         gathered=grads if mesh.shape["fsdp"] > 1 else 0,
         grads=grads,
     )

@@ -15,12 +15,16 @@ from collections.abc import Callable
 
 from rmat_jax.config import Config, from_dict, to_dict
 from rmat_jax.errors import UserError
+from rmat_jax.flops import per_token
 from rmat_jax.plan import arithmetic, compiled
 from rmat_jax.plan.chips import GIB, Topology, parse_topology
 from rmat_jax.plan.compiled import Held
 
 # see arithmetic.py
-ACCURACY = "beside TPU programs peaks came out 2% to 16% too low, bytes sent up to 24% with mesh.tensor=1, 48% with more"
+ACCURACY = (
+    "beside TPU programs peaks came out 2% to 16% too low, bytes sent up to 24% with "
+    "mesh.tensor=1, 48% with more"
+)
 # seconds after which no other alternative is begun
 PATIENCE = 240.0
 
@@ -123,7 +127,8 @@ class Report:
             how = f"the TPU compiler {did} in {self.compile_seconds:.0f} s"
         return [
             f"{self.topology}: {self.topology.count} x {chip.name}, mesh {mesh}; {how}",
-            f"a step reads {c.batch_size} lanes x {c.chunks_per_step} chunks x {c.model.chunk_len} tokens "
+            f"a step reads {c.batch_size} lanes x {c.chunks_per_step} chunks x "
+            f"{c.model.chunk_len} tokens "
             f"= {self.tokens:,} tokens; remat={c.model.remat}, accumulation={c.accumulation}",
         ]
 
@@ -157,7 +162,7 @@ class Report:
 
     def _step(self) -> list[str]:
         each = self.flops / self.topology.count
-        forward = self.config.model.flops_per_token() * self.tokens
+        forward = per_token(self.config.model) * self.tokens
         lines = [
             "one step",
             f"  FLOPs                     {self.flops:.3e}  of all devices; {each:.3e} of each; "
@@ -166,11 +171,13 @@ class Report:
         for kind, sent in self.bytes_sent.items():
             lines.append(f"  {kind:26}{sent / 1e9:9.3f}  GB sent by each device")
         lines.append(
-            f"  computing                 {self.compute_seconds:9.3f}  s at least: arithmetic, bfloat16 peak"
+            f"  computing                 {self.compute_seconds:9.3f}  s at least: arithmetic, "
+            "bfloat16 peak"
         )
         if self.bytes_sent:
             lines.append(
-                f"  sending                   {self.communication_seconds:9.3f}  s at least: arithmetic, all links"
+                f"  sending                   {self.communication_seconds:9.3f}  s at least: "
+                "arithmetic, all links"
             )
         return lines
 
@@ -183,7 +190,8 @@ class Report:
             saved = self.peak - alternative.peak
             lines.append(
                 f"  {alternative.flags:58}peak {_gib(alternative.peak):>7} GiB, {_gib(abs(saved))} "
-                f"{'less' if saved >= 0 else 'more'}, {alternative.flops / own - 1:+.0%} FLOPs a token: "
+                f"{'less' if saved >= 0 else 'more'}, {alternative.flops / own - 1:+.0%} FLOPs a "
+                "token: "
                 f"{'fits' if alternative.fits else 'does not fit'}"
             )
         return lines
@@ -286,7 +294,8 @@ def _compiled(
     traced, flops, held = compiled.trace(config, mesh)
     m = mesh.shape
     progress(
-        f"compiling the train step for {where.count} x TPU {where.chip.name} (data={m['data']}, fsdp={m['fsdp']}, "
+        f"compiling the train step for {where.count} x TPU {where.chip.name} (data={m['data']}, "
+        f"fsdp={m['fsdp']}, "
         f"tensor={m['tensor']}, {config.batch_size} lanes of {config.chunks_per_step} chunks, "
         f"remat={config.model.remat}); this takes minutes"
     )

@@ -22,13 +22,12 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from rmat_jax.config import to_dict
+from rmat_jax.config import ABSENT, differences, to_saved
 from rmat_jax.digests import digests, named
 from rmat_jax.errors import UserError
 from rmat_jax.train import processes
 from rmat_jax.types import Array, PyTree
 
-ABSENT = "(absent)"
 # of a config, when a run resumes: the training stays the same
 MAY_CHANGE = ("log", "mesh", "eval_batch_size")
 # of what is on disk; raise it when older code would misread the new
@@ -120,7 +119,8 @@ class Checkpoints:
         newest = max(set(_steps(self.folder)) - self._damaged, default=-1)
         if step <= newest:
             raise UserError(
-                f"{self.folder} has step {newest}, so step {step} is not new; choose another --workdir"
+                f"{self.folder} has step {newest}, so step {step} is not new; choose another "
+                "--workdir"
             )
         leaves_by_name = named(state)
         leaves = {
@@ -132,7 +132,7 @@ class Checkpoints:
             for name, digest in digests(leaves_by_name).items()
         }
         sealed = _seal(
-            {"step": step, "config": to_dict(config), "meta": dict(meta or {}), "leaves": leaves}
+            {"step": step, "config": to_saved(config), "meta": dict(meta or {}), "leaves": leaves}
         )
         # Orbax refuses size 0. On CPU it goes on reading these very buffers after it has returned,
         # and relies on JAX, which gives no donated buffer away while NumPy views it (tested).
@@ -227,7 +227,8 @@ class Checkpoints:
 
     def _lost(self, step: int | None, error: BaseException) -> UserError:
         return UserError(
-            f"{self.folder}: step {step} is not saved: {_cause(error)}; make room or change --workdir"
+            f"{self.folder}: step {step} is not saved: {_cause(error)}; make room or change "
+            "--workdir"
         )
 
 
@@ -281,31 +282,6 @@ def restore_params(folder: Any, step: int | None = None) -> Restored:
             node = node.setdefault(key, {})
         node[last] = leaf
     return Restored(params, body["config"], step, body["meta"])
-
-
-def differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], ignore: tuple[str, ...] = ()
-) -> list[tuple[str, Any, Any]]:
-    """The keys in which two `to_dict` configs differ, but for the groups in `ignore`: (dotted key,
-    value there, value here).
-
-    A key that only one of them has differs too: the other's value is ABSENT. Tuples equal lists,
-    since JSON has no tuples.
-    """
-
-    def flat(values, prefix=""):
-        for key, value in values.items():
-            if isinstance(value, Mapping):
-                yield from flat(value, f"{prefix}{key}.")
-            elif not any(f"{prefix}{key}.".startswith(f"{group}.") for group in ignore):
-                yield (
-                    f"{prefix}{key}",
-                    ",".join(map(str, value)) if isinstance(value, list | tuple) else value,
-                )
-
-    there, here = dict(flat(there)), dict(flat(here))
-    found = [(key, there.get(key, ABSENT), here.get(key, ABSENT)) for key in here | there]
-    return [(key, was, now) for key, was, now in found if was != now]
 
 
 def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -379,7 +355,8 @@ def _newest(
             )
     if steps:
         raise UserError(
-            f"{folder}: damaged, all of step {', '.join(map(str, steps))}; bring back a copy or start anew"
+            f"{folder}: damaged, all of step {', '.join(map(str, steps))}; bring back a copy or "
+            "start anew"
         )
     return None
 
@@ -404,7 +381,10 @@ def _read_leaves(
     there = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in saved.items()}
     for name in sorted(here | there):
         if here.get(name) != there.get(name):
-            found = f"{name} is {here.get(name, 'absent')} here, {there.get(name, 'absent')} in step {step} of {folder}"
+            found = (
+                f"{name} is {here.get(name, 'absent')} here, {there.get(name, 'absent')} in "
+                f"step {step} of {folder}"
+            )
             raise UserError(
                 f"{found}; use the code and flags that saved it, or choose another --workdir"
             )

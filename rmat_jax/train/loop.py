@@ -12,15 +12,16 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from rmat_jax import infer
-from rmat_jax.config import Config, from_saved, to_dict
+from rmat_jax import flops, infer
+from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.errors import UserError
 from rmat_jax.evals.heldout import evaluate_heldout
+from rmat_jax.infer import open_chunk
 from rmat_jax.model import RMAT
 from rmat_jax.signals import Signals
 from rmat_jax.train import parallel, processes, sharding
-from rmat_jax.train.checkpoint import Checkpoints, check_same_config, differences
+from rmat_jax.train.checkpoint import Checkpoints, check_same_config
 from rmat_jax.train.metrics import MetricWriter, NoWriter
 from rmat_jax.train.optim import make_optimizer, make_schedule
 from rmat_jax.train.sharding import make_mesh
@@ -65,9 +66,10 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     ):
         saved_config = checkpoints.saved_config()
         if saved_config is not None:
-            check_same_config(to_dict(from_saved(Config, saved_config)), to_dict(config))
+            saved = from_saved(Config, saved_config, str(workdir))
+            check_same_config(to_dict(saved), to_dict(config))
         if processes.is_main():
-            (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=1))
+            (workdir / "config.json").write_text(json.dumps(to_saved(config), indent=1))
         rows = sharding.local_rows(mesh, config.batch_size)
         data = processes.main_first(lambda: make_data(config, workdir, rows))
 
@@ -189,7 +191,8 @@ def _make_workdir(workdir: Path) -> None:
             time.sleep(0.1)
         if not mark.exists():
             raise UserError(
-                f"--workdir={workdir} is not the same disk for all processes; choose one that they share"
+                f"--workdir={workdir} is not the same disk for all processes; choose one that "
+                "they share"
             )
 
     processes.together(make)
@@ -207,22 +210,26 @@ def _due(every: int, step: int) -> bool:
 def _summary(config: Config, data: Data, state: TrainState, mesh: Mesh) -> str:
     c = config.model
     count = sum(x.size for x in jax.tree.leaves(state.params))
-    window = f", windows of {c.window_len} ({c.window})" if "local" in c.streams else ""
-    gate = "no gate" if c.gate == "none" else f"gate {c.gate}"
-    memory = f"{c.slots} slots, {c.writes} written a chunk, {gate}" if c.has_memory else "off"
-    span = min(c.bptt_chunks or config.chunks_per_step, config.chunks_per_step)
-    streaming = jax.eval_shape(lambda: RMAT(c).initial_state(1))
+    local = ""
+    if c.local:
+        local = f", windows of {c.local.window} ({'sliding' if c.local.sliding else 'blocks'})"
+    memory = "off"
+    if c.memory:
+        gate = f"gate {c.memory.gate}" if c.memory.gated else "no gate"
+        memory = f"{c.memory.slots} slots, {c.memory.writes} written a chunk, {gate}"
+    streaming = jax.eval_shape(lambda: open_chunk.initial_state(c, 1))
+    forward = flops.per_token(c) / 1e6
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
     axes += f" ({config.mesh.parallelism})" if axes else ""
     several = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     rows = {
         "data": data.describe,
         "parameters": f"{count:,}",
-        "FLOPs a token": f"{c.flops_per_token() / 1e6:.2f}M forward, {3 * c.flops_per_token() / 1e6:.2f}M training "
+        "FLOPs a token": f"{forward:.2f}M forward, {3 * forward:.2f}M training "
         "(without recomputation)",
-        "chunk": f"{c.chunk_len} tokens{window}",
+        "chunk": f"{c.chunk_len} tokens{local}",
         "memory": memory,
-        "BPTT span": f"{span} chunks = {span * c.chunk_len} tokens",
+        "BPTT span": f"{config.chunks_per_step} chunks = {config.segment_len} tokens",
         "a step reads": f"{config.batch_size} lanes x {config.segment_len} tokens",
         "state": f"{streaming.num_bytes():,} bytes a stream, whatever its length",
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {c.dtype}"
@@ -253,7 +260,7 @@ def _evaluate(
             else ""
         )
         line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte{words}"
-    if config.model.has_memory:
+    if config.model.memory:
         cut = evaluate_heldout(
             config, state.params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh
         )
@@ -325,8 +332,10 @@ class _Log:
         sums = jax.device_get(sums)
         if not (math.isfinite(sums.loss) and math.isfinite(sums.grad_norm)):
             raise UserError(
-                f"step {step}: the loss is {sums.loss:.4g}, the gradient norm {sums.grad_norm:.4g}; nothing from here "
-                "on is saved. Lower --config.optim.learning_rate or raise --config.optim.warmup_steps, in a new --workdir"
+                f"step {step}: the loss is {sums.loss:.4g}, the gradient norm "
+                f"{sums.grad_norm:.4g}; nothing from here "
+                "on is saved. Lower --config.optim.learning_rate or raise "
+                "--config.optim.warmup_steps, in a new --workdir"
             )
         self._totals.append(sums)
         now = time.monotonic() - self._paused_for
@@ -362,9 +371,15 @@ class _Log:
     def _print(self, step: int, sums: Sums, now: float) -> None:
         rate = self._rate(now, step, self._began)
         loss = sums.loss / max(sums.scored, 1)
-        line = f"step {step}/{self._config.steps}  loss {loss:.4f} nats ({loss / math.log(2):.3f} bits) a token"
+        line = (
+            f"step {step}/{self._config.steps}  loss {loss:.4f} nats ({loss / math.log(2):.3f} "
+            "bits) a token"
+        )
         if rate:
-            line += f"  {rate:,.0f} tokens/s  {_clock(self._tokens(self._config.steps - step) / rate)} left"
+            line += (
+                f"  {rate:,.0f} tokens/s  "
+                f"{_clock(self._tokens(self._config.steps - step) / rate)} left"
+            )
         processes.say(line)
         self._printed = now
 

@@ -12,10 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 from rmat_jax.config import Config
 from rmat_jax.errors import UserError
-from rmat_jax.modules import carry
+from rmat_jax.modules.state import merge_rows, split_rows
 from rmat_jax.train import sharding
 from rmat_jax.train.state import TrainState, init_state
-from rmat_jax.train.step import Batch, Sums, Totals, train_step
+from rmat_jax.train.step import Batch, Sums, Totals, totals, train_step
 
 
 def abstract_state(
@@ -30,12 +30,14 @@ def abstract_state(
     lanes = mesh.shape["data"] * mesh.shape["fsdp"]
     if config.batch_size % (lanes * config.accumulation):
         raise UserError(
-            f"batch_size={config.batch_size} must be a multiple of {named} x accumulation={config.accumulation} = "
+            f"batch_size={config.batch_size} must be a multiple of {named} x "
+            f"accumulation={config.accumulation} = "
             f"{lanes * config.accumulation}; change the mesh or, in a new run, batch_size"
         )
     if config.eval_batch_size % lanes:
         raise UserError(
-            f"eval_batch_size={config.eval_batch_size} must be a multiple of {named} = {lanes}; try "
+            f"eval_batch_size={config.eval_batch_size} must be a multiple of {named} = {lanes}; "
+            "try "
             f"eval_batch_size={-(-config.eval_batch_size // lanes) * lanes}"
         )
     tensor, heads, vocabulary = (
@@ -45,12 +47,13 @@ def abstract_state(
     )
     if heads % tensor:
         raise UserError(
-            f"mesh.tensor={tensor} must divide num_heads={heads}: each device has whole heads"
+            f"mesh.tensor={tensor} must divide model.num_heads={heads}: each device has whole heads"
         )
     if vocabulary % tensor:
         larger = -(-vocabulary // tensor) * tensor
         raise UserError(
-            f"mesh.tensor={tensor} must divide vocab_size={vocabulary}; try model.vocab_size={larger}"
+            f"mesh.tensor={tensor} must divide model.vocab_size={vocabulary}; try "
+            f"model.vocab_size={larger}"
         )
     return sharding.placed(mesh, jax.eval_shape(functools.partial(init_state, config, optimizer)))
 
@@ -76,10 +79,14 @@ def make_train_step(
     if config.mesh.parallelism == "pmap":
         return _pmapped(config, optimizer, mesh)
     divided = Totals(sharding.specs(mesh, {"params": state.params})["params"], P(), P(), P())
-    spread = functools.partial(sharding.spread, mesh, divided=divided)
+
+    def totals_of_all(config, *lanes):
+        some = functools.partial(totals, config)
+        return sharding.spread(mesh, some, sharding.Summed(divided), sharding.CARRIED)(*lanes)
+
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
-        functools.partial(train_step, config, optimizer, spread=spread),
+        functools.partial(train_step, config, optimizer, totals=totals_of_all),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
@@ -94,16 +101,13 @@ def _pmapped(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
         )
     devices = mesh.devices.flatten().tolist()
 
-    def summed(totals):
-        def everybodys(*args):
-            sums, memory, rows = totals(*args)
-            return jax.lax.psum(sums, "data"), memory, rows
+    def totals_of_all(*lanes):
+        sums, carried = totals(*lanes)
+        return jax.lax.psum(sums, "data"), carried
 
-        return everybodys
-
-    by_device = TrainState(step=None, params=None, opt_state=None, key=None, memory=0)
+    by_device = TrainState(step=None, params=None, opt_state=None, key=None, carried=0)
     mapped = jax.pmap(
-        functools.partial(train_step, config, optimizer, spread=summed),
+        functools.partial(train_step, config, optimizer, totals=totals_of_all),
         "data",
         in_axes=(by_device, 0),
         out_axes=(by_device, None),
@@ -113,8 +117,8 @@ def _pmapped(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         batch = {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in batch.items()}
-        memory = carry.split_rows(state.memory, len(devices), neighbours=True)
-        state, sums = mapped(state.replace(memory=memory), batch)
-        return state.replace(memory=carry.merge_rows(state.memory, neighbours=True)), sums
+        carried = split_rows(state.carried, len(devices), neighbours=True)
+        state, sums = mapped(state.replace(carried=carried), batch)
+        return state.replace(carried=merge_rows(state.carried, neighbours=True)), sums
 
     return step

@@ -71,7 +71,8 @@ def connect(
             else f"the coordinator{where} did not answer, or others are missing"
         )
         _end(
-            f"{who}: {what} within {timeout} s; start all processes with the same --coordinator, open its port, "
+            f"{who}: {what} within {timeout} s; start all processes with the same --coordinator, "
+            "open its port, "
             "or set --num_processes=1 for a run of one process",
             code=2,
         )
@@ -105,8 +106,10 @@ def connect(
     launched = max(int(os.environ.get(name) or 1) for name in SIZES)
     if launched > 1 and jax.process_count() == 1:
         raise UserError(
-            f"this is one of {launched} processes, but JAX {jax.__version__} does not know their launcher, so each would train "
-            "alone; give --coordinator, --num_processes and --process_id, or --num_processes=1 for a run of one process"
+            f"this is one of {launched} processes, but JAX {jax.__version__} does not know their "
+            "launcher, so each would train "
+            "alone; give --coordinator, --num_processes and --process_id, or --num_processes=1 "
+            "for a run of one process"
         )
 
 
@@ -173,7 +176,10 @@ class Vote:
         self._asked = None
 
     def ask(self, wish: int) -> int:
-        """The largest wish of all processes at the call before; with one process, its own wish now."""
+        """Returns the largest wish of all processes at the call before.
+
+        With one process it is its own wish now.
+        """
         if jax.process_count() == 1:
             return wish
         answer = 0 if self._asked is None else int(self._asked)
@@ -206,7 +212,8 @@ def run(function: Callable[[], int]) -> int:
         if isinstance(error, jax.errors.JaxRuntimeError):
             reason = " ".join(str(error).split())[:300]
             _end(
-                f"process {jax.process_index()} cannot go on: {reason}. If another process has died, start all of them "
+                f"process {jax.process_index()} cannot go on: {reason}. If another process has "
+                "died, start all of them "
                 "again: the same command goes on from the last checkpoint",
                 code=1,
             )
@@ -222,8 +229,10 @@ def _with_memory(function: Callable[[], Result]) -> Result:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"a device has too little memory ({' '.join(str(error).split())[:200]}); try --config.model.remat=chunk+block, a "
-            "larger --config.accumulation, --config.mesh.fsdp or --config.mesh.tensor; python -m rmat_jax plan tells what fits"
+            f"a device has too little memory ({' '.join(str(error).split())[:200]}); try "
+            "--config.model.remat=chunk+block, a "
+            "larger --config.accumulation, --config.mesh.fsdp or --config.mesh.tensor; python -m "
+            "rmat_jax plan tells what fits"
         ) from error
 
 

@@ -14,6 +14,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -48,14 +49,12 @@ RULES = (
     (r"layers/memory/gate/[WU][zrc]", P(None, "fsdp", "tensor")),
     # [L, D, 1]
     (r"layers/memory/gate/[wu]z", P(None, "fsdp")),
-    # [L, K, D]
-    (r"layers/memory/pool_queries", P()),
     # [L, F]
     (r"layers/mlp/inner/bias", P(None, "tensor")),
     (r"(memory_bias|bias|scale|fusion|gate/b[zr])", P()),
-    # of the lanes' memory, with L before B
-    (r"layers/slots_BMD", P(None, LANES)),
-    (r"layers/window_(keys|values)_BHEW", P(None, LANES, "tensor")),
+    # of what the lanes carry, with L before B
+    (r"slots_LBMD", P(None, LANES)),
+    (r"window_(keys|values)_LBHEW", P(None, LANES, "tensor")),
     (r"(document_B|token_B|ages_BM|window_documents_BW)", P(LANES)),
     # of a batch
     (r"(tokens|targets|documents)", P(LANES)),
@@ -74,12 +73,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     data = config.data or max(count // others, 1)
     if data * others > count:
         raise UserError(
-            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} needs {data * others} devices, "
+            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} needs "
+            f"{data * others} devices, "
             f"there {'is' if count == 1 else 'are'} {count}; lower one of them, or start more"
         )
     if data * others < count and (jax.process_count() > 1 or not config.data):
         raise UserError(
-            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} is {data * others} of "
+            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} is "
+            f"{data * others} of "
             f"{count} devices; make the product {count}"
         )
     shape, axis_types = (data, config.fsdp, config.tensor), (AxisType.Auto,) * 3
@@ -88,7 +89,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     except (AssertionError, NotImplementedError) as error:
         # these devices are wired otherwise
         raise UserError(
-            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} cannot be laid over these "
+            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} cannot be "
+            "laid over these "
             f"{count} devices; use all of them, in powers of two"
         ) from error
 
@@ -107,7 +109,8 @@ def specs(mesh: Mesh, tree: PyTree) -> PyTree:
                 _check_divides(mesh, name, leaf.shape, found)
                 return found
         raise UserError(
-            f"no rule of rmat_jax/train/sharding.py says where {name} {list(leaf.shape)} lives; add one to RULES"
+            f"no rule of rmat_jax/train/sharding.py says where {name} {list(leaf.shape)} lives; "
+            "add one to RULES"
         )
 
     return jax.tree_util.tree_map_with_path(spec, tree)
@@ -156,7 +159,10 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
 def global_batch(
     mesh: Mesh, batch_size: int, rows: Sequence[int], batch: Mapping[str, np.ndarray]
 ) -> dict[str, Array]:
-    """The global batch [B, ...] of which this process has read `rows`, as `local_rows` names them."""
+    """Makes the global batch [B, ...] of the `rows` that each process has read.
+
+    `local_rows` names them.
+    """
 
     def whole(x):
         def part(index):
@@ -168,26 +174,63 @@ def global_batch(
     return {name: whole(x) for name, x in batch.items()}
 
 
-def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
-    """A function of some lanes, `function(params, memory, batch, *same) -> (sums, memory, rows)`,
-    as one of all lanes.
+class Summed(NamedTuple):
+    """Marks a result of `spread` that is added up over all lanes."""
+
+    # by which it is left divided along `fsdp`; P() leaves a copy on every device
+    specs: PyTree
+
+
+# marks a result of `spread` that is divided as what the lanes carry, or by rows: [B, ...]
+CARRIED, ROWS = "carried", "rows"
+
+
+def spread(mesh: Mesh, function: Callable, *results: Summed | str) -> Callable:
+    """Runs a function of some lanes on each device's own, under `shard_map`.
 
     Args:
-        mesh: to spread them over.
-        function: its `sums` are added up over the lanes; `rows` are [B, ...] each; `same` is equal
-            for all lanes.
-        divided: specs of `sums`, by which they are left divided along `fsdp`; P() leaves a copy on
-            every device.
+        mesh: the devices.
+        function: `function(params, carried, batch, *same)` of some lanes; `same` is equal for all.
+        results: what becomes of each of its results, in their order.
+
+    Returns:
+        The same function of all lanes.
     """
     axes = tuple(axis for axis in LANES if mesh.shape[axis] > 1)
     if not axes:
         return function
+    # All axes, where the compiler has nothing to divide: it fails on an axis of one device
+    # (jax 0.10.2).
+    manual = set(AXES if mesh.shape["tensor"] == 1 else axes)
 
-    def only(names, spec):
-        return P(*(entry if entry in names else None for entry in spec))
+    def local(*args):
+        found = zip(function(*args), results, strict=True)
+        return tuple(_add_up(mesh, axes, x, to) if isinstance(to, Summed) else x for x, to in found)
 
-    def along_lanes(spec):
-        return P(*(axes if entry == LANES else None for entry in spec))
+    def whole(params, carried, batch, *same):
+        lanes = _map_specs(
+            lambda spec: P(*(axes if entry == LANES else None for entry in spec)),
+            specs(mesh, carried),
+        )
+        placed = {CARRIED: lanes, ROWS: P(axes)}
+        out_specs = tuple(
+            _only(axes, to.specs) if isinstance(to, Summed) else placed[to] for to in results
+        )
+        return jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(P(), lanes, P(axes), *(P() for _ in same)),
+            out_specs=out_specs,
+            axis_names=manual,
+            # or the gradient of what the lanes share would be added up after every chunk
+            check_vma=False,
+        )(params, carried, batch, *same)
+
+    return whole
+
+
+def _add_up(mesh: Mesh, axes: tuple[str, ...], tree: PyTree, to: Summed) -> PyTree:
+    """The sum over the devices of `axes`, each of which has its own lanes' part."""
 
     def add(spec, x):
         # `fsdp` first: what it scatters is all that `data` has to add
@@ -198,34 +241,19 @@ def spread(mesh: Mesh, function: Callable, divided: PyTree) -> Callable:
                 x = jax.lax.psum(x, axis)
         return x
 
-    def local(*args):
-        sums, memory, rows = function(*args)
-        add_all = functools.partial(_map_specs, add, divided)
-        if (
-            mesh.shape["tensor"] > 1
-            # each device adds its own part along it: the compiler would gather the parts first
-        ):
-            own = _map_specs(functools.partial(only, ("tensor",)), divided)
-            add_all = jax.shard_map(
-                add_all, in_specs=(own,), out_specs=own, axis_names={"tensor"}, check_vma=False
-            )
-        return add_all(sums), memory, rows
+    add_all = functools.partial(_map_specs, add, to.specs)
+    if mesh.shape["tensor"] > 1:
+        # each device adds its own part along it: the compiler would gather the parts first
+        own = _only(("tensor",), to.specs)
+        add_all = jax.shard_map(
+            add_all, in_specs=(own,), out_specs=own, axis_names={"tensor"}, check_vma=False
+        )
+    return add_all(tree)
 
-    def whole(params, memory, batch, *same):
-        lanes = _map_specs(along_lanes, specs(mesh, memory))
-        return jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=(P(), lanes, P(axes), *(P() for _ in same)),
-            out_specs=(_map_specs(functools.partial(only, axes), divided), lanes, P(axes)),
-            # All axes, where the compiler has nothing to divide: it fails on an axis of one device
-            # (jax 0.10.2).
-            axis_names=set(AXES if mesh.shape["tensor"] == 1 else axes),
-            # or the gradient of what the lanes share would be added up after every chunk
-            check_vma=False,
-        )(params, memory, batch, *same)
 
-    return whole
+def _only(names: tuple[str, ...], tree: PyTree) -> PyTree:
+    """The specs with none but these axes."""
+    return _map_specs(lambda spec: P(*(x if x in names else None for x in spec)), tree)
 
 
 def _map_specs(function: Callable, specs: PyTree, *others: PyTree) -> PyTree:
@@ -242,6 +270,7 @@ def _check_divides(mesh: Mesh, name: str, shape: tuple[int, ...], spec: P) -> No
                 f"mesh.{axis}={mesh.shape[axis]}" for axis in axes if mesh.shape[axis] > 1
             )
             raise UserError(
-                f"{name} {list(shape)}: {named} must divide dimension {dimension}, which is {size}; "
+                f"{name} {list(shape)}: {named} must divide dimension {dimension}, which is "
+                f"{size}; "
                 f"make it a multiple of {parts}, or change the mesh"
             )

@@ -7,7 +7,7 @@ from flax import struct
 
 from rmat_jax.config import Config
 from rmat_jax.model import RMAT
-from rmat_jax.modules.carry import State
+from rmat_jax.modules.state import State, initial_state
 from rmat_jax.types import Array, PyTree
 
 
@@ -21,8 +21,8 @@ class TrainState:
     opt_state: PyTree
     # typed PRNG key; folded by the step, never replaced
     key: Array
-    # of every lane, at a chunk's border
-    memory: State
+    # what the model remembers of every lane, at a chunk's border
+    carried: State
 
 
 def init_state(config: Config, optimizer: optax.GradientTransformation) -> TrainState:
@@ -35,5 +35,5 @@ def init_state(config: Config, optimizer: optax.GradientTransformation) -> Train
         params=params,
         opt_state=optimizer.init(params),
         key=key,
-        memory=model.initial_state(config.batch_size, closed=True),
+        carried=initial_state(config.model, config.batch_size),
     )

@@ -1,6 +1,5 @@
 """One step of training and one of evaluation: pure functions, to be jitted by the caller."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,13 +10,11 @@ from flax import struct
 
 from rmat_jax.config import IGNORE, Config
 from rmat_jax.model import RMAT
-from rmat_jax.modules import carry
-from rmat_jax.modules.carry import State
+from rmat_jax.modules.state import State, merge_rows, split_rows, where_rows
 from rmat_jax.ops.losses import Scores
 from rmat_jax.train.state import TrainState
 from rmat_jax.types import Array, PyTree
 
-# tokens, targets, documents: [B, T] each
 Batch = dict[str, Array]
 # what becomes of a row's memory at a chunk: see `eval_step`
 KEEP, FORGET, ASIDE = range(3)
@@ -49,44 +46,43 @@ class Totals(NamedTuple):
 
 
 def totals(
-    config: Config, params: PyTree, memory: State, batch: Batch, key: Array
-) -> tuple[Totals, State, tuple[()]]:
-    """Reads T tokens of each lane, in `config.accumulation` parts: part p has every lane whose
-    index is p modulo that.
+    config: Config, params: PyTree, carried: State, batch: Batch, key: Array
+) -> tuple[Totals, State]:
+    """Reads T tokens of each lane, in `config.accumulation` parts.
+
+    Part p has every lane whose index is p modulo that.
 
     Returns:
-        The sums, the lanes' memory, and nothing by row: what `sharding.spread` takes.
+        The sums, and what the lanes carry on.
     """
 
-    def loss(params, memory, part, key):
-        rngs = {"dropout": key} if config.model.dropout or config.model.gate_noise else None
-        scores, memory = RMAT(config.model).apply(
+    def loss(params, carried, part, key):
+        scores, carried = RMAT(config.model).apply(
             {"params": params},
             part["tokens"],
             part["targets"],
-            memory,
+            carried,
             part["documents"],
-            rngs=rngs,
+            rngs={"dropout": key} if config.model.dropout else None,
             method=RMAT.score,
         )
         loss = scores.loss_BT.sum()
         scored = (part["targets"] != IGNORE).sum()
-        return loss, (memory, loss, scores.correct_BT.sum(), scored)
+        return loss, (carried, loss, scores.correct_BT.sum(), scored)
 
     def add(grads, inputs):
-        part_grads, (memory, *sums) = jax.grad(loss, has_aux=True)(params, *inputs)
-        return jax.tree.map(jnp.add, grads, part_grads), (memory, sums)
+        part_grads, (carried, *sums) = jax.grad(loss, has_aux=True)(params, *inputs)
+        return jax.tree.map(jnp.add, grads, part_grads), (carried, sums)
 
     parts = config.accumulation
     if parts == 1:
-        grads, (memory, *sums) = jax.grad(loss, has_aux=True)(
-            params, memory, batch, jax.random.split(key, 1)[0]
-        )
-        return Totals(grads, *sums), memory, ()
+        key = jax.random.split(key, 1)[0]
+        grads, (carried, *sums) = jax.grad(loss, has_aux=True)(params, carried, batch, key)
+        return Totals(grads, *sums), carried
     batch = {name: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
-    inputs = (carry.split_rows(memory, parts), batch, jax.random.split(key, parts))
-    grads, (memory, sums) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), inputs)
-    return Totals(grads, *(x.sum() for x in sums)), carry.merge_rows(memory), ()
+    inputs = (split_rows(carried, parts), batch, jax.random.split(key, parts))
+    grads, (carried, sums) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), inputs)
+    return Totals(grads, *(x.sum() for x in sums)), merge_rows(carried)
 
 
 def train_step(
@@ -94,47 +90,42 @@ def train_step(
     optimizer: optax.GradientTransformation,
     state: TrainState,
     batch: Batch,
-    spread: Callable[[Callable], Callable] = lambda totals: totals,
+    totals: Callable[..., tuple[Totals, State]] = totals,
 ) -> tuple[TrainState, Sums]:
     """Reads T tokens of every lane and takes one optimiser step on their mean loss.
 
-    The lanes' memory comes from the step before and goes to the next; no gradient crosses steps.
+    What the lanes carry comes from the step before and goes to the next; no gradient crosses steps.
 
     Args:
         config, optimizer: of the experiment.
         state: before the step.
-        batch: [B, T] each.
-        spread: makes of `totals` over some lanes one over all, each device computing its own: see
-            `sharding.py`.
+        batch: tokens, targets and documents, [B, T] each.
+        totals: the function above, or that function with each device computing its own lanes.
     """
     key = jax.random.fold_in(state.key, state.step)
     batch = {name: batch[name] for name in ("tokens", "targets", "documents")}
-    total, memory, _ = spread(functools.partial(totals, config))(
-        state.params, state.memory, batch, key
-    )
-    grads = jax.tree.map(
-        lambda grad: grad / jnp.maximum(total.scored, 1).astype(grad.dtype), total.grads
-    )
+    total, carried = totals(config, state.params, state.carried, batch, key)
+    scored = jnp.maximum(total.scored, 1)
+    grads = jax.tree.map(lambda grad: grad / scored.astype(grad.dtype), total.grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
-        memory=memory,
+        carried=carried,
     )
     return state, Sums(total.loss, total.correct, total.scored, optax.tree.norm(grads))
 
 
 def eval_step(
-    config: Config, params: PyTree, memory: State, batch: Batch, *, cut: bool = False
-) -> tuple[tuple[()], State, Scores]:
-    """Scores every token of a batch, with the memory of the lanes, or with the memory emptied
-    before some chunks.
+    config: Config, params: PyTree, carried: State, batch: Batch, *, cut: bool = False
+) -> tuple[State, Scores]:
+    """Scores every token of a batch, with or without the memory of some chunks.
 
     Args:
         config: the experiment.
         params: the model's.
-        memory: of the lanes, closed; goes from call to call.
+        carried: of the lanes; goes from call to call.
         batch: as for training. It may have `forget` [B, N], for each chunk KEEP, FORGET (the memory
             is emptied at its start) or ASIDE (the same, but the next chunk is read as if this one
             had not been there).
@@ -142,18 +133,19 @@ def eval_step(
             memory's.
 
     Returns:
-        No sums, the lanes' memory, and the scores by row: what `sharding.spread` takes.
+        What the lanes carry on, and the scores, [B, T] each.
     """
-    model = RMAT(config.model)
-    batch_size, length = batch["tokens"].shape
-    by_chunk = cut or "forget" in batch
-    calls = length // config.model.chunk_len if by_chunk else 1
+    rows, length = batch["tokens"].shape
+    chunk_len = config.model.chunk_len
+    if cut:
+        batch = batch | {"forget": jnp.full((rows, length // chunk_len), FORGET)}
+    by_chunk = "forget" in batch
+    calls = length // chunk_len if by_chunk else 1
 
-    def read(memory, part):
-        start = memory.forget() if cut else memory
-        if "forget" in part:
-            start = _where_rows(part["forget"][:, 0] != KEEP, memory.forget(), memory)
-        scores, after = model.apply(
+    def read(carried, part):
+        forget_B = part["forget"][:, 0] if by_chunk else jnp.full(rows, KEEP)
+        start = where_rows(forget_B != KEEP, carried.forget(), carried) if by_chunk else carried
+        scores, after = RMAT(config.model).apply(
             {"params": params},
             part["tokens"],
             part["targets"],
@@ -161,31 +153,9 @@ def eval_step(
             part["documents"],
             method=RMAT.score,
         )
-        if "forget" in part:
-            after = _where_rows(part["forget"][:, 0] == ASIDE, memory, after)
-        return after, scores
+        return where_rows(forget_B == ASIDE, carried, after) if by_chunk else after, scores
 
-    names = (
-        "tokens",
-        "targets",
-        "documents",
-        *(["forget"] if "forget" in batch and not cut else []),
-    )
-    parts = {name: batch[name].reshape(batch_size, calls, -1).swapaxes(0, 1) for name in names}
-    memory, scores = jax.lax.scan(read, memory, parts)
-    return (), memory, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(batch_size, length), scores)
-
-
-def _where_rows(mask_B: Array, new: State, old: State) -> State:
-    """The rows of `new` where the mask holds, those of `old` elsewhere; stacked layers have L
-    before the rows.
-    """
-
-    def pick(axis, new, old):
-        def choose(x, y):
-            return jnp.where(mask_B.reshape((1,) * axis + (-1,) + (1,) * (x.ndim - axis - 1)), x, y)
-
-        return jax.tree.map(choose, new, old)
-
-    rest = pick(0, new.replace(layers=None), old.replace(layers=None))
-    return rest.replace(layers=pick(1, new.layers, old.layers))
+    names = ("tokens", "targets", "documents", *["forget"] * by_chunk)
+    parts = {name: batch[name].reshape(rows, calls, -1).swapaxes(0, 1) for name in names}
+    carried, scores = jax.lax.scan(read, carried, parts)
+    return carried, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, length), scores)

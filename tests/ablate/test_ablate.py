@@ -17,28 +17,27 @@ from rmat_jax.config import (
     PAPER,
     Config,
     DataConfig,
+    Local,
     LogConfig,
     MeshConfig,
     OptimConfig,
-    RMATConfig,
 )
 from rmat_jax.errors import UserError
 from rmat_jax.evals.suite import load_subject
 from rmat_jax.train import loop
 
-MODEL = RMATConfig(
-    **PAPER,
-    vocab_size=257,
+MODEL = dataclasses.replace(
+    PAPER,
     width=8,
+    mlp_width=32,
     num_layers=1,
     num_heads=2,
     chunk_len=8,
-    window_len=4,
-    memory_slots=4,
-    memory_writes=2,
+    local=Local(window=4, sliding=False),
+    memory=dataclasses.replace(PAPER.memory, slots=4, writes=2),
 )
 VARIANTS = [
-    Variant("memory off", {"model.streams": ("full", "local")}),
+    Variant("memory off", {"model.branches": ("full", "local")}),
     Variant("lost", {"optim.learning_rate": 1e30}),
 ]
 
@@ -183,15 +182,19 @@ def test_a_signal_reaches_the_runs_which_save(config, tmp_path):
         ({"seeds": ()}, ["at least one"]),
         ({"jobs": 0}, ["jobs=0"]),
         ({"variants": [VARIANTS[0], VARIANTS[0]]}, ["memory off", "own name"]),
-        ({"variants": [Variant("odd", {"model.memory_writes": 3})]}, ["odd", "memory_writes=3"]),
+        ({"variants": [Variant("odd", {"model.memory.writes": 3})]}, ["odd", "memory.writes=3"]),
         (
             {"variants": [Variant("wide", {"model.mlp_width": 64})]},
             ["wide", "undo", "--parameters=free"],
         ),
         ({"variants": [Variant("again", {"data.seed": 7})]}, ["again", "--seeds"]),
         (
-            {"variants": [Variant("idle", {"model.gate": "none", "model.gate_bias": 2.0})]},
-            ["idle", "changes nothing", "model.gate=evicted"],
+            {
+                "variants": [
+                    Variant("idle", {"model.memory.gate": "none", "model.memory.gate_bias": 2.0})
+                ]
+            },
+            ["idle", "model.memory.gate_bias=2.0 has no effect with model.memory.gate=none"],
         ),
     ],
 )

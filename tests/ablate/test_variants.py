@@ -18,21 +18,21 @@ from rmat_jax.ablate.variants import (
     same_parameters,
     state_bytes,
 )
-from rmat_jax.config import PAPER, Config, RMATConfig
+from rmat_jax.config import FULL_ATTENTION, PAPER, QUEUE, TRANSFORMER_XL, Config, Local, RMATConfig
 from rmat_jax.errors import UserError
 from rmat_jax.flags import load_config
 from rmat_jax.model import RMAT
 
-MODEL = RMATConfig(
-    **PAPER,
+MODEL = dataclasses.replace(
+    PAPER,
     vocab_size=11,
     width=16,
+    mlp_width=64,
     num_layers=2,
     num_heads=2,
     chunk_len=16,
-    window_len=8,
-    memory_slots=8,
-    memory_writes=4,
+    local=Local(window=8, sliding=False),
+    memory=dataclasses.replace(PAPER.memory, slots=8, writes=4),
 )
 CONFIG = Config(model=MODEL, chunks_per_step=4)
 ALL = grid(CONFIG)
@@ -48,12 +48,12 @@ def test_all_variants_are_distinct_and_none_is_the_base():
         "queue",
         "transformer-xl",
         "full attention",
-        "no local stream",
+        "no local branch",
         "rope=none",
     ):
         assert expected in {variant.name for variant in ALL}
-    # that is the queue
-    assert "gate=none" not in {variant.name for variant in ALL}
+    # without its local branch and without its gate
+    assert "memory.gate=none" in {variant.name for variant in ALL}
 
 
 @pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.name)
@@ -72,39 +72,69 @@ def test_variants_read_the_same_tokens_with_the_same_parameters(variant):
 
 def test_parameters_differ_without_making_up_for_them():
     """The control of the test above."""
-    off = changed(CONFIG, {"model.streams": ("full", "local")})
+    off = changed(CONFIG, {"model.branches": ("full", "local")})
     assert num_params(off.model) < 0.7 * num_params(MODEL)
 
 
 def test_the_grid_of_the_default_model():
-    """What the base does not use is no variant; the paper's memory does not take the MLPs'
-    parameters away.
-    """
+    """The paper's memory does not take the MLPs' parameters away."""
     config = load_config("configs/quickstart.py")
     found = {variant.name: variant for variant in grid(config)}
     assert {
         "paper",
-        "with local stream",
-        "gate=evicted",
-        "memory_bias=0.0",
-        "memory_writes=32",
+        "queue",
+        "no local branch",
+        "memory.gate=gru",
+        "memory.key_bias=0.0",
+        "memory.writes=32",
+        "local.sliding=False",
     } <= found.keys()
-    assert (
-        not [name for name in found if name.startswith(("gate_", "window="))]
-        and "queue" not in found
-    )
     for variant in found.values():
         made = same_parameters(changed(config, variant.changes), config.model).model
-        assert 2 * made.hidden >= config.model.hidden
+        assert 2 * made.mlp_width >= config.model.mlp_width
         assert num_params(made) >= 0.99 * num_params(config.model)
     assert num_params(
         same_parameters(changed(config, found["paper"].changes), config.model).model
     ) > 1.3 * num_params(config.model)
 
 
+def test_what_the_base_does_not_use_is_no_variant():
+    names = {variant.name for variant in grid(Config(model=QUEUE))}
+    assert {"with local branch", "memory.gate=slot", "memory.gate=gru", "paper"} <= names
+    assert not [name for name in names if name.startswith("local.")] and "queue" not in names
+    names = {variant.name for variant in grid(Config(model=TRANSFORMER_XL))}
+    assert not [name for name in names if name.startswith("memory")] and "queue" not in names
+
+
+@pytest.mark.parametrize(
+    "model", [MODEL, PAPER, QUEUE, TRANSFORMER_XL, FULL_ATTENTION, RMATConfig()]
+)
+def test_no_change_is_no_change(model):
+    config = Config(model=model)
+    assert changed(config, {}) == config
+
+
+def test_sizes_that_nobody_set_follow():
+    wide = changed(Config(model=QUEUE), {"model.chunk_len": 32, "model.width": 64}).model
+    assert (wide.mlp_width, wide.memory.writes, wide.memory.slots) == (256, 32, 64)
+    # the control: those that are set stay
+    made = changed(CONFIG, {"model.chunk_len": 32}).model
+    assert (made.memory.writes, made.memory.slots) == (4, 8)
+
+
+def test_a_branch_that_the_base_has_not_can_be_added():
+    queue = Config(model=QUEUE)
+    changes = {"model.branches": "full,local,memory", "model.local.window": 32}
+    made = changed(queue, changes).model
+    assert made.local == Local(window=32) and made.memory == QUEUE.memory
+    assert changed(queue, {"model.memory.gate": "slot"}).model.memory.gate_bias == 2.2
+    with pytest.raises(UserError, match="local.window=32 has no effect with model.branches=full,m"):
+        changed(queue, {"model.local.window": 32})
+
+
 def test_half_of_one_is_no_variant():
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, memory_writes=1))
-    assert "memory_writes=0" not in {variant.name for variant in grid(config)}
+    config = changed(CONFIG, {"model.memory.writes": 1})
+    assert "memory.writes=0" not in {variant.name for variant in grid(config)}
 
 
 def test_parameters_are_those_of_the_model():
@@ -115,12 +145,12 @@ def test_parameters_are_those_of_the_model():
 def test_transformer_xl_has_the_nearest_state():
     (found,) = named(CONFIG, "transformer-xl")
     model = changed(CONFIG, found.changes).model
-    assert model.streams == ("local",) and model.window == "sliding"
-    assert model.window_len == model.chunk_len
+    assert model.branches == ("local",) and model.local.sliding
+    assert model.local.window == model.chunk_len
     wanted = state_bytes(MODEL)
 
     def away(chunk):
-        other = dataclasses.replace(model, chunk_len=chunk, window_len=chunk)
+        other = dataclasses.replace(model, chunk_len=chunk, local=Local(window=chunk))
         return abs(state_bytes(other) - wanted)
 
     assert away(model.chunk_len) == min(away(chunk) for chunk in (1, 2, 4, 8, 16, 32, 64))
@@ -130,29 +160,32 @@ def test_transformer_xl_has_the_nearest_state():
 def test_full_attention_sees_the_whole_segment():
     (found,) = [variant for variant in baselines(CONFIG) if variant.name == "full attention"]
     made = changed(CONFIG, found.changes)
-    assert made.model.chunk_len == CONFIG.segment_len and made.model.streams == ("full",)
+    assert made.model.chunk_len == CONFIG.segment_len and made.model.branches == ("full",)
 
 
 def test_values_are_parsed_by_type():
-    assert parse_variant("small: model.memory_slots=8 model.streams=full,local") == Variant(
-        "small", {"model.memory_slots": 8, "model.streams": "full,local"}
+    assert parse_variant("small: model.chunk_len=8 model.branches=full,local") == Variant(
+        "small", {"model.chunk_len": 8, "model.branches": "full,local"}
     )
-    assert changed(CONFIG, {"model.streams": "full,local"}).model.streams == ("full", "local")
-    assert [v.changes for v in parse_vary("model.gate_bias=-2;0.5")] == [
-        {"model.gate_bias": -2},
-        {"model.gate_bias": 0.5},
+    assert changed(CONFIG, {"model.branches": "full,local"}).model.branches == ("full", "local")
+    assert [v.changes for v in parse_vary("model.memory.gate_bias=-2;0.5")] == [
+        {"model.memory.gate_bias": -2},
+        {"model.memory.gate_bias": 0.5},
     ]
-    assert changed(CONFIG, {"model.gate_bias": -1}).model.gate_bias == -1.0
+    assert changed(CONFIG, {"model.memory.gate_bias": -1}).model.memory.gate_bias == -1.0
 
 
 @pytest.mark.parametrize(
     "call,words",
     [
-        (lambda: parse_variant("small model.memory_slots=8"), ["small model", "NAME: KEY=VALUE"]),
-        (lambda: parse_vary("model.gate_bias"), ["model.gate_bias", "KEY=VALUE;VALUE"]),
+        (lambda: parse_variant("small model.chunk_len=8"), ["small model", "NAME: KEY=VALUE"]),
+        (
+            lambda: parse_vary("model.memory.gate_bias"),
+            ["model.memory.gate_bias", "KEY=VALUE;VALUE"],
+        ),
         (lambda: changed(CONFIG, {"model.gait": "none"}), ["model.gait"]),
         (lambda: changed(CONFIG, {"model": 3}), ["'model'"]),
-        (lambda: changed(CONFIG, {"model.memory_slots": "many"}), ["many", "int"]),
+        (lambda: changed(CONFIG, {"model.memory.slots": "many"}), ["many", "a whole number"]),
         (lambda: named(CONFIG, "memory of"), ["memory of", "memory off"]),
     ],
 )

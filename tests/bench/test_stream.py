@@ -10,10 +10,11 @@ import pytest
 
 from rmat_jax import commands
 from rmat_jax.bench import gpt2, peers, profile, stream
-from rmat_jax.config import RMATConfig
+from rmat_jax.config import to_dict
 from rmat_jax.errors import UserError
+from rmat_jax.infer import open_chunk
+from rmat_jax.infer.open_chunk import stack_params, unstack_params
 from rmat_jax.infer.streams import begin, prefill
-from rmat_jax.model import RMAT, stack_params, unstack_params
 from tests.models import make_params, tiny
 
 CONFIG = tiny(dtype="float32")
@@ -33,10 +34,7 @@ def small():
 
 @pytest.fixture
 def config_file(tmp_path):
-    values = {
-        name: value for name, value in vars(CONFIG).items() if value != getattr(RMATConfig(), name)
-    }
-    lines = [f"    config.model.{name} = {value!r}" for name, value in values.items()]
+    lines = [f"    config.model.update({to_dict(CONFIG)!r})"]
     file = tmp_path / "tiny.py"
     file.write_text(
         "\n".join(
@@ -91,7 +89,7 @@ def test_from_the_command_line_to_json_and_plot(small, config_file, tmp_path, ca
     def state(peer):
         return [rows[peer, context]["state_bytes"] for context in CONTEXTS]
 
-    assert state("RMAT") == [RMAT(CONFIG).initial_state(1).num_bytes()] * 2
+    assert state("RMAT") == [open_chunk.initial_state(CONFIG, 1).num_bytes()] * 2
     # the control: it grows by keys, values and a document id for each token
     short, long = state("full attention")
     assert long - short == 32 * 4 * (2 * CONFIG.num_layers * CONFIG.width + 1)
@@ -150,24 +148,26 @@ def test_a_rewound_cache_writes_the_same_and_is_never_emptied():
 
 def test_what_one_token_needs():
     """Counted by hand for one layer without a memory, and what a memory adds."""
-    plain = tiny(dtype="float32", streams=("full",), num_layers=1)
+    plain = tiny(dtype="float32", branches=("full",), num_layers=1)
     c = plain
-    layer = 4 * c.width**2 + 2 * c.width * c.hidden + c.hidden + c.width + 4 * c.width + 1
+    layer = 4 * c.width**2 + 2 * c.width * c.mlp_width + c.mlp_width + c.width + 4 * c.width
     # output, one row of the embedding, the final norm
     tables = c.vocab_size * c.width + c.width + 2 * c.width
     assert peers.bytes_a_token(plain, unstack_params(make_params(plain)), 100) == (
         4 * (layer + tables),
         100,
     )
-    with_memory = tiny(dtype="float32", streams=("full", "memory"), num_layers=1)
+    with_memory = tiny(dtype="float32", branches=("full", "memory"), num_layers=1)
     weights, cache = peers.bytes_a_token(
         with_memory, unstack_params(make_params(with_memory)), 10_000
     )
     # gate, keys, values; two biases; the norm of the slots
     rare = 8 * c.width**2 + 2 * c.width + 2 * c.width
-    norm, fusion = 2 * c.width, 1
+    norm, fusion = 2 * c.width, 2
     assert weights == pytest.approx(4 * (layer + tables + norm + fusion + rare / c.chunk_len))
-    assert cache == pytest.approx(10_000 - 4 * c.slots * c.width * (1 - 1 / c.chunk_len))
+    assert cache == pytest.approx(
+        10_000 - 4 * with_memory.memory.slots * c.width * (1 - 1 / c.chunk_len)
+    )
 
 
 HLO = """

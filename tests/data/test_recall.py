@@ -327,11 +327,13 @@ def test_pass_keys_in_a_text_of_ones_own(tmp_path):
     [
         (
             {"gap": 0},
-            "recall_gap=0 chunks of 32 tokens leave a pass key too little room: .* at least recall_gap=1",
+            "recall_gap=0 chunks of 32 tokens leave a pass key too little room: .* at least "
+            "recall_gap=1",
         ),
         (
             {"chunk_len": 16},
-            "chunk_len=16 is too short to ask for a pass key, which takes 22 tokens; use at least 22",
+            "chunk_len=16 is too short to ask for a pass key, which takes 22 tokens; use at least "
+            "22",
         ),
         ({"synthetic": "recall"}, "data.passkey needs text, data.synthetic has none"),
     ],

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmat_jax.config import PAPER, Config, RMATConfig
+from rmat_jax.config import Config
 from rmat_jax.model import RMAT
 from tests.evals import tiny
 
@@ -16,17 +16,7 @@ LANES, BATCHES = 3, 4
 
 @pytest.fixture(scope="session")
 def config():
-    model = RMATConfig(
-        **PAPER,
-        vocab_size=11,
-        width=16,
-        num_layers=2,
-        num_heads=2,
-        chunk_len=8,
-        window_len=4,
-        memory_slots=6,
-        memory_writes=2,
-    )
+    model = dataclasses.replace(tiny.MODEL, vocab_size=11, chunk_len=8)
     return Config(model=model, batch_size=LANES, chunks_per_step=2)
 
 

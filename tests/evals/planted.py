@@ -40,9 +40,7 @@ class PlantedEngine:
 
     def __init__(self, answer, chunk_len=8, has_memory=True):
         self.tokenizer, self.answer = ByteTokenizer(), answer
-        self.model = SimpleNamespace(
-            config=SimpleNamespace(chunk_len=chunk_len, has_memory=has_memory)
-        )
+        self.model = SimpleNamespace(config=SimpleNamespace(chunk_len=chunk_len, memory=has_memory))
         self.opened = []
 
     def encode(self, prompt):

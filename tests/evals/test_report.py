@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rmat_jax import commands, flags
-from rmat_jax.config import Config, DataConfig, to_dict
+from rmat_jax.config import Config, DataConfig, to_saved
 from rmat_jax.data import make_data
 from rmat_jax.errors import UserError
 from rmat_jax.evals import evaluate as door
@@ -53,7 +53,7 @@ def new_state(config):
 def record(workdir, config):
     """What a run leaves behind beside its checkpoints."""
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(to_dict(config)))
+    (workdir / "config.json").write_text(json.dumps(to_saved(config)))
     train = [
         {
             "step": step,
@@ -139,19 +139,20 @@ def report_of(subject, out):
     ).read_text()
 
 
-@pytest.mark.parametrize("streams", [("full", "local", "memory"), ("local",)])
-def test_synthetic_data_heads_with_weights_and_models_without_memory(config, tmp_path, streams):
-    model = dataclasses.replace(config.model, vocab_size=24, streams=streams, fusion="head")
+@pytest.mark.parametrize("branches", [("full", "local", "memory"), ("local",)])
+def test_synthetic_data_and_models_without_memory(config, tmp_path, branches):
+    memory = config.model.memory if "memory" in branches else None
+    model = dataclasses.replace(config.model, vocab_size=24, branches=branches, memory=memory)
     data = DataConfig(synthetic="recall")
     recall = Config(model=model, data=data, batch_size=2, chunks_per_step=6, eval_tokens=192)
     record(tmp_path / "run", recall)
     text = report_of(subject_of(tmp_path / "run", recall), tmp_path)
     assert "Held-out accuracy: **0." in text and "bits per byte" not in text and "gzip" not in text
     assert "| guessing | 3.000 | 0.125 |" in text
-    assert ("This model has no memory." in text) == (streams == ("local",))
+    assert ("This model has no memory." in text) == (branches == ("local",))
     assert "## Reproduce\n\n```sh\nmeasure me\n```" in text
     figures = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert figures == ["fusion.png", "gates.png"] * (streams != ("local",)) + ["training.png"]
+    assert figures == ["fusion.png", "gates.png"] * (branches != ("local",)) + ["training.png"]
 
 
 def test_a_model_of_pass_keys_is_scored_by_its_answers(text_config, tmp_path):
@@ -167,7 +168,8 @@ def test_a_model_of_pass_keys_is_scored_by_its_answers(text_config, tmp_path):
 
 def test_no_metrics_no_training_curve(text_config, tmp_path):
     no_memory = dataclasses.replace(
-        text_config, model=dataclasses.replace(text_config.model, streams=("full", "local"))
+        text_config,
+        model=dataclasses.replace(text_config.model, branches=("full", "local"), memory=None),
     )
     subject = subject_of(tmp_path, no_memory)
     subject = dataclasses.replace(subject, params=jax.tree.map(np.zeros_like, subject.params))

@@ -1,5 +1,6 @@
 """A tiny model of bytes with random weights, for the evaluations that read text."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -7,19 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmat_jax.config import PAPER, Config, RMATConfig
+from rmat_jax.config import PAPER, Config, Local
 from rmat_jax.evals.suite import Subject
 from rmat_jax.model import RMAT
 
-MODEL = dict(
-    width=16, num_layers=2, num_heads=2, chunk_len=16, window_len=4, memory_slots=6, memory_writes=2
+MODEL = dataclasses.replace(
+    PAPER,
+    width=16,
+    mlp_width=64,
+    num_layers=2,
+    num_heads=2,
+    chunk_len=16,
+    local=Local(window=4, sliding=False),
+    memory=dataclasses.replace(PAPER.memory, slots=6, writes=2),
 )
 
 
 @functools.cache
 def subject(**changes) -> Subject:
     """Weights are larger than they start, so that what a token costs depends on what was read."""
-    config, rng = RMATConfig(**PAPER | MODEL | changes), np.random.default_rng(1)
+    config, rng = dataclasses.replace(MODEL, **changes), np.random.default_rng(1)
 
     def draw(path, like):
         if path[-1].key == "scale":

@@ -5,10 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from rmat_jax.infer import Engine, Session
+from rmat_jax.infer import Engine, Session, open_chunk
 from rmat_jax.model import RMAT
-from rmat_jax.modules.carry import stack_layers
-from tests.models import make_params, reader, tiny
+from tests.models import DEFAULT, make_params, open_reader, tiny
 
 
 class Letters:
@@ -24,7 +23,7 @@ class Letters:
         return (ids[ids != self.end] + ord("a")).astype(np.uint8).tobytes()
 
 
-CONFIG = tiny(dtype="float32", window="sliding", memory_age="rotary")
+CONFIG = tiny(dtype="float32", **DEFAULT)
 
 
 @functools.cache
@@ -53,8 +52,8 @@ def one_pass(config, tokens: list[int], params=None):
     Calls have few widths, since each is compiled.
     """
     padded = np.pad(tokens, (0, -len(tokens) % 256))[None]
-    empty = RMAT(config).initial_state(1)
-    logits, state = reader(config)(
+    empty = open_chunk.initial_state(config, 1)
+    logits, state = open_reader(config)(
         params or quiet_params(config), padded, empty, None, np.array([len(tokens)])
     )
     return np.asarray(logits[0, : len(tokens)], np.float64), state
@@ -63,7 +62,7 @@ def one_pass(config, tokens: list[int], params=None):
 def stands(session: Session):
     """Returns the logits [V] of the session's next token, and its state."""
     stream = session.fork().ticket.stream
-    return np.asarray(stream.logits_BV[0], np.float64), stack_layers(stream.state)
+    return np.asarray(stream.logits_BV[0], np.float64), stream.state
 
 
 def bits(session: Session) -> list[bytes]:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from rmat_jax import infer
-from rmat_jax.model import RMAT, unstack_params
-from rmat_jax.modules.carry import stack_layers
-from tests.models import DEFAULT, make_params, make_tokens, tiny
+from rmat_jax.infer import open_chunk
+from rmat_jax.infer.open_chunk import unstack_params
+from rmat_jax.model import RMAT
+from tests.models import DEFAULT, make_params, make_tokens, memory_of, open_reader, tiny
 
-CONFIG = tiny(dtype="float32", window="sliding")
+CONFIG = tiny(dtype="float32", **{"local.sliding": True})
 MODEL = RMAT(CONFIG)
 END = 10
 
@@ -21,7 +22,7 @@ def prefill(params, tokens_BT, lengths=None):
     """Logits and the state."""
     streams = infer.begin(MODEL, len(tokens_BT))
     streams = infer.prefill(MODEL, unstack_params(params), streams, tokens_BT, lengths)
-    return streams.logits_BV, stack_layers(streams.state)
+    return streams.logits_BV, streams.state
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 40, 150])
@@ -29,10 +30,13 @@ def test_prefill_is_one_pass(length):
     """150 tokens are more than PREFILL_CHUNKS chunks of 8: several calls."""
     params, tokens_BT = make_params(CONFIG), make_tokens(CONFIG, 3, length)
     logits_BV, state = prefill(params, tokens_BT)
-    expected, expected_state = MODEL.apply({"params": params}, tokens_BT)
+    fresh = open_chunk.initial_state(CONFIG, 3)
+    expected, expected_state = open_reader(CONFIG)(params, tokens_BT, fresh)
+    whole, _ = MODEL.apply({"params": params}, tokens_BT)
+    np.testing.assert_allclose(expected, whole, atol=2e-5)
     # Sums of up to 16 terms of order 1 in another order: some hundred float32 roundings of 6e-8.
     np.testing.assert_allclose(logits_BV, expected[:, -1], atol=2e-5)
-    np.testing.assert_allclose(state.memory_LBMD(), expected_state.memory_LBMD(), atol=2e-5)
+    np.testing.assert_allclose(memory_of(state), memory_of(expected_state), atol=2e-5)
     np.testing.assert_array_equal(state.position_B, expected_state.position_B)
 
 
@@ -44,7 +48,7 @@ def test_prefill_of_rows_of_different_lengths_is_each_row_alone():
         alone, alone_state = prefill(params, tokens_BT[row : row + 1, :length])
         np.testing.assert_allclose(logits_BV[row], alone[0], atol=2e-5)
         np.testing.assert_allclose(
-            state.memory_LBMD()[:, row], alone_state.memory_LBMD()[:, 0], atol=2e-5
+            memory_of(state)[:, row], memory_of(alone_state)[:, 0], atol=2e-5
         )
     # control: the padding would have been read
     padded, _ = prefill(params, tokens_BT)
@@ -56,15 +60,15 @@ def greedy(params, prompt, count):
     tokens, logprobs = list(prompt), []
     for _ in range(count):
         padded = np.pad(tokens, (0, 100 - len(tokens)))[None]
-        logits, _ = read(params, padded, jnp.array([len(tokens)]))
+        logits, _ = read(params, padded)
         tokens.append(int(np.asarray(logits)[0, len(tokens) - 1].argmax()))
         logprobs.append(float(jax.nn.log_softmax(logits[0, len(tokens) - 2])[tokens[-1]]))
     return tokens[len(prompt) :], logprobs
 
 
 @jax.jit
-def read(params, tokens_BT, lengths_B):
-    return MODEL.apply({"params": params}, tokens_BT, None, None, lengths_B)
+def read(params, tokens_BT):
+    return MODEL.apply({"params": params}, tokens_BT)
 
 
 def requests(left, seed=0, temperature=0.0, pauses=()):
@@ -156,7 +160,8 @@ def test_limit_end_and_pauses():
 
 @pytest.mark.parametrize("options", [{}, DEFAULT], ids=["paper", "default"])
 def test_no_step_copies_what_is_large(options):
-    """The compiled loop copies neither the open chunk's keys, values and sums, nor the slots' keys,
+    """The compiled loop copies neither the open chunk's keys and values, nor what
+    is kept of it, nor the slots' keys,
     nor weights, neither a step nor a call; the slots' keys are made where a chunk closes, in a
     branch."""
     config = tiny(dtype="float32", chunk_len=24, **options)
@@ -164,10 +169,11 @@ def test_no_step_copies_what_is_large(options):
         jax.eval_shape(lambda: infer.begin(RMAT(config), 3)),
         jax.ShapeDtypeStruct((), jnp.int32),
     )
-    chunk = rf"f32\[3,{config.num_heads},{config.head_dim},24\]\S* (copy|slice|dynamic-slice)\("
-    slots = rf"f32\[3,{config.num_heads},{config.head_dim},{config.slots}\]\S* copy\((?!.*/branch_)"
-    sums = rf"f32\[3,{config.writes},{config.width}\]\S* copy\("
-    weights = rf"f32\[(1,)?{config.width},{config.hidden}\]\S* (copy|slice|dynamic-slice)\("
+    heads = f"{config.num_heads},{config.head_dim}"
+    chunk = rf"f32\[3,{heads},24\]\S* (copy|slice|dynamic-slice)\("
+    slots = rf"f32\[3,{heads},{config.memory.slots}\]\S* copy\((?!.*/branch_)"
+    kept = rf"f32\[3,24,{config.width}\]\S* copy\("
+    weights = rf"f32\[(1,)?{config.width},{config.mlp_width}\]\S* (copy|slice|dynamic-slice)\("
 
     def copies(what, decode, params):
         program = (
@@ -179,16 +185,14 @@ def test_no_step_copies_what_is_large(options):
 
     params = unstack_params(make_params(config))
     undonated = jax.jit(infer.decode.__wrapped__, static_argnums=0)
-    for what in (chunk, slots, sums):
+    for what in (chunk, slots, kept):
         # the control
         assert copies(what, infer.decode, params) == 0 < copies(what, undonated, params)
     # and its control: layers in a scan
     assert copies(weights, infer.decode, params) == 0
-    state = jax.eval_shape(lambda: RMAT(config).initial_state(3))
+    state = jax.eval_shape(lambda: open_chunk.stack_layers(open_chunk.initial_state(config, 3)))
     read = jax.jit(
-        lambda params, state: RMAT(config).apply(
-            {"params": params}, jnp.zeros((3, 1), jnp.int32), state
-        )
+        lambda params, state: open_chunk.read(config, params, state, jnp.zeros((3, 1), jnp.int32))
     )
     assert re.search(weights, read.lower(make_params(config), state).compile().as_text())
 

@@ -2,6 +2,7 @@
 name.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 
 from rmat_jax.errors import UserError
 from tests.infer.letters import CONFIG, bits, make_engine, quiet_params
-from tests.models import tiny
+from tests.models import DEFAULT, tiny
 from tests.train.test_resume import ROOT
 
 PROMPT = b"abcdefghijabcabcabcdefghijabcdefghij"
@@ -24,8 +25,8 @@ ELSEWHERE = """
 import sys, json
 from tests import conftest
 from tests.infer.letters import CONFIG, make_engine
-from tests.models import tiny
-session = make_engine(tiny(**{**CONFIG.__dict__, "dtype": sys.argv[2]})).load(sys.argv[1])
+import dataclasses
+session = make_engine(dataclasses.replace(CONFIG, dtype=sys.argv[2])).load(sys.argv[1])
 pieces = list(session.write_pieces(max_new_tokens=50, temperature=1.5, seed=3))
 tokens = [t for p in pieces for t in p.tokens.tolist()]
 print(json.dumps([tokens, [float(x).hex() for p in pieces for x in p.logprobs]]))
@@ -41,7 +42,7 @@ def spoken(session):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_another_process_goes_on_bit_for_bit(dtype, tmp_path):
-    engine = make_engine(tiny(**{**CONFIG.__dict__, "dtype": dtype}))
+    engine = make_engine(dataclasses.replace(CONFIG, dtype=dtype))
     session = engine.open(PROMPT)
     "".join(session.write(max_new_tokens=21))
     session.save(tmp_path / "session")
@@ -98,20 +99,20 @@ def refused(file, engine, *parts):
 def test_other_models_are_refused_by_name(saved):
     refused(
         saved,
-        make_engine(tiny(**{**CONFIG.__dict__, "memory_slots": 6})),
+        make_engine(tiny(dtype="float32", **DEFAULT | {"memory.slots": 24})),
         "another model",
-        "memory_slots was 5, is 6",
+        "memory.slots was 16, is 24",
     )
     refused(
         saved,
-        make_engine(tiny(**{**CONFIG.__dict__, "dtype": "bfloat16"})),
+        make_engine(dataclasses.replace(CONFIG, dtype="bfloat16")),
         "dtype was 'float32', is 'bfloat16'",
     )
     refused(saved, make_engine(params=quiet_params(CONFIG, 1)), "other weights")
     engine = make_engine()
     engine.tokenizer.describe = "words"
     refused(saved, engine, "another tokenizer", "letters", "words")
-    trained_otherwise = tiny(**{**CONFIG.__dict__, "remat": "block", "dropout": 0.1})
+    trained_otherwise = dataclasses.replace(CONFIG, remat="block", dropout=0.1)
     # the control: the same model
     assert make_engine(trained_otherwise).load(saved).tokens == 1 + len(PROMPT)
 

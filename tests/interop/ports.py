@@ -4,7 +4,7 @@ little.
 
 import torch
 
-from rmat_jax.interop.reference import RMAT, heads
+from rmat_jax.interop.reference import RMAT
 from rmat_jax.interop.run_torch import reference
 
 
@@ -24,15 +24,12 @@ def transposed_matrix(config, weights):
 def rope_halves_swapped(config, weights):
     """Layer 1 takes a vector's second half for its first: it rotates backwards."""
     module = reference(config, weights)
-    rotated_heads = module.layers[1].rotated_heads
+    rotated = module.layers[1].rotated
 
     def swap(x):
         return torch.roll(x, config.head_dim // 2, dims=-1)
 
-    def swapped(x, positions):
-        return swap(rotated_heads(swap(heads(config, x)).flatten(2), positions))
-
-    module.layers[1].rotated_heads = swapped
+    module.layers[1].rotated = lambda x, positions: swap(rotated(swap(x), positions))
     return module
 
 
@@ -47,10 +44,12 @@ def mask_off_by_one(config, weights):
     module = reference(config, weights)
 
     def shorten(_, inputs):
-        x, state, positions, masks, ages = inputs
-        query = positions[-x.shape[1] :, None]
-        masks = masks | {"local": masks["local"] & (query - positions < config.window_len - 1)}
-        return x, state, positions, masks, ages
+        x, slots, keys, values, masks, ages = inputs
+        key = torch.arange(-keys.shape[1], x.shape[1])
+        near = key[-x.shape[1] :, None] - key < config.local.window - 1
+        masks = [mask.clone() for mask in masks]
+        masks[config.fused.index("local")][:, :, : len(key)] &= near
+        return x, slots, keys, values, masks, ages
 
     module.layers[1].register_forward_pre_hook(shorten)
     return module

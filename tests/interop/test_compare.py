@@ -1,6 +1,5 @@
 """Tolerances follow from rounding, and the comparison finds what is beyond them."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +9,7 @@ from rmat_jax.config import Config
 from rmat_jax.interop import compare
 from rmat_jax.interop.case import make_case
 from rmat_jax.interop.layout import layout, random_weights
-from tests.models import TINY
+from tests.models import TINY, tiny
 
 CASE = make_case(Config(model=TINY), random_weights(TINY, 0), steps=3)
 KEYS = [
@@ -112,16 +111,17 @@ def test_the_spread_of_a_linear_function_is_what_its_weights_move():
 
 def test_rounding_grows_with_sums_and_angles():
     def of(**changes):
-        return compare.rounding(dataclasses.replace(TINY, **changes), 0, "float32") * 2**24
+        return compare.rounding(tiny(**changes), 0, "float32") * 2**24
 
     # the MLP's 12 terms, angles of 8 radians
     assert of() == 6 * 12**0.5 + 32
     assert of(mlp_width=48) == pytest.approx(6 * 48**0.5 + 32)
     assert of(chunk_len=16) == pytest.approx(6 * 16**0.5 + 64)
-    # chunk and slots in one softmax
-    assert of(fusion="joint") == pytest.approx(6 * 13**0.5 + 32)
-    # five slots, two a chunk: three chunks back
-    assert of(memory_age="tokens") == pytest.approx(6 * 12**0.5 + 3 * 32)
+    # chunk and slots in one softmax; six slots, two a chunk: three chunks back
+    assert of(**{"memory.read": "joint"}) == pytest.approx(6 * 14**0.5 + 3 * 32)
+    # a window that is longer than the chunk
+    wide = {"local.sliding": True, "local.window": 20}
+    assert of(**wide) == pytest.approx(6 * 20**0.5 + 80)
 
 
 def test_a_case_reaches_every_rule():
@@ -129,7 +129,7 @@ def test_a_case_reaches_every_rule():
     are left out.
     """
     model = TINY
-    assert CASE.num_chunks > model.slots / model.writes + 1
+    assert CASE.num_chunks > model.memory.slots / model.memory.writes + 1
     ends = {int(end) for end in np.flatnonzero(np.diff(CASE.documents[1])) + 1}
     lengths = np.diff(sorted(ends))
     assert any(end % model.chunk_len == 0 for end in ends) and any(

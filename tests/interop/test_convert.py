@@ -1,4 +1,4 @@
-"""Export and import: the same parameters, bit for bit; an imported workdir is one like any other."""
+"""Export and import: the same parameters, bit for bit; an imported workdir is like any other."""
 
 import dataclasses
 import functools

@@ -68,26 +68,15 @@ def test_float64_agrees_with_any_three_options(options):
     test_float64_agrees_to_nine_digits(options)
 
 
-@pytest.mark.parametrize("bptt_chunks", [1, 2])
-def test_float64_agrees_where_the_memory_is_detached(bptt_chunks):
-    """With 1 nobody reads what the pool's queries wrote: they have no gradient, and decay all the
-    same.
-    """
-    report = crosscheck.crosscheck(
-        case_of(bptt_chunks=bptt_chunks, memory_pool="attention"), "float64"
-    )
-    assert report.passed, report.text()
-
-
 def test_a_small_model_passes_in_float32(run, tmp_path):
     code, table, progress = run(f"--out={tmp_path}/out.json")
     assert code == 0, table
-    assert "EQUAL: 0 of 244" in table and table.count("| equal") == 10
+    assert "EQUAL: 0 of 246" in table and table.count("| equal") == 10
     assert "JAX, float32: the optimiser's steps" in progress
     found = json.loads((tmp_path / "out.json").read_text())
     assert (
         found["passed"]
-        and len(found["differences"]) == 244
+        and len(found["differences"]) == 246
         and found["versions"]["torch"] == torch.__version__
     )
     shares = {d["quantity"]: d["share"] for d in found["differences"]}
@@ -130,7 +119,10 @@ def test_a_fault_ends_the_command_with_one_and_names_the_layer(run, tmp_path):
 def test_what_a_port_does_not_offer_is_named(run):
     code, out, _ = run("--torch=tests.interop.ports:bare", f"--against={GOLDEN}")
     assert code == 0 and "| logits " in out and "| gradient " not in out
-    missing = "layer output, memory, gradient, training loss, gradient norm, update, streamed logits, streamed memory"
+    missing = (
+        "layer output, memory, gradient, training loss, gradient norm, update, streamed "
+        "logits, streamed memory"
+    )
     assert f"not compared, since the module does not offer it: {missing}" in out
 
 
@@ -166,8 +158,14 @@ def test_a_new_dump_holds_what_the_old_one_holds(run, tmp_path):
 
 
 def test_a_replay_in_pytorch_needs_no_jax():
-    block = "import sys; sys.modules.update(dict.fromkeys(['jax', 'jaxlib', 'flax', 'optax', 'orbax'])); "
-    replay = f"from rmat_jax import commands; sys.exit(commands.main(['crosscheck', '--against={GOLDEN}', '--framework=torch']))"
+    block = (
+        "import sys; sys.modules.update(dict.fromkeys(['jax', 'jaxlib', 'flax', 'optax', "
+        "'orbax'])); "
+    )
+    replay = (
+        "from rmat_jax import commands; sys.exit(commands.main(['crosscheck', "
+        f"'--against={GOLDEN}', '--framework=torch']))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", block + replay], cwd=ROOT, capture_output=True, text=True
     )
@@ -195,7 +193,7 @@ BAD = {
         ["cannot be read as safetensors", "damaged", "make the dump anew"],
     ),
     "a dump with a flipped bit": (["--against={flip}"], ["is damaged"]),
-    "something else": (["--against={foreign}"], ["the format None", "rmat_jax dump 1"]),
+    "something else": (["--against={foreign}"], ["the format None", "rmat_jax dump 2"]),
     "a model beside a dump": (
         [f"--against={GOLDEN}", "--steps=3"],
         ["--steps cannot go with --against"],

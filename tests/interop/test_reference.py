@@ -27,12 +27,14 @@ TRAIN = """
 import sys
 sys.modules.update(dict.fromkeys({blocked}))
 import torch
-from rmat_jax.config import Config, OptimConfig, RMATConfig
+from rmat_jax.config import Config, Memory, OptimConfig, RMATConfig
 from rmat_jax.interop.reference import RMAT
 from rmat_jax.interop.training import make_optimizer, train_step
 
 torch.manual_seed(0)
-model = RMATConfig(vocab_size=7, width=16, num_layers=1, num_heads=2, chunk_len=8, window_len=4, memory_slots=4, memory_writes=2)
+model = RMATConfig(
+    vocab_size=7, width=16, num_layers=1, num_heads=2, chunk_len=8, memory=Memory(slots=4, writes=2)
+)
 config = Config(model=model, steps=40, optim=OptimConfig(learning_rate=1e-2, warmup_steps=2))
 model = RMAT(config.model)
 optimizer, schedule = make_optimizer(config, model)

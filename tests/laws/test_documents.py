@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmat_jax.modules.carry import NOBODY, initial_state
-from rmat_jax.ops import attention
+from rmat_jax.infer.open_chunk import initial_state
+from rmat_jax.modules import block
+from rmat_jax.modules.documents import NOBODY
 from tests.models import (
     DEFAULT,
     assert_same,
@@ -19,6 +20,7 @@ from tests.models import (
     make_params,
     make_tokens,
     name,
+    open_reader,
     reader,
     tiny,
 )
@@ -30,10 +32,10 @@ t, u = np.indices((T, T))
 # the fourth reads on.
 DOCUMENTS = make_documents([3, 2, 6], T)
 OPTIONS = [
-    {"window": "block", "gate": "evicted", "memory_pool": "mean", "memory_age": "rotary"},
-    {"window": "sliding", "gate": "newest", "memory_pool": "attention", "rope": "global"},
-    {"window": "sliding", "gate": "none", "memory_pool": "mean"},
-    {"streams": ("full", "local"), "window": "sliding"},
+    {},
+    {"local.sliding": True, "memory.read": "joint", "memory.gate": "slot", "rope": "global"},
+    {"local.sliding": True, "memory.gate": "none"},
+    {"branches": ("full", "local"), "local.sliding": True},
     DEFAULT,
 ]
 
@@ -50,25 +52,21 @@ def test_control_as_one_document_they_see_each_other():
     assert (table[(u <= t) & (DOCUMENTS[u] != DOCUMENTS[t])] > 0).all()
 
 
-@pytest.mark.parametrize("stream", ["full", "local", "memory"])
-def test_control_each_stream_needs_its_mask(monkeypatch, stream):
-    visible = attention.visible
+@pytest.mark.parametrize("branch", ["full", "local", "memory"])
+def test_control_each_branch_needs_its_mask(monkeypatch, branch):
+    visible = block.visible
 
-    def sees_all(which, positions_BS, documents_BS, keys, window_len, window):
+    def sees_all(config, which, positions_BS, documents_BS, keys):
         # each place that some document fills belongs to the reader's
-        if which == stream:
+        if which == branch:
             filled_BJ = keys.documents_BJ != NOBODY
             documents_BS = jnp.zeros_like(documents_BS)
             keys = keys._replace(documents_BJ=jnp.where(filled_BJ, 0, NOBODY))
-        return visible(which, positions_BS, documents_BS, keys, window_len, window)
+        return visible(config, which, positions_BS, documents_BS, keys)
 
-    monkeypatch.setattr(attention, "visible", sees_all)
-    assert (
-        influence(tiny(window="sliding"), T, DOCUMENTS)[
-            (u <= t) & (DOCUMENTS[u] != DOCUMENTS[t])
-        ].max()
-        > 0
-    )
+    monkeypatch.setattr(block, "visible", sees_all)
+    table = influence(tiny(rope_base=9_998.0, **{"local.sliding": True}), T, DOCUMENTS)
+    assert table[(u <= t) & (DOCUMENTS[u] != DOCUMENTS[t])].max() > 0
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name)
@@ -91,7 +89,7 @@ def test_a_document_in_its_lane_is_the_document_alone(options, cuts, seed):
     documents = make_documents(list(np.diff(np.unique([0, *starts, T]))), T)
 
     index = np.arange(T)[None]
-    packed, after = reader(config)(
+    packed, after = open_reader(config)(
         params,
         np.tile(lane, (rows, 1)),
         initial_state(config, rows),
@@ -100,7 +98,9 @@ def test_a_document_in_its_lane_is_the_document_alone(options, cuts, seed):
     )
     here = np.minimum(starts[:, None] + index, T - 1)
     fresh = initial_state(config, rows).replace(position_B=starts % C)
-    alone, after_alone = reader(config)(params, lane[here], fresh, documents[here], ends - starts)
+    alone, after_alone = open_reader(config)(
+        params, lane[here], fresh, documents[here], ends - starts
+    )
 
     for row in range(len(cuts - {T}) + 1):
         length = ends[row] - starts[row]

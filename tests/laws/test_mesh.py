@@ -37,19 +37,10 @@ TOLERANCE = 1e-5
 
 def make_config(mesh: MeshConfig = ONE, **model) -> Config:
     """With all that could depend on where a lane is: documents, memory, a carried window, dropout,
-    gate noise, accumulation.
+    accumulation.
     """
-    options = {
-        "vocab_size": 16,
-        "width": 32,
-        "num_heads": 8,
-        "mlp_width": 64,
-        "window": "sliding",
-        "memory_pool": "attention",
-        "token_shift": True,
-        "fusion": "head",
-    }
-    options |= {"dtype": "float32", "remat": "chunk+block", "dropout": 0.1, "gate_noise": 0.3}
+    options = {"vocab_size": 16, "width": 32, "num_heads": 8, "mlp_width": 64, **DEFAULT}
+    options |= {"dtype": "float32", "remat": "chunk+block", "dropout": 0.1}
     return Config(
         model=tiny(**(options | model)),
         optim=OptimConfig(warmup_steps=2, learning_rate=1e-2),
@@ -114,7 +105,7 @@ def test_a_mesh_trains_like_one_device(name):
     np.testing.assert_allclose(losses, expected_losses, rtol=0, atol=TOLERANCE)
     assert_close(state.params, expected.params, TOLERANCE)
     # through all layers and chunks
-    assert_close(state.memory, expected.memory, 10 * TOLERANCE)
+    assert_close(state.carried, expected.carried, 10 * TOLERANCE)
     assert losses[-1] < losses[0] - 0.1
 
 
@@ -134,11 +125,12 @@ def test_control_a_lane_that_does_not_count_shows():
         assert_close(state.params, expected.params, 100 * TOLERANCE)
 
 
+PAPER = {"memory.keeps": "outputs", "memory.read": "stream", "memory.gate": "gru"}
 OPTIONS = {
-    "plain": {"window": "block", "memory_pool": "mean", "gate": "none", "remat": "none"},
-    "newest": {"gate": "newest", "memory_age": "rotary", "remat": "block", "tie_embeddings": True},
-    "global rope": {"rope": "global", "memory_pool": "mean", "remat": "chunk"},
-    "default": DEFAULT | {"window": "block", "memory_pool": "mean"},
+    "plain": {"local.sliding": False, "memory.gate": "none", "remat": "none"},
+    "paper": PAPER | {"remat": "block", "tie_embeddings": True},
+    "global rope": PAPER | {"rope": "global", "remat": "chunk"},
+    "default": {},
     "all": {"rope": "none"},
 }
 
@@ -150,7 +142,7 @@ OPTIONS = {
         ((2, 2, 2), "global rope"),
         ((1, 1, 8), "all"),
         ((2, 2, 2), "default"),
-        pytest.param((1, 2, 4), "newest", marks=pytest.mark.slow),
+        pytest.param((1, 2, 4), "paper", marks=pytest.mark.slow),
         pytest.param((2, 2, 2), "plain", marks=pytest.mark.slow),
     ],
 )
@@ -162,29 +154,28 @@ def test_every_gradient_is_that_of_one_device(shape, name):
     state = jax.eval_shape(functools.partial(parallel.init_state, config, optax.identity()))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape) * 0.3, state.params)
-    memory = parallel.init_state(config, optax.identity()).memory
-    filled = jnp.asarray(rng.normal(size=memory.layers.slots_BMD.shape))
-    memory = memory.replace(
-        layers=memory.layers.replace(slots_BMD=filled), ages_BM=jnp.ones_like(memory.ages_BM)
-    )
-    inputs = params, memory, make_batch(config, 0), jax.random.key(1)
+    carried = parallel.init_state(config, optax.identity()).carried
+    filled = jnp.asarray(rng.normal(size=carried.slots_LBMD.shape))
+    carried = carried.replace(slots_LBMD=filled, ages_BM=jnp.ones_like(carried.ages_BM))
+    inputs = params, carried, make_batch(config, 0), jax.random.key(1)
 
     mesh = sharding.make_mesh(MeshConfig(*shape))
     specs = sharding.specs(mesh, {"params": params})["params"]
-    local = functools.partial(totals, config)
-    expected, expected_memory, _ = jax.jit(local)(*inputs)
+    some = functools.partial(totals, config)
+    expected, expected_carried = jax.jit(some)(*inputs)
     placed = (
         sharding.shardings(mesh, {"params": params})["params"],
-        sharding.shardings(mesh, memory),
+        sharding.shardings(mesh, carried),
     )
-    spread = sharding.spread(mesh, local, Totals(specs, P(), P(), P()))
-    actual, actual_memory, _ = jax.jit(
+    summed = sharding.Summed(Totals(specs, P(), P(), P()))
+    spread = sharding.spread(mesh, some, summed, sharding.CARRIED)
+    actual, actual_carried = jax.jit(
         spread, in_shardings=(*placed, sharding.batch_sharding(mesh), None)
     )(*inputs)
     scale = optax.tree.norm(expected.grads)
     # eps = 1e-16, thousands of terms
     assert_close(actual.grads, expected.grads, 1e-12 * scale)
-    assert_close(actual_memory, expected_memory, 1e-11)
+    assert_close(actual_carried, expected_carried, 1e-11)
     assert scale > 1
 
 
@@ -193,7 +184,7 @@ def test_parameters_and_optimiser_state_are_divided_as_the_rules_say(name):
     """Counted in bytes on each device, after a step as after the start."""
     mesh = sharding.make_mesh(MESHES[name])
     state, _ = trained(MESHES[name])
-    expected = {part: 0.0 for part in ("params", "opt_state", "memory")}
+    expected = {part: 0.0 for part in ("params", "opt_state", "carried")}
     actual = {part: np.zeros(8) for part in expected}
     for part in expected:
         tree = {part: getattr(state, part)}
@@ -214,7 +205,7 @@ def test_parameters_and_optimiser_state_are_divided_as_the_rules_say(name):
         np.testing.assert_array_equal(actual[part], expected[part])
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     parts = {"all": 4, "fsdp": 8, "tensor": 8}[name]
-    # the rest is norms, biases and pool queries, which everybody has
+    # the rest is norms and biases, which everybody has
     matrices = whole * 0.9
     assert expected["params"] < matrices / parts + (whole - matrices)
     assert expected["opt_state"] < 2.1 * expected["params"]
@@ -248,9 +239,13 @@ def test_a_leaf_without_a_rule_is_named():
         (
             MeshConfig(data=4, tensor=2),
             {"vocab_size": 17},
-            "mesh.tensor=2 must divide vocab_size=17; try model.vocab_size=18",
+            "mesh.tensor=2 must divide model.vocab_size=17; try model.vocab_size=18",
         ),
-        (MeshConfig(data=2, tensor=4), {"num_heads": 2}, "mesh.tensor=4 must divide num_heads=2"),
+        (
+            MeshConfig(data=2, tensor=4),
+            {"num_heads": 2},
+            "mesh.tensor=4 must divide model.num_heads=2",
+        ),
         (
             MeshConfig(fsdp=8),
             {"width": 36, "num_heads": 2},
@@ -266,5 +261,5 @@ def test_a_mesh_that_does_not_fit_is_refused(mesh, changes, message):
 
 
 def test_pmap_divides_nothing_but_lanes():
-    with pytest.raises(UserError, match="pmap' copies the parameters.*mesh.fsdp=2"):
+    with pytest.raises(UserError, match="pmap copies the parameters.*mesh.fsdp=2"):
         MeshConfig(fsdp=2, parallelism="pmap")

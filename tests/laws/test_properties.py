@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference
-from tests.models import make_documents, make_params, make_tokens, stream, tiny
+from tests.models import (
+    ages_of,
+    make_documents,
+    make_params,
+    make_tokens,
+    memory_of,
+    stream,
+    tiny,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 B = 2
@@ -20,20 +28,22 @@ def divisors(n):
 
 @st.composite
 def cases(draw):
-    """A config, the documents of two lanes, and calls of one width that together read both lanes."""
+    """A config, the documents of two lanes, and calls of one width that read both lanes."""
     chunk_len = draw(st.integers(1, 9))
     writes = draw(st.sampled_from(divisors(chunk_len)))
+    sliding = draw(st.booleans())
+    windows = st.integers(1, 12) if sliding else st.sampled_from(divisors(chunk_len))
     config = tiny(
-        chunk_len=chunk_len,
-        window_len=draw(st.sampled_from(divisors(chunk_len))),
-        memory_writes=writes,
-        memory_slots=writes + draw(st.integers(0, 4)),
-        window=draw(st.sampled_from(("block", "sliding"))),
-        gate=draw(st.sampled_from(("evicted", "newest", "none"))),
-        memory_pool=draw(st.sampled_from(("mean", "attention"))),
-        memory_source=draw(st.sampled_from(("output", "input"))),
-        memory_age=draw(st.sampled_from(("none", "rotary", "tokens"))),
-        fusion=draw(st.sampled_from(("layer", "joint"))),
+        **{
+            "chunk_len": chunk_len,
+            "local.window": draw(windows),
+            "local.sliding": sliding,
+            "memory.writes": writes,
+            "memory.slots": writes * draw(st.integers(1, 3)),
+            "memory.gate": draw(st.sampled_from(("gru", "slot", "none"))),
+            "memory.keeps": draw(st.sampled_from(("outputs", "inputs"))),
+            "memory.read": draw(st.sampled_from(("stream", "joint"))),
+        }
     )
     total = draw(st.integers(1, 3 * chunk_len + 2))
     documents = np.stack(
@@ -59,7 +69,7 @@ def test_any_sizes_in_any_pieces_are_the_equations(case):
     lanes = reference.read(config, params, tokens, documents)
     logits, state = stream(config, params, tokens, documents, calls)
     np.testing.assert_allclose(logits, [lane.logits_TV for lane in lanes], rtol=0, atol=1e-10)
-    np.testing.assert_array_equal(state.ages_BM, [lane.ages_M for lane in lanes])
+    np.testing.assert_array_equal(ages_of(state), [lane.ages_M for lane in lanes])
     np.testing.assert_allclose(
-        state.memory_LBMD(), np.stack([lane.memory_LMD for lane in lanes], 1), rtol=0, atol=1e-10
+        memory_of(state), np.stack([lane.memory_LMD for lane in lanes], 1), rtol=0, atol=1e-10
     )

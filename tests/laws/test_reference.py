@@ -8,10 +8,12 @@ from tests import reference
 from tests.models import (
     COVERING,
     OPTIONS,
+    ages_of,
     covering,
     make_documents,
     make_params,
     make_tokens,
+    memory_of,
     name,
     reader,
     stream,
@@ -19,42 +21,49 @@ from tests.models import (
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
-# three chunks and a rest
-T = 29
+# four chunks, without and with a rest
+CLOSED, OPEN = 32, 37
 
 
-def rows():
+def rows(length):
     """Documents of three lanes: changes in mid-chunk, several in a chunk, at a chunk's border, and
     none at all.
     """
-    return np.stack([make_documents(lengths, T) for lengths in ([5, 2, 6, 3, 9], [16, 3], [])])
+    lanes = [5, 2, 6, 3, 9], [16, 3], []
+    return np.stack([make_documents(lengths, length) for lengths in lanes])
 
 
-def agrees(config, logits, state):
-    lanes = reference.read(config, make_params(config), make_tokens(config, 3, T), rows())
+def agrees(config, logits, memory, ages):
+    length = np.shape(logits)[1]
+    tokens = make_tokens(config, 3, length)
+    lanes = reference.read(config, make_params(config), tokens, rows(length))
     np.testing.assert_allclose(logits, [lane.logits_TV for lane in lanes], rtol=0, atol=1e-10)
-    if config.has_memory:
-        memory = np.stack([lane.memory_LMD for lane in lanes], axis=1)
-        np.testing.assert_array_equal(state.ages_BM, [lane.ages_M for lane in lanes])
-        np.testing.assert_allclose(state.memory_LBMD(), memory, rtol=0, atol=1e-10)
+    if config.memory:
+        expected = np.stack([lane.memory_LMD for lane in lanes], axis=1)
+        np.testing.assert_array_equal(ages, [lane.ages_M for lane in lanes])
+        np.testing.assert_allclose(memory, expected, rtol=0, atol=1e-10)
         # something was there to compare
-        assert (state.ages_BM > 0).sum() > 5
+        assert (ages > 0).sum() > 5
 
 
 @pytest.mark.parametrize("options", COVERING, ids=name)
 def test_model_is_its_equations(options):
     config = tiny(**options)
-    agrees(config, *reader(config)(make_params(config), make_tokens(config, 3, T), None, rows()))
+    tokens = make_tokens(config, 3, CLOSED)
+    logits, state = reader(config)(make_params(config), tokens, None, rows(CLOSED))
+    memory = state.memory_LBMD() if config.memory else None
+    agrees(config, logits, memory, state.ages_BM)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", covering(3, **OPTIONS), ids=name)
 def test_model_is_its_equations_with_any_three_options(options):
-    """In one call, and in calls of three tokens."""
+    """In one call, and in calls of three tokens that end inside a chunk."""
+    test_model_is_its_equations(options)
     config = tiny(**options)
-    params, tokens = make_params(config), make_tokens(config, 3, T)
-    agrees(config, *reader(config)(params, tokens, None, rows()))
-    calls = [(3, None)] * 9 + [(3, np.full(3, 2))]
-    agrees(config, *stream(config, params, tokens, rows(), calls))
+    tokens = make_tokens(config, 3, OPEN)
+    calls = [(3, None)] * 12 + [(3, np.full(3, 1))]
+    logits, state = stream(config, make_params(config), tokens, rows(OPEN), calls)
+    agrees(config, logits, *((memory_of(state), ages_of(state)) if config.memory else (None, None)))
     # hundreds of programs do not fit into one process
     jax.clear_caches()

@@ -6,17 +6,21 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax.modules.carry import State, initial_state
+from rmat_jax.infer import open_chunk
+from rmat_jax.infer.open_chunk import OpenState
+from rmat_jax.modules.state import initial_state
 from tests import reference
 from tests.models import (
     COVERING,
+    DEFAULT,
     assert_same,
     facts,
     make_documents,
     make_params,
     make_tokens,
+    memory_of,
     name,
-    reader,
+    open_reader,
     stream,
     tiny,
 )
@@ -25,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 # T: three chunks and a rest
 B, C, T = 3, 8, 29
 TOLERANCE = 1e-10
-EXAMPLE = tiny(window="sliding", memory_age="rotary")
+EXAMPLE = tiny(**DEFAULT)
 
 
 def rows():
@@ -56,9 +60,11 @@ MIXTURES = {
 }
 
 
-def one_pass(config, documents):
-    params, tokens = make_params(config), make_tokens(config, B, T)
-    return reader(config)(params, tokens, initial_state(config, B), documents, np.full(B, T))
+def one_pass(config, documents, order=np.s_[:]):
+    params, tokens = make_params(config), make_tokens(config, B, T)[order]
+    documents = None if documents is None else documents[order]
+    state = open_chunk.initial_state(config, B)
+    return open_reader(config)(params, tokens, state, documents, np.full(B, T))
 
 
 @pytest.mark.parametrize("options", COVERING, ids=name)
@@ -74,21 +80,21 @@ def test_any_mixture_of_calls_is_one_pass(options):
 
 @pytest.mark.parametrize("options", COVERING, ids=name)
 def test_closed_states_are_one_pass(options):
-    """Whole chunks, a chunk a call or all in one call, without the buffers of an open chunk."""
+    """The model itself: whole chunks, a chunk a call or all in one call."""
     config, whole = tiny(**options), T // C * C
     params, tokens, documents = (
         make_params(config),
         make_tokens(config, B, T)[:, :whole],
         rows()[:, :whole],
     )
-    closed = initial_state(config, B, closed=True)
+    closed = initial_state(config, B)
     lanes = reference.read(config, params, tokens, documents)
     for calls in ([(C, None)] * 3, [(whole, None)])[: 2 if options == COVERING[0] else 1]:
         streamed, last = stream(config, params, tokens, documents, calls, closed)
         np.testing.assert_allclose(
             streamed, [lane.logits_TV for lane in lanes], rtol=0, atol=TOLERANCE
         )
-        if config.has_memory:
+        if config.memory:
             memory = np.stack([lane.memory_LMD for lane in lanes], 1)
             np.testing.assert_allclose(last.memory_LBMD(), memory, rtol=0, atol=TOLERANCE)
 
@@ -105,27 +111,28 @@ def test_calls_may_leave_out_documents_and_lengths():
     np.testing.assert_allclose(streamed, logits, rtol=0, atol=TOLERANCE)
     assert_same(facts(EXAMPLE, last), facts(EXAMPLE, state), TOLERANCE)
     named = np.tile(np.array([[5], [6], [7]]), (1, 6))
-    _, state = reader(EXAMPLE)(params, tokens[:, :6], None, named)
-    goes_on, state = reader(EXAMPLE)(params, tokens[:, 6:12], state)
+    fresh = open_chunk.initial_state(EXAMPLE, B)
+    _, state = open_reader(EXAMPLE)(params, tokens[:, :6], fresh, named)
+    goes_on, state = open_reader(EXAMPLE)(params, tokens[:, 6:12], state)
     np.testing.assert_allclose(goes_on, logits[:, 6:12], rtol=0, atol=TOLERANCE)
     np.testing.assert_array_equal(state.document_B, named[:, 0])
 
 
 def cold(state):
-    return initial_state(EXAMPLE, B, closed=state.is_closed)
+    return open_chunk.initial_state(EXAMPLE, B)
 
 
-def without_window(state: State):
+def without_window(state: OpenState):
     return state.replace(window_documents_BW=np.full_like(state.window_documents_BW, -1))
 
 
-def without_open_chunk(state: State):
-    return state.replace(open_documents_BC=np.full_like(state.open_documents_BC, -1))
+def without_open_chunk(state: OpenState):
+    return state.replace(documents_BC=np.full_like(state.documents_BC, -1))
 
 
 CUTS = {
     "cold": cold,
-    "memory": State.forget,
+    "memory": OpenState.forget,
     "window": without_window,
     "open chunk": without_open_chunk,
 }
@@ -145,11 +152,9 @@ def test_control_each_part_of_the_state_is_needed(cut):
 
 def test_rows_do_not_touch_each_other():
     """A row's logits are its own: the lanes of a batch may be sorted in any way."""
-    params, tokens, documents = make_params(EXAMPLE), make_tokens(EXAMPLE, B, T), rows()
+    documents = rows()
     logits, _ = one_pass(EXAMPLE, documents)
-    turned, _ = reader(EXAMPLE)(
-        params, tokens[::-1], initial_state(EXAMPLE, B), documents[::-1], np.full(B, T)
-    )
+    turned, _ = one_pass(EXAMPLE, documents, np.s_[::-1])
     np.testing.assert_allclose(turned[::-1], logits, rtol=0, atol=1e-12)
 
 
@@ -161,7 +166,7 @@ def test_rounding_is_the_only_difference(dtype):
     A rounding changes a number of size 1 by half an epsilon; some tens of them, of either sign,
     stand behind a logit.
     """
-    config = tiny(dtype=dtype, window="sliding", memory_age="rotary")
+    config = tiny(dtype=dtype, **DEFAULT)
     params, tokens, documents = make_params(config), make_tokens(config, B, T), rows()
     lanes = reference.read(config, jax.tree.map(np.float64, params), tokens, documents)
     exact = np.stack([lane.logits_TV for lane in lanes])
@@ -171,6 +176,8 @@ def test_rounding_is_the_only_difference(dtype):
     for label, calls in MIXTURES.items():
         streamed, last = stream(config, params, tokens, documents, calls)
         assert np.abs(streamed - exact).max() < 2 * rounding, label
-        assert np.abs(last.memory_LBMD() - state.memory_LBMD()).max() < 8 * epsilon, label
-    forgotten, _ = stream(config, params, tokens, documents, [(1, None)] * T, between=State.forget)
+        assert np.abs(memory_of(last) - memory_of(state)).max() < 8 * epsilon, label
+    forgotten, _ = stream(
+        config, params, tokens, documents, [(1, None)] * T, between=OpenState.forget
+    )
     assert np.abs(forgotten - exact).max() > 8 * epsilon

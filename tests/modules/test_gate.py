@@ -1,23 +1,29 @@
-"""The gate = its equations; closed it keeps the slot, open it forgets it."""
+"""The gates = their equations; closed they keep the slot, open they forget it."""
 
 import jax
 import numpy as np
 import pytest
 
 from rmat_jax.model import RMAT
-from rmat_jax.modules.memory import Gate
+from rmat_jax.modules.memory import GRUGate, SlotGate
 from tests.models import make_tokens, tiny
 
 pytestmark = pytest.mark.usefixtures("float64")
 D = 8
 rng = np.random.default_rng(0)
-PARAMS = {name: rng.normal(size=(D, D)) for name in ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc")}
-PARAMS |= {name: rng.normal(size=D) for name in ("bz", "br")}
+GRU = {name: rng.normal(size=(D, D)) for name in ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc")}
+GRU |= {name: rng.normal(size=D) for name in ("bz", "br")}
+SLOT = {"wz": rng.normal(size=(D, 1)), "uz": rng.normal(size=(D, 1)), "bz": rng.normal(size=1)}
 s, e = rng.normal(size=(2, 3, 2, D))
 
 
-def gate(form="gru", **changes):
-    return np.asarray(Gate(tiny(gate_form=form)).apply({"params": PARAMS | changes}, s, e))
+def gru(**changes):
+    return np.asarray(GRUGate(tiny()).apply({"params": GRU | changes}, s, e))
+
+
+def slot(**changes):
+    config = tiny(**{"memory.gate": "slot"})
+    return np.asarray(SlotGate(config).apply({"params": SLOT | changes}, s, e))
 
 
 def sigmoid(x):
@@ -29,92 +35,49 @@ def candidate(p):
     return np.tanh(s @ p["Wc"] + (r * e) @ p["Uc"])
 
 
-def test_equations():
-    z = sigmoid(s @ PARAMS["Wz"] + e @ PARAMS["Uz"] + PARAMS["bz"])
-    np.testing.assert_allclose(gate(), (1 - z) * e + z * candidate(PARAMS), rtol=0, atol=1e-12)
+def test_the_gru_cell_is_its_equations():
+    z = sigmoid(s @ GRU["Wz"] + e @ GRU["Uz"] + GRU["bz"])
+    np.testing.assert_allclose(gru(), (1 - z) * e + z * candidate(GRU), rtol=0, atol=1e-12)
 
 
-def test_a_blending_gate_takes_the_new_entry_as_it_is():
-    z = sigmoid(s @ PARAMS["Wz"] + e @ PARAMS["Uz"] + PARAMS["bz"])
-    np.testing.assert_allclose(gate("blend"), (1 - z) * e + z * s, rtol=0, atol=1e-12)
+def test_the_slot_gate_is_its_equations():
+    """One number for a whole slot; the new entry is taken as it is."""
+    z = np.clip(1.2 * sigmoid(s @ SLOT["wz"] + e @ SLOT["uz"] + SLOT["bz"]) - 0.1, 0, 1)
+    assert z.shape == (3, 2, 1)
+    np.testing.assert_allclose(slot(), (1 - z) * e + z * s, rtol=0, atol=1e-12)
 
 
-def test_a_gate_of_a_whole_slot_is_one_number():
-    params = PARAMS | {"wz": PARAMS["Wz"][:, :1], "uz": PARAMS["Uz"][:, :1], "bz": PARAMS["bz"][:1]}
-    # one column: the same for all channels
-    z = sigmoid(s @ params["wz"] + e @ params["uz"] + params["bz"])
-    new = np.asarray(Gate(tiny(gate_scope="slot")).apply({"params": params}, s, e))
-    np.testing.assert_allclose(new, (1 - z) * e + z * candidate(params), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(new[..., 0], gate()[..., 0], rtol=0, atol=1e-12)
-    assert np.abs(new - gate()).max() > 1e-2
-
-
-def test_closed_it_keeps_open_it_overwrites():
-    np.testing.assert_array_equal(gate(bz=np.full(D, -1e9)), e)
-    np.testing.assert_allclose(gate(bz=np.full(D, 1e9)), candidate(PARAMS), rtol=0, atol=1e-12)
+def test_closed_they_keep_open_they_overwrite():
+    np.testing.assert_array_equal(gru(bz=np.full(D, -1e9)), e)
+    np.testing.assert_allclose(gru(bz=np.full(D, 1e9)), candidate(GRU), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(slot(bz=np.full(1, -1e9)), e)
+    np.testing.assert_array_equal(slot(bz=np.full(1, 1e9)), s)
 
 
 def test_reset_hides_the_slot_from_the_candidate():
-    hidden = gate(bz=np.full(D, 1e9), br=np.full(D, -1e9))
-    np.testing.assert_allclose(hidden, np.tanh(s @ PARAMS["Wc"]), rtol=0, atol=1e-12)
+    hidden = gru(bz=np.full(D, 1e9), br=np.full(D, -1e9))
+    np.testing.assert_allclose(hidden, np.tanh(s @ GRU["Wc"]), rtol=0, atol=1e-12)
 
 
-def test_it_starts_as_the_config_says():
+def test_the_slot_gate_keeps_a_slot_for_ever():
+    """Where the sigmoid is below 1/12 nothing is written; the GRU cell always writes some."""
+    none = np.zeros((D, 1))
+    # sigmoid(-2.5) = 0.076
+    np.testing.assert_array_equal(slot(wz=none, uz=none, bz=np.full(1, -2.5)), e)
+    leaking = gru(Wz=np.zeros((D, D)), Uz=np.zeros((D, D)), bz=np.full(D, -2.5))
+    assert np.abs(leaking - e).max() > 1e-3
+
+
+@pytest.mark.parametrize("gate", ["gru", "slot"])
+def test_it_starts_as_the_config_says(gate):
     """The update gate's bias starts at `gate_bias`, the reset gate's at zero, fusion at equal
     shares.
     """
-    config = tiny(gate_bias=-3.0)
-    layers = jax.jit(RMAT(config).init)(jax.random.key(0), make_tokens(config, 1, 1))["params"][
-        "layers"
-    ]
+    config = tiny(**{"memory.gate": gate, "memory.gate_bias": -3.0})
+    init = jax.jit(RMAT(config).init)
+    layers = init(jax.random.key(0), make_tokens(config, 1, 1))["params"]["layers"]
     np.testing.assert_array_equal(layers["memory"]["gate"]["bz"], -3.0)
-    np.testing.assert_array_equal(layers["memory"]["gate"]["br"], 0.0)
+    np.testing.assert_array_equal(layers["memory"]["gate"].get("br", 0.0), 0.0)
     np.testing.assert_array_equal(layers["fusion"], 0.0)
     # each layer draws its own
     assert np.abs(layers["query"]["kernel"][0] - layers["query"]["kernel"][1]).min() > 0
-
-
-def test_a_clipped_gate_keeps_a_slot_for_ever():
-    """Where the sigmoid's tail is below 1/12 nothing is written at all; the plain gate always
-    writes a little.
-    """
-
-    def clipped(bias):
-        params = PARAMS | {"Wz": np.zeros((D, D)), "Uz": np.zeros((D, D)), "bz": np.full(D, bias)}
-        return [
-            np.asarray(Gate(tiny(gate_curve=curve)).apply({"params": params}, s, e))
-            for curve in ("clipped", "sigmoid")
-        ]
-
-    # sigmoid(-2.5) = 0.076
-    shut, leaking = clipped(-2.5)
-    np.testing.assert_array_equal(shut, e)
-    assert np.abs(leaking - e).max() > 1e-3
-    open_, _ = clipped(2.5)
-    np.testing.assert_allclose(open_, candidate(PARAMS), rtol=0, atol=1e-12)
-
-
-def test_noise_of_training_is_inside_the_sigmoid_and_each_rows_own():
-    config = tiny(gate_form="blend", gate_scope="slot", gate_noise=0.7)
-    rows, zero = 3000, np.zeros((D, 1))
-    params = {"wz": zero, "uz": zero, "bz": np.full(1, -1.0)}
-    s, e = np.ones((rows, 2, D)), np.zeros((rows, 2, D))
-
-    def logits(seed=None, config=config, rows=rows):
-        rngs = None if seed is None else {"dropout": jax.random.key(seed)}
-        z = np.asarray(Gate(config).apply({"params": params}, s[:rows], e[:rows], rngs=rngs))
-        # one for the whole slot
-        assert (z == z[..., :1]).all()
-        return np.log(z / (1 - z))[..., 0]
-
-    # without a key, as when it is used
-    np.testing.assert_allclose(logits(), -1, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(
-        logits(0, tiny(gate_form="blend", gate_scope="slot")), -1, rtol=0, atol=1e-12
-    )
-    drawn = logits(0)
-    # 6,000 draws: standard errors of 0.009 and 0.006
-    assert abs(drawn.mean() + 1) < 0.04 and abs(drawn.std() - 0.7) < 0.03
-    assert len(np.unique(drawn.round(9))) == drawn.size and (logits(1) != drawn).all()
-    # whoever else is in the batch
-    np.testing.assert_array_equal(logits(0, rows=5), drawn[:5])

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmat_jax.ops.attention import Keys, hybrid_attention, masked_softmax
+from rmat_jax.modules.documents import visible
+from rmat_jax.ops.attention import Keys, mix_branches, read_values, row_of_scores
+from tests.models import tiny
 
 B, S, H, E, M, W = 2, 6, 2, 4, 3, 2
 rng = np.random.default_rng(0)
@@ -24,17 +26,22 @@ def naive(q, k, v, seen):
     return out
 
 
-def locally(window, i, j):
-    return 0 <= i - j < W if window == "sliding" else i // W == j // W
+def locally(sliding, i, j):
+    return 0 <= i - j < W if sliding else i // W == j // W
+
+
+def masked_softmax(scores, mask):
+    """One branch over a row of one query and one head."""
+    return mix_branches([scores[:, None, None]], [[mask[:, None]]], [1.0])[0][:, 0, 0]
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("window", ["block", "sliding"])
-def test_three_separate_attentions(window):
+@pytest.mark.parametrize("sliding", [False, True])
+def test_three_separate_attentions(sliding):
     """Two documents in row 0; padding at the end of row 1; carried keys before the chunk for the
     sliding window.
     """
-    carried = W if window == "sliding" else 0
+    carried = W if sliding else 0
     J = carried + S
     q, rotated_q = rng.normal(size=(2, B, S, H, E))
     k, v = rng.normal(size=(2, B, J, H, E))
@@ -44,11 +51,13 @@ def test_three_separate_attentions(window):
     owners = np.array([[4, -1, 4], [-1, -1, -1]])
     key_documents = np.concatenate([before, documents], 1)
     positions, key_positions = np.arange(S)[None], np.arange(-carried, S)[None]
-    fusion = {"full": 0.5, "local": 0.2, "memory": 0.3}
-    out, _ = hybrid_attention(
-        q, rotated_q, positions, documents, [Keys(k, v, key_documents, key_positions)], Keys(slot_k, slot_v, owners),
-        fusion, window_len=W, window=window,
-    )  # fmt: skip
+    config = tiny(**{"local.window": W, "local.sliding": sliding})
+    parts = [Keys(k, v, key_documents, key_positions), Keys(slot_k, slot_v, owners)]
+    masks = [
+        [visible(config, b, positions, documents, part) for part in parts] for b in config.fused
+    ]
+    weights = mix_branches(row_of_scores([rotated_q, q], parts, [None] * 2), masks, [0.5, 0.2, 0.3])
+    out = read_values(weights, parts)
     for b in range(B):
         for i in range(S):
             if documents[b, i] < 0:
@@ -56,7 +65,7 @@ def test_three_separate_attentions(window):
             same = key_documents[b] == documents[b, i]
             place = np.arange(-carried, S)
             full = [same[j] and 0 <= place[j] <= i for j in range(J)]
-            local = [same[j] and place[j] <= i and locally(window, i, place[j]) for j in range(J)]
+            local = [same[j] and place[j] <= i and locally(sliding, i, place[j]) for j in range(J)]
             expected = (
                 0.5 * naive(rotated_q[b, i], k[b], v[b], full)
                 + 0.2 * naive(rotated_q[b, i], k[b], v[b], local)
@@ -92,9 +101,8 @@ def test_scores_and_sums_are_float32_for_bfloat16_inputs():
     J = 4096
     ones = jnp.ones((1, J, 1, E), jnp.bfloat16)
     keys = Keys(0 * ones, ones, jnp.zeros((1, J), int), jnp.zeros((1, J), int))
-    out, _ = hybrid_attention(
-        ones[:, :1], ones[:, :1], jnp.zeros((1, 1), int), jnp.zeros((1, 1), int), [keys], None, {"full": 1.0},
-        window_len=W, window="block",
-    )  # fmt: skip
+    row = row_of_scores([ones[:, :1]], [keys], [None])
+    out = read_values(mix_branches(row, [[jnp.ones((1, 1, J), bool)]], [1.0]), [keys])
+    assert row[0].dtype == jnp.float32
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(np.float32), 1, rtol=2**-8)

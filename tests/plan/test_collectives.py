@@ -125,7 +125,8 @@ STAGES = [
     for stage in "abc"
     for line in (
         f"%stage_{stage} (p: f32[2,4]) -> f32[2,16] {{",
-        f"  ROOT %all-gather.{stage} = f32[2,16]{{1,0:T(8,128)S(1)}} all-gather(%p), {RING}, dimensions={{1}}, {CHAIN}",
+        f"  ROOT %all-gather.{stage} = f32[2,16]{{1,0:T(8,128)S(1)}} all-gather(%p), {RING}, "
+        f"dimensions={{1}}, {CHAIN}",
         "}",
     )
 ]
@@ -213,7 +214,8 @@ def test_an_all_reduce_of_which_a_part_is_kept_is_a_reduce_scatter():
     lines = [
         "%all-reduce-scatter.3.clone (p: bf16[64]) -> bf16[16] {",
         f"  %all-reduce.5 = bf16[64]{{0}} all-reduce(%p), {RING}, to_apply=%add",
-        "  ROOT %dynamic-slice.5 = bf16[16]{0} dynamic-slice(%all-reduce.5, %i), dynamic_slice_sizes={16}",
+        "  ROOT %dynamic-slice.5 = bf16[16]{0} dynamic-slice(%all-reduce.5, %i), "
+        "dynamic_slice_sizes={16}",
         "}",
     ]
     call = "  %fusion.5 = bf16[16] fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3.clone"
@@ -270,7 +272,10 @@ def test_a_start_counts_and_its_end_does_not(line, size):
 
 def test_a_permutation_sends_its_operand():
     pairs = "source_target_pairs={{0,1},{1,0}}"
-    entry = f"  %x.1 = (f32[8]{{0}}, f32[8]{{0}}, u32[], u32[]) collective-permute-start(%p), channel_id=1, {pairs}"
+    entry = (
+        f"  %x.1 = (f32[8]{{0}}, f32[8]{{0}}, u32[], u32[]) collective-permute-start(%p), "
+        f"channel_id=1, {pairs}"
+    )
     assert [c.sent for c in find(program(entry=entry))] == [32]
     assert find(program(entry=entry.replace("{{0,1},{1,0}}", "{{0,0},{1,1}}"))) == []
 

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.backprop_memory import bytes_kept_a_chunk
 from rmat_jax import commands, flags
-from rmat_jax.config import Config, MeshConfig, OptimConfig, to_dict
+from rmat_jax.ablate.variants import changed
+from rmat_jax.config import Config, Local, MeshConfig, OptimConfig, to_dict
 from rmat_jax.errors import UserError
 from rmat_jax.plan import arithmetic, compiled, plan
 from rmat_jax.plan.chips import parse_topology
@@ -19,7 +20,14 @@ from rmat_jax.plan.compiled import Held, Program
 from rmat_jax.plan.plan import alternatives
 from tests.models import tiny
 
-MODEL = tiny(dtype="float32", width=16, num_heads=4, mlp_width=32, vocab_size=32, window="sliding")
+MODEL = tiny(
+    dtype="float32",
+    width=16,
+    num_heads=4,
+    mlp_width=32,
+    vocab_size=32,
+    **{"local.sliding": True},
+)
 
 
 def experiment(**changes) -> Config:
@@ -125,14 +133,14 @@ def test_an_alternative_that_the_experiment_refuses_is_left_out(uncompiled):
     )
 
 
-@pytest.mark.parametrize("sizes", [{}, {"window": "block"}, {"memory_age": "rotary"}])
+@pytest.mark.parametrize("sizes", [{}, {"local.sliding": False}, {"memory.read": "joint"}])
 def test_what_is_kept_of_a_chunk(sizes):
     """With remat "chunk" a further chunk costs the state that is carried and its tokens, and
     nothing else.
     """
-    config = dataclasses.replace(
-        MODEL, remat="chunk", chunk_len=64, window_len=16, memory_slots=64, **sizes
-    )
+    sizes = {"chunk_len": 64, "local.window": 16, "memory.slots": 64} | sizes
+    sizes = {f"model.{key}": value for key, value in sizes.items()}
+    config = changed(Config(model=MODEL), sizes | {"model.remat": "chunk"}).model
     more = arithmetic.kept(config, 2, 5) - arithmetic.kept(config, 2, 4)
     assert more == pytest.approx(bytes_kept_a_chunk(config, 2), rel=0.05)
     # control
@@ -203,7 +211,8 @@ def test_arithmetic_says_so():
             (20.5 * 2**30, 15.75 * 2**30),
         ),
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (31.95G) exceeds "
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (31.95G) exceeds "
             "available HBM (15.75G).",
             (31.95 * 2**30 + 1000, 15.75 * 2**30),
         ),
@@ -224,7 +233,7 @@ def test_the_compilers_refusals(message, sizes):
         ),
         (MeshConfig(fsdp=3), "gpu:h100:8", "make the product 8"),
         (MeshConfig(fsdp=16), "gpu:h100:16", "batch_size=8 must be a multiple of"),
-        (MeshConfig(tensor=8), "gpu:h100:8", "must divide num_heads=4"),
+        (MeshConfig(tensor=8), "gpu:h100:8", "must divide model.num_heads=4"),
         (MeshConfig(parallelism="pmap"), "gpu:h100:8", "use mesh.parallelism=jit"),
     ],
 )
@@ -240,7 +249,7 @@ def config_file(tmp_path, monkeypatch):
     for name in ("JAX_PLATFORMS", "JAX_ENABLE_COMPILATION_CACHE"):
         monkeypatch.setenv(name, "")
     file = tmp_path / "small.py"
-    lines = [f"    config.model.{name} = {value!r}" for name, value in vars(MODEL).items()]
+    lines = [f"    config.model.update({to_dict(MODEL)!r})"]
     body = [
         "from rmat_jax import flags",
         "def get_config():",
@@ -305,9 +314,8 @@ def test_a_step_for_a_tpu(topology, mesh):
         mlp_width=512,
         vocab_size=512,
         chunk_len=128,
-        window_len=32,
-        memory_slots=32,
-        memory_writes=8,
+        local=Local(window=32),
+        memory=dataclasses.replace(MODEL.memory, slots=32, writes=8),
     )
     report = plan(experiment(model=model, mesh=mesh), topology)
     assert report.fits and report.compile_seconds > 0

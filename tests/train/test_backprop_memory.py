@@ -5,18 +5,18 @@ import dataclasses
 import pytest
 
 from benchmarks.backprop_memory import bytes_kept_a_chunk, temporary_bytes
-from rmat_jax.config import PAPER, RMATConfig
+from rmat_jax.config import PAPER, Local
 
-CONFIG = RMATConfig(
-    **PAPER,
+CONFIG = dataclasses.replace(
+    PAPER,
     vocab_size=32,
     width=32,
     num_layers=2,
     num_heads=2,
+    mlp_width=128,
     chunk_len=16,
-    window_len=8,
-    memory_slots=8,
-    memory_writes=4,
+    local=Local(window=8, sliding=False),
+    memory=dataclasses.replace(PAPER.memory, slots=8, writes=4),
 )
 
 

@@ -38,7 +38,7 @@ Moments = collections.namedtuple("Moments", "count mu skipped")
 
 @jax.jit
 def make_state(seed):
-    """Every kind of leaf. The 64 KiB of random bits fill a file of their own, and do not compress."""
+    """Every kind of leaf. The 64 KiB of random bits fill a file of their own."""
     key = jax.random.key(seed)
     weights = {
         "w": jax.random.normal(key, (64, 48)),
@@ -209,7 +209,8 @@ def test_a_flipped_bit_falls_back_where_orbax_would_not_notice(tmp_path, capfd):
     warning = capfd.readouterr().err
     assert (
         warning
-        == f"warning: step 2 of {folder} is damaged, left out: what was read of bits is not what was saved\n"
+        == f"warning: step 2 of {folder} is damaged, left out: what was read of bits is not what "
+        "was saved\n"
     )
 
 
@@ -420,12 +421,18 @@ from rmat_jax.config import Config
 
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 sharding = NamedSharding(mesh, PartitionSpec("data"))
-make = jax.jit(lambda s, n: jax.random.bits(jax.random.key(s), (4096, n)), static_argnums=1, out_shardings=sharding)
+make = jax.jit(
+    lambda s, n: jax.random.bits(jax.random.key(s), (4096, n)),
+    static_argnums=1,
+    out_shardings=sharding,
+)
 with Checkpoints(sys.argv[1]) as checkpoints:
-    state = {"x": make(1, 16), "keys": jax.device_put(jax.random.split(jax.random.key(1), 8), sharding)}
+    keys = jax.device_put(jax.random.split(jax.random.key(1), 8), sharding)
+    state = {"x": make(1, 16), "keys": keys}
     checkpoints.save(1, state, Config())
     restored = checkpoints.restore(state)[1]
-    assert restored["x"].sharding == sharding and restored["keys"].sharding == state["keys"].sharding
+    assert restored["x"].sharding == sharding
+    assert restored["keys"].sharding == state["keys"].sharding
     checkpoints.save(2, state, Config())
     checkpoints.wait()
     print(digests(state), flush=True)
@@ -486,7 +493,7 @@ def test_another_config_is_shown_key_by_key(tmp_path):
     saved = json.loads(json.dumps(config.to_dict(Config())))
     check_same_config(saved, config.to_dict(Config()))
     other = Config(
-        model=config.RMATConfig(width=128, streams=("full", "local")),
+        model=config.RMATConfig(width=128, branches=("full", "local")),
         data=config.DataConfig(path="a b"),
         # may change
         log=config.LogConfig(every=1),
@@ -497,8 +504,10 @@ def test_another_config_is_shown_key_by_key(tmp_path):
         check_same_config(saved, config.to_dict(other))
     assert str(caught.value) == (
         "this workdir was trained with another config: model.width was 256, is 128; "
-        "model.streams was 'full,memory', is 'full,local'; data.path was '', is 'a b'; choose another --workdir, "
-        "or set back --config.model.width=256 --config.model.streams=full,memory --config.data.path="
+        "model.streams was 'full,memory', is 'full,local'; data.path was '', is 'a b'; choose "
+        "another --workdir, "
+        "or set back --config.model.width=256 --config.model.streams=full,memory "
+        "--config.data.path="
     )
     found = differences(
         saved, config.to_dict(dataclasses.replace(Config(), log=other.log, mesh=other.mesh))

@@ -88,7 +88,10 @@ def test_text_that_changed_is_refused_and_a_setting_that_is_new_is_not(text, tmp
         loop.run(config, tmp_path / "run")
 
 
-LOCK = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+LOCK = (
+    "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
+    "print(flush=True); time.sleep(60)"
+)
 
 
 def test_a_workdir_has_one_run_at_a_time(text, tmp_path):

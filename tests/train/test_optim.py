@@ -8,7 +8,7 @@ from rmat_jax.config import Config, OptimConfig
 from rmat_jax.train.optim import decayed, make_optimizer, make_schedule
 from tests.models import make_params, tiny
 
-PARAMS = make_params(tiny(dtype="float32", memory_pool="attention", tie_embeddings=False))
+PARAMS = make_params(tiny(dtype="float32", tie_embeddings=False))
 CONFIG = Config(
     steps=100,
     optim=OptimConfig(learning_rate=0.5, warmup_steps=10, weight_decay=0.1, clip_norm=1.0),
@@ -25,7 +25,6 @@ DECAYED = {
     "layers/mlp/outer/kernel",
     "layers/memory/key/kernel",
     "layers/memory/value/kernel",
-    "layers/memory/pool_queries",
 }
 KEPT = {
     "final_norm/scale",

@@ -1,4 +1,4 @@
-"""Law 5 across processes, and checkpoints across shapes: the real command, several of them at once."""
+"""Law 5 across processes, and checkpoints across shapes: the real command, several at once."""
 
 import dataclasses
 import os

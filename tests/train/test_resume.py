@@ -57,7 +57,7 @@ def saved(config, workdir: Path):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of 10 steps, and one of 5 that another process went on with; what that process printed."""
+    """A run of 10 steps; one of 5 that another process went on with; what that one printed."""
     folder = tmp_path_factory.mktemp("resume")
     text = reliability.write_text(folder / "text")
     train(text, folder / "whole")
@@ -76,7 +76,7 @@ def test_ten_steps_are_five_and_five(runs):
     assert step == other_step == 10
     names = digests(whole)
     assert names == digests(parts)
-    for part in ("params/", "opt_state/", "key", "memory/", "step"):
+    for part in ("params/", "opt_state/", "key", "carried/", "step"):
         # the digests are of everything
         assert any(name.startswith(part) for name in names)
 
@@ -104,7 +104,7 @@ def test_control_each_part_of_the_state_counts(runs, lost, tmp_path):
         train(Path(config.data.path), train_text, "--until=5")
     _, state, _ = saved(config, train_text)
     if lost == "memory":
-        state = state.replace(memory=state.memory.forget())
+        state = state.replace(carried=state.carried.forget())
     elif lost == "key":
         state = state.replace(key=jax.random.key(99))
     step = jax.jit(functools.partial(train_step, config, make_optimizer(config)))

@@ -12,7 +12,7 @@ import pytest
 
 from rmat_jax.config import IGNORE, Config, OptimConfig
 from rmat_jax.model import RMAT
-from rmat_jax.modules.carry import initial_state
+from rmat_jax.modules.state import initial_state
 from rmat_jax.train.state import TrainState, init_state
 from rmat_jax.train.step import eval_step, train_step
 from tests.models import facts, make_documents, make_params, make_tokens, reader, tiny
@@ -45,9 +45,7 @@ def make_state(config) -> TrainState:
     """In the middle of a training: lanes that have read a chunk, each another."""
     params, tokens = make_params(config.model), make_tokens(config.model, B, C, 7)
     documents = np.full((B, C), make_documents([], 1))
-    _, memory = reader(config.model)(
-        params, tokens, initial_state(config.model, B, closed=True), documents
-    )
+    _, memory = reader(config.model)(params, tokens, initial_state(config.model, B), documents)
     return TrainState(jnp.zeros((), jnp.int32), params, SGD.init(params), jax.random.key(5), memory)
 
 
@@ -57,7 +55,7 @@ def step(config, optimizer=SGD):
 
 @functools.cache
 def whole_step():
-    config = make_config(window="sliding")
+    config = make_config(**{"local.sliding": True})
     return step(config)(make_state(config), make_batch(config))
 
 
@@ -69,12 +67,12 @@ def assert_tree_close(actual, expected):
 
 def test_the_step_is_the_gradient_of_the_mean_loss():
     """Written down once more, from the logits; the lanes' memory is a constant of it."""
-    config = make_config(window="sliding")
+    config = make_config(**{"local.sliding": True})
     state, batch = make_state(config), make_batch(config)
 
     def mean_loss(params):
         logits, _ = RMAT(config.model).apply(
-            {"params": params}, batch["tokens"], state.memory, batch["documents"]
+            {"params": params}, batch["tokens"], state.carried, batch["documents"]
         )
         picked = jax.nn.log_softmax(logits)[
             np.arange(B)[:, None], np.arange(T)[None], batch["targets"]
@@ -88,24 +86,24 @@ def test_the_step_is_the_gradient_of_the_mean_loss():
     np.testing.assert_allclose(sums.loss / sums.scored, loss, rtol=1e-12)
     np.testing.assert_allclose(sums.grad_norm, optax.tree.norm(gradient), rtol=1e-12)
     logits, memory = reader(config.model)(
-        state.params, batch["tokens"], state.memory, batch["documents"]
+        state.params, batch["tokens"], state.carried, batch["documents"]
     )
-    assert_tree_close(facts(config.model, new.memory), facts(config.model, memory))
+    assert_tree_close(facts(config.model, new.carried), facts(config.model, memory))
     assert sums.correct == (logits.argmax(-1) == batch["targets"]).sum()
 
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_parts_are_one_batch(parts):
     """Also where parts score unequally many tokens; each row gets its own memory back."""
-    config = make_config(parts, window="sliding")
+    config = make_config(parts, **{"local.sliding": True})
     new, sums = step(config)(make_state(config), make_batch(config))
     expected, expected_sums = whole_step()
     assert_tree_close(
-        (new.params, facts(config.model, new.memory)),
-        (expected.params, facts(config.model, expected.memory)),
+        (new.params, facts(config.model, new.carried)),
+        (expected.params, facts(config.model, expected.carried)),
     )
     assert_tree_close(sums, expected_sums)
-    rows = np.moveaxis(np.asarray(new.memory.memory_LBMD()), 1, 0)
+    rows = np.moveaxis(np.asarray(new.carried.memory_LBMD()), 1, 0)
     assert all(np.abs(rows[i] - rows[j]).max() > 1e-3 for i in range(B) for j in range(i))
 
 
@@ -122,13 +120,13 @@ def test_dropout_differs_by_step_and_can_be_repeated(parts):
 def test_dropout_draws_anew_in_every_part_row_chunk_and_place():
     """Equal tokens everywhere: only dropout tells them apart."""
     config = make_config(2, dropout=0.5)
-    state = make_state(config).replace(memory=initial_state(config.model, B, closed=True))
+    state = make_state(config).replace(carried=initial_state(config.model, B))
     equal = {name: np.zeros((B, T), int) for name in ("tokens", "targets", "documents")}
-    rows = np.moveaxis(np.asarray(step(config)(state, equal)[0].memory.memory_LBMD()), 1, 0)
+    rows = np.moveaxis(np.asarray(step(config)(state, equal)[0].carried.memory_LBMD()), 1, 0)
     assert all(np.abs(rows[i] - rows[j]).max() > 1e-3 for i in range(B) for j in range(i))
 
     # each place sees itself only
-    alone = tiny(dropout=0.5, streams=("local",), window_len=1, rope="none")
+    alone = tiny(dropout=0.5, branches=("local",), **{"local.window": 1}, rope="none")
     logits, _ = jax.jit(
         lambda p, t: RMAT(alone).apply({"params": p}, t, rngs={"dropout": state.key})
     )(make_params(alone), equal["tokens"])
@@ -136,13 +134,13 @@ def test_dropout_draws_anew_in_every_part_row_chunk_and_place():
 
 
 def test_evaluation_with_its_memory_cut_differs_after_the_first_chunk_only():
-    config = make_config(window="sliding")
+    config = make_config(**{"local.sliding": True})
     params, batch = make_params(config.model), make_batch(config)
     batch["targets"], batch["documents"] = batch["tokens"], np.zeros((B, T), int)
-    memory = initial_state(config.model, B, closed=True)
+    memory = initial_state(config.model, B)
     run = jax.jit(functools.partial(eval_step, config), static_argnames="cut")
-    _, last, scores = run(params, memory, batch)
-    *_, cut = run(params, memory, batch, cut=True)
+    last, scores = run(params, memory, batch)
+    _, cut = run(params, memory, batch, cut=True)
     change = np.abs(cut.loss_BT - scores.loss_BT)
     assert (change[:, :C] == 0).all() and (change[:, C:] > 1e-6).all()
 
@@ -153,11 +151,11 @@ def test_evaluation_with_its_memory_cut_differs_after_the_first_chunk_only():
 
 
 def test_without_memory_cutting_it_changes_nothing():
-    config = make_config(streams=("full", "local"), window="sliding")
-    memory, batch = initial_state(config.model, B, closed=True), make_batch(config)
+    config = make_config(branches=("full", "local"), **{"local.sliding": True})
+    memory, batch = initial_state(config.model, B), make_batch(config)
     run = jax.jit(functools.partial(eval_step, config), static_argnames="cut")
-    *_, scores = run(make_params(config.model), memory, batch)
-    *_, cut = run(make_params(config.model), memory, batch, cut=True)
+    _, scores = run(make_params(config.model), memory, batch)
+    _, cut = run(make_params(config.model), memory, batch, cut=True)
     np.testing.assert_allclose(cut.loss_BT, scores.loss_BT, rtol=0, atol=1e-12)
 
 
@@ -165,6 +163,6 @@ def test_a_run_starts_from_its_seed_alone():
     config = make_config(dropout=0.1)
     start = jax.jit(functools.partial(init_state, config, SGD))
     a, b = start(), start()
-    jax.tree.map(np.testing.assert_array_equal, (a.params, a.memory), (b.params, b.memory))
-    assert a.memory.is_closed and (a.memory.ages_BM == 0).all() and a.step == 0
-    assert a.memory.layers.slots_BMD.shape[1] == B
+    jax.tree.map(np.testing.assert_array_equal, (a.params, a.carried), (b.params, b.carried))
+    assert (a.carried.ages_BM == 0).all() and a.step == 0
+    assert a.carried.slots_LBMD.shape[1] == B

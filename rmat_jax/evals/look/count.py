@@ -3,7 +3,7 @@
 import numpy as np
 
 from rmat_jax.config import IGNORE, RMATConfig
-from rmat_jax.evals.look.read import Seen, horizon, mark_ages
+from rmat_jax.evals.look.read import Seen, horizon, mark_ages, turn
 
 # of a timeline
 BINS = 96
@@ -49,7 +49,7 @@ class Counts:
         # queries that had a memory to read
         self.reads = 0
         # by slots' age
-        self.mass_LA = np.zeros((layers, -(-config.slots // config.writes) + 1))
+        self.mass_LA = np.zeros((layers, turn(config) + 1))
         # what it would be if all slots were read alike
         self.even_LA = np.zeros_like(self.mass_LA)
         # by the age of what slots held
@@ -57,7 +57,8 @@ class Counts:
         self.share_LC, self.share_reads_C = np.zeros((layers, chunk)), np.zeros(chunk)
         self.share_LH, self.slots_LH = np.zeros((2, layers, heads))
         self.open_LD = np.zeros((layers, config.width))
-        self.open_LK, self.writes_K = np.zeros((layers, config.writes)), np.zeros(config.writes)
+        writes = config.memory.writes if config.memory else 0
+        self.open_LK, self.writes_K = np.zeros((layers, writes)), np.zeros(writes)
         self.left_LA, self.left_A = np.zeros((layers, horizon(config))), np.zeros(horizon(config))
 
     def add(self, seen: Seen, targets_NC: np.ndarray) -> None:
@@ -78,14 +79,14 @@ class Counts:
         self.place_bits_2C += bits_2C
         self.place_tokens_C += scored_C
         open_L, writes, share_L, reads = np.zeros(layers), 0, np.zeros(layers), 0
-        if self.config.has_memory and seen.ages_M.any():
+        if self.config.memory and seen.ages_M.any():
             reads = count
             share_L = seen.share_LC[:, scored_C].sum(1)
             self._add_reads(seen, scored_C)
         # a padded chunk's write means nothing
-        if self.config.has_memory and count == len(scored_C):
+        if self.config.memory and count == len(scored_C):
             self._add_left(seen)
-            if self.config.gate != "none":
+            if self.config.memory.gated:
                 open_L, writes = seen.open_LK.sum(1), seen.writes_K.sum()
                 self.open_LD += seen.open_LD
                 self.open_LK += seen.open_LK

@@ -72,10 +72,10 @@ def _inspect(workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path) 
     say(f"reading {text.name}" + (f", {size:,} bytes" if size >= 0 else ""))
     bytes_read = _read(subject, opened, size, counts, gauge)
     say("figures")
-    fusion_LS, spread_LS = _fusion(subject)
+    fusion_LS = fusion_weights(subject.config, subject.params)
     values = _values(model, counts, gauge, fusion_LS, bytes_read)
-    parts = _sections(out, model, counts, gauge, fusion_LS, spread_LS, values)
-    if model.has_memory:
+    parts = _sections(out, model, counts, gauge, fusion_LS, values)
+    if model.memory:
         lead = f"{text.name}, read by {workdir.resolve().name} at step {subject.step:,}."
         with (out / "text.html").open("w", encoding="utf-8") as written:
             written.writelines(page("What memory changed", lead, gauge))
@@ -118,7 +118,7 @@ def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: Te
                 "use another step"
             )
         counts.add(seen, targets_NC)
-        if model.has_memory:
+        if model.memory:
             kept, cut = (x.ravel() / math.log(2) for x in (seen.loss_C, seen.cut_C))
             gauge.add(targets_NC.ravel(), kept, cut, passage_chunks(model) * model.chunk_len)
         if time.perf_counter() - said > PATIENCE:
@@ -126,16 +126,6 @@ def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: Te
             speed = counts.tokens / (said - start)
             say(f"{counts.tokens:,} tokens read, {speed:,.0f} a second")
     return bytes_read
-
-
-def _fusion(subject: Subject) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weights by layer and stream; where each head has its own, their mean, and the lowest and
-    highest [2, L, S].
-    """
-    shares = fusion_weights(subject.config, subject.params)
-    if shares.ndim == 2:
-        return shares, None
-    return shares.mean(2), np.stack([shares.min(2), shares.max(2)])
 
 
 def _values(
@@ -147,12 +137,12 @@ def _values(
         "bytes": bytes_read,
         "chunks": counts.chunks,
         "bits_per_byte": counts.bits[0] / bytes_read,
-        "fusion": {stream: fusion_LS[:, place] for place, stream in enumerate(model.fused)},
+        "fusion": {branch: fusion_LS[:, place] for place, branch in enumerate(model.fused)},
         "by_time": {
             name: x for name, x in counts.means_by_time().items() if name in ("tokens", "kept")
         },
     }
-    if not model.has_memory:
+    if not model.memory:
         return values
     count = np.maximum(gauge.count_X, 1)
     mass_LA, even_LA = counts.read_by_age_LA()
@@ -187,7 +177,7 @@ def _values(
         },
         "words": [word._asdict() for word in gauge.words],
     }
-    if model.gate != "none":
+    if model.memory.gated:
         values |= {
             "writes_over": counts.writes,
             "openness": ratio(counts.open_LD.mean(1), counts.writes),
@@ -206,7 +196,7 @@ def _half_life(left_A: np.ndarray) -> float:
 def _headline(model: RMATConfig, values: dict[str, Any]) -> str:
     kept = f"**{values['bits_per_byte']:.3f} bits per byte**"
     size = f"{values['bytes']:,} bytes, {values['tokens']:,} tokens, {values['chunks']:,} chunks"
-    if not model.has_memory:
+    if not model.memory:
         return (
             f"{kept} over {size}. This model has no memory: there are no gates, no slots and no "
             "reads to show."
@@ -221,7 +211,6 @@ def _sections(
     counts: Counts,
     gauge: TextGauge,
     fusion_LS: np.ndarray,
-    spread_LS: np.ndarray | None,
     values: dict[str, Any],
 ) -> list[str]:
     """Draws every figure that there is something for, and says in two sentences what it shows."""
@@ -230,27 +219,27 @@ def _sections(
     def section(title: str, file: str, text: str) -> None:
         parts.extend([f"## {title}", text, figure(title, file)])
 
-    plots.along(out / "along.png", counts, model.has_memory)
+    plots.along(out / "along.png", counts, bool(model.memory))
     text = (
         "Bits per token from the beginning of the text to its end; each point is the mean of a "
         "stretch."
     )
-    if model.has_memory:
+    if model.memory:
         saved = (counts.bits[1] - counts.bits[0]) / counts.tokens
         text += f" Below: what memory saves there, on average {saved:+.4f}."
     section("Along the text", "along.png", text)
     if len(model.fused) > 1:
-        plots.fusion(out / "fusion.png", model.fused, fusion_LS, spread_LS)
+        plots.fusion(out / "fusion.png", model.fused, fusion_LS)
         shares = ", ".join(
             f"{s} {x.min():.0%} to {x.max():.0%}" for s, x in values["fusion"].items()
         )
         section(
             "Fusion weights",
             "fusion.png",
-            f"The learned weights by layer: {shares}. They multiply what each stream returns, "
+            f"The learned weights by layer: {shares}. They multiply what each branch returns, "
             "whatever its size; the next figure has what then arrives.",
         )
-    if not model.has_memory:
+    if not model.memory:
         return parts
     if not counts.reads:
         return [
@@ -265,7 +254,8 @@ def _sections(
         "Heads",
         "heads.png",
         "Left: the memory's part of what a head hands on, |memory| / (|memory| + |chunk|), "
-        f"{shares.min():.0%} to {shares.max():.0%}. Right: over how many of {model.slots} slots it "
+        f"{shares.min():.0%} to {shares.max():.0%}. Right: over how many of {model.memory.slots} "
+        "slots it "
         "spreads its attention (the exponential of the entropy), "
         f"{slots.min():.1f} to {slots.max():.1f}.",
     )
@@ -290,7 +280,7 @@ def _sections(
         "gates that it passed is left, shown as the mean over channels. Half of it is gone after, "
         f"by layer: {half}."
     )
-    if model.gate == "none":
+    if not model.memory.gated:
         text = (
             "Without a gate an entry stays whole until it leaves the queue, and nothing of it "
             "stays afterwards."
@@ -319,7 +309,7 @@ def _sections(
 
 
 def _gates(out: Path, model: RMATConfig, counts: Counts, values: dict[str, Any], section) -> None:
-    if model.gate == "none" or not counts.writes:
+    if not model.memory.gated or not counts.writes:
         return
     plots.gates(out / "gates.png", model, counts)
     openness = ", ".join(f"{z:.2g}" for z in values["openness"])
@@ -331,7 +321,8 @@ def _gates(out: Path, model: RMATConfig, counts: Counts, values: dict[str, Any],
         "place in the chunk; where its first tokens stand out, the gate lacks what stood before "
         "them.",
     )
-    if model.gate_scope == "slot":
+    # one number a slot
+    if model.memory.gate == "slot":
         return
     by_channel = values["openness_by_channel"]
     plots.channels(out / "channels.png", by_channel)

@@ -17,12 +17,11 @@ from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
 from rmat_jax.evals.look.count import Counts, ratio
 from rmat_jax.evals.look.text import DISTANCES, LEVELS, Readout, TextGauge, level
 from rmat_jax.evals.plots import (
-    STREAM_COLOURS,
     bars_height,
     legend,
     new_figure,
     save,
-    stack_streams,
+    stack_branches,
 )
 
 # layers drawn as lines; of more, as many spread evenly
@@ -31,37 +30,19 @@ MOST_LINES = 6
 COLUMNS, ROWS = 84, 12
 
 
-def fusion(
-    file: Path, streams: Sequence[str], shares_LS: np.ndarray, spread_LS: np.ndarray | None
-) -> None:
-    """Draws each layer's mixture; with weights for each head their mean and range over heads."""
+def fusion(file: Path, branches: Sequence[str], shares_LS: np.ndarray) -> None:
+    """Draws each layer's mixture."""
     layers = np.arange(1, len(shares_LS) + 1)
     figure, axes = new_figure(
-        "How each layer mixes its streams", height=bars_height(len(layers)) + 0.3
+        "How each layer mixes its branches", height=bars_height(len(layers)) + 0.3
     )
-    if spread_LS is None:
-        stack_streams(axes, streams, shares_LS)
-        axes.set_xlabel("learned weight of the stream")
-    else:
-        for place, stream in enumerate(streams):
-            at = layers + 0.24 * (place - (len(streams) - 1) / 2)
-            low, high = spread_LS[..., place]
-            axes.hlines(at, low, high, color=STREAM_COLOURS[stream], linewidth=3, alpha=0.45)
-            axes.plot(
-                shares_LS[:, place],
-                at,
-                "o",
-                color=STREAM_COLOURS[stream],
-                markersize=6,
-                label=stream,
-            )
-        axes.set_xlabel("learned weight of the stream: mean over heads, and range")
-    axes.set(ylabel="layer", xlim=(0, 1))
+    stack_branches(axes, branches, shares_LS)
+    axes.set(xlabel="learned weight of the branch", ylabel="layer", xlim=(0, 1))
     axes.set_yticks(layers)
     axes.set_ylim(len(layers) + 0.6, 0.4)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_formatter("{x:.0%}")
-    _legend_above(axes, len(streams))
+    _legend_above(axes, len(branches))
     save(figure, file)
 
 
@@ -76,7 +57,7 @@ def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
         "Slots that each head spreads over": (
             ratio(counts.slots_LH, counts.reads),
             "{:.0f}",
-            (1, config.slots),
+            (1, config.memory.slots),
         ),
     }
     height = 1.4 + 0.42 * min(config.num_layers, 16)
@@ -114,7 +95,7 @@ def gates(file: Path, config: RMATConfig, counts: Counts) -> None:
     figure, upper, lower = _two_figures(
         "How far the update gates open along the text", "... and along the chunk"
     )
-    middles = np.arange(config.writes) * config.run_len + (config.run_len - 1) / 2
+    middles = np.arange(config.memory.writes) * config.run_len + (config.run_len - 1) / 2
     for axes, places, open_L in (
         (upper, time["tokens"], time["open_L"].T),
         (lower, middles, ratio(counts.open_LK, counts.writes_K)),
@@ -145,7 +126,7 @@ def retention(file: Path, config: RMATConfig, retention_LA: np.ndarray) -> None:
     figure, axes = new_figure("How much of what was written is still in the memory")
     chunks = np.arange(retention_LA.shape[1])
     _layer_lines(axes, chunks, retention_LA, drawstyle="steps-post")
-    turn = config.slots / config.writes
+    turn = config.memory.slots / config.memory.writes
     if turn < chunks[-1]:
         axes.axvline(turn, color=INK, linewidth=0.9, linestyle=":")
         axes.text(turn, 0.03, " the entry's first turn to leave", color=INK, fontsize=8)

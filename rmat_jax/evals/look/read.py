@@ -9,12 +9,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import struct
 
 from rmat_jax.config import IGNORE, RMATConfig
 from rmat_jax.infer.streams import PREFILL_CHUNKS
 from rmat_jax.model import RMAT
-from rmat_jax.modules.carry import State, initial_state
+from rmat_jax.modules.block import Block
+from rmat_jax.modules.state import State, initial_state
 from rmat_jax.types import Array, PyTree
 
 # tokens, or one chunk if that is longer
@@ -29,7 +31,7 @@ TURNS = 16
 class Looking:
     """What is carried from chunk to chunk."""
 
-    memory: State
+    carried: State
     # of the same model with its memory emptied before each chunk
     cut: State | None
     # age in chunks of what each channel of a slot holds, weighted by how much is left of it
@@ -70,13 +72,12 @@ class Seen(NamedTuple):
 
 def begin(config: RMATConfig) -> Looking:
     """Nothing was read."""
-    state = initial_state(config, 1, closed=True)
-    if not config.has_memory:
+    # copies: all arrays are donated, and each can be only once
+    state, cut = (jax.tree.map(jnp.copy, initial_state(config, 1)) for _ in range(2))
+    if not config.memory:
         return Looking(state, None, None, None)
-    slots = (config.num_layers, config.slots, config.width)
-    return Looking(
-        state, initial_state(config, 1, closed=True), jnp.zeros(slots), jnp.zeros((MARKS, *slots))
-    )
+    slots = (config.num_layers, config.memory.slots, config.width)
+    return Looking(state, cut, jnp.zeros(slots), jnp.zeros((MARKS, *slots)))
 
 
 def passage_chunks(config: RMATConfig) -> int:
@@ -84,9 +85,14 @@ def passage_chunks(config: RMATConfig) -> int:
     return max(PASSAGE // config.chunk_len, 1)
 
 
+def turn(config: RMATConfig) -> int:
+    """Chunks that write the whole queue once; 1 where there is none."""
+    return config.memory.slots // config.memory.writes if config.memory else 1
+
+
 def horizon(config: RMATConfig) -> int:
     """Chunks for which a mark is followed."""
-    return TURNS * -(-config.slots // config.writes)
+    return TURNS * turn(config)
 
 
 def mark_ages(config: RMATConfig, first: int, count: int) -> np.ndarray:
@@ -145,28 +151,39 @@ def look(
     """
     model = RMAT(config)
 
-    def score(memory, tokens_C, targets_C):
-        arguments = tokens_C[None], targets_C[None], memory
-        return model.apply({"params": params}, *arguments, method=RMAT.score, mutable=["gauges"])
+    def score(carried, tokens_C, targets_C):
+        return model.apply(
+            {"params": params},
+            tokens_C[None],
+            targets_C[None],
+            carried,
+            method=RMAT.score,
+            capture_intermediates=_wanted,
+            mutable=["intermediates"],
+        )
 
     def read(looking, chunk):
         tokens_C, targets_C, marked_R = chunk
-        (scores, after), sown = score(looking.memory, tokens_C, targets_C)
-        if not config.has_memory:
-            return looking.replace(memory=after), Seen(scores.loss_BT[0], *[None] * 11)
+        (scores, after), captured = score(looking.carried, tokens_C, targets_C)
+        if not config.memory:
+            return looking.replace(carried=after), Seen(scores.loss_BT[0], *[None] * 11)
         (cut_scores, cut), _ = score(looking.cut.forget(), tokens_C, targets_C)
-        gauges, ages_M = sown["gauges"]["layers"], looking.memory.ages_BM[0]
-        mass_LM, share_LC, share_LH, slots_LH = _reads(config, gauges, targets_C != IGNORE)
+        layers, ages_M = captured["intermediates"]["layers"], looking.carried.ages_BM[0]
+        mass_LM, share_LC, share_LH, slots_LH = _reads(
+            config, layers, looking.carried, targets_C != IGNORE
+        )
         z_LKD = open_LD = open_LK = writes_K = None
-        if config.gate != "none":
-            z_LKD = gauges["memory"]["gate"]["openness"][0][0][:, 0]
-            writes_K = _gated_against(config, ages_M) > 0
+        if config.memory.gated:
+            z_LKD = layers["memory"]["gate"]["openness"][0][0, :, 0]
+            z_LKD = jnp.broadcast_to(z_LKD, (*z_LKD.shape[:2], config.width))
+            writes_K = ages_M[: config.memory.writes] > 0
             counted_LKD = jnp.where(writes_K[None, :, None], z_LKD, 0)
             open_LD, open_LK = counted_LKD.sum(1), counted_LKD.mean(2)
         written_1M1 = after.ages_BM[0][None, :, None] > 0
-        content_LMD = jnp.where(written_1M1, 1 + _turn(config, looking.content_LMD, z_LKD), 0)
-        marks_RLMD = jax.vmap(lambda marks_LMD: _turn(config, marks_LMD, z_LKD))(looking.marks_RLMD)
-        newest_M = jnp.arange(config.slots) >= config.slots - config.writes
+        content_LMD = jnp.where(written_1M1, 1 + _write(config, looking.content_LMD, z_LKD), 0)
+        marks_RLMD = jax.vmap(lambda x_LMD: _write(config, x_LMD, z_LKD))(looking.marks_RLMD)
+        slots, writes = config.memory.slots, config.memory.writes
+        newest_M = jnp.arange(slots) >= slots - writes
         marks_RLMD = jnp.where(
             marked_R[:, None, None, None], newest_M[None, None, :, None], marks_RLMD
         )
@@ -182,62 +199,61 @@ def look(
             open_LD=open_LD,
             open_LK=open_LK,
             writes_K=writes_K,
-            left_RL=_left(config, marks_RLMD),
+            left_RL=marks_RLMD.sum((2, 3)) / (writes * config.width),
         )
         return Looking(after, cut, content_LMD, marks_RLMD), seen
 
     return jax.lax.scan(read, looking, (tokens_NC, targets_NC, marked_NR))
 
 
-def _reads(
-    config: RMATConfig, gauges: PyTree, scored_C: Array
-) -> tuple[Array, Array, Array, Array]:
-    """mass_LM, share_LC, share_LH and slots_LH of `Seen`, from what the blocks sowed."""
-    weights_LHCM, values_LMHE, out_LCHE = (
-        x[0][:, 0].astype(jnp.float32) for x in gauges["read"][0]
+def _wanted(module: nn.Module, name: str) -> bool:
+    """What `look` sees of the forward pass: the values of tokens and slots, all weights, gates."""
+    return name == "openness" or (
+        isinstance(module, Block) and name in ("__call__", "slots", "weigh")
     )
-    memory_LCHE = jnp.einsum("lhcm,lmhe->lche", weights_LHCM, values_LMHE)
+
+
+def _reads(
+    config: RMATConfig, layers: PyTree, before: State, scored_C: Array
+) -> tuple[Array, Array, Array, Array]:
+    """mass_LM, share_LC, share_LH and slots_LH of `Seen`.
+
+    Args:
+        config: the model's.
+        layers: what they returned, of one chunk and one row, [1, L, 1, ...].
+        before: the state before the chunk.
+        scored_C: whether a token counts.
+    """
+    *rest, weights_LHCM = (x[0, :, 0].astype(jnp.float32) for x in layers["weigh"][0])
+    values = [layers["__call__"][0][1].values_BJHE[0, :, 0]]
+    if config.carries_window:
+        values.insert(0, before.window_values_LBHEW[:, 0].transpose(0, 3, 1, 2))
+
+    def total(weights_LHCJ, values_LJHE):
+        return jnp.einsum("lhcj,ljhe->lche", weights_LHCJ, values_LJHE.astype(jnp.float32))
+
+    memory_LCHE = total(weights_LHCM, layers["slots"][0].values_BJHE[0, :, 0])
+    rest_LCHE = sum(map(total, rest, values))
     # among the slots
     weights_LHCM /= jnp.maximum(weights_LHCM.sum(3, keepdims=True), 1e-30)
     scored_11C1 = scored_C[None, None, :, None]
     mass_LM = jnp.where(scored_11C1, weights_LHCM, 0).sum((1, 2)) / config.num_heads
     slots_LHC = jnp.exp(-jax.scipy.special.xlogy(weights_LHCM, weights_LHCM).sum(3))
 
-    rest_LCHE = out_LCHE - memory_LCHE
-
     def share(axes):
-        memory, rest = (jnp.sqrt((x**2).sum(axes)) for x in (memory_LCHE, rest_LCHE))
-        return memory / jnp.maximum(memory + rest, 1e-30)
+        memory, others = (jnp.sqrt((x**2).sum(axes)) for x in (memory_LCHE, rest_LCHE))
+        return memory / jnp.maximum(memory + others, 1e-30)
 
-    def total(x_LCH):
+    def counted(x_LCH):
         return jnp.where(scored_C[None, :, None], x_LCH, 0).sum(1)
 
-    return mass_LM, share((2, 3)), total(share(3)), total(slots_LHC.swapaxes(1, 2))
+    return mass_LM, share((2, 3)), counted(share(3)), counted(slots_LHC.swapaxes(1, 2))
 
 
-def _gated_against(config: RMATConfig, x_M: Array) -> Array:
-    """The slots that the gate compares with the new entries."""
-    return x_M[: config.writes] if config.gate == "evicted" else x_M[-config.writes :]
-
-
-def _turn(config: RMATConfig, x_LMD: Array, z_LKD: Array | None) -> Array:
+def _write(config: RMATConfig, x_LMD: Array, z_LKD: Array | None) -> Array:
     """What the write keeps of something that each channel of each slot has: M' = concat(M[K:], (1 -
     z) e).
     """
-    if z_LKD is None:
-        kept_LKD = jnp.zeros_like(x_LMD[:, : config.writes])
-    else:
-        kept_LKD = (1 - z_LKD) * jax.vmap(lambda x_MD: _gated_against(config, x_MD))(x_LMD)
-    return jnp.concatenate([x_LMD[:, config.writes :], kept_LKD], axis=1)
-
-
-def _left(config: RMATConfig, marks_RLMD: Array) -> Array:
-    """Mean over the K marked entries and the channels. Gated against the newest, an entry has
-    copies: its best counts.
-    """
-    writes = config.writes
-    # a copy stands a multiple of K slots from its origin
-    if config.gate == "newest":
-        marks_RLMD = jnp.pad(marks_RLMD, ((0, 0), (0, 0), (-config.slots % writes, 0), (0, 0)))
-        marks_RLMD = marks_RLMD.reshape(MARKS, config.num_layers, -1, writes, config.width).max(2)
-    return marks_RLMD.sum((2, 3)) / (writes * config.width)
+    e_LKD = x_LMD[:, : config.memory.writes]
+    kept_LKD = jnp.zeros_like(e_LKD) if z_LKD is None else (1 - z_LKD) * e_LKD
+    return jnp.concatenate([x_LMD[:, config.memory.writes :], kept_LKD], axis=1)

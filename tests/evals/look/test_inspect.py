@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from rmat_jax.config import PAPER, Config
+from rmat_jax.config import Config, Local, Memory
 from rmat_jax.data.tokenizer import ByteTokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.evals.look.count import BINS, Counts, Timeline
@@ -28,6 +28,7 @@ from tests.evals.tiny import MODEL, subject
 RNG = np.random.default_rng(0)
 # forty chunks and a piece of one
 TEXT = RNG.integers(97, 123, 16 * 40 + 5).astype(np.int32)
+UNGATED = dataclasses.replace(MODEL.memory, gate="none", gate_bias=None)
 # chunks after which a slot is written over
 TURN = 3
 
@@ -99,9 +100,7 @@ def test_reads_agree_with_numpy(seen_and_counts):
     one, (seen, _) = subject(), seen_and_counts
     model = RMAT(one.config.model)
     tokens = np.concatenate([[256], TEXT])[: 16 * 7][None].astype(np.int32)
-    _, state = model.apply(
-        {"params": one.params}, tokens[:, :96], model.initial_state(1, closed=True)
-    )
+    _, state = model.apply({"params": one.params}, tokens[:, :96])
     layer = jax.tree.map(lambda x: np.asarray(x[0], np.float64), one.params["layers"])
 
     def norm(x, of):
@@ -112,7 +111,7 @@ def test_reads_agree_with_numpy(seen_and_counts):
     x_CD = 4 * np.asarray(one.params["embed"]["embedding"], np.float64)[tokens[0, 96:]]
     q_CHE = (norm(x_CD, layer["attention_norm"]) @ layer["query"]["kernel"]).reshape(16, 2, 8)
     slots_MD, ages_M = (
-        np.asarray(state.layers.slots_BMD[0, 0], np.float64),
+        np.asarray(state.slots_LBMD[0, 0], np.float64),
         np.asarray(state.ages_BM[0]),
     )
     keys_MHE = (
@@ -149,7 +148,7 @@ def test_the_attention_on_all_slots_is_one(seen_and_counts):
         np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
 
 
-def test_share_is_what_is_gone_without_the_memory_stream(seen_and_counts):
+def test_share_is_what_is_gone_without_the_memory_branch(seen_and_counts):
     """With values of nothing the memory hands on nothing; with the chunk's values at nothing it
     hands on all.
     """
@@ -197,10 +196,14 @@ def test_openness_by_place_is_that_of_each_entry():
         RMAT(one.config.model),
         np.concatenate([[256], TEXT])[: 16 * 40][None].astype(np.int32),
     )
-    _, sown = model.apply(
-        {"params": one.params}, tokens, model.initial_state(1, closed=True), mutable=["gauges"]
+    _, seen = model.apply(
+        {"params": one.params},
+        tokens,
+        capture_intermediates=lambda _, name: name == "openness",
+        mutable=["intermediates"],
     )
-    z_NLKD = np.asarray(sown["gauges"]["layers"]["memory"]["gate"]["openness"][0])[:, :, 0]
+    z_NLBKD = np.asarray(seen["intermediates"]["layers"]["memory"]["gate"]["openness"][0])
+    z_NLKD = z_NLBKD[:, :, 0]
     _, counts = watched(one)
     assert counts.writes_K.tolist() == [40 - TURN] * 2
     np.testing.assert_allclose(
@@ -210,16 +213,11 @@ def test_openness_by_place_is_that_of_each_entry():
     assert np.abs(np.diff(counts.open_LK / counts.writes_K)).min() > 1e-3
 
 
-def test_other_gates_keep_what_they_keep():
+def test_a_queue_keeps_nothing_that_has_left():
     chunks = np.arange(40)
-    _, counts = watched(subject(gate="none"))
+    _, counts = watched(subject(memory=UNGATED))
     np.testing.assert_allclose(counts.retention_LA(), np.tile(chunks < TURN, (2, 1)), atol=1e-6)
     assert counts.writes == 0
-    _, counts = watched(with_bias(subject(gate="newest"), -1.0))
-    keeps = 1 - 1 / (1 + np.exp(1))
-    # the oldest copy that is still there
-    expected = np.where(chunks < TURN, 1, keeps ** (chunks - TURN + 1.0))
-    np.testing.assert_allclose(counts.retention_LA(), np.tile(expected, (2, 1)), atol=1e-4)
 
 
 def test_a_timeline_has_bounded_size_and_loses_nothing():
@@ -291,7 +289,7 @@ def test_characters_of_several_bytes_are_one(tmp_path):
 def kept_run(folder, **changes):
     """The workdir of a run with random weights."""
     config = Config(
-        model=dataclasses.replace(Config().model, **PAPER | MODEL | changes),
+        model=dataclasses.replace(MODEL, **changes),
         batch_size=2,
         chunks_per_step=2,
     )
@@ -303,12 +301,11 @@ def kept_run(folder, **changes):
 @pytest.mark.parametrize(
     "changes, missing",
     [
-        ({"fusion": "head"}, set()),
-        ({"fusion": "joint", "memory_source": "input", "memory_age": "tokens"}, set()),
-        ({"gate": "none"}, {"gates.png", "channels.png"}),
-        ({"gate_scope": "slot"}, {"channels.png"}),
+        ({}, set()),
+        ({"memory": Memory(slots=6, writes=2), "local": Local(window=4)}, {"channels.png"}),
+        ({"memory": UNGATED}, {"gates.png", "channels.png"}),
         (
-            {"streams": ("full", "local")},
+            {"branches": ("full", "local"), "memory": None},
             {
                 "gates.png",
                 "channels.png",

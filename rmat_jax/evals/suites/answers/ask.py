@@ -50,7 +50,7 @@ def ask(
     """
     engine = subject.engine(rows=ROWS)
     # What a session remembers is as large as the model makes it, so few are held at a time.
-    ways = conditions(subject.config.model.has_memory)
+    ways = conditions(bool(subject.config.model.memory))
     total, answers = sum(len(item.asked) for item in items), []
     # neighbours end together
     order = sorted(range(len(items)), key=lambda index: len(items[index].text))

@@ -50,12 +50,12 @@ def babi(subject: Subject, options: Options, out: Path) -> Section:
         for trial in run_task(engine, index, task, options, other)
     ]
     figures.heat_map(Path(out, "babi_tasks.png"), tasks, trials)
-    figures.curves(Path(out, "babi_stretches.png"), tasks, trials, model.has_memory)
-    values = measured(tasks, trials, model.has_memory)
+    figures.curves(Path(out, "babi_stretches.png"), tasks, trials, model.memory)
+    values = measured(tasks, trials, bool(model.memory))
 
-    brackets = ", in brackets with the memory emptied" * model.has_memory
+    brackets = ", in brackets with the memory emptied" * bool(model.memory)
     parts = [
-        verdicts(trials, model.has_memory),
+        verdicts(trials, bool(model.memory)),
         figure("Accuracy by task and stretch", "babi_tasks.png"),
         figure("Accuracy by stretch, all tasks", "babi_stretches.png"),
         f"Right answers by chunks of other text{brackets}:",

@@ -118,7 +118,7 @@ def run_task(
             read = [engine.open(context(number, chunks)) for number in group]
             forgetful = [session.fork(forget=True) for session in read]
             kept = ranked(read, questions)
-            emptied = ranked(forgetful, questions) if model.has_memory else kept
+            emptied = ranked(forgetful, questions) if model.memory else kept
             for number, question, ours, theirs in zip(group, questions, kept, emptied, strict=True):
                 right = candidates.index(question.answer)
                 trial = Trial(

@@ -66,7 +66,7 @@ def measure(subject: Subject, found: list[Line]) -> Completed:
                 results[index] = next(made), part, next(made) if replaced[index] else None
                 if len(results) % 50 == 0:
                     say(f"code: {len(results):,} of {len(found):,} lines")
-    ways = conditions(engine.model.config.has_memory)
+    ways = conditions(bool(engine.model.config.memory))
     ordered = [results[index] for index in range(len(found))]
     return _completed(tokenizer, ways, found, replaced, ordered)
 

@@ -111,7 +111,7 @@ def measure(subject: Subject, joined: list[list[Placed]]) -> Costs:
             if place % 10 == 0:
                 say(f"dialogue: {done:,} of {total:,} turns")
     turns, flat = [turn for long in joined for turn in long], [of for long in bits for of in long]
-    ways = conditions(engine.model.config.has_memory)
+    ways = conditions(bool(engine.model.config.memory))
     return Costs(
         {condition: np.array([of[condition] for of in flat]) for condition in ways},
         np.array([len(turn.text()) for turn in turns]),
@@ -131,7 +131,7 @@ def _groups(found: Costs, bins: np.ndarray) -> dict[str, Costs]:
 
 
 def _conditions(subject: Subject) -> str:
-    if not subject.config.model.has_memory:
+    if not subject.config.model.memory:
         return "This model has no memory: what is more than a chunk back, it does not know."
     return (
         "The memory is emptied before the speaker's name; the open chunk stays, which holds "

@@ -127,7 +127,7 @@ def describe(
         for a, b in zip(found.bits_RN[:-1], found.bits_RN[1:], strict=True)
     ]
     c = subject.config.model
-    marks = {"queue turns over": c.slots // c.writes * chunk_len} if c.has_memory else {}
+    marks = {"queue turns over": c.memory.slots // c.memory.writes * chunk_len} if c.memory else {}
     figures.reach(out / "length.png", reaches, per_byte, gains, marks)
     judged = verdict(reaches, found.bits_RN, units_N)
     documents, scored = len(np.unique(found.documents_N)), found.bits_RN.shape[1]

@@ -46,8 +46,8 @@ def by_offset(out: Path, measured: Measured, config: Config) -> Part:
     if not drawn.any():
         return "", values
     marks = {"one chunk": model.chunk_len}
-    if model.has_memory:
-        marks["queue is full"] = model.chunk_len * model.slots // model.writes
+    if model.memory:
+        marks["queue is full"] = model.chunk_len * model.memory.slots // model.memory.writes
     gains = []
     if cut is not None:
         gains = _differences(cut, kept, offset_bins(kept.offsets), np.flatnonzero(drawn))
@@ -131,7 +131,7 @@ def recovery(out: Path, measured: Measured, config: Config) -> Part:
     if not measured.is_text or measured.cut is None:
         return "", {}
     if once is None:
-        filling = -(-model.slots // model.writes) * model.chunk_len
+        filling = -(-model.memory.slots // model.memory.writes) * model.chunk_len
         text = (
             "No held-out document is long enough to empty a full queue in it "
             f"({filling:,} tokens and two chunks)."

@@ -110,16 +110,16 @@ def _always_emptied(axes: Axes, places: np.ndarray, cut: np.ndarray) -> None:
     )
 
 
-def fusion(file: Path, streams: Sequence[str], weights_LS: np.ndarray) -> None:
-    """Draws each layer's mixture of the attention streams as a stacked bar."""
+def fusion(file: Path, branches: Sequence[str], weights_LS: np.ndarray) -> None:
+    """Draws each layer's mixture of the attention branches as a stacked bar."""
     figure, axes = plots.new_figure(
         "Fusion weights by layer", height=plots.bars_height(len(weights_LS))
     )
-    plots.stack_streams(axes, streams, weights_LS)
+    plots.stack_branches(axes, branches, weights_LS)
     axes.set(xlabel="share of the attention's output", ylabel="layer", xlim=(0, 1))
     axes.grid(False)
     axes.xaxis.set_major_formatter("{x:.0%}")
-    _layers_downward(axes, len(weights_LS), legend_columns=len(streams))
+    _layers_downward(axes, len(weights_LS), legend_columns=len(branches))
     plots.save(figure, file)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from rmat_jax.config import IGNORE, Config, RMATConfig
 from rmat_jax.errors import UserError
 from rmat_jax.model import RMAT
-from rmat_jax.modules import carry
-from rmat_jax.modules.carry import State
+from rmat_jax.modules.documents import border, last
+from rmat_jax.modules.state import State, initial_state
 from rmat_jax.types import Array, PyTree
 
 # of the histogram that quantiles are read from
@@ -34,9 +34,9 @@ class Openness(NamedTuple):
 
 
 def fusion_weights(config: Config, params: PyTree) -> np.ndarray:
-    """Share of each stream in each layer, [L, streams] or with `fusion="head"` [L, streams, H], in
-    the order of `fused`.
-    """
+    """Share of each branch in each layer, [L, branches], in the order of `fused`."""
+    if len(config.model.fused) == 1:
+        return np.ones((config.model.num_layers, 1))
     weights_LS = jax.device_get(params["layers"]["fusion"]).astype(np.float64)
     shares_LS = np.exp(weights_LS - weights_LS.max(1, keepdims=True))
     return shares_LS / shares_LS.sum(1, keepdims=True)
@@ -54,21 +54,21 @@ def gate_openness(
         UserError: the model has no gate.
     """
     c = config.model
-    if not c.has_memory or c.gate == "none":
-        raise UserError(
-            f"a model with streams={c.streams} and gate={c.gate!r} has no gate to look at"
-        )
+    if c.memory is None or not c.memory.gated:
+        why = "model.memory.gate=none" if c.memory else f"model.branches={','.join(c.branches)}"
+        raise UserError(f"a model with {why} has no gate to look at")
     batches = list(batches)
     rows = len(batches[0]["tokens"])
     scored_BT = np.concatenate([batch["targets"] != IGNORE for batch in batches], axis=1)
     scored_BN = scored_BT.reshape(rows, -1, c.chunk_len).any(2)
     # a scored token comes, now or later
     counts_BN = np.logical_or.accumulate(scored_BN[:, ::-1], axis=1)[:, ::-1]
-    memory, totals_L, counts_LX = carry.initial_state(c, rows, closed=True), 0.0, 0
+    carried, totals_L, counts_LX, writes = initial_state(c, rows), 0.0, 0, 0
     for batch, counts_Bn in zip(batches, np.split(counts_BN, len(batches), axis=1), strict=True):
-        memory, totals, counts = _read(
-            c, params, memory, batch["tokens"], batch["documents"], counts_Bn
+        carried, totals, counts, written = _read(
+            c, params, carried, batch["tokens"], batch["documents"], counts_Bn
         )
+        writes += int(written)
         totals_L = totals_L + np.asarray(totals, np.float64)
         counts_LX = counts_LX + np.asarray(counts, np.int64)
     values = int(counts_LX[0].sum())
@@ -77,42 +77,48 @@ def gate_openness(
         return Openness(unknown_L, unknown_L, unknown_L, 0)
     shares_LX = counts_LX.cumsum(1) / values
     low_L, high_L = (((shares_LX < share).sum(1) + 0.5) / BINS for share in (0.1, 0.9))
-    return Openness(totals_L / values, low_L, high_L, values // c.width)
+    return Openness(totals_L / values, low_L, high_L, writes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _read(
     config: RMATConfig,
     params: PyTree,
-    memory: State,
+    carried: State,
     tokens_BT: Array,
     documents_BT: Array,
     counts_BN: Array,
-) -> tuple[State, Array, Array]:
-    """The memory after the batch, the sum of all z that count [L], and how many fall into each bin
-    [L, BINS].
+) -> tuple[State, Array, Array, Array]:
+    """The state after the batch, the sum of all z that count [L], how many fall into each bin [L,
+    BINS], and the writes that count.
     """
-    model, writes = RMAT(config), config.writes
+    model = RMAT(config)
     chunks = [
         x.reshape(len(x), -1, config.chunk_len).swapaxes(0, 1) for x in (tokens_BT, documents_BT)
     ]
-    positions_BC = jnp.broadcast_to(jnp.arange(config.chunk_len), chunks[0].shape[1:])
 
-    def read(memory, chunk):
+    def read(carried, chunk):
         tokens_BC, documents_BC, counts_B = chunk
         # zero if another document began
-        ages_BM = carry.enter(config, memory, positions_BC, documents_BC).ages_BM
-        holds_BK = (ages_BM[:, :writes] if config.gate == "evicted" else ages_BM[:, -writes:]) > 0
-        counts_BK = holds_BK & counts_B[:, None]
-        (_, memory), sown = model.apply(
-            {"params": params}, tokens_BC, memory, documents_BC, mutable=["gauges"]
+        owner_B = carried.document_B
+        last_B = last(documents_BC, documents_BC, owner_B)
+        ages_BM = border(config, carried.ages_BM, owner_B, last_B, documents_BC).ages_BM
+        counts_BK = (ages_BM[:, : config.memory.writes] > 0) & counts_B[:, None]
+        (_, carried), seen = model.apply(
+            {"params": params},
+            tokens_BC,
+            carried,
+            documents_BC,
+            capture_intermediates=lambda _, name: name == "openness",
+            mutable=["intermediates"],
         )
-        # of the call's only chunk
-        z_LBKD = sown["gauges"]["layers"]["memory"]["gate"]["openness"][0][0]
+        # of the call's only chunk; D is 1 where a slot has one gate
+        z_LBKD = seen["intermediates"]["layers"]["memory"]["gate"]["openness"][0][0]
         bins_LBKD = jnp.minimum(z_LBKD * BINS, BINS - 1).astype(jnp.int32)
         counts_LBKD = jnp.broadcast_to(counts_BK[None, ..., None], z_LBKD.shape)
         add = jax.vmap(lambda bins, counts: jnp.zeros(BINS, jnp.int32).at[bins].add(counts))
-        return memory, (z_LBKD.sum((1, 2, 3), where=counts_LBKD), add(bins_LBKD, counts_LBKD))
+        sums_L, bins_LX = z_LBKD.sum((1, 2, 3), where=counts_LBKD), add(bins_LBKD, counts_LBKD)
+        return carried, (sums_L, bins_LX, counts_BK.sum())
 
-    memory, (totals_NL, counts_NLX) = jax.lax.scan(read, memory, (*chunks, counts_BN.T))
-    return memory, totals_NL.sum(0), counts_NLX.sum(0)
+    carried, sums = jax.lax.scan(read, carried, (*chunks, counts_BN.T))
+    return carried, *(x.sum(0) for x in sums)

@@ -81,12 +81,12 @@ def measure(config: Config, params: PyTree, data: Data) -> Measured:
     say(f"held-out loss of {len(heldout)} batches")
     kept = evaluate_heldout(config, params, heldout, heldout.num_bytes)
     cut = openness = gzip = order2 = once = None
-    if model.has_memory:
+    if model.memory:
         say("held-out loss with the memory emptied before each chunk")
         cut = evaluate_heldout(config, params, heldout, heldout.num_bytes, cut=True)
         if heldout.num_bytes is not None:
             once = cut_once(config, params, heldout, heldout.num_bytes)
-        if model.gate != "none":
+        if model.memory.gated:
             say("gates")
             openness = gate_openness(config, params, heldout)
     if heldout.num_bytes is not None:
@@ -147,7 +147,7 @@ def choose_cuts(
     """
     rows, length = documents_BT.shape
     chunk = model.chunk_len
-    filling = -(-model.slots // model.writes) * chunk
+    filling = -(-model.memory.slots // model.memory.writes) * chunk
     forget_BN = np.full((rows, length // chunk), KEEP, np.int32)
     since_BT = np.full((rows, length), -1)
     for lane in range(rows):

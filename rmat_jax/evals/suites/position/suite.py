@@ -18,7 +18,7 @@ from rmat_jax.evals.suites.position.by_place import (
     subsection,
 )
 from rmat_jax.evals.suites.position.measure import Measured, measure
-from rmat_jax.modules import memory
+from rmat_jax.modules.memory import GRUGate, SlotGate
 
 
 def check(subject: Subject, options: Options) -> None:
@@ -141,20 +141,18 @@ def _numbers(heldout: Heldout) -> dict[str, Any]:
 
 
 def _fusion(out: Path, measured: Measured, config: Config) -> Part:
-    streams, weights_LS, of_heads = config.model.fused, measured.fusion_LS, ""
-    if len(streams) == 1:
+    branches, weights_LS = config.model.fused, measured.fusion_LS
+    if len(branches) == 1:
         return "", {}
-    if weights_LS.ndim == 3:
-        weights_LS, of_heads = weights_LS.mean(2), ", means over heads"
-    figures.fusion(out / "fusion.png", streams, weights_LS)
+    figures.fusion(out / "fusion.png", branches, weights_LS)
     low, high = weights_LS.min(0), weights_LS.max(0)
-    shares = ", ".join(f"{name} {low[i]:.0%} to {high[i]:.0%}" for i, name in enumerate(streams))
+    shares = ", ".join(f"{name} {low[i]:.0%} to {high[i]:.0%}" for i, name in enumerate(branches))
     text = (
-        f"Shares over the layers (layer 1 reads the tokens){of_heads}: {shares}. "
-        f"At the start: {1 / len(streams):.0%} each."
+        f"Shares over the layers (layer 1 reads the tokens): {shares}. "
+        f"At the start: {1 / len(branches):.0%} each."
     )
     return subsection("Fusion weights", "fusion.png", text), {
-        "streams": streams,
+        "branches": branches,
         "by_layer": weights_LS,
     }
 
@@ -166,17 +164,14 @@ def _gates(out: Path, measured: Measured, config: Config) -> Part:
     if not openness.writes:
         text = "No held-out document is long enough for a slot to be written twice."
         return f"### Gate openness\n\n{text}", {}
-    start = float(memory.openness(model.gate_bias, model.gate_curve))
+    gate = {"slot": SlotGate, "gru": GRUGate}[model.memory.gate]
+    start = float(gate.curve(model.memory.gate_bias))
     figures.gates(out / "gates.png", openness, start)
+    turn = model.chunk_len * model.memory.slots // model.memory.writes
+    kept = ", ".join(f"{1 - z:.0%}" for z in openness.mean_L)
     text = (
         f"The update gate over {openness.writes:,} writes to slots that held something of the "
-        "same document. "
+        f"same document. A slot's turn comes every {turn:,} tokens; on average this much of it "
+        f"then stays, by layer: {kept}."
     )
-    if model.gate == "evicted":
-        turn = model.chunk_len * model.slots // model.writes
-        kept = ", ".join(f"{1 - z:.0%}" for z in openness.mean_L)
-        text += (
-            f"A slot's turn comes every {turn:,} tokens; on average this much of it then stays, "
-            f"by layer: {kept}."
-        )
     return subsection("Gate openness", "gates.png", text), openness._asdict()

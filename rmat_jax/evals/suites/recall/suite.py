@@ -140,7 +140,7 @@ def describe(
         tokens,
         DEPTHS,
         np.array([[mean.value for mean in row] for row in accuracy_DN]),
-        np.array([mean.value for mean in cut]) if model.has_memory else None,
+        np.array([mean.value for mean in cut]) if model.memory else None,
         chance,
     )
     values = {
@@ -152,9 +152,7 @@ def describe(
         "by_context": {"with_memory": kept, "emptied_before_question": cut, "gain": gains},
     }
     judged = (
-        verdict(tokens, kept, gains, needles.thing)
-        if model.has_memory
-        else "This model has no memory."
+        verdict(tokens, kept, gains, needles.thing) if model.memory else "This model has no memory."
     )
     exact = [grid.exact(column, grid.kept) for column in columns]
     bits = [float(grid.kept_bits[column].mean()) for column in columns]
@@ -247,7 +245,7 @@ def _keys(
         for mean, count in zip(kept, counts, strict=True)
     ]
     figures.keys(
-        out / "keys.png", counts, kept, cut if subject.config.model.has_memory else None, chance
+        out / "keys.png", counts, kept, cut if subject.config.model.memory else None, chance
     )
     tokens = keys.cells[0].chunks * needles.chunk_len
     lines = [

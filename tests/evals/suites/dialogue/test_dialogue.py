@@ -14,7 +14,8 @@ from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_TEXTS
 from rmat_jax.evals.suite import Options
 from rmat_jax.evals.suites.dialogue.dialogues import Turn, join, load, parse
 from rmat_jax.evals.suites.dialogue.suite import check, dialogue, measure
-from rmat_jax.model import RMAT
+from rmat_jax.infer import open_chunk
+from rmat_jax.ops import losses
 from tests.evals.tiny import subject
 
 TALK = [
@@ -31,30 +32,29 @@ def measured(tmp_path_factory):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def score(model, params, x_BT, y_BT, state):
-    return model.apply({"params": params}, x_BT, y_BT, state, method=RMAT.score)
+def bits(config, params, x_BT, y_BT, state):
+    """Of every target, and the state after them, wherever in a chunk they end."""
+    x_BTD, state = open_chunk.read(config, params, state, x_BT)
+    scores = losses.score(open_chunk.logits(config, params, x_BTD), y_BT)
+    return scores.loss_BT[0] / np.log(2), state
 
 
 def one_pass(one, text, forget_at=None):
     """Bits of every token of a text after its first, read at once; or with the memory emptied
     before a place.
     """
-    model = RMAT(one.config.model)
+    config = one.config.model
     tokens = np.concatenate([[256], np.frombuffer(text, np.uint8)])[None].astype(np.int32)
-    state = model.initial_state(1)
+    state = open_chunk.stack_layers(open_chunk.initial_state(config, 1))
     if forget_at is None:
         # one program for all
         padded = np.pad(tokens, ((0, 0), (0, 160 - tokens.shape[1])))
-        return np.asarray(
-            score(model, one.params, padded[:, :-1], padded[:, 1:], state)[0].loss_BT
-        )[0, : len(text)] / np.log(2)
-    first, state = score(
-        model, one.params, tokens[:, :forget_at], tokens[:, 1 : forget_at + 1], state
-    )
-    rest, _ = score(
-        model, one.params, tokens[:, forget_at:-1], tokens[:, forget_at + 1 :], state.forget()
-    )
-    return np.concatenate([np.asarray(x.loss_BT)[0] for x in (first, rest)]) / np.log(2)
+        found, _ = bits(config, one.params, padded[:, :-1], padded[:, 1:], state)
+        return np.asarray(found)[: len(text)]
+    first, rest = np.split(np.arange(len(text)), [forget_at])
+    before, state = bits(config, one.params, tokens[:, first], tokens[:, first + 1], state)
+    after, _ = bits(config, one.params, tokens[:, rest], tokens[:, rest + 1], state.forget())
+    return np.concatenate([before, after])
 
 
 def test_turns_cost_what_one_reading_says(measured):
@@ -130,7 +130,9 @@ def test_the_section_is_whole(measured, tmp_path):
 
 
 def test_a_model_without_memory_has_no_emptied_one(measured):
-    without = dataclasses.replace(subject(streams=("full", "local")), workdir=measured[0].workdir)
+    without = dataclasses.replace(
+        subject(branches=("full", "local"), memory=None), workdir=measured[0].workdir
+    )
     assert list(measure(without, join(TALK[:1], without.tokenizer, 150)).bits) == [KEPT, ALONE]
     assert list(measured[2].bits) == [KEPT, EMPTIED, ALONE]
 

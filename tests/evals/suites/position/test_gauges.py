@@ -1,13 +1,16 @@
-"""Gauges read what the model does: the mixture of its streams, and the gates where there is
+"""Gauges read what the model does: the mixture of its branches, and the gates where there is
 something to keep.
 """
 
 import dataclasses
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rmat_jax.config import Memory
 from rmat_jax.errors import UserError
 from rmat_jax.evals.suites.position import figures, suite
 from rmat_jax.evals.suites.position.gauges import fusion_weights, gate_openness
@@ -30,7 +33,7 @@ def with_gate(params, **values):
     return params | {"layers": params["layers"] | {"memory": memory}}
 
 
-def test_fusion_weights_are_shares_of_the_streams(config, params):
+def test_fusion_weights_are_shares_of_the_branches(config, params):
     fusion = np.log(np.array([[1, 1, 2], [6, 3, 1]], np.float32)) + 5
     changed = params | {"layers": params["layers"] | {"fusion": fusion}}
     np.testing.assert_allclose(
@@ -50,15 +53,22 @@ def test_openness_of_constant_gates(config, params, one_document):
     assert openness.writes == 2 * 3 * 5
 
 
-@pytest.mark.parametrize("curve", ["sigmoid", "clipped"])
+@pytest.mark.parametrize(("gate", "weights"), [("slot", ("wz", "uz")), ("gru", ("Wz", "Uz"))])
 def test_the_report_draws_where_a_gate_started(
-    monkeypatch, config, params, one_document, tmp_path, curve
+    monkeypatch, config, one_document, tmp_path, gate, weights
 ):
     config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, gate_curve=curve, gate_bias=-1.5)
+        config,
+        model=dataclasses.replace(
+            config.model,
+            memory=dataclasses.replace(config.model.memory, gate=gate, gate_bias=-1.5),
+        ),
     )
-    bias = config.model.gate_bias * np.ones((2, 1))
-    openness = gate_openness(config, with_gate(params, Wz=0, Uz=0, bz=bias), one_document)
+    params = jax.jit(RMAT(config.model).init)(jax.random.key(1), jnp.zeros((1, 8), jnp.int32))
+    params = with_gate(params["params"], **dict.fromkeys(weights, 0))
+    openness = gate_openness(config, params, one_document)
+    # each slot of the queue was written over in each of three lanes, five times
+    assert openness.writes == 2 * 3 * 5
     drawn = []
     monkeypatch.setattr(figures, "gates", lambda path, openness, start: drawn.append(start))
     suite._gates(tmp_path, types.SimpleNamespace(openness=openness), config)
@@ -66,13 +76,13 @@ def test_the_report_draws_where_a_gate_started(
 
 
 def test_openness_is_the_mean_of_what_the_gates_did(config, params, lanes, one_document):
-    _, sown = RMAT(config.model).apply(
+    _, seen = RMAT(config.model).apply(
         {"params": params},
         lanes["tokens"],
-        RMAT(config.model).initial_state(3, closed=True),
-        mutable=["gauges"],
+        capture_intermediates=lambda _, name: name == "openness",
+        mutable=["intermediates"],
     )
-    z_NLBKD = np.asarray(sown["gauges"]["layers"]["memory"]["gate"]["openness"][0])
+    z_NLBKD = np.asarray(seen["intermediates"]["layers"]["memory"]["gate"]["openness"][0])
     openness = gate_openness(config, params, one_document)
     for layer in range(2):
         z = z_NLBKD[3:, layer]
@@ -80,7 +90,8 @@ def test_openness_is_the_mean_of_what_the_gates_did(config, params, lanes, one_d
         assert openness.low_L[layer] == pytest.approx(np.quantile(z, 0.1), abs=0.01)
         assert openness.high_L[layer] == pytest.approx(np.quantile(z, 0.9), abs=0.01)
     # the control: empty slots would change it
-    assert abs(z_NLBKD[:3].mean() - z_NLBKD[3:].mean()) > 0.01
+    empty_L, full_L = (z.mean((0, 2, 3, 4)) for z in np.split(z_NLBKD, [3]))
+    assert abs(empty_L - full_L).min() > 1e-3
 
 
 def test_short_documents_have_no_slot_to_keep(config, params, one_document, batches):
@@ -105,12 +116,13 @@ def test_padding_does_not_count(config, params, one_document):
     assert again.writes == openness.writes + 2 * 3 * 4
 
 
-def test_newest_gate_has_something_to_keep_from_the_second_chunk_on(config, params, one_document):
-    newest = dataclasses.replace(config, model=dataclasses.replace(config.model, gate="newest"))
-    assert gate_openness(newest, params, one_document).writes == 2 * 3 * 7
-
-
-@pytest.mark.parametrize("change", [{"gate": "none"}, {"streams": ("full", "local")}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory": Memory(slots=6, writes=2, gate="none")},
+        {"branches": ("full", "local"), "memory": None},
+    ],
+)
 def test_a_model_without_gates_is_an_error(config, params, batches, change):
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, **change))
     with pytest.raises(UserError, match="no gate"):

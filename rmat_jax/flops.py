@@ -2,7 +2,26 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 from jax.extend import core
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.model import RMAT
+from rmat_jax.modules.state import initial_state
+
+
+def per_token(config: RMATConfig) -> int:
+    """Forward FLOPs a token of whole chunks; a training step costs three times as much.
+
+    The masked half of a causal product counts: this is what the code computes.
+    """
+    model, tokens = RMAT(config), jnp.zeros((1, config.chunk_len), jnp.int32)
+    with jax.enable_x64(config.dtype == "float64" or jax.config.jax_enable_x64):
+        variables = jax.eval_shape(model.init, jax.random.key(0), tokens[:, :1])
+        state = jax.eval_shape(lambda: initial_state(config, 1))
+        jaxpr = jax.make_jaxpr(model.apply)(variables, tokens, state)
+    return count(jaxpr) // config.chunk_len
 
 
 def count(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:

@@ -1,4 +1,4 @@
-"""FLOPs by jaxpr: hand-counted programs, and the train step against the config's own formula."""
+"""FLOPs by jaxpr: hand-counted programs, a token of the hybrid by hand, and the train step."""
 
 import dataclasses
 
@@ -8,8 +8,9 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
-from rmat_jax.config import PAPER, Config, MeshConfig, OptimConfig, RMATConfig
-from rmat_jax.plan import chips, compiled, flops
+from rmat_jax import flops
+from rmat_jax.config import PAPER, Config, Local, Memory, MeshConfig, OptimConfig, RMATConfig
+from rmat_jax.plan import chips, compiled
 
 A_IJ = jax.ShapeDtypeStruct((3, 5), jnp.float32)
 B_JK = jax.ShapeDtypeStruct((5, 7), jnp.float32)
@@ -95,18 +96,32 @@ def test_a_loop_of_unknown_length_is_refused():
     )
 
 
-MODEL = RMATConfig(
-    **PAPER,
+MODEL = dataclasses.replace(
+    PAPER,
     vocab_size=512,
     width=128,
     num_layers=3,
     num_heads=4,
+    mlp_width=512,
     chunk_len=64,
-    window_len=16,
-    window="sliding",
-    memory_slots=16,
-    memory_writes=4,
+    local=Local(window=16),
+    memory=dataclasses.replace(PAPER.memory, slots=16, writes=4),
 )
+
+
+def test_a_token_by_hand():
+    """The hybrid: a layer's products, scores and values of all keys, slots, gate, shift, logits."""
+    D, F, C, W, M, V = 32, 96, 16, 4, 48, 50
+    memory = Memory(slots=M, writes=C)
+    c = RMATConfig(V, D, 3, 4, F, C, local=Local(window=W), memory=memory)
+    layer = 2 * (4 * D * D + 2 * D * F) + 2 * 2 * (W + C + M) * D
+    slots, gate = 2 * 2 * M * D * D // C, 2 * 2 * D
+    assert flops.per_token(c) == 3 * (layer + slots + gate) + 2 * D * D + 2 * D * V
+    queue = RMATConfig(V, D, 3, 4, F, C, branches=("full",), token_shift=False)
+    layer -= 2 * 2 * (W + M) * D
+    assert flops.per_token(queue) == 3 * layer + 2 * D * V
+
+
 ALONE = MeshConfig()
 
 
@@ -134,7 +149,7 @@ def test_the_train_step_is_as_many_forward_passes(remat, blocks, logits):
     counted, config = step_flops(remat)
     tokens = config.batch_size * config.segment_len
     logits_flops = 2 * MODEL.width * MODEL.vocab_size
-    expected = tokens * (blocks * (MODEL.flops_per_token() - logits_flops) + logits * logits_flops)
+    expected = tokens * (blocks * (flops.per_token(MODEL) - logits_flops) + logits * logits_flops)
     assert counted == pytest.approx(expected, rel=0.02)
 
 

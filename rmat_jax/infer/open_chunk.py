@@ -1,0 +1,414 @@
+"""Streams that stop anywhere: a closed state, and the buffers of the chunk that is not full yet.
+
+Training and evaluation read whole chunks and never see this. A decoder reads one token at a time
+and wants neither to compute the chunk again nor to copy its buffers; the shapes and the order of
+writes here are made for that. The layers are the model's own (`modules/block.py`).
+
+Parameters and layers come in two forms. As a tuple, a layer each, they decode fast: a scan over
+layers would copy each layer's weights out of the stack before it uses them. Stacked along a leading
+axis L they compile fast, whatever the number of layers: so prompts are read.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.model import RMAT
+from rmat_jax.modules import documents as rules
+from rmat_jax.modules.block import Block
+from rmat_jax.modules.documents import NOBODY
+from rmat_jax.modules.state import packed, slide, slide_documents, unpacked, window
+from rmat_jax.ops.attention import Keys
+from rmat_jax.types import Array, PyTree
+
+
+@struct.dataclass
+class OpenLayer:
+    """One layer's part of an open state. Stacked, every leaf has an axis L before B."""
+
+    # what it carries from chunk to chunk, as in a closed state
+    slots_BMD: Array | None
+    window_keys_BHEW: Array | None
+    window_values_BHEW: Array | None
+    # the slots' keys and values, which stay the same until the chunk is full
+    slot_keys_BHEM: Array | None
+    slot_values_BHEM: Array | None
+    # of the open chunk's tokens; the keys are rotated
+    keys_BHEC: Array
+    values_BHEC: Array
+    # what the memory will keep of them
+    kept_BCD: Array | None
+
+
+Layers = tuple[OpenLayer, ...] | OpenLayer
+
+
+@struct.dataclass
+class OpenState:
+    """All that the model remembers of a batch of streams, wherever each stands in its chunk."""
+
+    layers: Layers
+    # chunks since each slot was written, and the document that the slots belong to
+    ages_BM: Array | None
+    owner_B: Array
+    window_documents_BW: Array | None
+    # of the open chunk's tokens; NOBODY where none stands yet
+    documents_BC: Array
+    # tokens in the open chunk, 0..C-1
+    position_B: Array
+    # document and id of the token that was read last
+    document_B: Array
+    token_B: Array | None
+
+    def forget(self) -> "OpenState":
+        """The same state with an empty memory; a sliding window and the open chunk stay."""
+        return self if self.ages_BM is None else self.replace(ages_BM=jnp.zeros_like(self.ages_BM))
+
+    def num_bytes(self) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
+
+
+def initial_state(config: RMATConfig, batch: int) -> OpenState:
+    """The state before the first token of `batch` streams, its layers one by one."""
+    c, dtype, wide = config, jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+
+    def heads(length):
+        return jnp.zeros((batch, c.num_heads, c.head_dim, length), dtype)
+
+    slots = c.memory and c.memory.slots
+    size = c.local.window if c.carries_window else 0
+
+    def layer():
+        return OpenLayer(
+            slots_BMD=jnp.zeros((batch, slots, c.width), wide) if slots else None,
+            window_keys_BHEW=heads(size) if size else None,
+            window_values_BHEW=heads(size) if size else None,
+            slot_keys_BHEM=heads(slots) if slots else None,
+            slot_values_BHEM=heads(slots) if slots else None,
+            keys_BHEC=heads(c.chunk_len),
+            values_BHEC=heads(c.chunk_len),
+            kept_BCD=jnp.zeros((batch, c.chunk_len, c.width), _kept_dtype(c)) if slots else None,
+        )
+
+    return OpenState(
+        # each with arrays of its own: a donated state must not hold one twice
+        layers=tuple(layer() for _ in range(c.num_layers)),
+        ages_BM=jnp.zeros((batch, slots), jnp.int32) if slots else None,
+        owner_B=jnp.zeros(batch, jnp.int32),
+        window_documents_BW=jnp.full((batch, size), NOBODY, jnp.int32) if size else None,
+        documents_BC=jnp.full((batch, c.chunk_len), NOBODY, jnp.int32),
+        position_B=jnp.zeros(batch, jnp.int32),
+        document_B=jnp.zeros(batch, jnp.int32),
+        token_B=jnp.full(batch, -1, jnp.int32) if c.token_shift else None,
+    )
+
+
+def _kept_dtype(config: RMATConfig) -> Any:
+    return jnp.dtype(config.dtype if config.memory.keeps_outputs else config.param_dtype)
+
+
+def unstack_params(params: PyTree) -> PyTree:
+    """The model's parameters with its layers one by one."""
+    leaves, structure = jax.tree.flatten(params["layers"])
+    layers = tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True))
+    return params | {"layers": layers}
+
+
+def stack(layers: tuple[PyTree, ...]) -> PyTree:
+    """Layers one by one as one tree, every leaf with a leading axis L."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *layers)
+
+
+def stack_params(params: PyTree) -> PyTree:
+    """The inverse of `unstack_params`."""
+    return params | {"layers": stack(params["layers"])}
+
+
+def stack_layers(state: OpenState) -> OpenState:
+    """The same state with its layers stacked."""
+    return state.replace(layers=stack(state.layers))
+
+
+def unstack_layers(state: OpenState) -> OpenState:
+    """The inverse of `stack_layers`."""
+    leaves, structure = jax.tree.flatten(state.layers)
+    layers = tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True))
+    return state.replace(layers=layers)
+
+
+def read(
+    config: RMATConfig,
+    params: PyTree,
+    state: OpenState,
+    tokens_BT: Array,
+    documents: Array | None = None,
+    lengths: Array | None = None,
+) -> tuple[Array, OpenState]:
+    """Reads on, wherever each row stands in its chunk.
+
+    Args:
+        config: the model's.
+        params: its parameters, in the form of the state's layers.
+        state: after what was read before.
+        tokens_BT: token ids, any T >= 1, padded at the end.
+        documents: [B, T], as `RMAT.__call__` takes them.
+        lengths: [B] tokens of each row that count, the first ones; None: all.
+
+    Returns:
+        The last layer's vectors [B, T, D], which mean nothing beyond a row's length, and the state,
+        of the structure that went in.
+    """
+    batch, length = tokens_BT.shape
+    if documents is None:
+        documents = jnp.broadcast_to(state.document_B[:, None], (batch, length))
+    limit_B = jnp.full(batch, length) if lengths is None else lengths
+    index_NBS, positions_NBS = _pieces(state.position_B, length, config.chunk_len)
+    counts_NBS = (positions_NBS < config.chunk_len) & (index_NBS < limit_B[None, :, None])
+
+    def pick(x_BT):
+        return jax.vmap(lambda at: jnp.take_along_axis(x_BT, at, axis=1, mode="clip"))(index_NBS)
+
+    documents_NBS = jnp.where(counts_NBS, pick(documents.astype(jnp.int32)), NOBODY)
+    pieces = pick(tokens_BT), documents_NBS, positions_NBS
+
+    def step(state, piece):
+        return read_piece(config, params, state, *piece)
+
+    if len(index_NBS) == 1:
+        state, x_BSD = step(state, jax.tree.map(lambda x: x[0], pieces))
+        return x_BSD, state
+    state, x_NBSD = jax.lax.scan(step, state, pieces)
+    return _join(x_NBSD, positions_NBS[0, :, 0], length, config.chunk_len), state
+
+
+def read_piece(
+    config: RMATConfig,
+    params: PyTree,
+    state: OpenState,
+    tokens_BS: Array,
+    documents_BS: Array,
+    positions_BS: Array,
+) -> tuple[OpenState, Array]:
+    """Reads tokens that fall into the open chunk of each row, and closes the chunks that are full.
+
+    Args:
+        config, params, state: as in `read`.
+        tokens_BS: token ids.
+        documents_BS: NOBODY for padding, which stands after a row's tokens.
+        positions_BS: in the chunk.
+
+    Returns:
+        The state, and the last layer's vectors [B, S, D].
+    """
+    c, before_BS, token_B = config, None, state.token_B
+    if c.token_shift:
+        before_BS = rules.previous_tokens(token_B, state.document_B, tokens_BS, documents_BS)
+        token_B = rules.last(tokens_BS, documents_BS, token_B)
+    x_BSD = _outside(c, params, RMAT.embed_tokens, tokens_BS, before_BS)
+
+    def one(x_BSD, weights, layer):
+        past, slots = _past(c, state, layer)
+        x_BSD, own, kept_BSD = Block(c).apply(
+            {"params": weights}, x_BSD, documents_BS, positions_BS, past, slots
+        )
+        return x_BSD, (own.keys_BJHE, own.values_BJHE, kept_BSD)
+
+    x_BSD, gained = _over_layers(one, x_BSD, params["layers"], state.layers)
+    places = _places(positions_BS, documents_BS, c.chunk_len, x_BSD)
+    count_B = (documents_BS != NOBODY).sum(1, dtype=jnp.int32)
+    state = state.replace(
+        layers=_append(state.layers, gained, places),
+        documents_BC=state.documents_BC.at[places].set(documents_BS, mode="drop"),
+        position_B=state.position_B + count_B,
+        document_B=rules.last(documents_BS, documents_BS, state.document_B),
+        token_B=token_B,
+    )
+    return _close(c, params, state), x_BSD
+
+
+def last(
+    config: RMATConfig,
+    params: PyTree,
+    state: OpenState,
+    tokens_BT: Array,
+    lengths: Array | None = None,
+) -> tuple[Array, OpenState]:
+    """`read`, and the logits after each row's last token, [B, V]; nothing where a length is 0."""
+    x_BTD, state = read(config, params, state, tokens_BT, None, lengths)
+    batch, length = tokens_BT.shape
+    final_B = jnp.full(batch, length - 1) if lengths is None else jnp.maximum(lengths - 1, 0)
+    x_B1D = jnp.take_along_axis(x_BTD, final_B[:, None, None], axis=1)
+    return logits(config, params, x_B1D)[:, 0], state
+
+
+def logits(config: RMATConfig, params: PyTree, x_BSD: Array) -> Array:
+    """Logits [B, S, V] of the last layer's vectors."""
+    return _outside(config, params, RMAT.logits, x_BSD)
+
+
+def _outside(config: RMATConfig, params: PyTree, method: Callable, *inputs: Any) -> Array:
+    """A method of the model that needs no layer."""
+    rest = {name: x for name, x in params.items() if name != "layers"}
+    return RMAT(config).apply({"params": rest}, *inputs, method=method)
+
+
+def _over_layers(body: Callable, x: Any, *layers: Any) -> tuple[Any, Any]:
+    """`x, out = body(x, *parts)` for each layer; the last x, and every out in the layers' form."""
+    if not isinstance(layers[0], tuple):
+        return jax.lax.scan(lambda x, parts: body(x, *parts), x, layers)
+    outs = []
+    for parts in zip(*layers, strict=True):
+        x, out = body(x, *parts)
+        outs.append(out)
+    return x, tuple(outs)
+
+
+def _past(config: RMATConfig, state: OpenState, layer: OpenLayer) -> tuple[list[Keys], Keys | None]:
+    """The tokens before a piece, carried window and open chunk, and the slots."""
+    past, slots = [], None
+    if config.carries_window:
+        past.append(
+            window(layer.window_keys_BHEW, layer.window_values_BHEW, state.window_documents_BW)
+        )
+    chunk = unpacked(layer.keys_BHEC), unpacked(layer.values_BHEC)
+    past.append(Keys(*chunk, state.documents_BC, jnp.arange(config.chunk_len)[None]))
+    if config.memory:
+        owners_BM = rules.slot_documents(state.ages_BM, state.owner_B)
+        slots = Keys(unpacked(layer.slot_keys_BHEM), unpacked(layer.slot_values_BHEM), owners_BM)
+    return past, slots
+
+
+def _places(
+    positions_BS: Array, documents_BS: Array, chunk_len: int, x_BSD: Array
+) -> tuple[Array, Array]:
+    """Rows [B, 1] and places [B, S] of a piece in the chunk's buffers; padding's lie outside.
+
+    A zero that is made of the last layer's output is added. So the writes wait for all who read the
+    buffers, and XLA changes them in place; otherwise it copies them (on CPU it takes no notice of
+    `optimization_barrier`). The zero is one whatever the vectors hold.
+    """
+    zero = jnp.clip(jnp.nan_to_num(x_BSD.sum()), 0, 0).astype(jnp.int32)
+    places_BS = jnp.where(documents_BS == NOBODY, chunk_len, positions_BS)
+    return jnp.arange(len(positions_BS))[:, None], places_BS + zero
+
+
+def _append(layers: Layers, gained: Any, places: tuple[Array, Array]) -> Layers:
+    """All layers' buffers with a piece's keys, values and what is kept of it.
+
+    Outside the loop over layers: here decoding writes one token's place.
+    """
+    rows_B1, places_BS = places
+
+    def extend(buffer_BHEC, new_BSHE):
+        return buffer_BHEC.at[rows_B1, :, :, places_BS].set(new_BSHE, mode="drop")
+
+    def one(_, layer, new):
+        keys_BSHE, values_BSHE, kept_BSD = new
+        kept_BCD = layer.kept_BCD
+        if kept_BCD is not None:
+            kept_BCD = kept_BCD.at[places].set(kept_BSD, mode="drop")
+        return None, layer.replace(
+            keys_BHEC=extend(layer.keys_BHEC, keys_BSHE),
+            values_BHEC=extend(layer.values_BHEC, values_BSHE),
+            kept_BCD=kept_BCD,
+        )
+
+    return _over_layers(one, None, layers, gained)[1]
+
+
+def _close(config: RMATConfig, params: PyTree, state: OpenState) -> OpenState:
+    """Writes the chunks that are full, if any is: memory, window, and an empty chunk after them."""
+    c, closes_B = config, state.position_B == config.chunk_len
+    at = rules.border(c, state.ages_BM, state.owner_B, state.document_B, state.documents_BC)
+
+    def close(layers):
+        def one(_, weights, layer):
+            new, old = _closed(c, weights, state, layer, at), _carried(layer)
+            return None, jax.tree.map(lambda x, y: _where(closes_B, x, y), new, old)
+
+        return _over_layers(one, None, params["layers"], layers)[1]
+
+    def keep(layers):
+        return _over_layers(lambda _, layer: (None, _carried(layer)), None, layers)[1]
+
+    # A branch copies whatever it returns: what the chunk's end does not change stays outside.
+    changed = jax.lax.cond(closes_B.any(), close, keep, state.layers)
+    layers = _over_layers(lambda _, x, new: (None, x.replace(**new)), None, state.layers, changed)
+    owners_BW, ages_BM = state.window_documents_BW, state.ages_BM
+    if c.carries_window:
+        owners_BW = _where(closes_B, slide_documents(c, owners_BW, state.documents_BC), owners_BW)
+    if c.memory:
+        ages_BM = _where(closes_B, at.next_ages_BM, ages_BM)
+    return state.replace(
+        layers=layers[1],
+        ages_BM=ages_BM,
+        owner_B=jnp.where(closes_B, state.document_B, state.owner_B),
+        window_documents_BW=owners_BW,
+        documents_BC=jnp.where(closes_B[:, None], NOBODY, state.documents_BC),
+        position_B=jnp.where(closes_B, 0, state.position_B),
+    )
+
+
+def _closed(
+    config: RMATConfig, weights: PyTree, state: OpenState, layer: OpenLayer, at: rules.Border
+) -> dict[str, Array]:
+    """What a layer carries on from a full chunk, by field."""
+    c, block, new = config, Block(config).bind({"params": weights}), _carried(layer)
+    if c.memory:
+        slots_BMD = block.write(layer.slots_BMD, layer.kept_BCD, at)
+        keys = block.slots(slots_BMD, at.next_ages_BM, state.document_B)
+        new["slots_BMD"] = slots_BMD
+        new["slot_keys_BHEM"] = packed(keys.keys_BJHE)
+        new["slot_values_BHEM"] = packed(keys.values_BJHE)
+    if c.carries_window:
+        past, _ = _past(c, state, layer)
+        new["window_keys_BHEW"], new["window_values_BHEW"] = slide(c, past)
+    return new
+
+
+def _carried(layer: OpenLayer) -> dict[str, Array]:
+    """The fields that the chunk's end changes."""
+    names = ("slots_BMD", "slot_keys_BHEM", "slot_values_BHEM")
+    names += ("window_keys_BHEW", "window_values_BHEW")
+    return {name: getattr(layer, name) for name in names if getattr(layer, name) is not None}
+
+
+def _where(mask_B: Array, new: Array, old: Array) -> Array:
+    """`new` for the rows where the mask holds, `old` for the others."""
+    return jnp.where(mask_B.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+
+def _pieces(start_B: Array, length: int, chunk_len: int) -> tuple[Array, Array]:
+    """Cuts [B, T] at chunk borders, for rows that stand at `start_B` in their chunks.
+
+    The first piece of a row fills up its open chunk. Each has room for S = min(T, C) tokens, and
+    there are as many as the worst start needs; places without a token get a position >= C or an
+    index >= T.
+
+    Returns:
+        The index in T [N, B, S], and the position in the chunk [N, B, S].
+    """
+    size = min(length, chunk_len)
+    count = -(-(length + chunk_len - 1) // chunk_len)
+    piece_N11 = jnp.arange(count)[:, None, None]
+    column_11S = jnp.arange(size)[None, None]
+    start_1B1 = start_B[None, :, None]
+    later_NBS = piece_N11 * chunk_len - start_1B1 + column_11S
+    index_NBS = jnp.where(piece_N11 == 0, column_11S, later_NBS)
+    positions_NBS = jnp.where(piece_N11 == 0, start_1B1 + column_11S, column_11S)
+    return index_NBS, positions_NBS
+
+
+def _join(x_NBSD: Array, start_B: Array, length: int, chunk_len: int) -> Array:
+    """The vectors of the pieces that `_pieces` cut, put together again: [B, T, D]."""
+    count, batch, size, width = x_NBSD.shape
+    x_BJD = x_NBSD.swapaxes(0, 1).reshape(batch, count * size, width)
+    place_BT = start_B[:, None] + jnp.arange(length)[None]
+    piece_BT = place_BT // chunk_len
+    first_BT = place_BT - start_B[:, None]
+    column_BT = jnp.where(piece_BT == 0, first_BT, place_BT % chunk_len)
+    return jnp.take_along_axis(x_BJD, (piece_BT * size + column_BT)[..., None], axis=1)

@@ -1,0 +1,123 @@
+"""Who sees whom: documents, branches, the ages of slots, and what happens at a chunk's border.
+
+A lane is one endless stream of documents. A token sees its own document only, in every branch. The
+memory belongs to the document that was read last; a new document begins with an empty one.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from rmat_jax.config import RMATConfig
+from rmat_jax.ops.attention import Keys
+from rmat_jax.types import Array
+
+# document id of a place where no token stands; real ids are >= 0
+NOBODY = -1
+
+
+def visible(
+    config: RMATConfig, branch: str, positions_BS: Array, documents_BS: Array, keys: Keys
+) -> Array | None:
+    """The mask [B, S, J] of a branch over some keys; None where it shows none of them.
+
+    "full" shows the chunk up to the token, "local" the last W tokens (or those of the same block of
+    W), "memory" the slots. Where the memory is read jointly the first branch shows the slots too.
+
+    Args:
+        config: the model's.
+        branch: "full", "local" or "memory".
+        positions_BS: of the queries in their chunk; B may be 1.
+        documents_BS: of the queries.
+        keys: tokens, or slots, which have no positions.
+    """
+    own_BSJ = documents_BS[:, :, None] == keys.documents_BJ[:, None, :]
+    if keys.positions_BJ is None:
+        shows = config.fused[0] if config.memory.joint else "memory"
+        return own_BSJ if branch == shows else None
+    if branch == "memory":
+        return None
+    query, key = positions_BS[:, :, None], keys.positions_BJ[:, None, :]
+    if branch == "full":
+        near_BSJ = key >= 0
+    elif config.local.sliding:
+        near_BSJ = query - key < config.local.window
+    else:
+        near_BSJ = query // config.local.window == key // config.local.window
+    return own_BSJ & (key <= query) & near_BSJ
+
+
+class Border(NamedTuple):
+    """What every layer's memory needs to know at the end of a chunk."""
+
+    # whether each token of the chunk belongs to the document that was read last
+    mine_BC: Array
+    # chunks since each slot was written, before the write and after it; 0: unwritten
+    ages_BM: Array | None
+    next_ages_BM: Array | None
+
+
+def border(
+    config: RMATConfig, ages_BM: Array | None, owner_B: Array, last_B: Array, documents_BC: Array
+) -> Border:
+    """The rules at the end of a chunk.
+
+    Where another document has begun, the queue is emptied. Only tokens of the last document are
+    written; a run without any of them leaves its slot unwritten.
+
+    Args:
+        config: the model's.
+        ages_BM: of the slots when the chunk began; None: there is no memory.
+        owner_B: the document that they belong to.
+        last_B: the document that was read last.
+        documents_BC: of the chunk's tokens; NOBODY where none stands.
+    """
+    mine_BC = documents_BC == last_B[:, None]
+    if not config.memory:
+        return Border(mine_BC, None, None)
+    writes = config.memory.writes
+    ages_BM = jnp.where((last_B == owner_B)[:, None], ages_BM, 0)
+    older_BM = jnp.where(ages_BM > 0, ages_BM + 1, 0)[:, writes:]
+    written_BK = mine_BC.reshape(-1, writes, config.run_len).any(2)
+    next_ages_BM = jnp.concatenate([older_BM, written_BK.astype(jnp.int32)], axis=1)
+    return Border(mine_BC, ages_BM, next_ages_BM)
+
+
+def last(x_BS: Array, documents_BS: Array, before_B: Array) -> Array:
+    """The value at each row's last token, [B]; `before` for a row without any."""
+    count_B = (documents_BS != NOBODY).sum(1, dtype=jnp.int32)
+    place_B1 = jnp.maximum(count_B - 1, 0)[:, None]
+    found_B = jnp.take_along_axis(x_BS, place_B1, axis=1)[:, 0].astype(jnp.int32)
+    return jnp.where(count_B > 0, found_B, before_B)
+
+
+def previous_tokens(
+    token_B: Array, document_B: Array, tokens_BS: Array, documents_BS: Array
+) -> Array:
+    """The token before each token, [B, S]; -1 where there is none in its document.
+
+    Args:
+        token_B: that was read last; -1: none yet.
+        document_B: its document.
+        tokens_BS: that follow.
+        documents_BS: theirs.
+    """
+    before_BS = jnp.concatenate([token_B[:, None], tokens_BS[:, :-1]], axis=1)
+    owners_BS = jnp.concatenate([document_B[:, None], documents_BS[:, :-1]], axis=1)
+    return jnp.where(owners_BS == documents_BS, before_BS, -1)
+
+
+def slot_documents(ages_BM: Array, document_B: Array) -> Array:
+    """The document that each slot belongs to, [B, M]; NOBODY where it is unwritten."""
+    return jnp.where(ages_BM > 0, document_B[:, None], NOBODY)
+
+
+def slot_positions(config: RMATConfig, ages_BM: Array) -> Array:
+    """Where the middle of the tokens stood that each slot was made of, [B, M].
+
+    Counted from the start of the chunk that is read: -1 is the token before it.
+    """
+    writes = config.memory.writes
+    run_M = jnp.arange(config.memory.slots) % writes
+    middle_M = (run_M + 0.5) * config.run_len - 0.5
+    return middle_M[None] - ages_BM * config.chunk_len
