@@ -20,7 +20,7 @@ def config(tmp_path, random_documents):
     (tmp_path / "text").mkdir()
     for i, document in enumerate(random_documents([200 + 10 * i for i in range(20)])):
         (tmp_path / "text" / f"{i}.txt").write_bytes(document)
-    model = RMATConfig(chunk_len=16, window_len=16)
+    model = RMATConfig(chunk_len=16)
     data = DataConfig(path=str(tmp_path / "text"), heldout_fraction=0.2)
     return Config(
         model=model, data=data, batch_size=4, chunks_per_step=2, eval_tokens=400, eval_batch_size=4
@@ -69,7 +69,7 @@ def test_summary_counts_what_is_read(tmp_path, config):
 
 
 def test_restart_reads_nothing_again_and_byte_pairs_are_kept(tmp_path, config, monkeypatch):
-    config = replace(config, model=RMATConfig(vocab_size=300, chunk_len=16, window_len=16))
+    config = replace(config, model=RMATConfig(vocab_size=300, chunk_len=16))
     config = replace(config, data=replace(config.data, tokenizer="bpe"))
     data = make_data(config, tmp_path / "run")
     monkeypatch.setattr("rmat_jax.data.sources._read", lambda file: pytest.fail("read again"))

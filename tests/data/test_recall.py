@@ -26,7 +26,7 @@ DOCUMENT = CHUNK * (GAP + 2)
 
 
 def config(chunks_per_step=GAP + 2, vocab_size=32, chunk_len=CHUNK, **data):
-    model = RMATConfig(vocab_size=vocab_size, chunk_len=chunk_len, window_len=chunk_len)
+    model = RMATConfig(vocab_size=vocab_size, chunk_len=chunk_len)
     recall = {"recall_gap": GAP, "recall_pairs": PAIRS, "recall_symbols": SYMBOLS} | data
     return Config(
         model=model,
@@ -205,7 +205,7 @@ SENTENCE = len(BEFORE) + DIGITS + len(AFTER)
 
 
 def passkey_config(gap=4, chunk_len=32, **settings):
-    model = RMATConfig(vocab_size=257, chunk_len=chunk_len, window_len=chunk_len)
+    model = RMATConfig(vocab_size=257, chunk_len=chunk_len)
     data = DataConfig(passkey=True, recall_gap=gap, **{"recall_place": "any"} | settings)
     return Config(model=model, data=data, batch_size=4, chunks_per_step=gap + 2)
 
