@@ -335,7 +335,7 @@ def test_pass_keys_in_a_text_of_ones_own(tmp_path):
             "chunk_len=16 is too short to ask for a pass key, which takes 22 tokens; use at least "
             "22",
         ),
-        ({"synthetic": "recall"}, "data.passkey needs text, data.synthetic has none"),
+        ({"synthetic": "recall"}, "data.passkey=True needs text, data.synthetic has none"),
     ],
 )
 def test_a_pass_key_without_room_or_text_is_refused(settings, message):
