@@ -114,5 +114,6 @@ def test_room_imports_no_other_and_heavy_packages_only_when_needed():
         assert {name.split(".")[1] for name in everywhere if name.startswith("rmat_jax.")} <= {
             "data",
             "config",
+            "errors",
         }
         assert not {"grain", "tokenizers", "tensorflow_datasets"} & set(at_once)
