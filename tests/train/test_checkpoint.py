@@ -141,7 +141,7 @@ def test_every_kind_of_leaf_comes_back_bit_for_bit(tmp_path):
         step, restored, meta = checkpoints.restore(ABSTRACT)
         assert (step, meta) == (7, {"lane": [3, 0.1], "name": "ä"})
         assert same_bits(restored, state) and digests(restored) == digests(state)
-        assert config.from_dict(Config, checkpoints.saved_config()) == Config(steps=300)
+        assert config.from_saved(Config, checkpoints.saved_config(), "it") == Config(steps=300)
         key = restored["key"]
         assert float(jax.random.uniform(key)) == float(jax.random.uniform(jax.random.key(7)))
     # the control
@@ -253,7 +253,8 @@ def test_a_broken_file_costs_one_line_and_one_step(tmp_path, capfd, part, harm):
             assert step == 5
         assert same_bits(state, make_state(step)) and meta == {"lane": step}
         if step == 3:
-            assert checkpoints.saved_config() == json.loads(json.dumps(config.to_dict(Config())))
+            expected = json.loads(json.dumps(config.to_saved(Config())))
+            assert checkpoints.saved_config() == expected
             err = capfd.readouterr().err
             assert (
                 err.startswith(f"warning: step 5 of {folder} is damaged, left out: ")
@@ -471,7 +472,7 @@ def test_parameters_alone(tmp_path, capfd):
     flip(biggest_file(folder / "2"), 9000)
     params, values, step, _ = restore_params(folder)
     assert step == 2 and same_bits(params, make_state(2)["params"])
-    assert config.from_dict(Config, values) == Config()
+    assert config.from_saved(Config, values, "it") == Config()
     assert same_bits(restore_params(str(folder), step=1)[0], make_state(1)["params"])
     assert capfd.readouterr().err == ""
     # the control: with all leaves the damage shows

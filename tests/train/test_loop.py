@@ -69,16 +69,16 @@ def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
         saved(config, tmp_path / "run")[0]
 
 
-def test_text_that_changed_is_refused_and_a_setting_that_is_new_is_not(text, tmp_path, monkeypatch):
-    config = load(text, "--config.model.fusion=layer")
+def test_another_text_setting_or_version_is_refused(text, tmp_path, monkeypatch):
+    config = load(text)
     loop.run(config, tmp_path / "run", until=1)
-    older = to_dict(config)
-    # as before there was a choice
-    del older["model"]["fusion"]
-    monkeypatch.setattr(loop.Checkpoints, "saved_config", lambda self: older)
     assert loop.run(config, tmp_path / "run", until=1) == 0
-    with pytest.raises(UserError, match="model.fusion was 'layer', is 'head'"):
-        loop.run(load(text, "--config.model.fusion=head"), tmp_path / "run", until=1)
+    with pytest.raises(UserError, match="model.memory.gate was 'slot', is 'gru'"):
+        loop.run(load(text, "--config.model.memory.gate=gru"), tmp_path / "run", until=1)
+    # version 1 wrote no number
+    monkeypatch.setattr(loop.Checkpoints, "saved_config", lambda self: to_dict(config))
+    with pytest.raises(UserError, match="saved by version 1 of .*, this is version 2"):
+        loop.run(config, tmp_path / "run", until=1)
     monkeypatch.undo()
     before = json.loads((tmp_path / "run" / "corpus" / "train" / "manifest.json").read_text())[
         "digest"
