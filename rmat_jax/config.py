@@ -53,10 +53,11 @@ class _Section:
         for name in names:
             self._check(0 <= getattr(self, name) < 1, name, "must lie in [0, 1)")
 
-    def _fill(self, name: str, default: typing.Any, used: bool, where: str) -> None:
+    def _fill(self, name: str, used: bool, where: str) -> None:
         """Gives a setting its default where it is used; where it is not, it cannot be set."""
         if used and getattr(self, name) is None:
-            object.__setattr__(self, name, default)
+            field = next(f for f in dataclasses.fields(self) if f.name == name)
+            object.__setattr__(self, name, field.metadata["default"])
         self._check(
             used or getattr(self, name) is None, name, f"has no effect {where}; leave it out"
         )
@@ -84,7 +85,7 @@ class Local(_Section):
 
     # [W] tokens; None: 64, or what of it divides the chunk
     window: int | None = None
-    # across the chunk's border; False: blocks of W tokens inside the chunk, as in the paper
+    # across the chunk's border; False: blocks of W tokens inside the chunk
     sliding: bool = True
 
     def __post_init__(self):
@@ -121,8 +122,8 @@ class Memory(_Section):
         self._choice("keeps", ("inputs", "outputs"))
         self._choice("read", ("joint", "stream"))
         self._choice("gate", ("slot", "gru", "none"))
-        self._fill("gate_bias", 2.2, self.gated, "with model.memory.gate=none")
-        self._fill("key_bias", -2.0, self.joint, "with model.memory.read=stream")
+        self._fill("gate_bias", self.gated, "with model.memory.gate=none")
+        self._fill("key_bias", self.joint, "with model.memory.read=stream")
 
     def sized(self, chunk_len: int) -> "Memory":
         """The same with its sizes filled in."""
@@ -199,7 +200,8 @@ class RMATConfig(_Section):
 
     def __post_init__(self):
         self._positive("vocab_size", "width", "num_layers", "num_heads", "chunk_len")
-        self._fill("mlp_width", 4 * self.width, True, "")
+        if self.mlp_width is None:
+            object.__setattr__(self, "mlp_width", 4 * self.width)
         self._positive("mlp_width")
         self._positive("rope_base")
         if self.width % self.num_heads:

@@ -192,6 +192,12 @@ def folder(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def add_path(parser: argparse.ArgumentParser, name: str, metavar: str, help: str, **more) -> None:
+    """Adds a flag that takes a path, and must be given unless `required=False`."""
+    more = {"required": True, "type": folder, "metavar": metavar, "help": help} | more
+    parser.add_argument(name, **more)
+
+
 def whole_numbers(text: str) -> list[int]:
     """Reads a list of numbers, such as the one in --seeds=0,1,2."""
     try:

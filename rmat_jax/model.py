@@ -19,6 +19,9 @@ from rmat_jax.modules.state import InsideChunk, State
 from rmat_jax.ops import losses
 from rmat_jax.types import Array, PyTree
 
+# fills up a last chunk: tokens of no document, which nobody scores
+PADDING = {"tokens": 0, "targets": losses.IGNORE, "documents": rules.NOBODY}
+
 
 class RMAT(nn.Module):
     """Recurrent Memory-Augmented Transformer with chunked attention (arXiv 2507.00453).
@@ -145,8 +148,8 @@ class RMAT(nn.Module):
             documents = jnp.broadcast_to(state.document_B[:, None], (batch, length))
         columns = columns | {"documents": documents.astype(jnp.int32)}
         chunks = {
-            name: self._cut(jnp.pad(x, ((0, 0), (0, rest)), constant_values=fill))
-            for (name, x), fill in zip(columns.items(), _padding(columns), strict=True)
+            name: self._cut(jnp.pad(x, ((0, 0), (0, rest)), constant_values=PADDING[name]))
+            for name, x in columns.items()
         }
 
         def read(model, state, chunk):
@@ -244,9 +247,3 @@ def _read_layer(
     if c.carries_window:
         keys_BHEW, values_BHEW = states.slide(c, [*past, own])
     return y_BCD, (slots_BMD, keys_BHEW, values_BHEW)
-
-
-def _padding(columns: dict[str, Array]) -> list[int]:
-    """The values that fill up a last chunk: tokens of no document, which nobody scores."""
-    fills = {"tokens": 0, "targets": losses.IGNORE, "documents": rules.NOBODY}
-    return [fills[name] for name in columns]

@@ -31,13 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the config of the base, a file of configs/ or one of your own",
     )
-    parser.add_argument(
-        "--out",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder for the runs, report.md and its figures",
-    )
+    flags.add_path(parser, "--out", "DIR", "the folder for the runs, report.md and its figures")
     parser.add_argument(
         "--variants", metavar="NAME[,NAME]", help="the variants to train (default grid)"
     )

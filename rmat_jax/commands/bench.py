@@ -19,13 +19,7 @@ from rmat_jax.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the benchmark; there is one, stream")
-    parser.add_argument(
-        "--json",
-        required=True,
-        type=flags.folder,
-        metavar="FILE",
-        help="the JSON file for every number",
-    )
+    flags.add_path(parser, "--json", "FILE", "the JSON file for every number")
     parser.add_argument(
         "--plot",
         type=flags.folder,

@@ -36,26 +36,14 @@ OPTIONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder of a training run",
-    )
+    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
     parser.add_argument(
         "--suite",
         default="position",
         metavar="NAME[,NAME]",
         help="the suites to measure, in the order of the report (default %(default)s)",
     )
-    parser.add_argument(
-        "--out",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder for report.md, report.json and the plots",
-    )
+    flags.add_path(parser, "--out", "DIR", "the folder for report.md, report.json and the plots")
     flags.add_fields(parser, Options, OPTIONS)
 
 

@@ -12,20 +12,8 @@ from rmat_jax import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder of a training run",
-    )
-    parser.add_argument(
-        "--file",
-        required=True,
-        type=flags.folder,
-        metavar="FILE",
-        help="the file to write; an older one is replaced",
-    )
+    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_path(parser, "--file", "FILE", "the file to write; an older one is replaced")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),

@@ -53,13 +53,7 @@ SAMPLING = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder of a training run",
-    )
+    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
     parser.add_argument(
         "--prompt", metavar="TEXT", help="the text to go on with; - reads standard input"
     )

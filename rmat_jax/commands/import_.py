@@ -12,20 +12,10 @@ from rmat_jax import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder for the run; it must not hold a checkpoint",
+    flags.add_path(
+        parser, "--workdir", "DIR", "the folder for the run; it must not hold a checkpoint"
     )
-    parser.add_argument(
-        "--file",
-        required=True,
-        type=flags.folder,
-        metavar="FILE",
-        help="the safetensors file with the weights",
-    )
+    flags.add_path(parser, "--file", "FILE", "the safetensors file with the weights")
     parser.add_argument(
         "--config",
         metavar="FILE",

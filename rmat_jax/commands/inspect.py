@@ -13,27 +13,9 @@ from rmat_jax import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder of a training run",
-    )
-    parser.add_argument(
-        "--text",
-        required=True,
-        type=flags.folder,
-        metavar="FILE",
-        help="the text, which is read as one document",
-    )
-    parser.add_argument(
-        "--out",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder for inspect.md, its figures and text.html",
-    )
+    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_path(parser, "--text", "FILE", "the text, which is read as one document")
+    flags.add_path(parser, "--out", "DIR", "the folder for inspect.md, its figures and text.html")
 
 
 def main(args: argparse.Namespace) -> None:

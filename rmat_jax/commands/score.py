@@ -31,13 +31,7 @@ BLOCK = 1 << 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder of a training run",
-    )
+    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a text to be scored; - reads standard input"
     )

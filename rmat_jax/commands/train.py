@@ -22,12 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, metavar="FILE", help="a file of configs/, or one of your own"
     )
-    parser.add_argument(
+    flags.add_path(
+        parser,
         "--workdir",
-        required=True,
-        type=flags.folder,
-        metavar="DIR",
-        help="the folder for checkpoints, metrics and samples; a run that it holds goes on",
+        "DIR",
+        "the folder for checkpoints, metrics and samples; a run that it holds goes on",
     )
     parser.add_argument(
         "--until",
