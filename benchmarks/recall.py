@@ -17,9 +17,9 @@ import numpy as np
 from rmat_jax import flags
 from rmat_jax.config import Config
 from rmat_jax.data.recall import RecallLanes
-from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.train import loop
 from rmat_jax.train.checkpoint import restore_params
+from rmat_jax.train.heldout import evaluate_heldout
 
 VARIANTS = {
     "gru": [],

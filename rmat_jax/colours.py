@@ -1,4 +1,7 @@
-"""The colours of all figures: colour-blind readers can tell them apart (Okabe and Ito 2008)."""
+"""The colours of all figures: colour-blind readers can tell them apart (Okabe and Ito 2008).
+
+May import: nothing.
+"""
 
 BLUE = "#0072B2"
 LIGHT_BLUE = "#A9CFE5"

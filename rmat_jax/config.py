@@ -2,6 +2,8 @@
 
 Frozen dataclasses over the standard library only, so that code without JAX can share them. This is
 the one home of each default: `configs/*.py` start from these values and change some.
+
+May import: errors.
 """
 
 import dataclasses
@@ -32,7 +34,7 @@ class _Section:
     PREFIX: typing.ClassVar[str] = ""
 
     def _named(self, name: str) -> str:
-        return f"{self.PREFIX}{name}={_typed(getattr(self, name))}"
+        return f"{self.PREFIX}{name}={typed(getattr(self, name))}"
 
     def _check(self, condition: bool, name: str, rule: str) -> None:
         _check(condition, f"{self._named(name)} {rule}")
@@ -63,7 +65,7 @@ class _Section:
         )
 
 
-def _typed(value: typing.Any) -> str:
+def typed(value: typing.Any) -> str:
     """A value as somebody types it."""
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else f"{value}"
 
@@ -558,7 +560,7 @@ def unused(values: typing.Mapping[str, typing.Any]) -> dict[str, str]:
     kept, found = _switched_on(RMATConfig, model), {}
     for name in ("local", "memory"):
         if name in model and name not in kept:
-            found[f"model.{name}"] = f"model.branches={_typed(_parts(model['branches']))}"
+            found[f"model.{name}"] = f"model.branches={typed(_parts(model['branches']))}"
     memory = kept.get("memory") or {}
     for name, by in (("gate_bias", "gate"), ("key_bias", "read")):
         if name in memory and name not in _switched_on(Memory, memory):

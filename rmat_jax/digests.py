@@ -1,4 +1,7 @@
-"""Digests of trees of arrays, by which damage and differences are found."""
+"""Digests of trees of arrays, by which damage and differences are found.
+
+May import: errors, types, jax.
+"""
 
 import math
 from typing import Any

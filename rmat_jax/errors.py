@@ -1,4 +1,7 @@
-"""The one kind of error that a user can mend."""
+"""The one kind of error that a user can mend.
+
+May import: nothing.
+"""
 
 
 class UserError(ValueError):

@@ -1,4 +1,7 @@
-"""Reads the command line: flags, the keys of a Config, and bad input as one clear line."""
+"""Reads the command line: flags, the keys of a Config, and bad input as one clear line.
+
+May import: config, errors, absl, ml_collections.
+"""
 
 import argparse
 import contextlib
@@ -16,7 +19,7 @@ from typing import Any, BinaryIO, TextIO
 from absl import flags as absl_flags
 from ml_collections import config_dict, config_flags
 
-from rmat_jax.config import Config, Local, Memory, RMATConfig, from_dict, to_dict, unused
+from rmat_jax.config import Config, Local, Memory, RMATConfig, from_dict, to_dict, typed, unused
 from rmat_jax.errors import UserError
 
 # the keys of `model` that follow others where nobody sets them
@@ -146,6 +149,32 @@ def _check_effects(overrides: Sequence[str], values: Mapping[str, Any]) -> None:
                 raise UserError(f"{override} has no effect with {reason}; drop it, or {way}")
 
 
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Returns the config with some keys changed. Sizes that follow others in it still do.
+
+    Args:
+        config: stays as it is.
+        changes: keys as they are typed, such as {"model.memory.gate": "none"}.
+
+    Raises:
+        UserError: a key that no config has or that has no effect, or a value against its rule.
+    """
+    values = to_dict(config) | {"model": defaults(config.model).model.to_dict()}
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        part = values
+        for name in path:
+            part = part.get(name) if isinstance(part, dict) else None
+        if not isinstance(part, dict) or last not in part or isinstance(part[last], dict):
+            raise UserError(f"no config has the key {key!r}; see rmat_jax/config.py")
+        part[last] = value
+    for off, reason in unused(values).items():
+        for key in changes:
+            if f"{key}.".startswith(f"{off}."):
+                raise UserError(f"{key}={typed(changes[key])} has no effect with {reason}")
+    return from_dict(Config, values)
+
+
 def add_fields(
     parser: argparse.ArgumentParser, kind: type, texts: Mapping[str, tuple[str, str]]
 ) -> None:
@@ -204,21 +233,6 @@ def whole_numbers(text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} must be whole numbers, such as 0,1,2") from None
-
-
-def check_files(*files: Path | None) -> None:
-    """Checks that files can be written, before the work whose results they will hold.
-
-    Raises:
-        UserError: a file's folder does not exist, or the file is a folder.
-    """
-    for file in filter(None, files):
-        if not file.absolute().parent.is_dir():
-            raise UserError(
-                f"{file} cannot be written: there is no folder {file.parent}; make it first"
-            )
-        if file.is_dir():
-            raise UserError(f"{file} cannot be written: it is a folder; give a file in it")
 
 
 def stdin() -> BinaryIO:

@@ -1,4 +1,7 @@
-"""FLOPs of a program, from its jaxpr: the compiler's own count takes the body of a loop once."""
+"""FLOPs of a program, from its jaxpr: the compiler's own count takes the body of a loop once.
+
+May import: config, model, modules, jax.
+"""
 
 import math
 

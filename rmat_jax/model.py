@@ -1,4 +1,7 @@
-"""The language model: embed, scan over layers inside a scan over chunks, project."""
+"""The language model: embed, scan over layers inside a scan over chunks, project.
+
+May import: config, errors, modules, ops, types, flax, jax.
+"""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""What a training run left in its workdir, ready for use: the model, its weights, its tokenizer."""
+"""What a training run left in its workdir, ready for use: the model, its weights, its tokenizer.
+
+May import: config, data, infer, model, train, types.
+"""
 
 from pathlib import Path
 

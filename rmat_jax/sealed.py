@@ -1,11 +1,11 @@
 """One safetensors file that is written whole or not at all, and that notices damage. Needs neither
 JAX nor PyTorch.
+
+May import: errors, files, numpy, safetensors.
 """
 
-import contextlib
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rmat_jax.errors import UserError
+from rmat_jax.files import replacing
 
 
 def write_sealed(
@@ -32,19 +33,12 @@ def write_sealed(
     """
     tensors = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     metadata = {"format": kind, **metadata}
-    if not file.name or file.is_dir():
-        raise UserError(f"{str(file)!r} is a folder; give a file")
-    scratch = file.with_name(f".{uuid.uuid4().hex}")
+    sealed = metadata | {"sha256": _digest(tensors, metadata)}
     try:
-        save_file(tensors, scratch, metadata | {"sha256": _digest(tensors, metadata)})
-        # a link stays one
-        scratch.replace(file.resolve())
-    except (OSError, SafetensorError) as error:
+        with replacing(file) as scratch:
+            save_file(tensors, scratch, sealed)
+    except SafetensorError as error:
         raise UserError(f"{file} cannot be written: {error}; choose another file") from error
-    finally:
-        # it is gone already if all went well
-        with contextlib.suppress(OSError):
-            scratch.unlink()
 
 
 def read_sealed(file: Path, kind: str, remedy: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM as a wish that is granted where nothing is lost."""
+"""Ctrl-C and SIGTERM as a wish that is granted where nothing is lost.
+
+May import: nothing.
+"""
 
 import contextlib
 import signal

@@ -12,6 +12,8 @@ head size].
 
 A 1 stands for an axis of length 1. Public functions spell shapes out in their docstrings; inside,
 the suffix is the documentation.
+
+May import: jax.
 """
 
 from typing import Any

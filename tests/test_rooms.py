@@ -1,40 +1,28 @@
-"""Imports go only downward through the rooms."""
+"""A room imports what its docstring promises, and no two modules import each other.
+
+A room is a file or a folder of the package. Its docstring has a line `May import: ...`, which names
+rooms, and packages from outside the standard library.
+"""
 
 import ast
+import graphlib
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-# From the lowest room up; those on one line do not know each other.
-ROOMS = [
-    ["errors", "colours"],
-    ["config"],
-    ["types", "sealed", "signals"],
-    ["digests"],
-    ["ops"],
-    ["modules"],
-    ["model"],
-    ["flops"],
-    ["data"],
-    # decoding needs no training
-    ["infer"],
-    ["train.optim", "train.sharding", "train.processes"],
-    ["train.state"],
-    ["train.step"],
-    ["train.parallel"],
-    ["train.checkpoint", "train.metrics"],
-    ["runs"],
-    ["evals", "bench", "plan"],
-    ["train.loop"],
-    ["flags"],
-    ["interop", "ablate"],
-    ["commands"],
-    ["__main__"],
-]
-RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
+import pytest
+
 PACKAGE = Path(__file__).parent.parent / "rmat_jax"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+ROOMS = sorted({name.partition(".")[0] for name in MODULES} - {"__init__", "__main__"})
 
 
-def imported(source: str):
-    """The rooms that a module imports, wherever in it."""
+def imported(source: str) -> Iterator[str]:
+    """What a module imports, wherever in it: `model.RMAT` of this package, `jax.numpy`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -42,36 +30,67 @@ def imported(source: str):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (room(name.split(".")[1:]) for name in names if name.startswith("rmat_jax."))
+        for name in names:
+            if name.partition(".")[0] not in sys.stdlib_module_names:
+                yield name.removeprefix("rmat_jax.")
 
 
-def room(parts: list[str]) -> str:
-    """`train` is so large that each of its files has a rank; otherwise a folder is a room."""
-    return ".".join(parts[:2]) if parts[0] == "train" else parts[0]
+def promise(docstring: str) -> set[str]:
+    """The names after "May import:", up to the period."""
+    (names,) = re.findall(r"^May import: ([^.]+)\.$", docstring, re.MULTILINE | re.DOTALL)
+    return set() if names == "nothing" else set(names.replace("\n", " ").split(", "))
 
 
-def violations(here: str, source: str) -> list[str]:
-    return [
-        f"{here} imports {there}"
-        for there in imported(source)
-        if there != here and RANK[there] >= RANK[here]
-    ]
+def broken(room: str, allowed: set[str], source: str) -> set[str]:
+    """The first names of the imports that a room did not promise."""
+    if allowed == {"everything"}:
+        return set()
+    return {name.partition(".")[0] for name in imported(source)} - allowed - {room}
 
 
-def test_imports_go_downward():
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        here = room(list(path.relative_to(PACKAGE).with_suffix("").parts))
-        if here != "__init__":
-            found += violations(here, path.read_text())
-    assert not found
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_keeps_its_promise(room):
+    allowed = promise(ast.get_docstring(ast.parse(MODULES[room].read_text())))
+    inside = [n for n in MODULES if n == room or n.startswith(f"{room}.")]
+    found = {name: broken(room, allowed, MODULES[name].read_text()) for name in inside}
+    assert not {name: names for name, names in found.items() if names}
+    unused = allowed - {"everything"}
+    for name in inside:
+        unused -= {found.partition(".")[0] for found in imported(MODULES[name].read_text())}
+    assert not unused
 
 
-def test_control_an_upward_import_is_found():
-    assert violations("model", "from rmat_jax.train.state import TrainState") == [
-        "model imports train.state"
-    ]
-    assert violations("infer", "def f():\n    from rmat_jax.train import step") == [
-        "infer imports train.step"
-    ]
-    assert not violations("model", "from rmat_jax.modules.block import Block")
+def test_control_a_broken_promise_is_found():
+    allowed = promise("A room.\n\nMay import: config, jax,\nnumpy.\n")
+    assert allowed == {"config", "jax", "numpy"}
+    source = "import jax.numpy as jnp\nimport os\ndef f():\n    from rmat_jax.train import step"
+    assert broken("infer", allowed, source) == {"train"}
+    assert not broken("train", allowed, source)
+    assert not broken("commands", promise("May import: everything."), source)
+    assert promise("May import: nothing.") == set()
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle, the first again as the last; [] if none do."""
+    graph = {}
+    for name, source in sources.items():
+        # a name of a module, or of something in one
+        known = {
+            found if found in sources else found.rpartition(".")[0] for found in imported(source)
+        }
+        graph[name] = known & sources.keys()
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other():
+    assert not circle({name: path.read_text() for name, path in MODULES.items()})
+
+
+def test_control_a_circle_is_found():
+    sources = {"a": "from rmat_jax.b import f", "b": "from rmat_jax import c", "c": ""}
+    assert not circle(sources)
+    assert circle(sources | {"c": "def f():\n    import rmat_jax.a"})

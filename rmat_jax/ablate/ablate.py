@@ -4,16 +4,16 @@ import dataclasses
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rmat_jax import progress
 from rmat_jax.ablate.report import write_report
 from rmat_jax.ablate.runs import Run, finish
 from rmat_jax.ablate.variants import BASE, Variant, changed, same_parameters
 from rmat_jax.config import Config, to_dict
 from rmat_jax.errors import UserError
-from rmat_jax.evals.suite import make_folder
+from rmat_jax.files import make_folder
 
 
 def ablate(
@@ -76,7 +76,7 @@ def ablate(
             runs.append(Run(variant.name, seed, made, Path(out) / _folder(variant.name, made)))
 
     def say(text: str) -> None:
-        print(f"ablate: {text}", file=sys.stderr, flush=True)
+        progress.say(f"ablate: {text}")
         write_report(Path(out), config, variants, runs, command)
 
     make_folder(Path(out))

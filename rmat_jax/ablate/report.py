@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from rmat_jax.colours import BLUE, VERMILLION
 from rmat_jax.config import Config
 from rmat_jax.evals import plots
 from rmat_jax.evals.suite import figure, table
+from rmat_jax.files import write_whole
+from rmat_jax.machine import hardware
 
 # a bin of positions with fewer is not drawn
 MIN_TOKENS = 50
@@ -58,7 +59,7 @@ def write_report(
     """
     found = {(run.name, run.seed): run.result() for run in runs}
     finished = {key: result for key, result in found.items() if result is not None}
-    (out / "results.json").write_text(json.dumps(list(finished.values()), indent=1) + "\n")
+    write_whole(out / "results.json", json.dumps(list(finished.values()), indent=1) + "\n")
     scored = {key: result for key, result in finished.items() if not result["error"]}
     rows = [_row(variant, found, scored) for variant in variants]
     unit = next(iter(scored.values()))["unit"] if scored else "bits per byte"
@@ -82,21 +83,14 @@ def write_report(
         ):
             parts.append(figure("Loss by position in the document", "document.png"))
     hours = sum(result["seconds"] for result in scored.values()) / 3600
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    device = jax.devices()[0]
-    hardware = (
-        f"{cores} CPU cores"
-        if device.platform == "cpu"
-        else f"{jax.device_count()} x {device.device_kind}"
-    )
     parts.append(
-        f"{len(scored)} of {len(runs)} runs, {hours:.1f} hours of training in sum; {hardware}, "
+        f"{len(scored)} of {len(runs)} runs, {hours:.1f} hours of training in sum; {hardware()}, "
         f"jax {jax.__version__}, Python "
         f"{platform.python_version()}."
     )
     if command:
         parts.append(f"```sh\n{command}\n```")
-    (out / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_whole(out / "report.md", "\n\n".join(parts) + "\n")
 
 
 def _row(variant: Variant, found: dict, scored: dict) -> Row:

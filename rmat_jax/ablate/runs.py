@@ -18,19 +18,21 @@ from rmat_jax import flops
 from rmat_jax.ablate.variants import num_params, state_bytes
 from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.errors import UserError
-from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.evals.suite import load_subject
+from rmat_jax.files import write_whole
+from rmat_jax.progress import Progress
 from rmat_jax.signals import Signals
 from rmat_jax.train import loop
 from rmat_jax.train.checkpoint import MAY_CHANGE
+from rmat_jax.train.heldout import evaluate_heldout
 from rmat_jax.train.metrics import read_metrics
 
 RESULT = "result.json"
 LOG = "log.txt"
 # seconds
 POLL = 0.5
-# seconds between lines of progress
-SAY = 30.0
+# between two lines of progress
+PATIENCE_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], No
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     shares = [set(cores[job::jobs]) for job in range(jobs)]
     at_work: dict[int, tuple[Run, Any]] = {}
-    said, told = time.monotonic(), False
+    progress, told = Progress(PATIENCE_SECONDS), False
     with Signals("stopping the runs, which save first") as signals:
         while at_work or (waiting and not signals.caught):
             for job in range(jobs):
@@ -94,8 +96,7 @@ def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], No
                 if not process.is_alive():
                     del at_work[job]
                     _check_ended(run, process.exitcode, say, stopped=told)
-            if time.monotonic() - said > SAY and at_work:
-                said = time.monotonic()
+            if at_work and progress.due():
                 say(
                     "; ".join(_standing(run) for run, _ in at_work.values())
                     + f"; {len(waiting)} waiting"
@@ -141,9 +142,7 @@ def _work(run: Run, shared: Path, cores: set[int]) -> None:
             print(f"error: {error}", file=sys.stderr)
             result = {"error": str(error)}
         result |= {"name": run.name, "seed": run.seed, "config": to_saved(run.config)}
-        scratch = run.workdir / f".{RESULT}"
-        scratch.write_text(json.dumps({"error": "", **result}))
-        scratch.replace(run.workdir / RESULT)
+        write_whole(run.workdir / RESULT, json.dumps({"error": "", **result}))
 
 
 @contextlib.contextmanager

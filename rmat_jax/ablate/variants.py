@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmat_jax import flags
-from rmat_jax.config import BRANCHES, PAPER, Config, RMATConfig, from_dict, to_dict, unused
+from rmat_jax.config import BRANCHES, PAPER, Config, RMATConfig, typed
 from rmat_jax.errors import UserError
+from rmat_jax.flags import changed
 from rmat_jax.infer import open_chunk
 from rmat_jax.model import RMAT
 
@@ -29,12 +29,8 @@ class Variant:
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{key.removeprefix('model.')}={_shown(value)}" for key, value in self.changes.items()
+            f"{key.removeprefix('model.')}={typed(value)}" for key, value in self.changes.items()
         )
-
-
-def _shown(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple | list) else str(value)
 
 
 def baselines(config: Config) -> list[Variant]:
@@ -177,28 +173,6 @@ def _change(part: str, whole: str) -> tuple[str, Any]:
     except (SyntaxError, ValueError):
         # a word
         return key, value
-
-
-def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The config with these keys changed; sizes that follow others in the config still do.
-
-    Raises:
-        UserError: a key that no config has or that has no effect, or a value against its rule.
-    """
-    values = to_dict(config) | {"model": flags.defaults(config.model).model.to_dict()}
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        part = values
-        for name in path:
-            part = part.get(name) if isinstance(part, dict) else None
-        if not isinstance(part, dict) or last not in part or isinstance(part[last], dict):
-            raise UserError(f"no config has the key {key!r}; see rmat_jax/config.py")
-        part[last] = value
-    for off, reason in unused(values).items():
-        for key in changes:
-            if f"{key}.".startswith(f"{off}."):
-                raise UserError(f"{key}={_shown(changes[key])} has no effect with {reason}")
-    return from_dict(Config, values)
 
 
 def same_parameters(config: Config, target: RMATConfig) -> Config:

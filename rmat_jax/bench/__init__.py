@@ -1,5 +1,7 @@
 """What a token costs, in time and memory, beside models that remember in other ways.
 
-May import the core and `infer`; never `data`, `loop` or `commands`. PyTorch and transformers are
-used where they are installed.
+PyTorch and transformers are used where they are installed.
+
+May import: colours, config, errors, files, infer, machine, model, modules, progress, types, jax,
+matplotlib, numpy, torch, transformers.
 """

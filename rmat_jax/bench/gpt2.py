@@ -4,8 +4,9 @@ is not a requirement.
 
 import jax
 
-from rmat_jax.bench.peers import WARM_UP, threads
+from rmat_jax.bench.peers import WARM_UP
 from rmat_jax.config import RMATConfig
+from rmat_jax.machine import num_cores
 
 INSTALL = "pip install transformers"
 
@@ -51,7 +52,7 @@ class GPT2:
         self.context, self.sample = context, tokens
         self.torch, self.static = torch, static
         self.device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-        torch.set_num_threads(threads())
+        torch.set_num_threads(num_cores())
         torch.manual_seed(seed)
         architecture = GPT2Config(
             vocab_size=config.vocab_size,

@@ -1,7 +1,6 @@
 """The models that are timed. All decode greedily, one row, each token from the one before."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -176,8 +175,3 @@ def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple
         itemsize = jnp.dtype(config.param_dtype).itemsize
         state_bytes -= rare * config.num_layers * config.memory.slots * config.width * itemsize
     return size, state_bytes
-
-
-def threads() -> int:
-    """Cores this process may run on. Both frameworks are given as many threads."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter
 
 from rmat_jax.bench.stream import Report, by_peer
 from rmat_jax.colours import BLUE, GREY, GRID, INK, ORANGE, VERMILLION
+from rmat_jax.files import replacing
 
 # Colour, marker, width: caches of equal size lie on each other, the later line narrower.
 STYLES = (
@@ -51,7 +52,8 @@ def plot(report: Report, file: Path) -> None:
     bottom, top = state.get_ylim()
     state.set_ylim(min(bottom, 2**20), top)
     time.legend(frameon=False, fontsize=9, labelcolor=INK)
-    figure.savefig(file)
+    with replacing(file) as scratch:
+        figure.savefig(scratch)
 
 
 def _bytes(value: float, _) -> str:

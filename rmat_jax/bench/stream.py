@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -26,16 +25,16 @@ import numpy as np
 
 from rmat_jax.bench import gpt2
 from rmat_jax.bench.bandwidth import LARGE, read_seconds
-from rmat_jax.bench.peers import WARM_UP, FullAttention, Peer, Rmat, greedy, init_params, threads
+from rmat_jax.bench.peers import WARM_UP, FullAttention, Peer, Rmat, greedy, init_params
 from rmat_jax.bench.profile import Profile, profile
 from rmat_jax.config import RMATConfig, to_dict
 from rmat_jax.errors import UserError
 from rmat_jax.infer.streams import ROOM, decode
+from rmat_jax.machine import num_cores
+from rmat_jax.progress import Progress, say
 
 CONTEXTS = (512, 1024, 4096, 8192, 16384)
 TOKENS, ROUNDS = 64, 15
-# seconds between two lines of progress
-PATIENCE = 5.0
 # tokens
 PROFILED = 512
 
@@ -153,7 +152,7 @@ def stream(
         UserError: bad input.
     """
     check(contexts, tokens, rounds)
-    say, load = Progress(), _load()
+    progress, load = Progress(), _load()
     params = init_params(config, seed)
     factories: list[Callable[[int], Peer]] = [
         lambda context: Rmat(config, params, context, tokens, seed),
@@ -175,7 +174,8 @@ def stream(
     for context in contexts:
         for make in factories:
             peer = make(context)
-            say(f"{peer.name}, {context:,} tokens: making it ready")
+            if progress.due():
+                say(f"  {peer.name}, {context:,} tokens: making it ready")
             sample(peer)
             peers.append(peer)
             rows.append(
@@ -196,7 +196,8 @@ def stream(
             row = rows[place]
             row.samples_ms.append(sample(peers[place]) * 1e3)
             row.read_ms.append(read_seconds(row.weight_bytes + row.cache_bytes) * 1e3)
-            say(f"round {number + 1} of {rounds}: {row.peer}, {row.context:,} tokens")
+            if progress.due():
+                say(f"  round {number + 1} of {rounds}: {row.peer}, {row.context:,} tokens")
         bandwidths.append(LARGE / read_seconds(LARGE))
     facts = {
         "benchmark": "stream",
@@ -274,7 +275,7 @@ def machine() -> dict:
     return {
         "device": name,
         "backend": device.platform,
-        "threads": threads(),
+        "threads": num_cores(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
     }
@@ -282,18 +283,6 @@ def machine() -> dict:
 
 def _load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-
-
-class Progress:
-    """A line on standard error when some seconds have passed since the last."""
-
-    def __init__(self):
-        self.said = time.perf_counter()
-
-    def __call__(self, line: str) -> None:
-        if time.perf_counter() - self.said > PATIENCE:
-            self.said = time.perf_counter()
-            print(f"  {line}", file=sys.stderr)
 
 
 def by_peer(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -15,6 +15,7 @@ import shlex
 from rmat_jax import flags
 from rmat_jax.config import RMATConfig
 from rmat_jax.errors import UserError
+from rmat_jax.files import check_writable, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.name != "stream":
         raise UserError(f"there is no benchmark {args.name!r}; the one there is: stream")
-    flags.check_files(args.json, args.plot)
+    check_writable(args.json, args.plot)
     if args.plot and args.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot={args.plot} must end in .png, .svg or .pdf")
     config = flags.load_config(args.config).model if args.config else RMATConfig()
@@ -68,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
     command = shlex.join(["python", "-m", "rmat_jax", *args.typed])
     report = stream(config, **given, profiled=args.profile, command=command)
     print(report.text())
-    args.json.write_text(report.json())
+    write_whole(args.json, report.json())
     print(f"\nwritten: {args.json}")
     if args.plot:
         plot(report, args.plot)

@@ -17,6 +17,7 @@ import argparse
 
 from rmat_jax import flags
 from rmat_jax.errors import UserError
+from rmat_jax.files import check_writable, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(
             "--torch names a port to be checked; it cannot go with --dump or --framework=jax"
         )
-    flags.check_files(args.out, args.dump)
+    check_writable(args.out, args.dump)
 
     from rmat_jax.interop import crosscheck
 
@@ -103,6 +104,6 @@ def main(args: argparse.Namespace) -> int:
         report = crosscheck.crosscheck(case, args.dtype, args.torch, args.precision)
     print(report.text())
     if args.out:
-        args.out.write_text(report.json())
+        write_whole(args.out, report.json())
         print(f"written: {args.out}")
     return 0 if report.passed else 1

@@ -12,17 +12,16 @@ text, and the session is saved then too.
 import argparse
 import itertools
 import sys
-import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from rmat_jax import flags
-from rmat_jax.commands.progress import PATIENCE, speed
 from rmat_jax.errors import UserError
+from rmat_jax.files import check_writable
 from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.text import as_bytes
+from rmat_jax.progress import Progress, say
 from rmat_jax.signals import Signals
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def generate(
         )
     rules = Sampling(**sampling | {"max_new_tokens": 1} if reads_only else sampling)
     if session_file is not None:
-        _check_writable(session_file)
+        check_writable(session_file)
     if prompt is None and not goes_on:
         raise UserError(
             "there is no prompt; give --prompt=TEXT, or --prompt=- and text on standard input"
@@ -126,10 +125,8 @@ def generate(
 
     engine = load_engine(workdir, rows=1)
     session = engine.load(session_file) if goes_on else engine.open()
-    began, start = session.tokens, time.perf_counter()
-    _read_all(session, itertools.chain([first], blocks))
-    read, read_seconds = session.tokens - began, time.perf_counter() - start
-    start, failure = time.perf_counter(), None
+    read = _read_all(session, itertools.chain([first], blocks))
+    writing, begun, failure = Progress(), session.tokens, None
     with Signals("stopping after these tokens") as signals:
         try:
             text = () if reads_only else session.write(errors="surrogateescape", **vars(rules))
@@ -143,7 +140,7 @@ def generate(
             # The session keeps what was written all the same.
             session.stop()
             failure = error
-        wrote, write_seconds = session.tokens - began - read, time.perf_counter() - start
+        wrote = writing.speed(session.tokens - begun)
         if session_file is not None:
             session.save(session_file)
     if isinstance(failure, BrokenPipeError):
@@ -158,7 +155,7 @@ def generate(
         "given up": ", interrupted",
     }
     print(
-        f"\n[read {speed(read, read_seconds)}, wrote {speed(wrote, write_seconds)}"
+        f"\n[read {read}, wrote {wrote}"
         f"{why.get(session.ended, '')}; state {session.state_bytes:,} bytes"
         + (f"; {session_file} has read {session.tokens:,} tokens]" if session_file else "]"),
         file=sys.stderr,
@@ -166,29 +163,12 @@ def generate(
     return 128 + signals.caught if signals.caught else 0
 
 
-def _read_all(session: "Session", blocks: Iterable[bytes]) -> None:
-    """Reads block after block, with a line of progress now and then."""
-    began, start, said = session.tokens, time.perf_counter(), time.perf_counter()
+def _read_all(session: "Session", blocks: Iterable[bytes]) -> str:
+    """Reads block after block, with lines of progress. Returns how much it was, and how fast."""
+    began, progress = session.tokens, Progress()
     for block in blocks:
         session.read(block)
         session.catch_up()
-        if time.perf_counter() - said > PATIENCE:
-            said = time.perf_counter()
-            print(f"  read {speed(session.tokens - began, said - start)}", file=sys.stderr)
-
-
-def _check_writable(file: Path) -> None:
-    """Checks that a session can be saved, before any work that would be lost. Raises UserError."""
-    folder = file.absolute().parent
-    if not folder.is_dir():
-        raise UserError(
-            f"{file} cannot be written: there is no folder {file.parent}; make it first"
-        )
-    if file.is_dir() or (file.exists() and not file.is_file()):
-        raise UserError(f"--session={file} is no file but a folder or a device; give a file")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be written: {error.strerror}; choose a folder that can be written to"
-        ) from error
+        if progress.due():
+            say(f"  read {progress.speed(session.tokens - began)}")
+    return progress.speed(session.tokens - began)

@@ -14,9 +14,10 @@ arithmetic, and are marked so.
 
 import argparse
 import os
-import sys
 
 from rmat_jax import flags
+from rmat_jax.files import check_writable, write_whole
+from rmat_jax.progress import say
 
 SETS_CONFIG = True
 
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    flags.check_files(args.json)
+    check_writable(args.json)
     config = flags.load_config(args.config, args.overrides, args.own)
     # JAX reads these when it is imported. Accelerators that are there are not touched, and programs
     # for accelerators that are not there cannot be taken from the cache (jax 0.10.2).
@@ -48,11 +49,8 @@ def main(args: argparse.Namespace) -> None:
 
     from rmat_jax.plan import plan
 
-    def progress(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    report = plan(config, args.topology, advise=args.advise, progress=progress)
+    report = plan(config, args.topology, advise=args.advise, progress=say)
     print(report.text())
     if args.json:
-        args.json.write_text(report.json())
+        write_whole(args.json, report.json())
         print(f"written: {args.json}")

@@ -11,15 +11,14 @@ import argparse
 import contextlib
 import math
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TextIO
 
 from rmat_jax import flags
-from rmat_jax.commands.progress import PATIENCE, speed
 from rmat_jax.errors import UserError
+from rmat_jax.progress import Progress, say
 
 if TYPE_CHECKING:
     from rmat_jax.data.tokenizer import Tokenizer
@@ -67,7 +66,7 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
     # There is a total to print from here on.
     flags.interrupts_raise()
     state_bytes = initial_state(model.config, 1).num_bytes()
-    total, start, said = _Cost(0, 0.0, 0), time.perf_counter(), time.perf_counter()
+    total, progress = _Cost(0, 0.0, 0), Progress()
 
     def line(cost, name):
         bits = cost.nats / math.log(2) / max(cost.size, 1)
@@ -75,7 +74,7 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
 
     def finish(total):
         if total.size:
-            pace = speed(total.tokens, time.perf_counter() - start)
+            pace = progress.speed(total.tokens)
             print(line(total, f"total: {pace}, state {state_bytes:,} bytes"), file=out, flush=True)
 
     so_far = _Cost(0, 0.0, 0)
@@ -88,11 +87,9 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
                 else Path(name).open("rb") as opened
             ):
                 for so_far in _costs(model, params, tokenizer, opened):
-                    if time.perf_counter() - said > PATIENCE:
-                        said = time.perf_counter()
+                    if progress.due():
                         now = total + so_far
-                        pace = speed(now.tokens, said - start)
-                        print(line(now, f"so far: {pace}"), file=sys.stderr)
+                        say(line(now, f"so far: {progress.speed(now.tokens)}"))
             if so_far.size:
                 print(line(so_far, name), file=out, flush=True)
                 total += so_far

@@ -1,7 +1,8 @@
-"""The data room: sources, tokenizers, and lanes of documents as batches. NumPy only; imports no
-other room.
+"""The data room: sources, tokenizers, and lanes of documents as batches.
 
 `make_data` is the door. `lanes.py` says what a batch is.
+
+May import: config, errors, files, progress, grain, numpy, tensorflow_datasets, tokenizers.
 """
 
 import dataclasses

@@ -10,9 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -22,6 +20,7 @@ import numpy as np
 from rmat_jax.data.sources import Documents, blocks
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
+from rmat_jax.progress import Progress, say
 
 PROGRESS_SECONDS = 5.0
 
@@ -75,7 +74,7 @@ def build_corpus(
     if corpus is not None:
         return corpus
     if (folder / name).exists():
-        _tell(
+        say(
             f"{folder / name} is damaged, or of another source or tokenizer: reading the text again"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +116,7 @@ def _write(
 ) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = np.array([tokenizer.end], dtype)
-    starts, position, num_bytes, shown = array.array("q"), 0, 0, time.monotonic()
+    starts, position, num_bytes, progress = array.array("q"), 0, 0, Progress()
     digest = hashlib.sha256()
     with open(folder / "tokens.npy", "wb") as file:
         _write_header(file, dtype, 0)
@@ -131,13 +130,12 @@ def _write(
                 file.write(tokens)
                 position += len(tokens)
                 num_bytes += len(block)
-                if time.monotonic() - shown > PROGRESS_SECONDS:
-                    shown = time.monotonic()
+                if progress.due():
                     sizes = (
                         f"{len(starts):,} documents, {position / 1e6:.1f}M tokens, "
                         f"{num_bytes / 1e6:.1f} MB"
                     )
-                    _tell(f"reading the {name} text: {sizes}")
+                    say(f"reading the {name} text: {sizes}")
         if not starts:
             raise UserError(
                 f"the {name} part of the corpus ({key['source']}) is empty; give one with text in "
@@ -150,10 +148,6 @@ def _write(
     manifest = {**key, "documents": len(starts) - 1, "tokens": position, "bytes": num_bytes}
     manifest["digest"] = digest.hexdigest()[:16]
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def _write_header(file: IO[bytes], dtype: np.dtype, length: int) -> None:

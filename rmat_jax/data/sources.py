@@ -5,7 +5,6 @@ corpus need not.
 """
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import io
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from rmat_jax.config import DataConfig
+from rmat_jax.data.catalogue import reading_tfds
 from rmat_jax.errors import UserError
 
 Documents = Callable[[], Iterator[bytes]]
@@ -152,7 +152,8 @@ def tfds_source(
     """
 
     def documents(split: str) -> Iterator[bytes]:
-        examples = _open_tfds(name, split, data_dir)
+        with reading_tfds(f"data.tfds={name!r}, split {split!r},", name, "data.tfds_dir") as tfds:
+            examples = tfds.data_source(name, split=split, data_dir=data_dir or None)
         key = _text_feature(name, examples.dataset_info.features, feature)
         for example in examples:
             text = example[key]
@@ -171,34 +172,6 @@ def tfds_source(
         functools.partial(documents, train),
         functools.partial(documents, heldout),
     )
-
-
-def _open_tfds(name: str, split: str, data_dir: str) -> Any:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise UserError(
-            f"data.tfds={name!r} needs TFDS; run: pip install tensorflow-datasets"
-        ) from None
-    try:
-        return tfds.data_source(name, split=split, data_dir=data_dir or None)
-    except tfds.core.DatasetNotFoundError as error:
-        # those ask the network, through TensorFlow
-        known = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(name.split("/")[0], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"
-        raise UserError(
-            f"data.tfds={name!r} is neither in TFDS nor in data.tfds_dir={data_dir!r}; {hint}"
-        ) from error
-    except Exception as error:
-        # TFDS raises whatever its downloads, readers and builders raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
-        fix = "check the set's splits and the network, or point data.tfds_dir at a prepared copy"
-        if isinstance(error, ImportError) and error.name:
-            fix = f"run: pip install {error.name}"
-        raise UserError(
-            f"data.tfds={name!r}, split {split!r}, cannot be read: {reason}; {fix}"
-        ) from error
 
 
 def _text_feature(name: str, features: Any, wanted: str) -> str:

@@ -6,7 +6,6 @@ One id, `end`, stands for no text: it opens each document and, as a target, ends
 import collections
 import hashlib
 import itertools
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +15,7 @@ import numpy as np
 from rmat_jax.config import Config
 from rmat_jax.data.sources import Documents, blocks
 from rmat_jax.errors import UserError
+from rmat_jax.files import write_whole
 
 # Of the text a byte-pair vocabulary is trained on: enough for its statistics, 10 s or so.
 TRAINING_BYTES = 32 << 20
@@ -129,9 +129,7 @@ class BPETokenizer:
     def save(self, file: Path) -> None:
         """Whole or not at all: a reader never sees half a file."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_name(f".{uuid.uuid4().hex}")
-        scratch.write_text(self._model.to_str(), encoding="utf-8")
-        scratch.replace(file)
+        write_whole(file, self._model.to_str())
 
     def encode(self, data: bytes) -> np.ndarray:
         (encoding,) = self._model.encode_batch_fast([data.decode("latin-1")])

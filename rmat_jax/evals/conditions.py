@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 
 from rmat_jax import colours
-from rmat_jax.evals.heldout import MIN_DOCUMENTS, Mean
+from rmat_jax.evals.means import Mean
+from rmat_jax.train.heldout import MIN_DOCUMENTS
 
 
 class Condition(enum.Enum):

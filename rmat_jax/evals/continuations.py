@@ -15,7 +15,7 @@ import numpy as np
 from rmat_jax.errors import UserError
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_TEXTS, Condition, conditions
-from rmat_jax.evals.heldout import Mean, clustered_mean
+from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.infer import Cost, Engine, Session
 
 # sessions that are read side by side

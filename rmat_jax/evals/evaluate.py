@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rmat_jax.errors import UserError
 from rmat_jax.evals.report import command_line, write_report
-from rmat_jax.evals.suite import Options, Section, load_subject, make_folder, say
+from rmat_jax.evals.suite import Options, Section, load_subject, say
+from rmat_jax.files import make_folder
 
 # The modules of the suites, see `suite.py`. Their folders say what they ask.
 SUITES = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rmat_jax.data.catalogue import reading_tfds
 from rmat_jax.data.sources import blocks
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
@@ -100,21 +101,10 @@ def tfds_records(
         UserError: the set cannot be read.
     """
     name, _, split = value.removeprefix("tfds:").partition("@")
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise UserError(f"{flag} needs TFDS; run: pip install tensorflow-datasets") from None
-    try:
+    with reading_tfds(flag, name, "TFDS_DATA_DIR") as tfds:
         if not split:
             known = tfds.builder(name).info.splits
             split = next((split for split in ("validation", "test") if split in known), "train")
         source = tfds.data_source(name, split=split)
         chosen = choose(len(source))
         return [(f"{flag}, record {index} of split {split!r}", source[index]) for index in chosen]
-    except Exception as error:
-        # TFDS raises whatever its downloads, readers and builders raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
-        fix = "check name, split and network, or set TFDS_DATA_DIR to a prepared copy"
-        if isinstance(error, ImportError) and error.name:
-            fix = f"run: pip install {error.name}"
-        raise UserError(f"{flag} cannot be read: {reason}; {fix}") from error

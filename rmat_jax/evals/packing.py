@@ -1,14 +1,14 @@
 """Packs documents of different lengths side by side into rows: batches for `evaluate_heldout`."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from rmat_jax.config import IGNORE
 from rmat_jax.data.lanes import Batch, deal
-from rmat_jax.evals.heldout import Heldout
 from rmat_jax.evals.suite import say
+from rmat_jax.progress import Progress
+from rmat_jax.train.heldout import Heldout
 from rmat_jax.train.step import KEEP
 
 # documents side by side, at most
@@ -57,13 +57,12 @@ class Packed:
 
     def __iter__(self) -> Iterator[Batch]:
         rows = [self._pieces(lane) for lane in self._lanes]
-        start = said = time.monotonic()
+        progress = Progress(PATIENCE)
         for step in range(self._steps):
             pieces = [next(row) for row in rows]
             yield {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}
-            if time.monotonic() - said > PATIENCE:
-                said = time.monotonic()
-                left = (said - start) * (self._steps - step - 1) / (step + 1)
+            if progress.due():
+                left = progress.seconds * (self._steps - step - 1) / (step + 1)
                 read = (step + 1) * self.tokens // self._steps
                 say(f"{read:,} of {self.tokens:,} tokens, {left:.0f} s left")
 

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rmat_jax.colours import BLUE, GREY, GRID, INK, ORANGE
-from rmat_jax.evals.heldout import Mean
+from rmat_jax.evals.means import Mean
+from rmat_jax.files import replacing
 
 # Memory is blue in all figures.
 BRANCH_COLOURS = {"full": GREY, "local": ORANGE, "memory": BLUE}
@@ -79,7 +80,8 @@ def legend(axes: Axes) -> None:
 
 def save(figure: Figure, file: Path) -> None:
     """Writes the figure; the file's ending says as what."""
-    figure.savefig(file)
+    with replacing(file) as scratch:
+        figure.savefig(scratch)
 
 
 def differences(

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import platform
 import re
 import shlex
@@ -17,6 +16,8 @@ import numpy as np
 from rmat_jax.config import to_dict
 from rmat_jax.evals import plots
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
+from rmat_jax.files import write_whole
+from rmat_jax.machine import hardware
 from rmat_jax.train.metrics import read_metrics
 
 
@@ -56,7 +57,7 @@ def write_report(
         f"## Reproduce\n\n```sh\n{command}\n```",
     ]
     report = out / "report.md"
-    report.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    write_whole(report, "\n\n".join(filter(None, parts)) + "\n")
     numbers = {
         "workdir": subject.workdir,
         "step": subject.step,
@@ -68,7 +69,7 @@ def write_report(
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
     }
     text = json.dumps(plain(numbers), indent=1, allow_nan=False)
-    (out / "report.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(out / "report.json", text + "\n")
     return report
 
 
@@ -138,7 +139,6 @@ def _sample(workdir: Path) -> str:
 
 
 def _facts(subject: Subject, metrics: Mapping[str, list[dict]]) -> str:
-    device = jax.devices()[0]
     facts = {
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(subject.params)):,}",
         "steps": f"{subject.step:,} of {subject.config.steps:,}",
@@ -153,10 +153,7 @@ def _facts(subject: Subject, metrics: Mapping[str, list[dict]]) -> str:
         facts["training time"] = (
             f"{last['seconds']:,.0f} s with evaluations; {speed:,.0f} tokens/s without them"
         )
-    hardware = f"{jax.device_count()} x {device.device_kind}"
-    facts["this report's hardware"] = (
-        f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else hardware
-    )
+    facts["this report's hardware"] = hardware()
     facts["versions"] = f"jax {jax.__version__}, Python {platform.python_version()}"
     values = to_dict(subject.config)
     groups = {name: value for name, value in values.items() if isinstance(value, dict)}

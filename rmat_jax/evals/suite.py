@@ -7,16 +7,14 @@ UserError for anything that can be told at once.
 
 import dataclasses
 import functools
-import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rmat_jax import progress
 from rmat_jax.config import Config, from_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
-from rmat_jax.errors import UserError
 from rmat_jax.evals.options import Options as Options
 from rmat_jax.infer import Engine
 from rmat_jax.model import RMAT
@@ -91,22 +89,6 @@ class Section:
     values: dict[str, Any]
 
 
-def make_folder(out: Path) -> None:
-    """Makes a folder before the long work whose results it will hold.
-
-    Raises:
-        UserError: it cannot be made or written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"--out={out} cannot be made or written to: {error.strerror}; choose another"
-        ) from error
-
-
 def figure(title: str, file: str) -> str:
     """Returns markdown for a figure that lies beside the report."""
     return f"![{title}]({file})"
@@ -123,4 +105,4 @@ def table(head: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
 
 def say(text: str) -> None:
     """Prints a line of progress on stderr."""
-    print(f"report: {text}", file=sys.stderr, flush=True)
+    progress.say(f"report: {text}")

@@ -1,9 +1,12 @@
 """The room that uses a trained model: streams of any length, at constant memory and time a token.
 
 `Engine` and `Session` are the door. `score` says what a text costs. `decode` and `prefill` are the
-pure functions below them. This room may import the model and the tokenizers, never `train`.
+pure functions below them.
 
 The names are imported when they are first used: `Sampling` alone needs no JAX.
+
+May import: config, data, digests, errors, model, modules, ops, sealed, signals, types, flax, jax,
+numpy.
 """
 
 import importlib

@@ -11,6 +11,7 @@ import numpy as np
 from rmat_jax.config import Config, from_saved, to_saved
 from rmat_jax.data.tokenizer import BPETokenizer, check_vocabulary, load_tokenizer
 from rmat_jax.errors import UserError
+from rmat_jax.files import write_whole
 from rmat_jax.interop.layout import from_jax, to_jax
 from rmat_jax.interop.weights import read_weights, write_weights
 from rmat_jax.train.checkpoint import Checkpoints, restore_params
@@ -84,10 +85,10 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
         state = _begin(config, params)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "config.json").write_text(json.dumps(to_saved(config), indent=1))
+            write_whole(workdir / "config.json", json.dumps(to_saved(config), indent=1))
             if tokenizer is not None:
                 _tokenizer_file(workdir).parent.mkdir(exist_ok=True)
-                _tokenizer_file(workdir).write_text(tokenizer, encoding="utf-8")
+                write_whole(_tokenizer_file(workdir), tokenizer)
         except OSError as error:
             raise UserError(
                 f"--workdir={workdir} cannot be written: {error.strerror}; choose another"

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import platform
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from rmat_jax.interop.case import Case, Results, make_case
 from rmat_jax.interop.compare import Difference, Spread
 from rmat_jax.interop.dump import read_dump, write_dump
 from rmat_jax.interop.layout import from_jax, random_weights
+from rmat_jax.progress import say
 
 # The model that is checked when none is named. It lies between the default and the paper, so it
 # has the parts of both; `--config` names others.
@@ -218,21 +218,17 @@ def _collect(run: Run, case: Case, dtype: str, name: str) -> Results:
     results: Results = {}
     parts = run(case, dtype)
     for part in PARTS:
-        _say(f"{name}, {dtype}: {part}")
+        say(f"{name}, {dtype}: {part}")
         results |= next(parts)
     return results
 
 
 def _spread(case: Case, run: Run, dtype: str, exact: Results | None = None) -> Spread:
-    _say(
+    say(
         f"tolerances of {dtype}, from the same in float64 with weights that are off by its rounding"
     )
     exact = exact or {key: x for part in run(case, "float64") for key, x in part.items()}
     return compare.measure_spread(case, lambda moved: run(moved, "float64"), exact, dtype)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _jax(precision: str) -> Run:

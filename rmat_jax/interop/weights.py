@@ -5,7 +5,6 @@ of the experiment's Config), and what a writer adds: `step`, `tokenizer` (the JS
 tokenizer).
 """
 
-import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, deserialize
 
 from rmat_jax.config import Config, differences, from_saved, to_saved
 from rmat_jax.errors import UserError
+from rmat_jax.files import replacing
 from rmat_jax.interop.layout import layout
 
 # the metadata's `format`; raise the version when older code would misread the new
@@ -71,22 +71,10 @@ def write_weights(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    scratch = file.parent / f".{file.name}.part"
-    try:
-        with scratch.open("wb") as opened:
-            opened.write(len(text).to_bytes(8, "little") + text)
-            for x in encoded.values():
-                opened.write(x.tobytes())
-        scratch.replace(file)
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be written: {error.strerror}; choose a file in a folder that exists "
-            "and has room"
-        ) from error
-    finally:
-        # it is gone already if all went well
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+    with replacing(file) as scratch, scratch.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        for x in encoded.values():
+            opened.write(x.tobytes())
 
 
 def read_weights(

@@ -1,1 +1,4 @@
-"""Linen modules of the block, and the values they carry from chunk to chunk."""
+"""Linen modules of the block, and the values they carry from chunk to chunk.
+
+May import: config, ops, types, flax, jax.
+"""

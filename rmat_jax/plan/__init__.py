@@ -1,4 +1,7 @@
-"""What a training step takes on accelerators that are not there: `plan(config, "v5e:16x16")`."""
+"""What a training step takes on accelerators that are not there: `plan(config, "v5e:16x16")`.
+
+May import: config, errors, flags, flops, model, modules, train, types, jax.
+"""
 
 from rmat_jax.plan.plan import Report, plan
 

@@ -13,8 +13,9 @@ import json
 import time
 from collections.abc import Callable
 
-from rmat_jax.config import Config, from_dict, to_dict
+from rmat_jax.config import Config, to_dict
 from rmat_jax.errors import UserError
+from rmat_jax.flags import changed
 from rmat_jax.flops import per_token
 from rmat_jax.plan import arithmetic, compiled
 from rmat_jax.plan.chips import GIB, Topology, parse_topology
@@ -230,13 +231,13 @@ def plan(
     if not (advise or not report.fits):
         return report
     start, found = time.monotonic(), []
-    for overrides, changed in alternatives(config, report.mesh):
+    for overrides, smaller in alternatives(config, report.mesh):
         begun = time.monotonic()
         if begun - start > PATIENCE:
             progress(f"not tried: {overrides}; {PATIENCE:.0f} s have passed")
             continue
         try:
-            other = measure(changed)
+            other = measure(smaller)
         except UserError:
             # such a mesh does not fit the experiment
             continue
@@ -276,15 +277,6 @@ def alternatives(config: Config, mesh: dict[str, int]) -> list[tuple[dict[str, i
         except UserError:
             continue
     return valid
-
-
-def changed(config: Config, overrides: dict[str, int | str]) -> Config:
-    """The config with some keys, "mesh.fsdp", set. Raises UserError where that breaks a rule."""
-    values = to_dict(config)
-    for key, value in overrides.items():
-        *path, last = key.split(".")
-        functools.reduce(dict.__getitem__, path, values)[last] = value
-    return from_dict(Config, values)
 
 
 def _compiled(

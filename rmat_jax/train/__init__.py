@@ -1,1 +1,5 @@
-"""Training: the step, the mesh, the run. Reads data and model; nothing below it knows it."""
+"""Training: the step, the mesh, the run.
+
+May import: config, data, digests, errors, files, flops, infer, model, modules, ops, signals, types,
+etils, flax, jax, numpy, optax, orbax, tensorboardX.
+"""

@@ -16,12 +16,13 @@ from rmat_jax import flops, infer
 from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.errors import UserError
-from rmat_jax.evals.heldout import evaluate_heldout
+from rmat_jax.files import write_whole
 from rmat_jax.infer import open_chunk
 from rmat_jax.model import RMAT
 from rmat_jax.signals import Signals
 from rmat_jax.train import parallel, processes, sharding
 from rmat_jax.train.checkpoint import Checkpoints, check_same_config
+from rmat_jax.train.heldout import evaluate_heldout
 from rmat_jax.train.metrics import MetricWriter, NoWriter
 from rmat_jax.train.optim import make_optimizer, make_schedule
 from rmat_jax.train.sharding import make_mesh
@@ -69,7 +70,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
             saved = from_saved(Config, saved_config, str(workdir))
             check_same_config(to_dict(saved), to_dict(config))
         if processes.is_main():
-            (workdir / "config.json").write_text(json.dumps(to_saved(config), indent=1))
+            write_whole(workdir / "config.json", json.dumps(to_saved(config), indent=1))
         rows = sharding.local_rows(mesh, config.batch_size)
         data = processes.main_first(lambda: make_data(config, workdir, rows))
 

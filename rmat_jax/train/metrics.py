@@ -8,17 +8,15 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from rmat_jax.files import json_lines, write_whole
+
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
     path = Path(workdir) / "metrics.jsonl"
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    return [line for _, line in json_lines(whole, str(path), "take this line out")]
 
 
 class MetricWriter:
@@ -28,7 +26,7 @@ class MetricWriter:
         """Drops lines of steps after `step`, where the run goes on."""
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._samples = workdir / "samples.txt"
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10

@@ -9,7 +9,6 @@ import pytest
 from rmat_jax.ablate.variants import (
     Variant,
     baselines,
-    changed,
     grid,
     named,
     num_params,
@@ -20,7 +19,7 @@ from rmat_jax.ablate.variants import (
 )
 from rmat_jax.config import FULL_ATTENTION, PAPER, QUEUE, TRANSFORMER_XL, Config, Local, RMATConfig
 from rmat_jax.errors import UserError
-from rmat_jax.flags import load_config
+from rmat_jax.flags import changed, load_config
 from rmat_jax.model import RMAT
 
 MODEL = dataclasses.replace(

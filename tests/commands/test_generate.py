@@ -186,7 +186,7 @@ def test_a_full_disk_loses_the_text_but_not_the_session(workdir, tmp_path):
 def test_where_a_session_cannot_be_saved_is_found_before_any_work(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr("rmat_jax.runs.load_engine", lambda *_, **__: pytest.fail("work has begun"))
     for file, message in (
-        (tmp_path, "is no file but a folder"),
+        (tmp_path, "it is a folder"),
         (tmp_path / "no" / "a", "no folder"),
     ):
         with pytest.raises(UserError, match=message):

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from rmat_jax.data import corpus as corpus_module
+from rmat_jax import progress
 from rmat_jax.data.corpus import build_corpus
 from rmat_jax.data.tokenizer import ByteTokenizer
 from rmat_jax.errors import UserError
@@ -106,7 +106,7 @@ def test_corpus_that_another_process_finished_meanwhile_stays(tmp_path):
 def test_long_builds_show_progress_and_short_ones_do_not(tmp_path, capsys, monkeypatch):
     build(tmp_path / "quick")
     assert not capsys.readouterr().err
-    monkeypatch.setattr(corpus_module, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(progress, "PATIENCE_SECONDS", 0)
     build(tmp_path / "slow")
     assert "3 documents, 0.0M tokens" in capsys.readouterr().err
 

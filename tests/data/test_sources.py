@@ -234,7 +234,7 @@ def test_tfds_takes_the_only_text_feature_of_a_catalogued_set():
     [
         (
             {"tfds": "small_text"},
-            "data.tfds='small_text' is neither in TFDS nor in .* did you mean 'small_texts'",
+            "data.tfds='small_text', .* is neither in TFDS nor in .* did you mean 'small_texts'",
         ),
         (
             {"tfds": "small_texts/nope"},

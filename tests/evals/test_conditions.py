@@ -14,7 +14,7 @@ from rmat_jax.evals.conditions import (
     contest,
     verdict,
 )
-from rmat_jax.evals.heldout import Mean
+from rmat_jax.evals.means import Mean
 
 
 def test_a_model_without_memory_has_none_to_empty():

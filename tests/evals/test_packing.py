@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.evals.packing import Packed
+from rmat_jax.train.heldout import evaluate_heldout
 
 
 def test_packed_documents_are_each_read_whole_once_and_owned():

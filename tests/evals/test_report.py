@@ -19,11 +19,12 @@ from rmat_jax.data import make_data
 from rmat_jax.errors import UserError
 from rmat_jax.evals import evaluate as door
 from rmat_jax.evals.evaluate import evaluate
-from rmat_jax.evals.heldout import Mean, evaluate_heldout
+from rmat_jax.evals.means import Mean
 from rmat_jax.evals.report import plain, write_report
 from rmat_jax.evals.suite import Options, Section, Subject
 from rmat_jax.evals.suites.position.suite import position
 from rmat_jax.train.checkpoint import Checkpoints, restore_params
+from rmat_jax.train.heldout import evaluate_heldout
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.state import init_state
 

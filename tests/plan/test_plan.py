@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks.backprop_memory import bytes_kept_a_chunk
 from rmat_jax import commands, flags
-from rmat_jax.ablate.variants import changed
 from rmat_jax.config import Config, Local, MeshConfig, OptimConfig, to_dict
 from rmat_jax.errors import UserError
+from rmat_jax.flags import changed
 from rmat_jax.plan import arithmetic, compiled, plan
 from rmat_jax.plan.chips import parse_topology
 from rmat_jax.plan.compiled import Held, Program

@@ -6,7 +6,6 @@ The result is numbers, figures, and the text itself in colours.
 import json
 import math
 import shlex
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,13 +21,13 @@ from rmat_jax.evals.look.count import Counts, ratio
 from rmat_jax.evals.look.read import begin, look, mark_ages, passage_chunks, windows
 from rmat_jax.evals.look.text import DISTANCES, TextGauge, page
 from rmat_jax.evals.report import plain
-from rmat_jax.evals.suite import Subject, figure, load_subject, make_folder, say, table
+from rmat_jax.evals.suite import Subject, figure, load_subject, say, table
 from rmat_jax.evals.suites.position.gauges import fusion_weights
+from rmat_jax.files import make_folder, replacing, write_whole
+from rmat_jax.progress import Progress
 
 # bytes of the text that are held at a time
 BLOCK = 1 << 16
-# seconds between two lines of progress
-PATIENCE = 5.0
 
 
 def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
@@ -77,7 +76,7 @@ def _inspect(workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path) 
     parts = _sections(out, model, counts, gauge, fusion_LS, values)
     if model.memory:
         lead = f"{text.name}, read by {workdir.resolve().name} at step {subject.step:,}."
-        with (out / "text.html").open("w", encoding="utf-8") as written:
+        with replacing(out / "text.html") as file, file.open("w", encoding="utf-8") as written:
             written.writelines(page("What memory changed", lead, gauge))
     again = shlex.join([f"--workdir={workdir}", f"--text={text}", f"--out={out}"])
     head = [
@@ -87,11 +86,10 @@ def _inspect(workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path) 
     ]
     parts += ["## Again", f"```sh\npython -m rmat_jax inspect {again}\n```"]
     report = out / "inspect.md"
-    report.write_text("\n\n".join([*head, *parts]) + "\n", encoding="utf-8")
+    write_whole(report, "\n\n".join([*head, *parts]) + "\n")
     about = {"workdir": str(workdir), "step": subject.step, "text": str(text)}
-    (out / "inspect.json").write_text(
-        json.dumps(plain(about | values), indent=1, allow_nan=False) + "\n"
-    )
+    numbers = json.dumps(plain(about | values), indent=1, allow_nan=False)
+    write_whole(out / "inspect.json", numbers + "\n")
     return report
 
 
@@ -100,7 +98,7 @@ def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: Te
     not known.
     """
     model, bytes_read = subject.config.model, 0
-    looking, start, said = begin(model), time.perf_counter(), time.perf_counter()
+    looking, progress = begin(model), Progress()
 
     def pieces() -> Iterator[np.ndarray]:
         nonlocal bytes_read
@@ -121,10 +119,8 @@ def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: Te
         if model.memory:
             kept, cut = (x.ravel() / math.log(2) for x in (seen.loss_C, seen.cut_C))
             gauge.add(targets_NC.ravel(), kept, cut, passage_chunks(model) * model.chunk_len)
-        if time.perf_counter() - said > PATIENCE:
-            said = time.perf_counter()
-            speed = counts.tokens / (said - start)
-            say(f"{counts.tokens:,} tokens read, {speed:,.0f} a second")
+        if progress.due():
+            say(f"read {progress.speed(counts.tokens)}")
     return bytes_read
 
 

@@ -14,7 +14,7 @@ from rmat_jax.evals.conditions import (
     contest,
     verdict,
 )
-from rmat_jax.evals.heldout import Mean, clustered_mean
+from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.suite import table
 from rmat_jax.evals.suites.answers.ask import Answer
 

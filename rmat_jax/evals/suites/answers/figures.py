@@ -9,9 +9,9 @@ import numpy as np
 from rmat_jax.colours import INK
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import ALONE, KEPT, OF_QUESTIONS, Condition
-from rmat_jax.evals.heldout import offset_bins
 from rmat_jax.evals.suites.answers.ask import Answer
 from rmat_jax.evals.suites.answers.compare import bits_per_byte, saved
+from rmat_jax.train.heldout import offset_bins
 
 
 def by_length(file: Path, title: str, answers: Sequence[Answer], chunk_len: int) -> None:

@@ -5,7 +5,6 @@ Several spellings of the same few fields are read.
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs import tfds_records
+from rmat_jax.files import json_lines
 
 DOCUMENTS = (
     "documents",
@@ -258,16 +258,7 @@ def _json_lines(schema: Schema, value: str) -> Iterator[tuple[str, Any]]:
     name = f"{schema.flag}={value!r}"
     try:
         with open(file, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                where = f"{name}, line {number}"
-                try:
-                    record = json.loads(line) if line.strip() else None
-                except (ValueError, RecursionError) as error:
-                    raise UserError(
-                        f"{where} is not JSON: {error}; give one object a line: {schema.example}"
-                    ) from error
-                if line.strip():
-                    yield where, record
+            yield from json_lines(lines, name, f"give one object a line: {schema.example}")
     except OSError as error:
         raise UserError(
             f"{name} cannot be read: {error.strerror}; give a file of JSON lines, or tfds:NAME"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rmat_jax.evals.continuations import ROWS, finite_costs, groups_of
-from rmat_jax.evals.heldout import Mean, clustered_mean
+from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.suite import Options, say
 from rmat_jax.evals.suites.babi.stories import Distractor, Question, Task, stretch
 from rmat_jax.infer import Engine, Session

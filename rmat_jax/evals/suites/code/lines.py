@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 
 from rmat_jax.errors import UserError
-from rmat_jax.evals.heldout import offset_bins
 from rmat_jax.evals.inputs import read_texts, source_name
 from rmat_jax.evals.suite import Options, Subject
 from rmat_jax.evals.suites.code.definitions import Use, uses
+from rmat_jax.train.heldout import offset_bins
 
 # that are read, at most
 FILES = 64

@@ -8,11 +8,12 @@ import numpy as np
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_TEXTS, verdict
 from rmat_jax.evals.continuations import draw, head, lines
-from rmat_jax.evals.heldout import clustered_mean, offset_bins
 from rmat_jax.evals.inputs import source_name
+from rmat_jax.evals.means import clustered_mean
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
 from rmat_jax.evals.suites.code.completions import Completed, measure
 from rmat_jax.evals.suites.code.lines import find
+from rmat_jax.train.heldout import offset_bins
 
 # a group of fewer is not drawn
 MIN_LINES = 10

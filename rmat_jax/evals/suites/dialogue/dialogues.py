@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs import tfds_records
+from rmat_jax.files import json_lines
 
 EXAMPLE = '{"turns": [{"speaker": "USER", "utterance": "Hello."}, ...]}'
 SPEAKERS, UTTERANCES = ("speaker", "role", "from"), ("utterance", "content", "text", "value")
@@ -156,12 +157,4 @@ def _records(where: str, data: bytes) -> Iterator[tuple[str, Any]]:
             (f"{where}, record {number}", record) for number, record in enumerate(several, 1)
         )
         return
-    for number, line in enumerate(data.splitlines(), 1):
-        try:
-            if line.strip():
-                yield f"{where}, line {number}", json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{where}, line {number} is not JSON: {error}; "
-                f"give a list, or a line each, of {EXAMPLE}"
-            ) from error
+    yield from json_lines(data.splitlines(), where, f"give a list, or a line each, of {EXAMPLE}")

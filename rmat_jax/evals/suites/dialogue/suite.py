@@ -7,9 +7,9 @@ import numpy as np
 from rmat_jax.errors import UserError
 from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, Condition, conditions, verdict
 from rmat_jax.evals.continuations import ROWS, Costs, Next, costs, draw, groups_of, head, lines
-from rmat_jax.evals.heldout import offset_bins
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 from rmat_jax.evals.suites.dialogue.dialogues import Placed, Turn, join, load
+from rmat_jax.train.heldout import offset_bins
 
 # tokens of a long dialogue, at most
 LENGTH = 8192

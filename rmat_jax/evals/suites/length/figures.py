@@ -7,7 +7,7 @@ import numpy as np
 
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import KEPT
-from rmat_jax.evals.heldout import Mean
+from rmat_jax.evals.means import Mean
 
 
 def reach(

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from rmat_jax.errors import UserError
-from rmat_jax.evals.heldout import Mean, clustered_mean
 from rmat_jax.evals.inputs import read_texts, source_name
+from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 from rmat_jax.evals.suites.length import figures
 from rmat_jax.evals.suites.length.windows import (

@@ -7,9 +7,9 @@ import numpy as np
 
 from rmat_jax.config import IGNORE
 from rmat_jax.errors import UserError
-from rmat_jax.evals.heldout import MIN_DOCUMENTS, evaluate_heldout
 from rmat_jax.evals.packing import Document, Packed
 from rmat_jax.evals.suite import Subject, say
+from rmat_jax.train.heldout import MIN_DOCUMENTS, evaluate_heldout
 
 # chunks of a document that are scored, or an eighth of the longest reach where that is more
 SCORED_CHUNKS = 16

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from rmat_jax.config import Config
-from rmat_jax.evals.heldout import Heldout, Mean, clustered_mean, offset_bins
+from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.suite import figure
 from rmat_jax.evals.suites.position import figures
 from rmat_jax.evals.suites.position.measure import Measured
+from rmat_jax.train.heldout import Heldout, offset_bins
 
 # a bin with fewer is not drawn
 MIN_TOKENS = 50

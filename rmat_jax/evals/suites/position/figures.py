@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from rmat_jax.colours import BLUE, INK, LIGHT_BLUE, ORANGE
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
-from rmat_jax.evals.heldout import Mean
+from rmat_jax.evals.means import Mean
 from rmat_jax.evals.suites.position.gauges import Openness
 
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from rmat_jax.config import IGNORE, Config, RMATConfig
 from rmat_jax.data import Data
-from rmat_jax.evals.heldout import Heldout, Mean, clustered_mean, evaluate_heldout
+from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.suite import say
 from rmat_jax.evals.suites.position.baselines import gzip_bits_per_byte, order2_bits_per_byte
 from rmat_jax.evals.suites.position.gauges import Openness, fusion_weights, gate_openness
+from rmat_jax.train.heldout import Heldout, evaluate_heldout
 from rmat_jax.train.step import FORGET, KEEP
 from rmat_jax.types import PyTree
 

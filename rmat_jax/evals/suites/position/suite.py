@@ -6,7 +6,6 @@ from typing import Any
 
 from rmat_jax.config import Config
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
-from rmat_jax.evals.heldout import Heldout
 from rmat_jax.evals.suite import Options, Section, Subject, table
 from rmat_jax.evals.suites.position import figures
 from rmat_jax.evals.suites.position.baselines import TRAINING_BYTES
@@ -19,6 +18,7 @@ from rmat_jax.evals.suites.position.by_place import (
 )
 from rmat_jax.evals.suites.position.measure import Measured, measure
 from rmat_jax.modules.memory import GRUGate, SlotGate
+from rmat_jax.train.heldout import Heldout
 
 
 def check(subject: Subject, options: Options) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rmat_jax.colours import INK, VERMILLION
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_QUESTIONS, OF_TEXTS
-from rmat_jax.evals.heldout import Mean
+from rmat_jax.evals.means import Mean
 
 
 def heatmap(

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rmat_jax.evals.heldout import Mean, clustered_mean, evaluate_heldout
+from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.packing import Document, Packed
 from rmat_jax.evals.suite import Subject, say
 from rmat_jax.evals.suites.recall.needles import Cell, Needles
+from rmat_jax.train.heldout import evaluate_heldout
 
 # chunks of the shortest context, and how many times as long the next one is
 SHORTEST, FACTOR = 4, 4

@@ -7,8 +7,8 @@ import numpy as np
 
 from rmat_jax.data.recall import DIGITS
 from rmat_jax.errors import UserError
-from rmat_jax.evals.heldout import Mean
 from rmat_jax.evals.inputs import read_texts, source_name
+from rmat_jax.evals.means import Mean
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
 from rmat_jax.evals.suites.recall import figures
 from rmat_jax.evals.suites.recall.measure import (

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rmat_jax.errors import UserError
-from rmat_jax.evals.heldout import evaluate_heldout
 from rmat_jax.evals.suite import Options, Subject
 from rmat_jax.evals.suites.length.suite import check, length, verdict
 from rmat_jax.evals.suites.length.windows import longest_reach, measure, units, windows_of
+from rmat_jax.train.heldout import evaluate_heldout
 
 # of the documents; reaches up to 4
 CHUNKS = [11, 6, 9]

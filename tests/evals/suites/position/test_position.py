@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rmat_jax.evals.heldout import Heldout, Mean, clustered_mean, evaluate_heldout
+from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.suites.position.by_place import difference_of_means, recovered
 from rmat_jax.evals.suites.position.measure import Measured, choose_cuts, cut_once
 from rmat_jax.evals.suites.position.suite import headline, verdict
+from rmat_jax.train.heldout import Heldout, evaluate_heldout
 from rmat_jax.train.step import ASIDE, FORGET, KEEP
 
 

@@ -13,12 +13,13 @@ from rmat_jax.config import Config, DataConfig
 from rmat_jax.data.recall import AFTER, BEFORE, DIGITS, NOISE, RecallLanes
 from rmat_jax.data.tokenizer import ByteTokenizer
 from rmat_jax.errors import UserError
-from rmat_jax.evals.heldout import Heldout, Mean
+from rmat_jax.evals.means import Mean
 from rmat_jax.evals.suite import Options, Subject
 from rmat_jax.evals.suites.recall import measure as measuring
 from rmat_jax.evals.suites.recall.measure import Found, contexts, documents_of, measure
 from rmat_jax.evals.suites.recall.needles import Cell, Pairs, PassKeys
 from rmat_jax.evals.suites.recall.suite import DEPTHS, check, recall, verdict
+from rmat_jax.train.heldout import Heldout
 from rmat_jax.train.step import ASIDE, KEEP
 
 C, SENTENCE = 32, len(BEFORE) + DIGITS + len(AFTER)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -104,30 +103,6 @@ class Heldout:
         return "segments", self.segments
 
 
-class Mean(NamedTuple):
-    """A mean with its standard error. A difference counts from two standard errors on."""
-
-    value: float
-    # NaN with fewer than two units
-    error: float
-    # that the error is taken over
-    units: int
-
-    @property
-    def positive(self) -> bool:
-        """Whether the mean lies more than two standard errors above zero; False for a NaN error."""
-        return self.value > 2 * self.error
-
-    @property
-    def negative(self) -> bool:
-        """Whether the mean lies more than two standard errors below zero; False for a NaN error."""
-        return self.value < -2 * self.error
-
-    def __format__(self, spec: str) -> str:
-        """Writes value and error: `f"{mean:+.4f}"` is "+0.1234 ± 0.0056". The error has no sign."""
-        return f"{self.value:{spec}} ± {self.error:{spec.lstrip('+')}}"
-
-
 def evaluate_heldout(
     config: Config,
     params: PyTree,
@@ -208,31 +183,6 @@ def _nothing_read(config: Config, rows: int, mesh: Mesh | None) -> State:
 def offset_bins(offsets: np.ndarray) -> np.ndarray:
     """Returns the power-of-two bin of each offset: 0 for 0, 1 for 1, 2 for 2..3, 3 for 4..7."""
     return np.frexp(offsets)[1]
-
-
-def clustered_mean(values: np.ndarray, units: np.ndarray) -> Mean:
-    """Returns the mean over tokens with a standard error over units.
-
-    The tokens of one unit may depend on each other. With u units and s_i the sum of (value - mean)
-    over the tokens of unit i,
-
-        error = sqrt(u / (u - 1) sum_i s_i^2) / tokens
-
-    the linearised error of a ratio of sums. Source: Cochran, Sampling Techniques, 1977, section
-    6.3.
-
-    Args:
-        values: [n] of the tokens.
-        units: [n] number of each token's unit.
-    """
-    if not len(values):
-        return Mean(np.nan, np.nan, 0)
-    mean = float(values.mean())
-    _, index = np.unique(units, return_inverse=True)
-    sums = np.bincount(index, values - mean)
-    count = len(sums)
-    error = np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values) if count > 1 else np.nan
-    return Mean(mean, float(error), count)
 
 
 def _means(bins: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

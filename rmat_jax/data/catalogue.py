@@ -1,0 +1,43 @@
+"""Sets of the TensorFlow catalogue (TFDS), which is imported only where one is named."""
+
+import contextlib
+import difflib
+from collections.abc import Iterator
+from types import ModuleType
+
+from rmat_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def reading_tfds(what: str, name: str, place: str) -> Iterator[ModuleType]:
+    """Gives TFDS to the block, and makes one clear line of whatever it raises there.
+
+    Args:
+        what: the set as the user typed it, for errors.
+        name: the set's own name.
+        place: the setting that points at prepared sets, for errors.
+
+    Raises:
+        UserError: TFDS is not installed, knows no such set, or cannot read it.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise UserError(f"{what} needs TFDS; run: pip install tensorflow-datasets") from None
+    try:
+        yield tfds
+    except UserError:
+        raise
+    except tfds.core.DatasetNotFoundError as error:
+        # those ask the network, through TensorFlow
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name.split("/")[0], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"
+        raise UserError(f"{what} is neither in TFDS nor in {place}; {hint}") from error
+    except Exception as error:
+        # TFDS raises whatever its downloads, readers and builders raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
+        advice = f"check name, split and network, or point {place} at a prepared copy"
+        if isinstance(error, ImportError) and error.name:
+            advice = f"run: pip install {error.name}"
+        raise UserError(f"{what} cannot be read: {reason}; {advice}") from error

@@ -1,0 +1,123 @@
+"""Files that are written whole or not at all, and JSON lines that say where they are wrong.
+
+May import: errors.
+"""
+
+import contextlib
+import json
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rmat_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Gives a path to write to, which takes the place of `file` when the block ends well.
+
+    A reader sees the old file or the new one, never a part of one. A link stays a link, and a
+    device or a pipe is written to as it stands.
+
+    Args:
+        file: in a folder that exists.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if not file.name or file.is_dir():
+        raise UserError(f"{str(file)!r} is a folder; give a file")
+    if file.exists() and not file.is_file():
+        yield file
+        return
+    target = file.resolve()
+    # the same ending, which tells some writers what to write
+    scratch = target.with_name(f".{uuid.uuid4().hex}{target.suffix}")
+    try:
+        yield scratch
+        scratch.replace(target)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written: {error.strerror or error}; "
+            "choose a file in a folder that exists and has room"
+        ) from error
+    finally:
+        # it is gone already if all went well
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes a text file, in UTF-8; an older one is replaced. Raises UserError."""
+    with replacing(file) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def check_writable(*files: Path | None) -> None:
+    """Checks that files can be written, before the work whose results they will hold.
+
+    Raises:
+        UserError: there is no such folder, nothing can be written there, or the file is a folder.
+    """
+    for file in filter(None, files):
+        folder = file.absolute().parent
+        if not folder.is_dir():
+            raise UserError(
+                f"{file} cannot be written: there is no folder {file.parent}; make it first"
+            )
+        if file.is_dir():
+            raise UserError(f"{file} cannot be written: it is a folder; give a file in it")
+        try:
+            if file.is_file() or not file.exists():
+                _try_writing(folder)
+        except OSError as error:
+            raise UserError(
+                f"{file} cannot be written: {error.strerror}; choose a folder that can be written "
+                "to"
+            ) from error
+
+
+def make_folder(folder: Path, flag: str = "--out") -> None:
+    """Makes a folder before the long work whose results it will hold.
+
+    Args:
+        folder: with the folders above it.
+        flag: what the user typed before it, for the error.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _try_writing(folder)
+    except OSError as error:
+        raise UserError(
+            f"{flag}={folder} cannot be made or written to: {error.strerror}; choose another"
+        ) from error
+
+
+def _try_writing(folder: Path) -> None:
+    tempfile.TemporaryFile(dir=folder).close()
+
+
+def json_lines(lines: Iterable[bytes], name: str, advice: str) -> Iterator[tuple[str, Any]]:
+    """Yields the record of each line, with its place for errors. Empty lines are skipped.
+
+    Args:
+        lines: of a file.
+        name: of the file, as the user typed it.
+        advice: what a line must be.
+
+    Raises:
+        UserError: a line is not JSON; it says which.
+    """
+    for number, line in enumerate(lines, 1):
+        where = f"{name}, line {number}"
+        try:
+            record = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON: {error}; {advice}") from error
+        if line.strip():
+            yield where, record

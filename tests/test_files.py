@@ -1,0 +1,69 @@
+"""Files are whole or as they were, and a line that is no JSON is named."""
+
+import os
+import threading
+
+import pytest
+
+from rmat_jax.errors import UserError
+from rmat_jax.files import check_writable, json_lines, make_folder, replacing, write_whole
+
+
+def test_a_file_is_replaced_when_the_block_ends_well(tmp_path):
+    file = tmp_path / "report.md"
+    write_whole(file, "old")
+    with replacing(file) as scratch:
+        scratch.write_text("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+
+
+def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path):
+    file = tmp_path / "report.md"
+    write_whole(file, "old")
+    with pytest.raises(ZeroDivisionError), replacing(file) as scratch:
+        scratch.write_text("half")
+        1 / 0  # noqa: B018 (it is there to fail)
+    assert file.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
+    real, link = tmp_path / "real" / "weights", tmp_path / "link"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    write_whole(link, "through")
+    assert link.is_symlink() and real.read_text() == "through"
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_whole(pipe, "through")
+    reader.join(10)
+    assert read == ["through"] and pipe.is_fifo()
+
+
+def test_what_cannot_be_written_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="is a folder; give a file"):
+        write_whole(tmp_path, "")
+    for write in (lambda file: write_whole(file, ""), check_writable):
+        with pytest.raises(UserError, match="cannot be written: .*folder"):
+            write(tmp_path / "nowhere" / "file")
+    with pytest.raises(UserError, match="it is a folder"):
+        check_writable(None, tmp_path)
+    check_writable(tmp_path / "new", None)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--workdir=.*file/in cannot be made .*; choose another"):
+        make_folder(tmp_path / "file" / "in", "--workdir")
+
+
+def test_json_lines_name_the_line_that_is_wrong():
+    lines = [b'{"a": 1}\n', b"\n", b"[2]"]
+    assert list(json_lines(lines, "facts", "")) == [
+        ("facts, line 1", {"a": 1}),
+        ("facts, line 3", [2]),
+    ]
+    with pytest.raises(UserError, match="facts, line 2 is not JSON: .*; give one object a line"):
+        list(json_lines([b"1", b"{"], "facts", "give one object a line"))
