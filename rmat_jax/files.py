@@ -28,7 +28,7 @@ def replacing(file: Path) -> Iterator[Path]:
         UserError: it cannot be written.
     """
     if not file.name or file.is_dir():
-        raise UserError(f"{str(file)!r} is a folder; give a file")
+        raise UserError(f"{file} cannot be written: it is a folder; give a file in it")
     if file.exists() and not file.is_file():
         yield file
         return

@@ -45,7 +45,7 @@ def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
 
 
 def test_what_cannot_be_written_is_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match="is a folder; give a file"):
+    with pytest.raises(UserError, match="cannot be written: it is a folder; give a file"):
         write_whole(tmp_path, "")
     for write in (lambda file: write_whole(file, ""), check_writable):
         with pytest.raises(UserError, match="cannot be written: .*folder"):

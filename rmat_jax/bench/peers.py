@@ -169,7 +169,9 @@ def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple
     rare = 1 - 1 / config.chunk_len
     if config.memory:
         written = [
-            layer["memory"].get(part, {}) for layer in params["layers"] for part in MEMORY_WRITE
+            layer.get("memory", {}).get(part, {})
+            for layer in params["layers"]
+            for part in MEMORY_WRITE
         ]
         size -= rare * sum(leaf.nbytes for leaf in jax.tree.leaves(written))
         itemsize = jnp.dtype(config.param_dtype).itemsize

@@ -7,7 +7,6 @@ they are read, and a chunk that is not full is read again from its start. A suff
 its shape, in the letters of `types.py`.
 """
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -18,18 +17,7 @@ from torch.nn import functional
 from rmat_jax.config import RMATConfig
 
 
-class Carried(NamedTuple):
-    """What one layer carries from chunk to chunk."""
-
-    # the queue, oldest first; None: there is no memory
-    slots_BMD: Tensor | None
-    # of the window's tokens, not rotated: positions belong to the chunk that is read
-    keys_BWD: Tensor
-    values_BWD: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """All that is carried from call to call. All rows stand at the same place in their chunks."""
 
     # of the chunk that is not full
@@ -42,17 +30,18 @@ class State:
     documents_BW: Tensor
     # chunks since each slot was written, in all layers; 0: unwritten
     ages_BM: Tensor | None
-    layers: tuple[Carried, ...]
+    # of each layer: the queue, oldest first, and the window's keys (not rotated) and values
+    layers: tuple[tuple[Tensor | None, Tensor, Tensor], ...]
 
     @property
     def memory(self) -> Tensor | None:
         """[L, B, M, D] after the last full chunk, zeros where unwritten; None: there is none."""
-        return None if self.ages_BM is None else torch.stack([x.slots_BMD for x in self.layers])
+        return None if self.ages_BM is None else torch.stack([slots for slots, *_ in self.layers])
 
     def detach(self) -> "State":
         """The same without its history."""
-        layers = [Carried(*(x if x is None else x.detach() for x in part)) for part in self.layers]
-        return dataclasses.replace(self, layers=tuple(layers))
+        parts = [tuple(x if x is None else x.detach() for x in part) for part in self.layers]
+        return self._replace(layers=tuple(parts))
 
 
 class RMAT(nn.Module):
@@ -102,48 +91,37 @@ class RMAT(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """Nothing read, nothing remembered."""
-        c, like = self.config, self.embed.weight
-        none_BS = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
-        document_B, token_B = none_BS.new_zeros(batch), none_BS.new_full((batch,), -1)
+        c, weight = self.config, self.embed.weight
+        none_BS = torch.zeros(batch, 0, dtype=torch.int64, device=weight.device)
         ages_BM = none_BS.new_zeros(batch, c.memory.slots) if c.memory else None
-        slots_BMD = like.new_zeros(batch, c.memory.slots, c.width) if c.memory else None
-        layer = Carried(slots_BMD, *[like.new_zeros(batch, 0, c.width)] * 2)
-        return State(
-            none_BS, none_BS, document_B, token_B, none_BS, ages_BM, (layer,) * c.num_layers
-        )
+        slots_BMD = weight.new_zeros(batch, c.memory.slots, c.width) if c.memory else None
+        layer = slots_BMD, weight.new_zeros(batch, 0, c.width), weight.new_zeros(batch, 0, c.width)
+        start_B, nothing_B = none_BS.new_zeros(batch), none_BS.new_full((batch,), -1)
+        layers = (layer,) * c.num_layers
+        return State(none_BS, none_BS, start_B, nothing_B, none_BS, ages_BM, layers)
 
     def read(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> tuple[Tensor, State]:
         """A chunk from its start through all layers; if it is full, the state that it leaves."""
-        c, layers = self.config, []
-        documents_BJ = torch.cat([state.documents_BW, documents_BS], dim=1)
-        masks = self.masks(documents_BS, documents_BJ, state)
-        x_BSD = self.dropout(self.embed_tokens(tokens_BS, documents_BS, state))
-        last_B = documents_BS[:, -1]
-        mine_BS, ages_BM, next_ages_BM = documents_BS == last_B[:, None], state.ages_BM, None
+        c, layers, writes = self.config, [], None
         full = tokens_BS.shape[1] == c.chunk_len
+        documents_BJ = torch.cat([state.documents_BW, documents_BS], dim=1)
+        last = slice(-c.local.window if c.carries_window else documents_BJ.shape[1], None)
+        masks = self.masks(documents_BS, documents_BJ, state)
         if full and c.memory:
-            # another document begins with an empty queue
-            ages_BM = ages_BM * (last_B == state.document_B)[:, None]
-            older_BM = torch.where(ages_BM > 0, ages_BM + 1, 0)[:, c.memory.writes :]
-            # a run without a token of the last document leaves its slot unwritten
-            written_BK = mine_BS.unflatten(1, (c.memory.writes, c.run_len)).any(2)
-            next_ages_BM = torch.cat([older_BM, written_BK.long()], dim=1)
-        past = slice(-c.local.window if c.carries_window else documents_BJ.shape[1], None)
+            writes = border(c, documents_BS, state)
+        x_BSD = self.dropout(self.embed_tokens(tokens_BS, documents_BS, state))
         for block, (slots_BMD, *window) in zip(self.layers, state.layers, strict=True):
             x_BSD, kept_BSD, *window = block(x_BSD, slots_BMD, *window, masks, state.ages_BM)
-            if full and c.memory:
-                slots_BMD = block.memory.write(slots_BMD, kept_BSD, mine_BS, ages_BM, next_ages_BM)
-            layers.append(Carried(slots_BMD, *(x_BJD[:, past] for x_BJD in window)))
+            if writes:
+                slots_BMD = block.memory.write(slots_BMD, kept_BSD, *writes)
+            layers.append((slots_BMD, *(x_BJD[:, last] for x_BJD in window)))
         table_VD = self.embed.weight if c.tie_embeddings else self.output.weight
         logits_BSV = self.final_norm(x_BSD) @ table_VD.T
         if not full:
-            return logits_BSV, dataclasses.replace(
-                state, tokens_BS=tokens_BS, documents_BS=documents_BS
-            )
-        none_BS, owners_BW = tokens_BS[:, :0], documents_BJ[:, past]
-        return logits_BSV, State(
-            none_BS, none_BS, last_B, tokens_BS[:, -1], owners_BW, next_ages_BM, tuple(layers)
-        )
+            return logits_BSV, state._replace(tokens_BS=tokens_BS, documents_BS=documents_BS)
+        none_BS, ages_BM = tokens_BS[:, :0], writes[-1] if writes else None
+        ends = documents_BS[:, -1], tokens_BS[:, -1], documents_BJ[:, last]
+        return logits_BSV, State(none_BS, none_BS, *ends, ages_BM, tuple(layers))
 
     def embed_tokens(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> Tensor:
         """`sqrt(D) E[t]` (+ `sqrt(D) E[t - 1] Wp` where that token is of the same document)."""
@@ -178,6 +156,20 @@ class RMAT(nn.Module):
         return [torch.cat([shown[b], slots_BSM & (b == reader)], dim=2) for b in c.fused]
 
 
+def border(c: RMATConfig, documents_BC: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
+    """At the end of a chunk: which of its tokens are written, the slots' ages before and after.
+
+    Those of the last document are; it began with an empty queue if it began in this chunk. A run
+    without such a token leaves its slot unwritten.
+    """
+    last_B = documents_BC[:, -1]
+    mine_BC = documents_BC == last_B[:, None]
+    ages_BM = state.ages_BM * (last_B == state.document_B)[:, None]
+    older_BM = torch.where(ages_BM > 0, ages_BM + 1, 0)[:, c.memory.writes :]
+    written_BK = mine_BC.unflatten(1, (c.memory.writes, c.run_len)).any(2)
+    return mine_BC, ages_BM, torch.cat([older_BM, written_BK.long()], dim=1)
+
+
 class Block(nn.Module):
     """One layer.
 
@@ -188,28 +180,20 @@ class Block(nn.Module):
 
     def __init__(self, config: RMATConfig):
         super().__init__()
-        c, width = config, config.width
-        self.config = config
+        self.config, width = config, config.width
         self.attention_norm, self.mlp_norm = (nn.LayerNorm(width, eps=1e-5) for _ in range(2))
         self.query, self.key, self.value = (linear(width, width) for _ in range(3))
-        self.output = linear(width, width, smaller=2 * c.num_layers)
-        self.mlp, self.dropout = MLP(c), nn.Dropout(c.dropout)
-        if len(c.fused) > 1:
-            self.fusion = nn.Parameter(torch.zeros(len(c.fused)))
-        if c.memory:
-            self.memory = Memory(c)
-            if c.memory.joint:
-                self.memory_bias = nn.Parameter(torch.full((c.num_heads,), c.memory.key_bias))
+        self.output = linear(width, width, smaller=2 * config.num_layers)
+        self.mlp, self.dropout = MLP(config), nn.Dropout(config.dropout)
+        if len(config.fused) > 1:
+            self.fusion = nn.Parameter(torch.zeros(len(config.fused)))
+        if config.memory:
+            self.memory = Memory(config)
+            if config.memory.joint:
+                start_H = torch.full((config.num_heads,), config.memory.key_bias)
+                self.memory_bias = nn.Parameter(start_H)
 
-    def forward(
-        self,
-        x_BSD: Tensor,
-        slots_BMD: Tensor | None,
-        keys_BWD: Tensor,
-        values_BWD: Tensor,
-        masks: list[Tensor],
-        ages_BM: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, x_BSD, slots_BMD, keys_BWD, values_BWD, masks, ages_BM):
         """y [B, S, D]; what the memory keeps of these tokens; keys and values of window and chunk.
 
         A branch is a mask over one row of scores: those of the tokens J, then those of the slots.
@@ -219,16 +203,15 @@ class Block(nn.Module):
         keys_BJD = torch.cat([keys_BWD, self.key(h_BSD)], dim=1)
         values_BJD = torch.cat([values_BWD, self.value(h_BSD)], dim=1)
         positions_J = places(x_BSD, keys_BJD)
-        turned_BSHE = self.rotated(q_BSHE, positions_J[None, -x_BSD.shape[1] :])
-        row_BHSJ = scores(turned_BSHE, self.rotated(heads(c, keys_BJD), positions_J[None]))
+        turned_BSHE = rotate(c, q_BSHE, positions_J[None, -x_BSD.shape[1] :])
+        row_BHSJ = scores(turned_BSHE, rotate(c, heads(c, keys_BJD), positions_J[None]))
         read_BJHE = heads(c, values_BJD)
         if c.memory:
             keys_BMHE, values_BMHE = self.memory.keys(slots_BMD, ages_BM, self.key, self.value)
+            # slots in a softmax of their own have no place, so the query has none either
+            slots_BHSM = scores(turned_BSHE if c.memory.joint else q_BSHE, keys_BMHE)
             if c.memory.joint:
-                slots_BHSM = scores(turned_BSHE, keys_BMHE) + self.memory_bias[:, None, None]
-            else:
-                # slots in a softmax of their own have no place, so the query has none either
-                slots_BHSM = scores(q_BSHE, keys_BMHE)
+                slots_BHSM = slots_BHSM + self.memory_bias[:, None, None]
             row_BHSJ = torch.cat([row_BHSJ, slots_BHSM], dim=3)
             read_BJHE = torch.cat([read_BJHE, values_BMHE], dim=1)
         shares = torch.softmax(self.fusion, dim=0) if len(c.fused) > 1 else [1.0]
@@ -237,12 +220,7 @@ class Block(nn.Module):
         a_BSHE = torch.einsum("bhsj,bjhe->bshe", weights_BHSJ, read_BJHE)
         x_BSD = x_BSD + self.dropout(self.output(a_BSHE.flatten(2)))
         y_BSD = x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
-        kept_BSD = y_BSD if c.memory and c.memory.keeps_outputs else h_BSD
-        return y_BSD, kept_BSD, keys_BJD, values_BJD
-
-    def rotated(self, x_BJHE: Tensor, positions_BJ: Tensor) -> Tensor:
-        """Queries or keys of tokens, turned by their places."""
-        return rotate(self.config, x_BJHE, positions_BJ)
+        return y_BSD, y_BSD if c.memory and c.memory.keeps_outputs else h_BSD, keys_BJD, values_BJD
 
 
 class MLP(nn.Module):
@@ -250,10 +228,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: RMATConfig):
         super().__init__()
-        self.inner = linear(config.width, config.mlp_width, bias=True)
-        self.outer = linear(
-            config.mlp_width, config.width, bias=True, smaller=2 * config.num_layers
-        )
+        wide, smaller = config.mlp_width, 2 * config.num_layers
+        self.inner = linear(config.width, wide, bias=True)
+        self.outer = linear(wide, config.width, bias=True, smaller=smaller)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         return self.outer(functional.gelu(self.inner(x_BSD), approximate="tanh"))
@@ -267,18 +244,14 @@ class Memory(nn.Module):
 
     def __init__(self, config: RMATConfig):
         super().__init__()
-        self.config = config
+        self.config, width = config, config.width
         if config.memory.keeps_outputs:
-            self.read_norm, self.write_norm = (
-                nn.LayerNorm(config.width, eps=1e-5) for _ in range(2)
-            )
-            self.key, self.value = (linear(config.width, config.width) for _ in range(2))
+            self.read_norm, self.write_norm = (nn.LayerNorm(width, eps=1e-5) for _ in range(2))
+            self.key, self.value = (linear(width, width) for _ in range(2))
         if config.memory.gated:
             self.gate = {"slot": SlotGate, "gru": GRUGate}[config.memory.gate](config)
 
-    def keys(
-        self, slots_BMD: Tensor, ages_BM: Tensor, key: nn.Module, value: nn.Module
-    ) -> tuple[Tensor, Tensor]:
+    def keys(self, slots_BMD, ages_BM, key, value) -> tuple[Tensor, Tensor]:
         """Keys and values [B, M, H, E]: `M Wk` and `M Wv` of the layer, or `LNm(M) Wmk` and
         `LNm(M) Wmv` of outputs.
 
@@ -294,15 +267,8 @@ class Memory(nn.Module):
             keys_BMHE = rotate(c, keys_BMHE, middle_M - ages_BM * c.chunk_len)
         return keys_BMHE, values_BMHE
 
-    def write(
-        self,
-        slots_BMD: Tensor,
-        kept_BCD: Tensor,
-        mine_BC: Tensor,
-        ages_BM: Tensor,
-        next_ages_BM: Tensor,
-    ) -> Tensor:
-        """The queue after a full chunk, zeros where a slot is unwritten.
+    def write(self, slots_BMD, kept_BCD, mine_BC, ages_BM, next_ages_BM) -> Tensor:
+        """The queue after a full chunk, zeros where a slot is unwritten; see `border` for the ages.
 
         An entry s is the mean of a run of C / K tokens, of those of the chunk's last document.
         """
@@ -347,12 +313,10 @@ class GRUGate(nn.Module):
 
     def __init__(self, config: RMATConfig):
         super().__init__()
-        width = config.width
-        self.Wz, self.Uz = matrix(width, width), matrix(width, width)
-        self.Wr, self.Ur = matrix(width, width), matrix(width, width)
-        self.Wc, self.Uc = matrix(width, width), matrix(width, width)
-        self.bz = nn.Parameter(torch.full([width], config.memory.gate_bias))
-        self.br = nn.Parameter(torch.zeros(width))
+        for name in ("Wz", "Uz", "Wr", "Ur", "Wc", "Uc"):
+            setattr(self, name, matrix(config.width, config.width))
+        self.bz = nn.Parameter(torch.full([config.width], config.memory.gate_bias))
+        self.br = nn.Parameter(torch.zeros(config.width))
 
     def forward(self, s: Tensor, e: Tensor) -> Tensor:
         z = torch.sigmoid(s @ self.Wz + e @ self.Uz + self.bz)
@@ -361,9 +325,9 @@ class GRUGate(nn.Module):
         return (1 - z) * e + z * c
 
 
-def heads(config: RMATConfig, x_BJD: Tensor) -> Tensor:
+def heads(c: RMATConfig, x_BJD: Tensor) -> Tensor:
     """[B, J, H, E]."""
-    return x_BJD.unflatten(-1, (config.num_heads, config.head_dim))
+    return x_BJD.unflatten(-1, (c.num_heads, c.head_dim))
 
 
 def places(own_BS: Tensor, all_BJ: Tensor) -> Tensor:
@@ -383,15 +347,15 @@ def masked_softmax(row_BHSJ: Tensor, mask_BSJ: Tensor) -> Tensor:
     return weights * mask_B1SJ
 
 
-def rotate(config: RMATConfig, x_BJHE: Tensor, positions_BJ: Tensor) -> Tensor:
+def rotate(c: RMATConfig, x_BJHE: Tensor, positions_BJ: Tensor) -> Tensor:
     """RoPE (arXiv 2104.09864): component i of E, paired with i + E/2; pair i of n is turned by
     `position * base**(-i/n)`. Each head has all pairs, or ("global") they run on over the heads.
     """
-    c, half = config, config.head_dim // 2
     if c.rope == "none":
         return x_BJHE
-    places = torch.arange((c.num_heads if c.rope == "global" else 1) * half).to(x_BJHE)
-    speeds = (c.rope_base ** (-places / len(places))).unflatten(0, (-1, half))
+    half = c.head_dim // 2
+    pairs = torch.arange((c.num_heads if c.rope == "global" else 1) * half).to(x_BJHE)
+    speeds = (c.rope_base ** (-pairs / len(pairs))).unflatten(0, (-1, half))
     angles = positions_BJ.to(x_BJHE.dtype)[..., None, None] * speeds
     a, b = x_BJHE.split(half, dim=-1)
     turned = a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()

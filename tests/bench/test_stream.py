@@ -15,7 +15,7 @@ from rmat_jax.errors import UserError
 from rmat_jax.infer import open_chunk
 from rmat_jax.infer.open_chunk import stack_params, unstack_params
 from rmat_jax.infer.streams import begin, prefill
-from tests.models import make_params, tiny
+from tests.models import QUEUE, make_params, tiny
 
 CONFIG = tiny(dtype="float32")
 CONTEXTS = (32, 64)
@@ -168,6 +168,12 @@ def test_what_one_token_needs():
     assert cache == pytest.approx(
         10_000 - 4 * with_memory.memory.slots * c.width * (1 - 1 / c.chunk_len)
     )
+
+    # a queue of the layers' inputs without a gate has no weights of its own
+    queue = tiny(dtype="float32", num_layers=1, **QUEUE | {"token_shift": False})
+    weights, _ = peers.bytes_a_token(queue, unstack_params(make_params(queue)), 10_000)
+    # a bias for each head
+    assert weights == 4 * (layer + tables + c.num_heads)
 
 
 HLO = """

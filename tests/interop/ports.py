@@ -24,12 +24,13 @@ def transposed_matrix(config, weights):
 def rope_halves_swapped(config, weights):
     """Layer 1 takes a vector's second half for its first: it rotates backwards."""
     module = reference(config, weights)
-    rotated = module.layers[1].rotated
 
-    def swap(x):
-        return torch.roll(x, config.head_dim // 2, dims=-1)
+    def swap(_, inputs, output):
+        halves = output.unflatten(-1, (config.num_heads, 2, config.head_dim // 2))
+        return halves.flip(-2).flatten(-3)
 
-    module.layers[1].rotated = lambda x, positions: swap(rotated(swap(x), positions))
+    for projection in (module.layers[1].query, module.layers[1].key):
+        projection.register_forward_hook(swap)
     return module
 
 
