@@ -2,18 +2,19 @@
 4,096 tokens.
 
     python benchmarks/far_recall.py --out=runs/far_recall
-    python benchmarks/far_recall.py --out=runs/far_gru --config.model.memory.gate=gru
+    python benchmarks/far_recall.py --out=runs/far_queue --config.model.branches=full,memory \\
+        --config.model.memory.gate=none
     python benchmarks/far_recall.py --out=runs/keys --stages=2,4 --max_tokens=4096 \\
         --config.data.recall_symbols=32 --config.data.recall_pairs=32 \\
         --config.model.vocab_size=72 --config.model.chunk_len=64 --config.model.memory.writes=16
     python benchmarks/far_recall.py --task=passkey --out=runs/passkey
 
-Key-value pairs in any chunk (`data.recall_place=any`), or a pass key anywhere in a novel, in
-stages, each begun with the weights of the one before: documents of 8, 64 and 256 chunks, or of 2,
-8, 32 and 128, the last of them the question. Long ones alone ask too rarely for anything to be
-learned. Then the suite `recall` up to 1,048,576 tokens, on documents of its own for each --seed:
-out/report/report.md. The second command is the control; the third asks how many keys a memory
-holds. One CPU core: ten minutes of training, 35 for the pass key; then the suite.
+Key-value pairs in any chunk, or a pass key anywhere in a novel, in stages, each begun with the
+weights of the one before: documents of 8, 64 and 256 chunks, or of 2, 8, 32 and 128, the last of
+them the question. Long ones alone ask too rarely for anything to be learned. Then the suite
+`recall` up to 1,048,576 tokens, on documents of its own for each --seed: out/report/report.md. The
+second command is the control; the third asks how many keys a memory holds. One CPU core: ten
+minutes of training, 35 for the pass key; then the suite.
 """
 
 import sys
@@ -41,14 +42,13 @@ STAGES = {
     },
 }
 DEFAULT = {"recall": [8, 64, 256], "passkey": [2, 8, 32, 128]}
+CONFIG = {"recall": "configs/far_recall.py", "passkey": "configs/passkey.py"}
 
 
 def main() -> int:
     parser = flags.Parser(description=__doc__)
     parser.add_argument("--out", type=flags.folder, required=True)
-    parser.add_argument(
-        "--task", choices=STAGES, default="recall", help="a configuration of configs/"
-    )
+    parser.add_argument("--task", choices=STAGES, default="recall", help="what is asked")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--stages", type=flags.whole_numbers, metavar="N[,N]", help="chunks of a document"
@@ -66,11 +66,8 @@ def main() -> int:
         lanes, steps, learning_rate, *more = STAGES[args.task][chunks]
         workdir = args.out / "-".join(["stage", *map(str, stages[:number])])
         config = flags.load_config(
-            f"configs/{args.task}.py",
+            CONFIG[args.task],
             [
-                "--config.model.memory.gate=slot",
-                "--config.model.memory.gate_bias=0.0",
-                "--config.data.recall_place=any",
                 f"--config.data.recall_gap={chunks - 2}",
                 f"--config.chunks_per_step={chunks}",
                 f"--config.batch_size={lanes}",

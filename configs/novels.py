@@ -7,7 +7,7 @@
 Any folder of long texts will do (`--config.data.path=FOLDER`). Byte pairs, chunks of 128 tokens,
 training over 1,024; the hybrid block, whose memory has a slot for each of four chunks' tokens.
 Hardware: one CPU core, 7 to 40 minutes a run. Expect: of the variant `queue`, near 1.89 bits per
-byte, and 1.91 without memory: docs/results.md has the table.
+byte, and 1.91 without memory: docs/version1.md has the table.
 """
 
 from rmat_jax import flags

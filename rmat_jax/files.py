@@ -18,20 +18,15 @@ from rmat_jax.errors import UserError
 def replacing(file: Path) -> Iterator[Path]:
     """Gives a path to write to, which takes the place of `file` when the block ends well.
 
-    A reader sees the old file or the new one, never a part of one. A link stays a link, and a
-    device or a pipe is written to as it stands.
+    A reader sees the old file or the new one, never a part of one. A link stays a link.
 
     Args:
         file: in a folder that exists.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or is no file but a folder, a device or a pipe.
     """
-    if not file.name or file.is_dir():
-        raise UserError(f"{file} cannot be written: it is a folder; give a file in it")
-    if file.exists() and not file.is_file():
-        yield file
-        return
+    _check_file(file)
     target = file.resolve()
     # the same ending, which tells some writers what to write
     scratch = target.with_name(f".{uuid.uuid4().hex}{target.suffix}")
@@ -59,7 +54,8 @@ def check_writable(*files: Path | None) -> None:
     """Checks that files can be written, before the work whose results they will hold.
 
     Raises:
-        UserError: there is no such folder, nothing can be written there, or the file is a folder.
+        UserError: there is no such folder, nothing can be written there, or the file is a folder,
+            a device or a pipe.
     """
     for file in filter(None, files):
         folder = file.absolute().parent
@@ -67,11 +63,9 @@ def check_writable(*files: Path | None) -> None:
             raise UserError(
                 f"{file} cannot be written: there is no folder {file.parent}; make it first"
             )
-        if file.is_dir():
-            raise UserError(f"{file} cannot be written: it is a folder; give a file in it")
+        _check_file(file)
         try:
-            if file.is_file() or not file.exists():
-                _try_writing(folder)
+            _try_writing(folder)
         except OSError as error:
             raise UserError(
                 f"{file} cannot be written: {error.strerror}; choose a folder that can be written "
@@ -96,6 +90,13 @@ def make_folder(folder: Path, flag: str = "--out") -> None:
         raise UserError(
             f"{flag}={folder} cannot be made or written to: {error.strerror}; choose another"
         ) from error
+
+
+def _check_file(file: Path) -> None:
+    if not file.name or file.is_dir():
+        raise UserError(f"{file} cannot be written: it is a folder; give a file in it")
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file} cannot be written: it is a device or a pipe; give a file")
 
 
 def _try_writing(folder: Path) -> None:
