@@ -45,9 +45,9 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Writes a text file, in UTF-8; an older one is replaced. Raises UserError."""
+    """Writes a text file in UTF-8; bytes that are not stay as they came. Raises UserError."""
     with replacing(file) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def check_writable(*files: Path | None) -> None:
@@ -103,13 +103,16 @@ def _try_writing(folder: Path) -> None:
     tempfile.TemporaryFile(dir=folder).close()
 
 
-def json_lines(lines: Iterable[bytes], name: str, advice: str) -> Iterator[tuple[str, Any]]:
+def json_lines(
+    lines: Iterable[bytes], name: str, advice: str, left_out: list[str] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Yields the record of each line, with its place for errors. Empty lines are skipped.
 
     Args:
         lines: of a file.
         name: of the file, as the user typed it.
         advice: what a line must be.
+        left_out: gets the places of lines that are not JSON, which are then no error.
 
     Raises:
         UserError: a line is not JSON; it says which.
@@ -119,6 +122,9 @@ def json_lines(lines: Iterable[bytes], name: str, advice: str) -> Iterator[tuple
         try:
             record = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError) as error:
+            if left_out is not None:
+                left_out.append(where)
+                continue
             raise UserError(f"{where} is not JSON: {error}; {advice}") from error
         if line.strip():
             yield where, record

@@ -1,6 +1,6 @@
 """Reads the command line: flags, the keys of a Config, and bad input as one clear line.
 
-May import: config, errors, absl, ml_collections.
+May import: config, errors, progress, absl, ml_collections.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from ml_collections import config_dict, config_flags
 
 from rmat_jax.config import Config, Local, Memory, RMATConfig, from_dict, to_dict, typed, unused
 from rmat_jax.errors import UserError
+from rmat_jax.progress import drop_stdout
 
 # the keys of `model` that follow others where nobody sets them
 _FOLLOWING = {
@@ -294,16 +295,11 @@ def run(main: Callable[[], int | None]) -> int:
                 sys.stdout.flush()
             except OSError:
                 # The disk is full: nothing is lost that could be kept.
-                _drop_stdout()
+                drop_stdout()
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader of a pipe has seen enough.
-        _drop_stdout()
+        drop_stdout()
         return 0
-
-
-def _drop_stdout() -> None:
-    """Discards the rest of the output. Python would try to write it again at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,18 +1,76 @@
-"""Lines of progress on standard error: what is at work, how far it is and how fast.
+"""What is said while a piece of work goes on: what is at work, how far it is and how fast.
 
 May import: nothing.
 """
 
+import contextlib
+import os
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
 
 # between two lines of progress
 PATIENCE_SECONDS = 5.0
 
 
 def say(text: str) -> None:
-    """Prints a line of progress at once."""
-    print(text, file=sys.stderr, flush=True)
+    """Prints a line of progress on standard error at once, if it is open."""
+    with contextlib.suppress(OSError, ValueError):
+        _print(text, sys.stderr)
+
+
+def tell(text: str) -> None:
+    """Prints what comes of a piece of work on standard output at once.
+
+    The work goes on if nobody reads it any more. Then a warning says so.
+    """
+    try:
+        _print(text, sys.stdout)
+    except (OSError, ValueError) as error:
+        drop_stdout()
+        say(f"warning: standard output is gone ({error}); the work goes on without it")
+
+
+def drop_stdout() -> None:
+    """Discards what is printed from here on. Python would try to write it again at its exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        # it is closed, or no file
+        sys.stdout = None
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    """Prints; what the stream's encoding does not have is replaced."""
+    if stream is not None:
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+
+
+class BestEffort:
+    """Runs what must not end a piece of work. A failure costs a warning, one for each thing."""
+
+    def __init__(self, work: str):
+        """Args: work: what goes on, for the warnings."""
+        self._work, self._warned = work, set()
+
+    @contextlib.contextmanager
+    def __call__(self, what: str | Path) -> Iterator[None]:
+        """Swallows the errors of the block.
+
+        Args:
+            what: is written in the block.
+        """
+        try:
+            yield
+        except Exception as error:
+            if what not in self._warned:
+                self._warned.add(what)
+                cause = error.__cause__ or error
+                cause = getattr(cause, "strerror", None) or cause
+                say(f"warning: {what} cannot be written ({cause}); {self._work} goes on without it")
 
 
 class Progress:

@@ -8,6 +8,7 @@ meta, leaves: {name: {dtype, shape, digest}}}}. A leaf's name is its path, such 
 `params/embed/table`.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -170,7 +171,9 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            # it raises again what a failed save has raised
+            with contextlib.suppress(Exception):
+                self._manager.close()
 
     def restore(self, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
         """The newest step that verifies, as (step, state, meta), bit for bit what was saved; None

@@ -19,6 +19,7 @@ from rmat_jax.errors import UserError
 from rmat_jax.files import write_whole
 from rmat_jax.infer import open_chunk
 from rmat_jax.model import RMAT
+from rmat_jax.progress import BestEffort
 from rmat_jax.signals import Signals
 from rmat_jax.train import parallel, processes, sharding
 from rmat_jax.train.checkpoint import Checkpoints, check_same_config
@@ -70,7 +71,8 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
             saved = from_saved(Config, saved_config, str(workdir))
             check_same_config(to_dict(saved), to_dict(config))
         if processes.is_main():
-            write_whole(workdir / "config.json", json.dumps(to_saved(config), indent=1))
+            with BestEffort("training")(workdir / "config.json"):
+                write_whole(workdir / "config.json", json.dumps(to_saved(config), indent=1))
         rows = sharding.local_rows(mesh, config.batch_size)
         data = processes.main_first(lambda: make_data(config, workdir, rows))
 
@@ -100,6 +102,16 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
                     step, state, config, {"seconds": log.seconds(), "data": data.identity}
                 )
 
+            def evaluate():
+                # first: an evaluation that fails must not cost the steps
+                save()
+                with log.paused():
+                    _evaluate(config, state, mesh, data, step, writer, log.seconds())
+
+            # of a run that was killed between the two
+            due = restored and _evaluates(config, step)
+            if due and processes.tell(_lacks_evaluation(writer, step))[0]:
+                evaluate()
             while step < last_step and not (stopped := vote.ask(signals.caught)):
                 batch = next(batches)
                 state, sums = train(
@@ -107,11 +119,9 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
                 )
                 step += 1
                 log.step(step, sums)
-                if _due(config.log.eval_every, step) or step == config.steps:
-                    log.flush()
-                    with log.paused():
-                        _evaluate(config, state, mesh, data, step, writer, log.seconds())
-                if _due(config.log.save_every, step):
+                if _evaluates(config, step):
+                    evaluate()
+                elif _due(config.log.save_every, step):
                     save()
             if step:
                 # does nothing for a step that is saved already
@@ -208,6 +218,16 @@ def _due(every: int, step: int) -> bool:
     return bool(every) and step % every == 0
 
 
+def _evaluates(config: Config, step: int) -> bool:
+    return _due(config.log.eval_every, step) or step == config.steps
+
+
+def _lacks_evaluation(writer: MetricWriter | NoWriter, step: int) -> str:
+    """Something if the records have no evaluation of this step."""
+    records = writer.records
+    return "" if any(r["split"] == "heldout" and r["step"] == step for r in records) else "yes"
+
+
 def _summary(config: Config, data: Data, state: TrainState, mesh: Mesh) -> str:
     c = config.model
     count = sum(x.size for x in jax.tree.leaves(state.params))
@@ -286,7 +306,7 @@ def _evaluate(
         shown = "".join(
             c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
         )
-        print("\n".join("    | " + row for row in shown.splitlines()), flush=True)
+        processes.say("\n".join("    | " + row for row in shown.splitlines()))
         writer.write_sample(step, text)
 
 

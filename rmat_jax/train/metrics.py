@@ -1,58 +1,123 @@
 """What a run records: metrics.jsonl, TensorBoard, samples.txt. A resumed run takes back what it is
 about to repeat.
+
+Records watch a run and must not end it: one that cannot be written costs a warning, once.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar, text
 
 from rmat_jax.files import json_lines, write_whole
+from rmat_jax.progress import BestEffort, say
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
-    path = Path(workdir) / "metrics.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    return [line for _, line in json_lines(whole, str(path), "take this line out")]
+    """Returns the lines of metrics.jsonl, each step and split once. Damaged ones are left out.
+
+    A run that goes on from an earlier step repeats lines: the last of them counts.
+    """
+    found, _ = _read(Path(workdir) / "metrics.jsonl")
+    return found
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records, and the places of what could not be read."""
+    left_out: list[str] = []
+    records = {}
+    try:
+        with path.open("rb") as lines:
+            for where, record in json_lines(lines, str(path), "", left_out):
+                if isinstance(record, dict) and _is_record(record):
+                    records[record["split"], record["step"]] = record
+                else:
+                    left_out.append(where)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        left_out.append(f"{path} ({error.strerror})")
+    return list(records.values()), left_out
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    kinds = (bool, int, float)
+    return (
+        isinstance(record.get("split"), str)
+        and type(record.get("step")) is int
+        and all(isinstance(x, kinds) for key, x in record.items() if key != "split")
+    )
 
 
 class MetricWriter:
     """Appends to the records of a workdir; use as a context."""
 
     def __init__(self, workdir: Path, step: int):
-        """Drops lines of steps after `step`, where the run goes on."""
-        self._path = workdir / "metrics.jsonl"
-        kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._samples = workdir / "samples.txt"
-        self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10
-        )
+        """Begins to write. Lines of steps after `step`, where the run goes on, are dropped.
+
+        Args:
+            workdir: of the run.
+            step: the last step that is done.
+        """
+        self._try, self._board = BestEffort("training"), None
+        self._path, self._samples = workdir / "metrics.jsonl", workdir / "samples.txt"
+        found, left_out = _read(self._path)
+        if left_out:
+            more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            say(f"warning: {left_out[0]}{more} cannot be read as a record, left out")
+        self.records = [record for record in found if record["step"] <= step]
+        if self.records != found or left_out:
+            with self._try(self._path):
+                lines = [json.dumps(record) + "\n" for record in self.records]
+                write_whole(self._path, "".join(lines))
+        with self._try(workdir / "tensorboard"):
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            # not by a SummaryWriter: its thread may die, and then it waits for it without end
+            self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+            self._write_event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, *_) -> None:
-        self._board.close()
+        if self._board is not None:
+            with self._try("tensorboard"):
+                self._board.close()
 
     def write(self, split: str, step: int, **values: float) -> None:
-        """One line: {"split": ..., "step": ..., name: number, ...}."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+        """Writes one line: {"split": ..., "step": ..., name: number, ...}."""
+        record = {"split": split, "step": step, **values}
+        self.records.append(record)
+        with self._try(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+            self._write_event(step, summary=scalar(f"{split}/{name}", value))
 
-    def write_sample(self, step: int, text: str) -> None:
-        with self._samples.open("a", encoding="utf-8") as file:
-            file.write(f"--- step {step}\n{text}\n")
-        self._board.add_text("sample", text, step)
+    def write_sample(self, step: int, sample: str) -> None:
+        """Appends a text, unless a run that was stopped before it saved has left the same."""
+        written = f"--- step {step}\n{sample}\n".encode("utf-8", "surrogateescape")
+        with self._try(self._samples):
+            if not self._samples.exists() or written not in self._samples.read_bytes():
+                with self._samples.open("ab") as file:
+                    file.write(written)
+        shown = written.decode("utf-8", "replace").partition("\n")[2]
+        self._write_event(step, summary=text("sample", shown))
+
+    def _write_event(self, step: int, **what: Any) -> None:
+        if self._board is not None:
+            with self._try("tensorboard"):
+                self._board.write_event(Event(wall_time=time.time(), step=step, **what))
+                self._board.flush()
 
 
 class NoWriter:
-    """For the processes that leave writing to another one."""
+    """Leaves the writing to another process."""
+
+    records: tuple[dict[str, Any], ...] = ()
 
     def __enter__(self) -> "NoWriter":
         return self
@@ -61,7 +126,7 @@ class NoWriter:
         pass
 
     def write(self, split: str, step: int, **values: float) -> None:
-        pass
+        """Does nothing."""
 
-    def write_sample(self, step: int, text: str) -> None:
-        pass
+    def write_sample(self, step: int, sample: str) -> None:
+        """Does nothing."""

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rmat_jax import progress
 from rmat_jax.errors import UserError
 
 # of what processes tell each other
@@ -121,7 +122,7 @@ def is_main() -> bool:
 def say(text: str) -> None:
     """Prints, once for all processes."""
     if is_main():
-        print(text, flush=True)
+        progress.tell(text)
 
 
 def tell(text: str) -> list[str]:

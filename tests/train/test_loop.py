@@ -16,20 +16,13 @@ from rmat_jax.train.metrics import read_metrics
 from tests.train.test_resume import CONFIG, saved, small_flags
 
 
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("A line of text, and another.\n" * 400)
-    return path
-
-
 def load(text, *more):
     return flags.load_config(CONFIG, [*small_flags(text), *more])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_an_evaluation_saves_the_step(number, text, tmp_path, monkeypatch, capsys):
-    """No save is due there: what is on disk is what the signal saved."""
+    """The step is on disk before it is evaluated, and training stops there."""
     config = load(text, "--config.log.eval_every=3", "--config.log.save_every=0")
     evaluate, handler = loop.evaluate_heldout, signal.getsignal(number)
 
