@@ -91,7 +91,7 @@ def main() -> int:
             # stopped by a signal, and saved
             return code
         before = workdir
-    print(evaluate(before, ("recall",), args.out / "report", options).read_text())
+    print(evaluate(before, ("recall",), args.out / "report", options).read_text("utf-8"))
     return 0
 
 

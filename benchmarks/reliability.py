@@ -80,7 +80,7 @@ def launch(
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     environment["XLA_FLAGS"] = XLA_FLAGS
     environment["XDG_CACHE_HOME"] = str(workdir.parent / "cache")
-    with open(f"{workdir}.{index}.log", "a") as log:
+    with open(f"{workdir}.{index}.log", "ab") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
 
 

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import io
 import os
 import signal
 import sys
@@ -219,7 +220,10 @@ def folder(text: str) -> Path:
             f"{text} is an address, not a path; mount the bucket (gcsfuse, s3fs) "
             "and give the mount's path"
         )
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}; write the path in full") from None
 
 
 def add_path(parser: argparse.ArgumentParser, name: str, metavar: str, help: str, **more) -> None:
@@ -282,9 +286,13 @@ def run(main: Callable[[], int | None]) -> int:
 
     The programs that JAX compiles are kept between runs, so that a restart is quick.
     """
-    # JAX reads this when it is first imported.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmat_jax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    # JAX reads this when it is first imported. Containers may have no home, and so no cache.
+    with contextlib.suppress(RuntimeError):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmat_jax"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # what a terminal cannot show is no reason to end
+        sys.stdout.reconfigure(errors="replace")
     try:
         return main() or 0
     except UserError as error:

@@ -47,7 +47,7 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """What it came to, if it is finished and was this config."""
         try:
-            result = json.loads((self.workdir / RESULT).read_text())
+            result = json.loads((self.workdir / RESULT).read_text("utf-8"))
         except (OSError, ValueError):
             return None
         trained = to_dict(from_saved(Config, result["config"], str(self.workdir)))
@@ -148,7 +148,7 @@ def _work(run: Run, shared: Path, cores: set[int]) -> None:
 @contextlib.contextmanager
 def _into(file: Path) -> Iterator[None]:
     """Standard output and errors, also those of libraries below Python, go to the end of a file."""
-    with file.open("a") as log:
+    with file.open("a", encoding="utf-8") as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(log.fileno(), stream.fileno())

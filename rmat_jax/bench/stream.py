@@ -269,7 +269,7 @@ def machine() -> dict:
     name = device.device_kind
     if device.platform == "cpu":
         cpuinfo = Path("/proc/cpuinfo")
-        lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.is_file() else []
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         name = models[0] if models else platform.processor() or platform.machine()
     return {

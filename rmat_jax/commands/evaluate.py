@@ -12,6 +12,7 @@ import argparse
 
 from rmat_jax import flags
 from rmat_jax.evals.options import Options
+from rmat_jax.progress import tell
 
 OPTIONS = {
     "text": (
@@ -53,5 +54,5 @@ def main(args: argparse.Namespace) -> None:
     from rmat_jax.evals.evaluate import evaluate
 
     report = evaluate(args.workdir, tuple(args.suite.split(",")), args.out, options)
-    print(report.read_text().partition("\n## ")[0].strip())
+    tell(report.read_text("utf-8", "replace").partition("\n## ")[0].strip())
     print(f"\nwritten: {report}")

@@ -10,6 +10,7 @@ where the memory changed the prediction.
 import argparse
 
 from rmat_jax import flags
+from rmat_jax.progress import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,5 +23,5 @@ def main(args: argparse.Namespace) -> None:
     from rmat_jax.evals.look.look import inspect
 
     report = inspect(args.workdir, args.text, args.out)
-    print(report.read_text().partition("\n## ")[0].strip())
+    tell(report.read_text("utf-8", "replace").partition("\n## ")[0].strip())
     print(f"\nwritten: {report}")

@@ -96,7 +96,7 @@ def build_corpus(
 def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
     """None where there is no corpus, an incomplete one, or that of another key."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         tokens, starts = (
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts")
         )
@@ -147,7 +147,7 @@ def _write(
     np.save(folder / "starts.npy", np.frombuffer(starts, np.int64))
     manifest = {**key, "documents": len(starts) - 1, "tokens": position, "bytes": num_bytes}
     manifest["digest"] = digest.hexdigest()[:16]
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
 
 
 def _write_header(file: IO[bytes], dtype: np.dtype, length: int) -> None:

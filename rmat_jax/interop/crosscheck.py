@@ -245,8 +245,9 @@ def _torch(factory: str | None) -> Run:
     def run(case, dtype):
         try:
             yield from run_torch(case, dtype, made)
-        except Exception as error:
-            if factory is None:
+        except BaseException as error:
+            # a port may also end the program: that is no verdict
+            if factory is None or isinstance(error, KeyboardInterrupt | GeneratorExit):
                 raise
             # for the port's author
             traceback.print_exc()

@@ -72,8 +72,10 @@ def load_factory(name: str) -> Factory:
         sys.path.insert(0, os.getcwd())
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:
-        # whatever the user's code raises
+    except BaseException as error:
+        # whatever the user's code raises, an exit among it
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise UserError(
             f"--torch={name} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -365,7 +365,7 @@ def _newest(
 
 
 def _read_body(folder: epath.Path, step: int) -> dict[str, Any]:
-    sealed = json.loads((folder / str(step) / "meta" / "metadata").read_text())
+    sealed = json.loads((folder / str(step) / "meta" / "metadata").read_text("utf-8"))
     if sealed["format"] > FORMAT:
         found = f"step {step} of {folder} has format {sealed['format']}"
         raise UserError(f"{found}, this version of rmat_jax reads up to {FORMAT}; update it")

@@ -174,7 +174,7 @@ def _alone(workdir: Path) -> Iterator[None]:
             # a disk that knows no locks
             pass
 
-    with open(workdir / ".lock", "w") if processes.is_main() else contextlib.nullcontext() as file:
+    with open(workdir / ".lock", "wb") if processes.is_main() else contextlib.nullcontext() as file:
         processes.together(lambda: lock(file) if processes.is_main() else None)
         yield
 

@@ -117,3 +117,22 @@ def test_the_help_of_the_program_train(monkeypatch, capsys):
     text = capsys.readouterr().out
     assert text.startswith("usage: train.py") and "    python train.py --config=" in text
     assert "--coordinator" in text and "docs/pods.md" in text
+
+
+def test_an_account_without_a_home_needs_no_cache():
+    code = (
+        "import os, pwd, runpy, sys\n"
+        "def nobody(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = nobody\n"
+        "os.environ.pop('HOME', None), os.environ.pop('XDG_CACHE_HOME', None)\n"
+        "sys.argv = ['train.py', '--help']\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+    )
+    assert "Ctrl-C saves the run" in run("-c", code)
+
+
+def test_a_home_that_is_not_there_is_one_clear_line(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(argparse.ArgumentTypeError, match="write the path in full"):
+        flags.folder("~/runs")

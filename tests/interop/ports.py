@@ -76,4 +76,9 @@ def broken(config, weights):
     raise KeyError("layers.0.q_proj")
 
 
+def ends(config, weights):
+    """Ends the program as if all were well."""
+    raise SystemExit(0)
+
+
 no_function = 3

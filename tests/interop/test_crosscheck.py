@@ -216,6 +216,10 @@ BAD = {
         [f"--against={GOLDEN}", "--torch=tests.interop.ports:broken"],
         ["KeyError", "q_proj"],
     ),
+    "a port that ends the program": (
+        [f"--against={GOLDEN}", "--torch=tests.interop.ports:ends"],
+        ["ports:ends failed: SystemExit"],
+    ),
 }
 
 

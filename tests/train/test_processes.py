@@ -68,7 +68,7 @@ def finish(started) -> list[int]:
 
 
 def log(workdir: Path, index: int) -> str:
-    return Path(f"{workdir}.{index}.log").read_text()
+    return Path(f"{workdir}.{index}.log").read_text("utf-8")
 
 
 def train_here(folder: Path, name: str, until: int, **values) -> None:
