@@ -9,6 +9,7 @@ meta, leaves: {name: {dtype, shape, digest}}}}. A leaf's name is its path, such 
 """
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -74,7 +75,7 @@ class Checkpoints:
         _quieten()
         self.folder = _path(folder)
         # the step last saved or restored here
-        self._held: int | None = None
+        self.held: int | None = None
         self._damaged: set[int] = set()
         policy = ocp.checkpoint_managers.LatestN(keep)
         options = ocp.CheckpointManagerOptions(
@@ -115,7 +116,7 @@ class Checkpoints:
                 later one.
         """
         self.wait()
-        if step == self._held:
+        if step == self.held:
             return
         newest = max(set(_steps(self.folder)) - self._damaged, default=-1)
         if step <= newest:
@@ -151,7 +152,7 @@ class Checkpoints:
             self._manager.save(step, args=args, force=True)
         except Exception as error:
             raise self._lost(step, error) from error
-        self._held = step
+        self.held = step
 
     def wait(self) -> None:
         """Returns when the last save is committed: new processes see it.
@@ -163,7 +164,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            step, self._held = self._held, None
+            step, self.held = self.held, None
             raise self._lost(step, error) from error
 
     def close(self) -> None:
@@ -205,7 +206,7 @@ class Checkpoints:
             self._damaged,
             lambda found: _verify(found[1], found[2]["leaves"]),
         )
-        self._held = found and found[0]
+        self.held = found and found[0]
         if found is None:
             return None
         step, leaves, body = found
@@ -337,6 +338,11 @@ def _newest(
             raise
         except Exception as error:
             # whatever Orbax, TensorStore and the file system make of damaged files
+            if _denied(error):
+                raise UserError(
+                    f"step {step} of {folder} cannot be read: {_cause(error)}; make it readable, "
+                    "or move it away to go on from an older one"
+                ) from error
             return None, _cause(error)
 
     steps = json.loads(processes.tell(json.dumps(sorted(steps, reverse=True)))[0])
@@ -364,6 +370,16 @@ def _newest(
     return None
 
 
+def _denied(error: BaseException | None) -> bool:
+    """Whether the file system refused to read: that says nothing of what is written there."""
+    codes = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+    while error is not None:
+        if getattr(error, "errno", None) in codes or "PERMISSION_DENIED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _read_body(folder: epath.Path, step: int) -> dict[str, Any]:
     sealed = json.loads((folder / str(step) / "meta" / "metadata").read_text("utf-8"))
     if sealed["format"] > FORMAT:
@@ -371,6 +387,8 @@ def _read_body(folder: epath.Path, step: int) -> dict[str, Any]:
         raise UserError(f"{found}, this version of rmat_jax reads up to {FORMAT}; update it")
     if sealed["crc32"] != _seal(sealed["body"])["crc32"]:
         raise ValueError("its JSON is not what was written")
+    if sealed["body"]["step"] != step:
+        raise ValueError(f"it is a copy of step {sealed['body']['step']}")
     return sealed["body"]
 
 

@@ -24,7 +24,7 @@ from rmat_jax.signals import Signals
 from rmat_jax.train import parallel, processes, sharding
 from rmat_jax.train.checkpoint import Checkpoints, check_same_config
 from rmat_jax.train.heldout import evaluate_heldout
-from rmat_jax.train.metrics import MetricWriter, NoWriter
+from rmat_jax.train.metrics import MetricWriter, NoWriter, read_metrics
 from rmat_jax.train.optim import make_optimizer, make_schedule
 from rmat_jax.train.sharding import make_mesh
 from rmat_jax.train.state import TrainState
@@ -78,6 +78,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
 
         restored = checkpoints.restore(abstract)
         if restored is None:
+            processes.together(lambda: _check_not_lost(workdir))
             state, step, seconds = parallel.make_init(config, optimizer, mesh)(), 0, 0.0
         else:
             step, state, meta = restored
@@ -98,9 +99,15 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
 
             def save():
                 log.flush()
-                checkpoints.save(
-                    step, state, config, {"seconds": log.seconds(), "data": data.identity}
-                )
+                confirm()
+                meta = {"seconds": log.seconds(), "data": data.identity}
+                checkpoints.save(step, state, config, meta)
+
+            def confirm():
+                """Records the last save when it is committed."""
+                checkpoints.wait()
+                if checkpoints.held not in (None, *_steps(writer, "saved")):
+                    writer.write("saved", checkpoints.held)
 
             def evaluate():
                 # first: an evaluation that fails must not cost the steps
@@ -110,7 +117,8 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
 
             # of a run that was killed between the two
             due = restored and _evaluates(config, step)
-            if due and processes.tell(_lacks_evaluation(writer, step))[0]:
+            lacks = "" if step in _steps(writer, "heldout") else "it"
+            if due and processes.tell(lacks)[0]:
                 evaluate()
             while step < last_step and not (stopped := vote.ask(signals.caught)):
                 batch = next(batches)
@@ -126,7 +134,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
             if step:
                 # does nothing for a step that is saved already
                 save()
-        checkpoints.wait()
+                confirm()
     if not step:
         processes.say("stopped before the first step; nothing to save")
     elif step < config.steps:
@@ -222,10 +230,20 @@ def _evaluates(config: Config, step: int) -> bool:
     return _due(config.log.eval_every, step) or step == config.steps
 
 
-def _lacks_evaluation(writer: MetricWriter | NoWriter, step: int) -> str:
-    """Something if the records have no evaluation of this step."""
-    records = writer.records
-    return "" if any(r["split"] == "heldout" and r["step"] == step for r in records) else "yes"
+def _steps(writer: MetricWriter | NoWriter, split: str) -> set[int]:
+    """The steps that have a record of this kind."""
+    return {record["step"] for record in writer.records if record["split"] == split}
+
+
+def _check_not_lost(workdir: Path) -> None:
+    """Raises UserError where steps were saved, and there are none: a disk may not be mounted."""
+    saved = [r["step"] for r in read_metrics(workdir) if r["split"] == "saved"]
+    if saved:
+        raise UserError(
+            f"{workdir / 'checkpoints'} is empty, but step {max(saved)} was saved there; bring the "
+            f"checkpoints back, or begin again in another --workdir, or without "
+            f"{workdir / 'metrics.jsonl'}"
+        )
 
 
 def _summary(config: Config, data: Data, state: TrainState, mesh: Mesh) -> str:

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import json
 import logging
 import pathlib
@@ -279,6 +280,32 @@ def test_all_steps_damaged_is_an_error_not_a_fresh_start(tmp_path, capfd):
             with pytest.raises(UserError, match=r"damaged, all of step 2, 1; bring back a copy"):
                 checkpoints.restore(ABSTRACT)
     assert capfd.readouterr().err.count("\n") == 2
+
+
+def test_a_copied_step_is_not_taken_for_another(tmp_path, capfd):
+    folder = save_steps(tmp_path, 1, 2)
+    shutil.copytree(folder / "1", folder / "30")
+    assert restore(folder)[0] == 2
+    assert "step 30 of" in (told := capfd.readouterr().err) and "it is a copy of step 1" in told
+
+
+def test_what_cannot_be_read_is_not_damaged(tmp_path, monkeypatch):
+    folder = save_steps(tmp_path, 1, 2)
+    read = checkpoint._read_body
+
+    def denied(where, step):
+        if step == 2:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(where, step)
+
+    monkeypatch.setattr(checkpoint, "_read_body", denied)
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(UserError, match=r"step 2 of .* cannot be read: .*Permission denied"):
+            checkpoints.restore(ABSTRACT)
+        checkpoints.save(3, make_state(3), Config())
+    monkeypatch.undo()
+    # the control of the test above: a damaged step is deleted
+    assert {file.name for file in folder.iterdir()} == {"2", "3"}
 
 
 def test_json_is_sealed_and_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):

@@ -108,3 +108,24 @@ def test_a_second_sigterm_does_not_cut_the_saving_off():
         assert signals.caught == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_that_lost_its_checkpoints_does_not_begin_again_unasked(text, tmp_path, capsys):
+    config, run = load(text, "--config.log.save_every=2"), tmp_path / "run"
+    loop.run(config, run, until=3)
+    history = read_metrics(run)
+    (run / "checkpoints").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="checkpoints is empty, but step 3 was saved there; bring"):
+        loop.run(config, run)
+    assert read_metrics(run) == history
+    (run / "checkpoints").rmdir()
+    (tmp_path / "elsewhere").rename(run / "checkpoints")
+    loop.run(config, run, until=4)
+    assert "resuming from step 3" in capsys.readouterr().out
+    # the control: what was never saved may begin again
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    lines = [line for line in history if line["split"] == "train"]
+    (killed / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loop.run(config, killed, until=1)
+    assert "starting in" in capsys.readouterr().out
