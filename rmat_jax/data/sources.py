@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NoReturn
 from rmat_jax.config import DataConfig
 from rmat_jax.data.catalogue import reading_tfds
 from rmat_jax.errors import UserError
+from rmat_jax.progress import say
 
 Documents = Callable[[], Iterator[bytes]]
 
@@ -103,7 +104,15 @@ def text_source(
             )
         return _file_source(path, files, heldout)
     if len(files) > 1:
-        return _file_source(path, *split_files(files, Path(path).expanduser(), heldout_fraction))
+        train, heldout = split_files(files, Path(path).expanduser(), heldout_fraction)
+        sizes = [sum(file.stat().st_size for file in side) for side in (train, heldout)]
+        if sizes[1] > sizes[0]:
+            say(
+                f"warning: most of data.path={path!r} is held out: {sizes[1]:,} of {sum(sizes):,} "
+                f"bytes, {', '.join(str(file) for file in heldout[:3])}; give the text to hold out "
+                "as data.heldout_path, or a data.pattern that leaves other files out"
+            )
+        return _file_source(path, train, heldout)
 
     (file,), size = files, files[0].stat().st_size
     if size == 1:
@@ -246,12 +255,25 @@ def _text_files(flag: str, path: str, pattern: str) -> list[Path]:
 
 
 def _list_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()) -> list[Path]:
-    files = []
-    for folder, folders, names in os.walk(root, onerror=_unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in skip]
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    """The files below `root`, each once however many links lead to it, and none of a run's own."""
+    files, walked, pattern = [], set(), pattern.removeprefix("**/")
+    for folder, folders, names in os.walk(root, onerror=_unreadable, followlinks=True):
+        here = Path(folder)
+        if here.resolve() in walked or _is_workdir(here):
+            folders.clear()
+            continue
+        walked.add(here.resolve())
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in skip)
+        files += [here / name for name in names if not name.startswith(".")]
     files = [file for file in files if file.relative_to(root).match(pattern)]
-    return sorted(file for file in files if file.is_file() and file.stat().st_size)
+    files = sorted(file for file in files if file.is_file() and file.stat().st_size)
+    # the first path of each
+    return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
+
+
+def _is_workdir(folder: Path) -> bool:
+    """Whether a run writes there: what it writes is no text to train on."""
+    return (folder / "config.json").exists() and (folder / "checkpoints").is_dir()
 
 
 def _file_source(describe: str, train: list[Path], heldout: list[Path]) -> Source:

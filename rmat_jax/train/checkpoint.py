@@ -32,6 +32,8 @@ from rmat_jax.types import Array, PyTree
 
 # of a config, when a run resumes: the training stays the same
 MAY_CHANGE = ("log", "mesh", "eval_batch_size")
+# likewise: the text's digest decides, wherever the text lies
+PLACES = ("data.path", "data.heldout_path", "data.tfds_dir")
 # of what is on disk; raise it when older code would misread the new
 FORMAT = 1
 
@@ -292,7 +294,7 @@ def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> N
     """Raises a UserError that shows each key in which two configs differ, but for those that a
     resumed run may change.
     """
-    found = differences(saved, current, ignore=MAY_CHANGE)
+    found = differences(saved, current, ignore=MAY_CHANGE + PLACES)
     if found:
         shown = "; ".join(f"{key} was {was!r}, is {now!r}" for key, was, now in found)
         flags = " ".join(

@@ -280,3 +280,48 @@ def test_tfds_that_is_not_installed_or_cannot_download_says_what_to_do(monkeypat
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match="run: pip install tensorflow-datasets"):
         next(tfds_source("pg19", "train", "validation").train())
+
+
+def write_files(root, **texts):
+    for name, text in texts.items():
+        path = root / name.replace("__", "/").replace("_txt", ".txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+def read(path, **settings):
+    source = make_source(DataConfig(path=str(path), **settings))
+    return sorted([*source.train(), *source.heldout()])
+
+
+def test_links_are_followed_and_each_file_is_read_once(tmp_path):
+    root = write_files(tmp_path / "text", a_txt="a", b_txt="b", below__c_txt="c")
+    elsewhere = write_files(tmp_path / "elsewhere", d_txt="d")
+    (root / "link").symlink_to(elsewhere)
+    (root / "again").symlink_to(root / "below")
+    (root / "same.txt").symlink_to(root / "a.txt")
+    (root / "below" / "loop").symlink_to(root)
+    assert read(root) == [b"a", b"b", b"c", b"d"]
+
+
+def test_a_run_below_the_text_is_not_text(tmp_path):
+    root = write_files(tmp_path, a_txt="a", b_txt="b", run__config_json="{}", other__x_txt="x")
+    (root / "run" / "config.json").write_text("{}", encoding="utf-8")
+    assert b"{}" in read(root)
+    (root / "run" / "checkpoints").mkdir()
+    assert read(root) == [b"a", b"b", b"x"]
+
+
+def test_a_pattern_for_all_folders_holds_for_the_top_as_well(tmp_path):
+    root = write_files(tmp_path, a_txt="a", below__c_txt="c", b_md="no")
+    assert read(root, pattern="**/*.txt") == [b"a", b"c"]
+
+
+def test_what_holds_out_most_of_the_text_says_so(tmp_path, capsys):
+    # of these two names input.txt has the smaller hash
+    root = write_files(tmp_path, input_txt="long " * 100, README="short")
+    read(root)
+    assert "warning: most of data.path" in (told := capsys.readouterr().err) and "input.txt" in told
+    read(root, pattern="*.txt")
+    assert not capsys.readouterr().err

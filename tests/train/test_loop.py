@@ -129,3 +129,14 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_again_unasked(text, tmp_
     (killed / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     loop.run(config, killed, until=1)
     assert "starting in" in capsys.readouterr().out
+
+
+def test_the_same_text_may_lie_elsewhere(text, tmp_path, capsys):
+    loop.run(load(text), tmp_path / "run", until=1)
+    moved = text.rename(tmp_path / "moved.txt")
+    loop.run(load(moved), tmp_path / "run", until=2)
+    assert "resuming from step 1" in capsys.readouterr().out
+    # the control
+    moved.write_text("Another line of text.\n" * 400, encoding="utf-8")
+    with pytest.raises(UserError, match="has changed: it was text"):
+        loop.run(load(moved), tmp_path / "run")
