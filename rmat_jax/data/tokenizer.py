@@ -20,14 +20,15 @@ from rmat_jax.files import write_whole
 # Of the text a byte-pair vocabulary is trained on: enough for its statistics, 10 s or so.
 TRAINING_BYTES = 32 << 20
 
-# What merges stay inside of: a word with the space before it, a number, signs, white space. Bytes
-# from 128 count as letters, so that a word of any alphabet is one piece. Everything matches
-# something, so no byte is lost.
+# What merges stay inside of: a word with the space before it, a number, signs, white space; at most
+# 64 bytes of them, since time grows with the square of a piece. Bytes from 128 count as letters, so
+# that a word of any alphabet is one piece. Everything matches something, so no byte is lost.
 _SPACE = r" \t\n\r\f\v"
+_LONG = "{1,64}"
 PIECES = (
-    r" ?[A-Za-z_\x{80}-\x{ff}]+| ?[0-9]+"
-    rf"| ?[^{_SPACE}0-9A-Za-z_\x{{80}}-\x{{ff}}]+"
-    rf"|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
+    rf" ?[A-Za-z_\x{{80}}-\x{{ff}}]{_LONG}| ?[0-9]{_LONG}"
+    rf"| ?[^{_SPACE}0-9A-Za-z_\x{{80}}-\x{{ff}}]{_LONG}"
+    rf"|[{_SPACE}]{_LONG}(?![^{_SPACE}])|[{_SPACE}]{_LONG}"
 )
 # a line break is a word, and each holds the space before it
 WORDS = r" ?\n| ?[^ \n]+| "

@@ -1,5 +1,6 @@
 """Tokenizers lose nothing, whatever the bytes; ids outside the vocabulary are refused."""
 
+import random
 import sys
 
 import numpy as np
@@ -8,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmat_jax.config import Config, DataConfig, RMATConfig
-from rmat_jax.data.tokenizer import BPETokenizer, ByteTokenizer, load_tokenizer, make_tokenizer
+from rmat_jax.data.tokenizer import (
+    PIECES,
+    BPETokenizer,
+    ByteTokenizer,
+    load_tokenizer,
+    make_tokenizer,
+)
 from rmat_jax.errors import UserError
 
 TEXT = b"".join(
@@ -143,3 +150,20 @@ def test_missing_and_damaged_tokenizers_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match="run: pip install tokenizers"):
         load_tokenizer(config(), tmp_path)
+
+
+@pytest.mark.parametrize("letters", ["ACGT", " \n", "0123", "+-", "\xe9\xff"])
+def test_a_text_without_white_space_is_cut_into_short_pieces(letters):
+    """The time of training grows with the square of a piece."""
+    library = pytest.importorskip("tokenizers")
+    split = library.pre_tokenizers.Split(library.Regex(PIECES), "isolated")
+    text = "".join(random.Random(0).choice(letters) for _ in range(10_000))
+    pieces = [piece for piece, _ in split.pre_tokenize_str(text)]
+    assert "".join(pieces) == text and max(map(len, pieces)) <= 65
+    # the control: what is short is not cut
+    assert [piece for piece, _ in split.pre_tokenize_str("a short line\n")] == [
+        "a",
+        " short",
+        " line",
+        "\n",
+    ]
