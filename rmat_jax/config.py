@@ -21,6 +21,10 @@ BRANCHES = ("full", "local", "memory")
 IGNORE = -1
 # a key that one of two configs lacks
 ABSENT = "(absent)"
+# no count is as large, of tokens a step among them: they are 32-bit integers on the devices
+COUNTS = 2**31
+# parameters: 4 TiB of float32, beyond any machine
+PARAMETERS = 2**40
 
 
 def _check(condition: bool, message: str) -> None:
@@ -46,10 +50,12 @@ class _Section:
     def _positive(self, *names: str) -> None:
         for name in names:
             self._check(getattr(self, name) > 0, name, "must be positive")
+            self._check(getattr(self, name) < COUNTS, name, f"must be below {COUNTS}")
 
     def _not_negative(self, *names: str, meaning: str = "") -> None:
         for name in names:
             self._check(getattr(self, name) >= 0, name, "must not be negative" + meaning)
+            self._check(getattr(self, name) < COUNTS, name, f"must be below {COUNTS}")
 
     def _fraction(self, *names: str) -> None:
         for name in names:
@@ -72,9 +78,11 @@ def typed(value: typing.Any) -> str:
 
 def _check_divides(small: str, small_value: int, large: str, large_value: int) -> None:
     if large_value % small_value:
-        below = (d for d in range(min(small_value, large_value), 0, -1) if large_value % d == 0)
-        above = (d for d in range(small_value + 1, large_value + 1) if large_value % d == 0)
-        near = [d for d in (next(below, None), next(above, None)) if d]
+        low = [d for d in range(1, math.isqrt(large_value) + 1) if large_value % d == 0]
+        divisors = {*low, *(large_value // d for d in low)}
+        below = max((d for d in divisors if d < small_value), default=0)
+        above = min((d for d in divisors if d > small_value), default=0)
+        near = [d for d in (below, above) if d]
         tried = " or ".join(f"{small}={d}" for d in near)
         raise UserError(f"{small}={small_value} must divide {large}={large_value}; try {tried}")
 
@@ -230,6 +238,10 @@ class RMATConfig(_Section):
         if self.memory:
             _check_divides("model.memory.writes", self.memory.writes, "model.chunk_len", chunk)
             self.memory.check_slots()
+        layer = self.width * (4 * self.width + 2 * self.mlp_width)
+        size = 2 * self.vocab_size * self.width + self.num_layers * layer
+        rule = f"makes more than {PARAMETERS:,} parameters with model.width={self.width}; try less"
+        self._check(size <= PARAMETERS, "num_layers", rule)
         self._choice("rope", ("per_head", "global", "none"))
         self._choice("remat", ("none", "block", "chunk", "chunk+block"))
         self._choice("dtype", ("float32", "bfloat16", "float64"))
@@ -495,6 +507,9 @@ class Config(_Section):
         self._positive("steps", "batch_size", "chunks_per_step", "accumulation")
         self._positive("eval_tokens", "eval_batch_size")
         _check_divides("accumulation", self.accumulation, "batch_size", self.batch_size)
+        tokens = self.batch_size * self.segment_len
+        rule = f"makes {tokens:,} tokens a step, which must be below {COUNTS:,}"
+        self._check(tokens < COUNTS, "batch_size", rule)
         warmup = self.optim.warmup_steps
         _check(
             warmup < self.steps,

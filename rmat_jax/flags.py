@@ -215,6 +215,12 @@ def folder(text: str) -> Path:
 
     The ~ of --workdir=~/runs is not always expanded before it gets here.
     """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; give one, such as .")
+    if "\0" in text or any(len(os.fsencode(part)) > 255 for part in Path(text).parts):
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r}... is no path: a name has up to 255 bytes, none of them 0; shorten it"
+        )
     if "://" in text:
         raise argparse.ArgumentTypeError(
             f"{text} is an address, not a path; mount the bucket (gcsfuse, s3fs) "

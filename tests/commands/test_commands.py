@@ -136,3 +136,12 @@ def test_a_home_that_is_not_there_is_one_clear_line(monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     with pytest.raises(argparse.ArgumentTypeError, match="write the path in full"):
         flags.folder("~/runs")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("", "is empty"), ("a\0b", "is no path"), ("x" * 300, "is no path")]
+)
+def test_what_is_no_path_is_refused(path, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        flags.folder(path)
+    assert flags.folder("x" * 255)
