@@ -50,12 +50,16 @@ class _Section:
     def _positive(self, *names: str) -> None:
         for name in names:
             self._check(getattr(self, name) > 0, name, "must be positive")
-            self._check(getattr(self, name) < COUNTS, name, f"must be below {COUNTS}")
+            self._countable(name)
 
     def _not_negative(self, *names: str, meaning: str = "") -> None:
         for name in names:
             self._check(getattr(self, name) >= 0, name, "must not be negative" + meaning)
-            self._check(getattr(self, name) < COUNTS, name, f"must be below {COUNTS}")
+            self._countable(name)
+
+    def _countable(self, name: str) -> None:
+        value = getattr(self, name)
+        self._check(not isinstance(value, int) or value < COUNTS, name, f"must be below {COUNTS}")
 
     def _fraction(self, *names: str) -> None:
         for name in names:

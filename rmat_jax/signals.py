@@ -1,18 +1,24 @@
-"""Ctrl-C and SIGTERM as a wish that is granted where nothing is lost.
+"""Ctrl-C, SIGTERM and SIGHUP as a wish that is granted where nothing is lost.
 
-May import: nothing.
+May import: progress.
 """
 
 import contextlib
 import signal
-import sys
 from collections.abc import Iterator
+
+from rmat_jax.progress import say
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """While it is entered, Ctrl-C and SIGTERM set `caught` and say what happens next. A second
-    Ctrl-C raises at once; a second SIGTERM does not: launchers repeat it, and SIGKILL comes soon
-    enough."""
+    """While it is entered, a signal sets `caught` and says what happens next.
+
+    Signals are Ctrl-C, SIGTERM and SIGHUP, the end of a terminal (ignored if `nohup` says so). A
+    second Ctrl-C raises at once. A second SIGTERM does not: launchers repeat it, and SIGKILL comes
+    soon enough.
+    """
 
     def __init__(self, saying: str):
         """Args: saying: printed after the signal's name; "" prints nothing."""
@@ -22,8 +28,9 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._catch)
+            for number in NUMBERS:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._catch)
         except ValueError:
             # not the main thread: the caller's signals are the caller's
             pass
@@ -31,13 +38,13 @@ class Signals:
 
     def _catch(self, number, frame) -> None:
         if self.caught:
-            if number == signal.SIGTERM:
+            if number != signal.SIGINT:
                 return
             signal.signal(number, self._before[number])
             raise KeyboardInterrupt
         self.caught = number
         if self._saying:
-            print(f"\n{signal.Signals(number).name}: {self._saying}", file=sys.stderr, flush=True)
+            say(f"\n{signal.Signals(number).name}: {self._saying}")
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
@@ -47,7 +54,7 @@ class Signals:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """What is done inside is done to its end before Ctrl-C or SIGTERM have their usual effect."""
+    """What is done inside is done to its end before a signal has its usual effect."""
     with Signals("") as signals:
         yield
     if signals.caught:

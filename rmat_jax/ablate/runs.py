@@ -6,7 +6,9 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -126,6 +128,7 @@ def _standing(run: Run) -> str:
 
 def _work(run: Run, shared: Path, cores: set[int]) -> None:
     """The process of one run."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if cores:
         os.sched_setaffinity(0, cores)
     run.workdir.mkdir(parents=True, exist_ok=True)
@@ -143,6 +146,13 @@ def _work(run: Run, shared: Path, cores: set[int]) -> None:
             result = {"error": str(error)}
         result |= {"name": run.name, "seed": run.seed, "config": to_saved(run.config)}
         write_whole(run.workdir / RESULT, json.dumps({"error": "", **result}))
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process, which saves, when its parent is gone: it may have been killed."""
+    while os.getppid() == parent:
+        time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -175,6 +175,24 @@ def test_a_signal_reaches_the_runs_which_save(config, tmp_path):
     assert "1 to come" in (tmp_path / "report.md").read_text()
 
 
+def test_a_run_whose_parent_is_killed_saves_and_ends(config, tmp_path):
+    long = dataclasses.replace(config, steps=100_000)
+    context = multiprocessing.get_context("spawn")
+    parent = context.Process(target=ablate, args=(long, tmp_path, [], (0,)))
+    parent.start()
+    try:
+        until = time.monotonic() + 120
+        while not list(tmp_path.glob("*/metrics.jsonl")) and time.monotonic() < until:
+            time.sleep(0.1)
+        (log,) = tmp_path.glob("*/log.txt")
+        parent.kill()
+        while "saved at step" not in log.read_text() and time.monotonic() < until:
+            time.sleep(0.1)
+    finally:
+        parent.kill()
+    assert "SIGTERM" in log.read_text() and "saved at step" in log.read_text()
+
+
 @pytest.mark.parametrize(
     "given,words",
     [

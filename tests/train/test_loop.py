@@ -20,7 +20,7 @@ def load(text, *more):
     return flags.load_config(CONFIG, [*small_flags(text), *more])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_an_evaluation_saves_the_step(number, text, tmp_path, monkeypatch, capsys):
     """The step is on disk before it is evaluated, and training stops there."""
     config = load(text, "--config.log.eval_every=3", "--config.log.save_every=0")
@@ -101,13 +101,24 @@ def test_a_workdir_has_one_run_at_a_time(text, tmp_path):
     assert loop.run(config, workdir, until=1) == 0
 
 
-def test_a_second_sigterm_does_not_cut_the_saving_off():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_does_not_cut_the_saving_off(number):
     with Signals("") as signals:
         for _ in range(2):
-            signal.raise_signal(signal.SIGTERM)
-        assert signals.caught == signal.SIGTERM
+            signal.raise_signal(number)
+        assert signals.caught == number
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_nohup_keeps_a_run_from_ending_with_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals("") as signals:
+            signal.raise_signal(signal.SIGHUP)
+        assert not signals.caught and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_run_that_lost_its_checkpoints_does_not_begin_again_unasked(text, tmp_path, capsys):
