@@ -6,7 +6,8 @@ One id, `end`, stands for no text: it opens each document and, as a target, ends
 import collections
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -138,6 +139,12 @@ class BPETokenizer:
 
     def decode(self, ids: Sequence[int]) -> bytes:
         return b"".join(self._bytes[index] for index in _checked(ids, self.vocab_size).tolist())
+
+
+def count_words(texts: Iterable[bytes]) -> int:
+    """The words of texts, line breaks among them, whether a vocabulary holds them or not."""
+    pattern = re.compile(WORDS.encode())
+    return sum(len(pattern.findall(text)) for text in texts)
 
 
 def make_tokenizer(config: Config, folder: Path, documents: Documents) -> Tokenizer:

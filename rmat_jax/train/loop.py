@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from rmat_jax import flops, infer
 from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.data import Data, make_data
+from rmat_jax.data.tokenizer import count_words
 from rmat_jax.errors import UserError
 from rmat_jax.files import write_whole
 from rmat_jax.infer import open_chunk
@@ -293,12 +294,10 @@ def _evaluate(
     line = f"step {step}: held-out accuracy {held.accuracy:.3f}"
     if held.bits_per_byte is not None:
         values["bits_per_byte"] = held.bits_per_byte
-        words = (
-            f" (perplexity {2**held.bits_per_token:,.2f} a word)"
-            if config.data.tokenizer == "words"
-            else ""
-        )
-        line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte{words}"
+        line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte"
+        if config.data.tokenizer == "words":
+            bits = held.bits.sum() / count_words(data.heldout.texts())
+            line += f" (perplexity {2**bits:,.2f} a word)"
     if config.model.memory:
         cut = evaluate_heldout(
             config, state.params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh

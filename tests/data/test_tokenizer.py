@@ -13,6 +13,7 @@ from rmat_jax.data.tokenizer import (
     PIECES,
     BPETokenizer,
     ByteTokenizer,
+    count_words,
     load_tokenizer,
     make_tokenizer,
 )
@@ -167,3 +168,11 @@ def test_a_text_without_white_space_is_cut_into_short_pieces(letters):
         " line",
         "\n",
     ]
+
+
+def test_words_are_counted_as_the_words_tokenizer_takes_them():
+    text = b"the cat sat \n on  the\nmat"
+    known = BPETokenizer.of_words(iter([text]), 300)
+    assert count_words([text]) == len(known.encode(text)) == 9
+    # the control: a word that the vocabulary lacks is many tokens, and one word
+    assert count_words([b"the zebra"]) == 2 < len(known.encode(b"the zebra"))
