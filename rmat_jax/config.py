@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+import os
 import typing
 
 from rmat_jax.errors import UserError
@@ -616,6 +617,8 @@ def _value(key: str, value: typing.Any, hint: typing.Any, field: dataclasses.Fie
         return float(value)
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if kind in (str, bool) and isinstance(value, kind):
         return value
     names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}

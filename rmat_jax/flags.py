@@ -9,10 +9,11 @@ import dataclasses
 import difflib
 import io
 import os
+import runpy
 import signal
 import sys
+import traceback
 import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -47,7 +48,8 @@ def defaults(model: RMATConfig | None = None) -> config_dict.ConfigDict:
     model = model or RMATConfig()
     groups = {"local": model.local or Local(), "memory": model.memory or Memory()}
     mine = to_dict(model) | {name: to_dict(group) for name, group in groups.items()}
-    result = config_dict.ConfigDict(to_dict(Config()) | {"model": mine})
+    # types are checked by `from_dict`, which names keys as they are typed
+    result = config_dict.ConfigDict(to_dict(Config()) | {"model": mine}, type_safe=False)
     for key, kind in _FOLLOWING.items():
         group, _, name = key.rpartition(".")
         # what it is where nobody sets it
@@ -115,28 +117,39 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
     for override in overrides:
         _check_override(override, known, own)
     values = absl_flags.FlagValues()
-    argv = ["", f"--config={path}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    argv = ["", *overrides]
+    found = _run_file(path)
+    config_flags.DEFINE_config_dict("config", found, flag_values=values, sys_argv=argv)
     try:
-        with warnings.catch_warnings():
-            # ml_collections loads the file in an old way.
-            warnings.filterwarnings(
-                "ignore", message="the load_module", category=DeprecationWarning
-            )
-            values(argv)
-        result = values.config.to_dict()
-    except UserError:
-        raise
+        values(argv)
     except absl_flags.Error as error:
         raise UserError(str(error).replace("\n", " ")) from error
-    except Exception as error:
-        # The file's code may raise anything.
-        raise UserError(
-            f"config file {path!r} failed: {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+    result = values.config.to_dict()
     config = from_dict(Config, result)
     _check_effects(overrides, result)
     return config
+
+
+def _run_file(path: str) -> config_dict.ConfigDict:
+    """What `get_config()` of a Python file returns. Raises UserError, whatever the file does."""
+    try:
+        found = runpy.run_path(path).get("get_config", lambda: None)()
+    except UserError:
+        raise
+    except BaseException as error:
+        # an exit or a KeyboardInterrupt among it
+        lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = f", line {lines[-1].lineno}," if lines else ""
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"config file {path!r}{where} failed: {type(error).__name__}: {reason}"
+        ) from error
+    if not isinstance(found, config_dict.ConfigDict):
+        raise UserError(
+            f"config file {path!r} must have get_config(), which returns flags.defaults() with "
+            f"some keys changed; it returns {type(found).__name__}"
+        )
+    return found
 
 
 def _check_effects(overrides: Sequence[str], values: Mapping[str, Any]) -> None:

@@ -310,3 +310,44 @@ def test_an_override_without_effect_is_refused(overrides, message):
     with pytest.raises(UserError) as error:
         load(*overrides)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+FILES = {
+    "None": ("c.steps = None", "steps=None must be a whole number, such as 1000"),
+    "a text": ("c.model.width = 'big'", "model.width='big' must be a whole number, such as 256"),
+    "numbers": ("c.model.branches = [1, 2]", "model.branches=.* must be a list of words"),
+    "a truth": ("c.steps = True", "steps=True must be a whole number"),
+    "an exit": ("raise SystemExit(0)", "line 4, failed: SystemExit: 0"),
+    "an interrupt": ("raise KeyboardInterrupt", "line 4, failed: KeyboardInterrupt"),
+    "nothing": ("c = None", "must have get_config.. .* it returns NoneType"),
+}
+
+
+def write_config(file, line, arguments=""):
+    file.write_text(
+        "import pathlib, numpy as np\nfrom rmat_jax import flags\n"
+        f"def get_config({arguments}):\n    c = flags.defaults(); {line}\n    return c\n",
+        encoding="utf-8",
+    )
+    return str(file)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_config_file_that_is_wrong_is_one_clear_line(case, tmp_path):
+    line, message = FILES[case]
+    with pytest.raises(UserError, match=message) as caught:
+        flags.load_config(write_config(tmp_path / "mine.py", line))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_file_with_arguments_is_told(tmp_path):
+    with pytest.raises(UserError, match="TypeError: get_config.. missing 1 required"):
+        flags.load_config(write_config(tmp_path / "mine.py", "pass", "size"))
+
+
+def test_numpy_numbers_are_numbers_and_paths_are_texts(tmp_path):
+    lines = "c.model.width = np.int64(64); c.optim.learning_rate = np.float32(0.5)"
+    lines += "; c.data.path = pathlib.Path('a')"
+    config = flags.load_config(write_config(tmp_path / "mine.py", lines))
+    assert (config.model.width, config.optim.learning_rate, config.data.path) == (64, 0.5, "a")
+    assert type(config.model.width) is int and type(config.data.path) is str
