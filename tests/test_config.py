@@ -319,7 +319,7 @@ FILES = {
     "a truth": ("c.steps = True", "steps=True must be a whole number"),
     "an exit": ("raise SystemExit(0)", "line 4, failed: SystemExit: 0"),
     "an interrupt": ("raise KeyboardInterrupt", "line 4, failed: KeyboardInterrupt"),
-    "nothing": ("c = None", "must have get_config.. .* it returns NoneType"),
+    "nothing": ("c = None", "must have get_config.., .* it returns NoneType"),
 }
 
 
