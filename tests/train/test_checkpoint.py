@@ -522,7 +522,7 @@ def test_another_config_is_shown_key_by_key(tmp_path):
     check_same_config(saved, config.to_dict(Config()))
     other = Config(
         model=config.RMATConfig(width=128, mlp_width=1024),
-        data=config.DataConfig(path="a b"),
+        data=config.DataConfig(pattern="a b", path="may lie elsewhere"),
         # may change
         log=config.LogConfig(every=1),
         # this too
@@ -532,8 +532,8 @@ def test_another_config_is_shown_key_by_key(tmp_path):
         check_same_config(saved, config.to_dict(other))
     assert str(caught.value) == (
         "this workdir was trained with another config: model.width was 256, is 128; "
-        "data.path was '', is 'a b'; choose another --workdir, "
-        "or set back --config.model.width=256 --config.data.path="
+        "data.pattern was '*', is 'a b'; choose another --workdir, "
+        "or set back --config.model.width=256 '--config.data.pattern=*'"
     )
     found = differences(
         saved, config.to_dict(dataclasses.replace(Config(), log=other.log, mesh=other.mesh))
