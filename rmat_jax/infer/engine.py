@@ -12,6 +12,8 @@ A session's text depends on its own prompt, rules and seed alone. For the same n
 holds bit for bit, as far as the backend's matrix products compute each row alone. Another number of
 rows is another program, which rounds differently.
 
+`close`, or the end of a `with` block, ends what is still being written with an error.
+
 A thread that waits for a session drives the engine for all sessions, one step at a time. asyncio
 has `Session.stream`.
 """
@@ -34,6 +36,12 @@ from rmat_jax.infer.ticket import Ticket
 
 class Engine(Rows):
     """Opens sessions on the rows of one batch, and says what texts would cost them."""
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def open(self, prompt: str | bytes | Sequence[int] = b"") -> Session:
         """Makes a session at the beginning of a document, which will read `prompt`.

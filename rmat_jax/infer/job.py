@@ -53,10 +53,11 @@ class Job:
         self.ready.append(Piece(tokens, logprobs, shown))
         self.left -= len(tokens)
         if not np.isfinite(logprobs).all():
-            self.error = UserError(
-                "the model's probabilities are no numbers: its weights hold NaN or infinity"
+            self.fail(
+                UserError(
+                    "the model's probabilities are no numbers: its weights hold NaN or infinity"
+                )
             )
-            self.end("error")
         elif stopped:
             self.ended = "stop"
         elif at_end or not self.left:
@@ -68,6 +69,11 @@ class Job:
             self.ended = why
             rest = self._stops.rest()
             self.ready.append(Piece(np.zeros(0, np.int32), np.zeros(0, np.float32), rest))
+
+    def fail(self, error: UserError) -> None:
+        """Ends the text with an error, which is raised after what is ready."""
+        self.error = error
+        self.end("error")
 
     def give_up(self) -> None:
         """Ends the text because nobody listens any more. The bytes held back are dropped."""

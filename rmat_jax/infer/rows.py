@@ -44,6 +44,9 @@ TURN = 256
 PACE = 0.05
 
 
+CLOSED = "this engine is closed; save the session, and load it in another engine"
+
+
 class Rows:
     """Reads and writes many streams on one model, in a batch of fixed size.
 
@@ -80,7 +83,7 @@ class Rows:
         self._limit = 4
         self._pauses: tuple[list, jax.Array] | None = None
         self._steps = 0
-        self._stepping = False
+        self._stepping = self._closed = False
         # held while the books are written, never while the device works
         self._books = threading.Condition()
 
@@ -115,8 +118,9 @@ class Rows:
         return tokens.astype(np.int32)
 
     def take_in(self, ticket: Ticket, tokens: np.ndarray) -> None:
-        """Adds [n] token ids to what a stream has still to read."""
+        """Adds [n] token ids to what a stream has still to read. Raises UserError if closed."""
         with self._books:
+            self._check_open()
             if len(tokens):
                 ticket.unread.append(tokens)
                 self._wanting.setdefault(ticket)
@@ -129,11 +133,12 @@ class Rows:
         """Begins a text. The steps that follow write it, whoever makes them.
 
         Raises:
-            UserError: the stream is writing already, or it has read nothing.
+            UserError: the stream is writing already, or it has read nothing, or this is closed.
         """
         # The tokens are found before the lock is taken, and kept: nobody has to wait for it.
         self.pauses_for(sampling.stop)
         with self._books:
+            self._check_open()
             if not ticket.tokens and not ticket.unread:
                 raise UserError("the session has read nothing yet; read at least one token first")
             if ticket.is_writing:
@@ -187,6 +192,7 @@ class Rows:
                 steps = self._steps
                 self._books.wait_for(lambda: self._steps != steps)
                 return
+            self._check_open()
             self._check_whole()
             self._stepping = True
         try:
@@ -215,6 +221,25 @@ class Rows:
         return concurrent.futures.ThreadPoolExecutor(
             max_workers=1, thread_name_prefix="rmat_jax engine"
         )
+
+    def close(self) -> None:
+        """Takes no more work. A text that is being written ends with an error.
+
+        The step that another thread makes is waited for. What was written before can still be
+        taken, and sessions be saved.
+        """
+        with self._books:
+            self._closed = True
+            self._books.wait_for(lambda: not self._stepping)
+            for ticket in self._wanting:
+                if ticket.is_writing:
+                    ticket.job.fail(UserError(CLOSED))
+        if "thread" in vars(self):
+            self.thread.shutdown(wait=False)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UserError(CLOSED)
 
     def _check_whole(self) -> None:
         if self._streams.logits_BV.is_deleted():

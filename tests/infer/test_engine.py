@@ -573,3 +573,43 @@ def test_what_cannot_be_read():
         and len("".join(session.write(max_new_tokens=5, temperature=0))) <= 5
     )
     assert session.tokens >= 1
+
+
+def test_a_closed_engine_ends_what_waits_with_a_clear_error(tmp_path):
+    with make_engine(CONFIG) as engine:
+        sessions = [engine.open(PROMPT) for _ in range(3)]
+        ends = []
+
+        def write(session):
+            try:
+                ends.append("".join(session.write(max_new_tokens=None)))
+            except UserError as error:
+                ends.append(str(error))
+
+        threads = [threading.Thread(target=write, args=(session,)) for session in sessions]
+        for thread in threads:
+            thread.start()
+        while not all(session.tokens > len(PROMPT) + 10 for session in sessions):
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join(30)
+    assert len(ends) == 3 and all("this engine is closed" in end for end in ends)
+    for late in (lambda: engine.open(PROMPT), lambda: next(sessions[0].write())):
+        with pytest.raises(UserError, match="this engine is closed"):
+            late()
+    # what was read is not lost
+    sessions[0].save(tmp_path / "session")
+    assert make_engine(CONFIG).load(tmp_path / "session").tokens == sessions[0].tokens
+
+
+def test_a_closed_engine_ends_streams_of_asyncio():
+    async def main():
+        engine = make_engine(CONFIG)
+        stream = engine.open(PROMPT).stream(max_new_tokens=None)
+        assert await anext(stream)
+        engine.close()
+        with pytest.raises(UserError, match="this engine is closed"):
+            async for _ in stream:
+                pass
+
+    asyncio.run(main())
