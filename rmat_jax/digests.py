@@ -53,6 +53,17 @@ def _digest_all(leaves: list[Array]) -> list[Array]:
     return [digest(x) for x in leaves]
 
 
+def check_finite(tree: PyTree, what: str) -> None:
+    """Raises UserError, which names the first leaf, where one holds NaN or infinity."""
+    leaves = named(tree)
+    finite = jax.device_get(
+        jax.jit(lambda xs: [jnp.isfinite(x).all() for x in xs])([*leaves.values()])
+    )
+    for name, good in zip(leaves, finite, strict=True):
+        if not good:
+            raise UserError(f"{what}: {name} holds NaN or infinity; use another step")
+
+
 def named(tree: PyTree) -> dict[str, Any]:
     """Leaves by name, in the order of jax.tree.leaves. None is structure, not a leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)

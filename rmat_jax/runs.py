@@ -1,12 +1,13 @@
 """What a training run left in its workdir, ready for use: the model, its weights, its tokenizer.
 
-May import: config, data, infer, model, train, types.
+May import: config, data, digests, infer, model, train, types.
 """
 
 from pathlib import Path
 
 from rmat_jax.config import Config, from_saved
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rmat_jax.digests import check_finite
 from rmat_jax.infer.engine import Engine
 from rmat_jax.model import RMAT
 from rmat_jax.train.checkpoint import restore_params
@@ -20,9 +21,10 @@ def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
         workdir: the folder that the run was trained in, or that weights were imported into.
 
     Raises:
-        UserError: the workdir has no checkpoint or no tokenizer.
+        UserError: the workdir has no checkpoint or no tokenizer, or its weights are no numbers.
     """
-    params, values, *_ = restore_params(Path(workdir) / "checkpoints")
+    params, values, step, _ = restore_params(Path(workdir) / "checkpoints")
+    check_finite(params, f"step {step} of {workdir}")
     config = from_saved(Config, values, str(workdir))
     return RMAT(config.model), params, load_tokenizer(config, Path(workdir) / "tokenizer")
 

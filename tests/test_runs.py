@@ -2,7 +2,9 @@
 
 import pytest
 
+from rmat_jax import runs
 from rmat_jax.errors import UserError
+from rmat_jax.evals import suite
 from rmat_jax.runs import load_engine, load_run
 
 
@@ -24,3 +26,19 @@ def test_what_is_missing_is_named(tmp_path):
 def test_an_engine_has_rows(workdir):
     with pytest.raises(UserError, match="rows=0"):
         load_engine(workdir, rows=0)
+
+
+def test_weights_that_are_no_numbers_are_refused(workdir, monkeypatch):
+    restore = runs.restore_params
+
+    def lost(folder):
+        found = restore(folder)
+        output = found.params["output"].at[3, 1].set(float("nan"))
+        return found._replace(params=found.params | {"output": output})
+
+    for module, load in ((runs, load_run), (suite, suite.load_subject)):
+        # the control
+        load(workdir)
+        monkeypatch.setattr(module, "restore_params", lost)
+        with pytest.raises(UserError, match="step .* of .*: output holds NaN or infinity; use"):
+            load(workdir)

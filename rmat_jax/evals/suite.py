@@ -15,6 +15,7 @@ from rmat_jax import progress
 from rmat_jax.config import Config, from_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rmat_jax.digests import check_finite
 from rmat_jax.evals.options import Options as Options
 from rmat_jax.infer import Engine
 from rmat_jax.model import RMAT
@@ -68,10 +69,11 @@ def load_subject(workdir: Path) -> Subject:
     """Returns the newest checkpoint of a run.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its weights are no numbers.
     """
     workdir = Path(workdir)
     found = restore_params(workdir / "checkpoints")
+    check_finite(found.params, f"step {found.step} of {workdir}")
     config = from_saved(Config, found.config, str(workdir))
     return Subject(workdir, config, found.params, found.step, found.meta.get("data"))
 
