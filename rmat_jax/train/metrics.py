@@ -22,12 +22,14 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
     A run that goes on from an earlier step repeats lines: the last of them counts.
     """
-    found, _ = _read(Path(workdir) / "metrics.jsonl")
-    return found
+    try:
+        return _read(Path(workdir) / "metrics.jsonl")[0]
+    except OSError:
+        return []
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The records, and the places of what could not be read."""
+    """The records, and the places of damaged lines. Raises OSError where the file is not given."""
     left_out: list[str] = []
     records = {}
     try:
@@ -39,8 +41,6 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
                     left_out.append(where)
     except FileNotFoundError:
         pass
-    except OSError as error:
-        left_out.append(f"{path} ({error.strerror})")
     return list(records.values()), left_out
 
 
@@ -65,13 +65,15 @@ class MetricWriter:
         """
         self._try, self._board = BestEffort("training"), None
         self._path, self._samples = workdir / "metrics.jsonl", workdir / "samples.txt"
-        found, left_out = _read(self._path)
-        if left_out:
-            more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-            say(f"warning: {left_out[0]}{more} cannot be read as a record, left out")
-        self.records = [record for record in found if record["step"] <= step]
-        if self.records != found or left_out:
-            with self._try(self._path):
+        self.records: list[dict[str, Any]] = []
+        # what cannot be read is not written over
+        with self._try(self._path):
+            found, left_out = _read(self._path)
+            if left_out:
+                more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+                say(f"warning: {left_out[0]}{more} cannot be read as a record, left out")
+            self.records = [record for record in found if record["step"] <= step]
+            if self.records != found or left_out:
                 lines = [json.dumps(record) + "\n" for record in self.records]
                 write_whole(self._path, "".join(lines))
         with self._try(workdir / "tensorboard"):

@@ -117,3 +117,19 @@ def test_a_terminal_prints_what_it_can_and_may_go_away(monkeypatch, capsys):
     progress.tell("nobody reads this")
     progress.tell("nor this")
     assert capsys.readouterr().err.count("standard output is gone") == 1
+
+
+def test_records_that_cannot_be_read_are_not_thrown_away(tmp_path, monkeypatch, capsys):
+    with MetricWriter(tmp_path, 0) as writer:
+        writer.write("train", 1, loss=1.0)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(metrics, "json_lines", denied)
+    with MetricWriter(tmp_path, 1):
+        pass
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert "metrics.jsonl" in (told := capsys.readouterr().err) and "Permission denied" in told
+    assert read_metrics(tmp_path) == []
