@@ -417,9 +417,16 @@ class OptimConfig(_Section):
     beta1: float = 0.9
     beta2: float = 0.95
     clip_norm: float = 1.0
+    # what is done at a gradient that is not finite: "stop" | "skip" | "rollback"; see
+    # train/bad_steps.py
+    bad_step: str = "stop"
+    # with "skip" and "rollback", a gradient is bad, too, whose norm is so many standard deviations
+    # above the mean of the last
+    bad_step_sigmas: float = 6.0
 
     def __post_init__(self):
-        self._positive("learning_rate", "clip_norm")
+        self._positive("learning_rate", "clip_norm", "bad_step_sigmas")
+        self._choice("bad_step", ("stop", "skip", "rollback"))
         self._fraction("beta1", "beta2")
         self._not_negative("warmup_steps", "weight_decay")
         self._check(0 <= self.final_fraction <= 1, "final_fraction", "must lie in [0, 1]")
@@ -472,7 +479,7 @@ class LogConfig(_Section):
     eval_every: int = 500
     # steps; 0: only at the end
     save_every: int = 500
-    # checkpoints
+    # newest checkpoints; the one with the lowest training loss stays besides
     keep: int = 2
     # of sample text after each evaluation; 0: none
     sample_tokens: int = 256

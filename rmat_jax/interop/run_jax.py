@@ -15,6 +15,7 @@ from rmat_jax.interop.layout import from_jax, to_jax
 from rmat_jax.model import RMAT
 from rmat_jax.modules.block import Block
 from rmat_jax.modules.state import initial_state
+from rmat_jax.train.bad_steps import healthy
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.state import TrainState
 from rmat_jax.train.step import train_step
@@ -70,6 +71,7 @@ def _steps(case: Case, params) -> Results:
         # of the dropout, which is off
         key=jax.random.key(0),
         carried=initial_state(config.model, config.batch_size),
+        health=healthy(),
     )
     results: Results = {}
     for index, batch in enumerate(

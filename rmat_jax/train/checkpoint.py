@@ -13,10 +13,11 @@ import errno
 import functools
 import json
 import logging
+import re
 import shlex
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,9 +32,14 @@ from rmat_jax.train import processes
 from rmat_jax.types import Array, PyTree
 
 # of a config, when a run resumes: the training stays the same
-MAY_CHANGE = ("log", "mesh", "eval_batch_size")
+MAY_CHANGE = ("log", "mesh", "eval_batch_size", "optim.bad_step", "optim.bad_step_sigmas")
 # likewise: the text's digest decides, wherever the text lies
 PLACES = ("data.path", "data.heldout_path", "data.tfds_dir")
+# in a path, what the file library of Orbax does not find again: brackets, a backslash, bytes that
+# are not UTF-8
+_UNREADABLE = re.compile(r"\[[^/]+\]|\\|[\ud800-\udfff]+")
+# of a step, read back at a time
+PART_BYTES = 1 << 28
 # of what is on disk; raise it when older code would misread the new
 FORMAT = 1
 
@@ -64,6 +70,10 @@ class Checkpoints:
     """The checkpoints of one folder, for the run that writes there. A context manager; leaving it
     waits for the save.
 
+    The newest stay on disk. So does the one with the lowest `loss` in its `meta`, so that a run
+    that diverges does not lose its last good step, and the newest that is `planned` there, to
+    which a run may go back.
+
     One run at a time, and each of its processes makes the same calls. What a killed run left
     half-written is removed. What is committed stays as it is until the first `save`.
     """
@@ -79,9 +89,10 @@ class Checkpoints:
         # the step last saved or restored here
         self.held: int | None = None
         self._damaged: set[int] = set()
-        policy = ocp.checkpoint_managers.LatestN(keep)
+        self._meta: dict[int, Mapping[str, Any]] = {}
+        self._proved = False
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, cleanup_tmp_directories=True
+            preservation_policy=_Staying(keep, self._meta_of), cleanup_tmp_directories=True
         )
         try:
             # Orbax takes a file for a folder until it writes
@@ -151,10 +162,41 @@ class Checkpoints:
                 state=ocp.args.PyTreeSave(written), meta=ocp.args.JsonSave(sealed)
             )
             # not forced, it may skip a step and say nothing
+            self._meta[step] = sealed["body"]["meta"]
             self._manager.save(step, args=args, force=True)
         except Exception as error:
             raise self._lost(step, error) from error
         self.held = step
+        if not self._proved:
+            self._prove(step, leaves_by_name, leaves)
+
+    def _prove(self, step: int, leaves: Mapping[str, Array], saved: Mapping[str, Any]) -> None:
+        """Reads the first step back, in parts: where it lies may be fit for writing alone."""
+        self.wait()
+        try:
+            for part in _parts(leaves):
+                one = {
+                    name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+                    for name, leaf in part.items()
+                }
+                _verify(_read_leaves(self.folder, step, {n: saved[n] for n in one}, one), saved)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{self.folder}: step {step} was saved and cannot be read again: {_cause(error)}; "
+                "choose another --workdir"
+            ) from error
+        self._proved = True
+
+    def _meta_of(self, step: int) -> Mapping[str, Any]:
+        if step not in self._meta:
+            try:
+                self._meta[step] = _read_body(self.folder, step)["meta"]
+            except (UserError, OSError, ValueError, KeyError, TypeError):
+                # it says so where it is restored
+                self._meta[step] = {}
+        return self._meta[step]
 
     def wait(self) -> None:
         """Returns when the last save is committed: new processes see it.
@@ -178,7 +220,9 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._manager.close()
 
-    def restore(self, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+    def restore(
+        self, abstract_state: PyTree, below: int | None = None
+    ) -> tuple[int, PyTree, dict[str, Any]] | None:
         """The newest step that verifies, as (step, state, meta), bit for bit what was saved; None
         if there is no step.
 
@@ -189,6 +233,7 @@ class Checkpoints:
             abstract_state: ShapeDtypeStructs or arrays, in the containers that the result shall
                 have. Each leaf is placed by its `sharding`, on whatever mesh; without one, on this
                 process's first device.
+            below: only planned steps below it count; None: all.
 
         Raises:
             UserError: no step verifies; one has a newer format; its leaves differ from these in
@@ -201,9 +246,12 @@ class Checkpoints:
             return step, _read_leaves(self.folder, step, body["leaves"], wanted), body
 
         self.wait()
+        steps = _steps(self.folder)
+        if below is not None:
+            steps = [s for s in steps if s < below and self._meta_of(s).get("planned")]
         found = _newest(
             self.folder,
-            _steps(self.folder),
+            steps,
             read,
             self._damaged,
             lambda found: _verify(found[1], found[2]["leaves"]),
@@ -236,6 +284,22 @@ class Checkpoints:
             f"{self.folder}: step {step} is not saved: {_cause(error)}; make room or change "
             "--workdir"
         )
+
+
+class _Staying(ocp.checkpoint_managers.PreservationPolicy):
+    """Says which steps stay on disk."""
+
+    def __init__(self, keep: int, meta_of: Callable[[int], Mapping[str, Any]]):
+        self._keep, self._meta_of = keep, meta_of
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = sorted(checkpoint.step for checkpoint in checkpoints)
+        losses = {step: self._meta_of(step).get("loss") for step in steps}
+        losses = {step: loss for step, loss in losses.items() if loss is not None}
+        best = {min(losses, key=losses.get)} if losses else set()
+        planned = [step for step in steps if self._meta_of(step).get("planned")]
+        stay = {*steps[-self._keep :], *best, *planned[-1:]}
+        return [checkpoint.step in stay for checkpoint in checkpoints]
 
 
 class Restored(NamedTuple):
@@ -310,8 +374,17 @@ def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> N
 
 def _path(folder: Any) -> epath.Path:
     path = epath.Path(folder)
+    if "://" in str(folder):
+        return path
     # Orbax refuses relative ones
-    return path if "://" in str(folder) else path.expanduser().absolute()
+    path = path.expanduser().absolute()
+    bad = _UNREADABLE.search(str(path))
+    if bad:
+        raise UserError(
+            f"{path} cannot hold checkpoints that can be read again, with {bad[0]!r} in its path; "
+            "rename that folder"
+        )
+    return path
 
 
 def _steps(folder: epath.Path) -> list[int]:
@@ -428,6 +501,19 @@ def _read_leaves(
         n: jnp.zeros(x.shape, x.dtype, device=x.sharding) for n, x in specs.items() if not x.size
     }
     return {name: (read | empty)[name] for name in wanted}
+
+
+def _parts(leaves: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """The leaves that hold something, in groups of PART_BYTES or one leaf."""
+    part, size = {}, 0
+    for name, leaf in leaves.items():
+        if part and size + leaf.nbytes > PART_BYTES:
+            yield part
+            part, size = {}, 0
+        if leaf.size:
+            part[name] = leaf
+            size += leaf.nbytes
+    yield part
 
 
 def _verify(leaves: Mapping[str, Array], saved: Mapping[str, Any]) -> None:

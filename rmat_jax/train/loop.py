@@ -23,6 +23,7 @@ from rmat_jax.model import RMAT
 from rmat_jax.progress import BestEffort
 from rmat_jax.signals import Signals
 from rmat_jax.train import parallel, processes, sharding
+from rmat_jax.train.bad_steps import LIMIT, Health
 from rmat_jax.train.checkpoint import Checkpoints, check_same_config
 from rmat_jax.train.heldout import evaluate_heldout
 from rmat_jax.train.metrics import MetricWriter, NoWriter, read_metrics
@@ -30,6 +31,8 @@ from rmat_jax.train.optim import make_optimizer, make_schedule
 from rmat_jax.train.sharding import make_mesh
 from rmat_jax.train.state import TrainState
 from rmat_jax.train.step import Sums
+
+LOWER = "lower --config.optim.learning_rate or raise --config.optim.warmup_steps in a new --workdir"
 
 
 def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
@@ -77,10 +80,11 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         rows = sharding.local_rows(mesh, config.batch_size)
         data = processes.main_first(lambda: make_data(config, workdir, rows))
 
+        begin = parallel.make_init(config, optimizer, mesh)
         restored = checkpoints.restore(abstract)
         if restored is None:
             processes.together(lambda: _check_not_lost(workdir))
-            state, step, seconds = parallel.make_init(config, optimizer, mesh)(), 0, 0.0
+            state, step, seconds = begin(), 0, 0.0
         else:
             step, state, meta = restored
             seconds = meta["seconds"]
@@ -100,9 +104,38 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
 
             def save():
                 log.flush()
+                go_back()
                 confirm()
-                meta = {"seconds": log.seconds(), "data": data.identity}
+                meta = {
+                    "seconds": log.seconds(),
+                    "data": data.identity,
+                    "loss": log.loss_since_save(),
+                    "planned": _planned(config, step),
+                }
                 checkpoints.save(step, state, config, meta)
+
+            def go_back():
+                """After a bad step, takes all but the position in the data from the newest planned
+                checkpoint before it.
+                """
+                nonlocal state, step, batches
+                if log.bad is None:
+                    return
+                step, health = log.bad
+                # makes room
+                state = None
+                start, state, _ = checkpoints.restore(abstract, below=step) or (0, begin(), None)
+                returns = health.bad - jax.device_get(state.health.bad)
+                if returns > LIMIT:
+                    raise UserError(
+                        f"step {step}: back at step {start} {LIMIT} times, and there was a bad "
+                        f"step each time; {LOWER}"
+                    )
+                state = state.moved_to(step, health)
+                batches = data.train.batches(step)
+                log.went_back()
+                writer.write("rollback", step, to=start)
+                processes.say(f"back to step {start}; training goes on behind step {step}")
 
             def confirm():
                 """Records the last save when it is committed."""
@@ -127,10 +160,11 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
                     state, sharding.global_batch(mesh, config.batch_size, rows, batch)
                 )
                 step += 1
-                log.step(step, sums)
+                log.step(step, sums, wait=_planned(config, step))
+                go_back()
                 if _evaluates(config, step):
                     evaluate()
-                elif _due(config.log.save_every, step):
+                elif _planned(config, step):
                     save()
             if step:
                 # does nothing for a step that is saved already
@@ -225,6 +259,11 @@ def _make_workdir(workdir: Path) -> None:
 
 def _due(every: int, step: int) -> bool:
     return bool(every) and step % every == 0
+
+
+def _planned(config: Config, step: int) -> bool:
+    """Whether a step is saved though nobody interrupts the run."""
+    return _due(config.log.save_every, step) or _evaluates(config, step)
 
 
 def _evaluates(config: Config, step: int) -> bool:
@@ -340,6 +379,10 @@ class _Log:
         self._offset = seconds - started
         self._pending: tuple[int, Sums] | None = None
         self._totals: list[Sums] = []
+        # nats and scored tokens since the last save
+        self._since_save = (0.0, 0)
+        # the bad step to go back from, and the counts after it
+        self.bad: tuple[int, Health] | None = None
         self._paused_for = 0.0
         self._printed = -math.inf
         self._began = self._recorded = (
@@ -351,9 +394,21 @@ class _Log:
         """Since the run began, resumes included, pauses between them not."""
         return time.monotonic() + self._offset
 
-    def step(self, step: int, sums: Sums) -> None:
+    def loss_since_save(self) -> float | None:
+        """Nats a token, in the good steps since the last call; None: there was none."""
+        (loss, scored), self._since_save = self._since_save, (0.0, 0)
+        return loss / scored if scored else None
+
+    def step(self, step: int, sums: Sums, wait: bool = False) -> None:
+        """Takes what a step counted. With `wait`, its own sums are fetched at once, too."""
         self.flush()
         self._pending = step, sums
+        if wait:
+            self.flush()
+
+    def went_back(self) -> None:
+        """Forgets the bad step, and the one that was begun meanwhile."""
+        self._pending = self.bad = None
 
     @contextlib.contextmanager
     def paused(self):
@@ -364,18 +419,16 @@ class _Log:
 
     def flush(self) -> None:
         """Fetches the last step's sums; records and prints when due."""
-        if self._pending is None:
+        if self._pending is None or self.bad:
             return
         (step, sums), self._pending = self._pending, None
         sums = jax.device_get(sums)
-        if not (math.isfinite(sums.loss) and math.isfinite(sums.grad_norm)):
-            raise UserError(
-                f"step {step}: the loss is {sums.loss:.4g}, the gradient norm "
-                f"{sums.grad_norm:.4g}; nothing from here "
-                "on is saved. Lower --config.optim.learning_rate or raise "
-                "--config.optim.warmup_steps, in a new --workdir"
-            )
-        self._totals.append(sums)
+        if sums.health.in_a_row:
+            self._bad_step(step, sums)
+        else:
+            self._totals.append(sums)
+            loss, scored = self._since_save
+            self._since_save = loss + float(sums.loss), scored + int(sums.scored)
         now = time.monotonic() - self._paused_for
         if self._began is None:
             self._began = self._recorded = now, step
@@ -385,6 +438,23 @@ class _Log:
         if last or now - self._printed >= self._config.log.seconds:
             self._print(step, sums, now)
 
+    def _bad_step(self, step: int, sums: Sums) -> None:
+        health, optim = sums.health, self._config.optim
+        what = f"step {step}: the loss is {sums.loss / max(sums.scored, 1):.4g} nats a token, the "
+        what += f"gradient norm {sums.grad_norm:.4g}"
+        if optim.bad_step == "stop":
+            raise UserError(
+                f"{what}; nothing from here on is saved. Go on with --config.optim.bad_step=skip "
+                f"or rollback, or {LOWER}"
+            )
+        highest = float(health.highest(optim.bad_step_sigmas))
+        what += f", above {highest:.4g}" if math.isfinite(highest) else ""
+        if health.in_a_row >= LIMIT:
+            raise UserError(f"{what}, the {LIMIT}th bad step in a row; {LOWER}")
+        processes.say(f"{what}; nothing is learned from it ({health.bad} bad steps so far)")
+        if optim.bad_step == "rollback" and self.bad is None:
+            self.bad = step, health
+
     def _tokens(self, steps: int) -> int:
         return steps * self._config.batch_size * self._config.segment_len
 
@@ -392,6 +462,10 @@ class _Log:
         return self._tokens(step - since[1]) / (now - since[0]) if step > since[1] else 0.0
 
     def _record(self, step: int, now: float) -> None:
+        if not self._totals:
+            return
+        health = self._totals[-1].health
+        counts = {} if self._config.optim.bad_step == "stop" else {"bad_steps": int(health.bad)}
         scored = max(sum(int(s.scored) for s in self._totals), 1)
         self._writer.write(
             "train",
@@ -400,7 +474,8 @@ class _Log:
             loss=sum(float(s.loss) for s in self._totals) / scored,
             accuracy=sum(int(s.correct) for s in self._totals) / scored,
             grad_norm=float(self._totals[-1].grad_norm),
-            learning_rate=float(self._schedule(step - 1)),
+            learning_rate=float(self._schedule(health.good - 1)),
+            **counts,
             tokens_per_second=self._rate(now, step, self._recorded),
             seconds=self.seconds(),
         )

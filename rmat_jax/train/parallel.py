@@ -105,7 +105,7 @@ def _pmapped(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
         sums, carried = totals(*lanes)
         return jax.lax.psum(sums, "data"), carried
 
-    by_device = TrainState(step=None, params=None, opt_state=None, key=None, carried=0)
+    by_device = TrainState(step=None, params=None, opt_state=None, key=None, carried=0, health=None)
     mapped = jax.pmap(
         functools.partial(train_step, config, optimizer, totals=totals_of_all),
         "data",

@@ -58,7 +58,7 @@ RULES = (
     (r"(document_B|token_B|ages_BM|window_documents_BW)", P(LANES)),
     # of a batch
     (r"(tokens|targets|documents)", P(LANES)),
-    (r"(step|key|count)", P()),
+    (r"(step|key|count|health/\w+)", P()),
 )
 
 

@@ -8,6 +8,7 @@ from flax import struct
 from rmat_jax.config import Config
 from rmat_jax.model import RMAT
 from rmat_jax.modules.state import State, initial_state
+from rmat_jax.train.bad_steps import COUNTS, Health, healthy
 from rmat_jax.types import Array, PyTree
 
 
@@ -15,7 +16,7 @@ from rmat_jax.types import Array, PyTree
 class TrainState:
     """A value: the train step maps one to the next."""
 
-    # optimiser steps done; also the position in the data
+    # train steps done, bad ones too; also the position in the data
     step: Array
     params: PyTree
     opt_state: PyTree
@@ -23,6 +24,22 @@ class TrainState:
     key: Array
     # what the model remembers of every lane, at a chunk's border
     carried: State
+    health: Health
+
+    def moved_to(self, step: int, health: Health) -> "TrainState":
+        """The same at another position in the data, after so many bad steps.
+
+        Args:
+            step: to go on from.
+            health: there; its counts of bad steps are taken.
+        """
+
+        def put(value: int, old: Array) -> Array:
+            return jax.device_put(jnp.asarray(value, old.dtype), old.sharding)
+
+        mine = self.health
+        counts = {name: put(getattr(health, name), getattr(mine, name)) for name in COUNTS}
+        return self.replace(step=put(step, self.step), health=mine.replace(**counts))
 
 
 def init_state(config: Config, optimizer: optax.GradientTransformation) -> TrainState:
@@ -36,4 +53,5 @@ def init_state(config: Config, optimizer: optax.GradientTransformation) -> Train
         opt_state=optimizer.init(params),
         key=key,
         carried=initial_state(config.model, config.batch_size),
+        health=healthy(),
     )

@@ -12,6 +12,7 @@ from rmat_jax.config import IGNORE, Config
 from rmat_jax.model import RMAT
 from rmat_jax.modules.state import State, merge_rows, split_rows, where_rows
 from rmat_jax.ops.losses import Scores
+from rmat_jax.train.bad_steps import Health, keep_good
 from rmat_jax.train.state import TrainState
 from rmat_jax.types import Array, PyTree
 
@@ -32,6 +33,8 @@ class Sums:
     scored: Array
     # of the mean gradient, before clipping
     grad_norm: Array
+    # after the step
+    health: Health
 
 
 class Totals(NamedTuple):
@@ -95,6 +98,7 @@ def train_step(
     """Reads T tokens of every lane and takes one optimiser step on their mean loss.
 
     What the lanes carry comes from the step before and goes to the next; no gradient crosses steps.
+    A bad step changes nothing but the position in the data and the counts, unless it ends the run.
 
     Args:
         config, optimizer: of the experiment.
@@ -108,13 +112,17 @@ def train_step(
     scored = jnp.maximum(total.scored, 1)
     grads = jax.tree.map(lambda grad: grad / scored.astype(grad.dtype), total.grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    before = state.params, state.opt_state, state.carried
+    after = optax.apply_updates(state.params, updates), opt_state, carried
+    norm = optax.tree.norm(grads)
+    health = state.health.after(norm, total.loss, config.optim)
+    if config.optim.bad_step != "stop":
+        after = keep_good(before, after, health)
+    params, opt_state, carried = after
     state = state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        opt_state=opt_state,
-        carried=carried,
+        step=state.step + 1, params=params, opt_state=opt_state, carried=carried, health=health
     )
-    return state, Sums(total.loss, total.correct, total.scored, optax.tree.norm(grads))
+    return state, Sums(total.loss, total.correct, total.scored, norm, health)
 
 
 def eval_step(

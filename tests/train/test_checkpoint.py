@@ -350,6 +350,67 @@ def test_the_newest_two_stay_and_steps_only_grow(tmp_path):
             Checkpoints(taken)
 
 
+@pytest.mark.parametrize(
+    "losses, planned, stay",
+    [
+        # a run that diverges keeps its last good step
+        ([2.0, 1.5, 7.0, 9.0, 9.0], "", {2, 4, 5}),
+        # controls: in a run that learns, and without losses, the newest alone
+        ([2.0, 1.5, 1.4, 1.2, 1.1], "", {4, 5}),
+        ([None] * 5, "", {4, 5}),
+        # interrupted three times behind step 2, to which it may have to go back
+        ([None] * 5, "12", {2, 4, 5}),
+    ],
+)
+def test_the_best_step_and_the_newest_planned_one_stay(losses, planned, stay, tmp_path):
+    for step, loss in enumerate(losses, 1):
+        # each by a process of its own, as far as the class can tell
+        with Checkpoints(tmp_path, keep=2) as checkpoints:
+            meta = {"loss": loss, "planned": str(step) in planned}
+            checkpoints.save(step, make_state(step), Config(), meta)
+    assert {int(file.name) for file in tmp_path.iterdir()} == stay
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.restore(ABSTRACT, below=5)
+    assert (found and found[0]) == (2 if planned else None)
+
+
+@pytest.mark.parametrize("name", ["lr[1]", "a\\b", "\udcff"])
+def test_a_path_that_cannot_be_read_again_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match="cannot hold checkpoints that can be .*rename that folder"):
+        Checkpoints(tmp_path / name / "checkpoints")
+    save_steps(tmp_path / "good", 1)
+    (tmp_path / "good").rename(tmp_path / name)
+    # nor is what lies there called damaged
+    with pytest.raises(UserError, match="rename that folder"):
+        restore_params(tmp_path / name)
+    (tmp_path / name).rename(tmp_path / "a ä [")
+    assert restore_params(tmp_path / "a ä [").step == 1
+
+
+def test_the_first_step_is_read_back_at_once(tmp_path, monkeypatch):
+    """What was written and cannot be read ends the run before it relies on it."""
+    steps = []
+    read = checkpoint._read_leaves
+    monkeypatch.setattr(checkpoint, "PART_BYTES", 1 << 14)
+    monkeypatch.setattr(checkpoint, "_read_leaves", lambda *a: steps.append(a[1]) or read(*a))
+    with Checkpoints(tmp_path / "good") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step), Config())
+    # several parts, and no other step
+    assert set(steps) == {1} and len(steps) > 2
+
+    def other(folder, step, saved, wanted):
+        leaves = read(folder, step, saved, wanted)
+        return leaves | {n: x + 1 for n, x in leaves.items() if n == "params/w"}
+
+    monkeypatch.setattr(checkpoint, "_read_leaves", other)
+    with (
+        pytest.raises(UserError, match="1 was saved and cannot be read again: .* of params/w is"),
+        Checkpoints(tmp_path / "bad") as checkpoints,
+    ):
+        checkpoints.save(1, make_state(1), Config())
+
+
 def big_state(seed):
     return {"bits": [jax.random.bits(jax.random.key(seed + i), (1 << 20,)) for i in range(4)]}
 

@@ -55,7 +55,7 @@ def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path):
         "--config.optim.clip_norm=1e30",
         "--config.log.eval_every=0",
     )
-    with pytest.raises(UserError, match="Lower --config.optim.learning_rate"):
+    with pytest.raises(UserError, match="or lower --config.optim.learning_rate"):
         loop.run(config, tmp_path / "run")
     with pytest.raises(TypeError):
         # nothing was saved

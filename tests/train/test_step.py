@@ -13,6 +13,7 @@ import pytest
 from rmat_jax.config import IGNORE, Config, OptimConfig
 from rmat_jax.model import RMAT
 from rmat_jax.modules.state import initial_state
+from rmat_jax.train.bad_steps import healthy
 from rmat_jax.train.state import TrainState, init_state
 from rmat_jax.train.step import eval_step, train_step
 from tests.models import facts, make_documents, make_params, make_tokens, reader, tiny
@@ -46,7 +47,8 @@ def make_state(config) -> TrainState:
     params, tokens = make_params(config.model), make_tokens(config.model, B, C, 7)
     documents = np.full((B, C), make_documents([], 1))
     _, memory = reader(config.model)(params, tokens, initial_state(config.model, B), documents)
-    return TrainState(jnp.zeros((), jnp.int32), params, SGD.init(params), jax.random.key(5), memory)
+    start, key = jnp.zeros((), jnp.int32), jax.random.key(5)
+    return TrainState(start, params, SGD.init(params), key, memory, healthy())
 
 
 def step(config, optimizer=SGD):
