@@ -24,6 +24,8 @@ IGNORE = -1
 ABSENT = "(absent)"
 # no count is as large, of tokens a step among them: they are 32-bit integers on the devices
 COUNTS = 2**31
+# layers, beyond any model: what is made of each by itself stays small
+LAYERS = 10_000
 # parameters: 4 TiB of float32, beyond any machine
 PARAMETERS = 2**40
 
@@ -215,6 +217,7 @@ class RMATConfig(_Section):
 
     def __post_init__(self):
         self._positive("vocab_size", "width", "num_layers", "num_heads", "chunk_len")
+        self._check(self.num_layers <= LAYERS, "num_layers", f"must be at most {LAYERS:,}")
         if self.mlp_width is None:
             object.__setattr__(self, "mlp_width", 4 * self.width)
         self._positive("mlp_width")

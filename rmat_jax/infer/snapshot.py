@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from rmat_jax.digests import digests, named
 from rmat_jax.errors import UserError
 from rmat_jax.infer.streams import Streams, begin
 from rmat_jax.model import RMAT
-from rmat_jax.sealed import read_sealed, write_sealed
+from rmat_jax.sealed import Spec, check_kind, read_sealed, write_sealed
 from rmat_jax.types import PyTree
 
 # raise the number when older code would misread the new
@@ -62,39 +63,38 @@ def load_stream(
         UserError: no such file, not a session's, damaged, or of another model, tokenizer or
             weights: it says which.
     """
-    tensors, metadata = read_sealed(Path(file), KIND, REMEDY)
-    saved, here = json.loads(metadata["config"]), json.loads(json.dumps(config.meaning()))
-    differ = [f"{key} was {was!r}, is {now!r}" for key, was, now in differences(saved, here)]
-    if differ:
-        raise UserError(
-            f"{file} is a session of another model: {'; '.join(differ)}; use that model, or "
-            "another file"
-        )
-    if metadata["tokenizer"] != tokenizer:
-        raise UserError(
-            f"{file} is a session with another tokenizer: it was {metadata['tokenizer']}, is "
-            f"{tokenizer}; use that model, or "
-            "another file"
-        )
-    if metadata["weights"] != weights:
-        raise UserError(
-            f"{file} is a session of other weights ({metadata['weights']}, these are {weights}): "
-            "the model was trained on, or "
-            "is another; use the same checkpoint, or another file"
-        )
     expected = named(jax.eval_shape(lambda: begin(RMAT(config), 1)))
-    wrong = [
-        name
-        for name in expected.keys() | tensors.keys()
-        if name not in expected
-        or name not in tensors
-        or (tensors[name].shape, tensors[name].dtype)
-        != (expected[name].shape, expected[name].dtype)
-    ]
-    if wrong:
-        raise UserError(
-            f"{file} is of another version: {', '.join(sorted(wrong)[:4])} do not fit; {REMEDY}"
-        )
+
+    def judge(metadata: Mapping[str, str], specs: Mapping[str, Spec]) -> None:
+        check_kind(file, metadata, KIND, REMEDY)
+        saved, here = json.loads(metadata["config"]), json.loads(json.dumps(config.meaning()))
+        differ = [f"{key} was {was!r}, is {now!r}" for key, was, now in differences(saved, here)]
+        if differ:
+            raise UserError(
+                f"{file} is a session of another model: {'; '.join(differ)}; use that model, or "
+                "another file"
+            )
+        if metadata["tokenizer"] != tokenizer:
+            raise UserError(
+                f"{file} is a session with another tokenizer: it was {metadata['tokenizer']}, is "
+                f"{tokenizer}; use that model, or another file"
+            )
+        if metadata["weights"] != weights:
+            raise UserError(
+                f"{file} is a session of other weights ({metadata['weights']}, these are "
+                f"{weights}): the model was trained on, or is another; use the same checkpoint, "
+                "or another file"
+            )
+        wanted = {name: (x.dtype.name, x.shape) for name, x in expected.items()}
+        wrong = sorted(name for name in wanted | specs if wanted.get(name) != specs.get(name))
+        if wrong:
+            raise UserError(
+                f"{file} is of another version: {', '.join(wrong[:4])} do not fit; {REMEDY}"
+            )
+        if not int(metadata["tokens"]) >= 0:
+            raise ValueError(f"tokens={metadata['tokens']}")
+
+    tensors, metadata = read_sealed(Path(file), REMEDY, judge)
     leaves = [jnp.asarray(tensors[name]) for name in expected]
     structure = jax.tree.structure(jax.eval_shape(lambda: begin(RMAT(config), 1)))
     return jax.tree.unflatten(structure, leaves), int(metadata["tokens"])

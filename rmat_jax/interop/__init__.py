@@ -5,5 +5,5 @@ JAX is needed by `run_jax`, `convert` and `layout` (so by a file of weights), Py
 `reference`, `training` and `run_torch`. A dump is replayed where just one of them is installed.
 
 May import: config, data, errors, files, infer, model, modules, progress, sealed, train, types,
-flax, jax, numpy, safetensors, torch.
+flax, jax, numpy, torch.
 """

@@ -40,6 +40,29 @@ class Case:
     # [B] tokens that a stream reads at once; then it reads S more, one by one
     prompt_lengths: np.ndarray
 
+    def check(self) -> None:
+        """Raises ValueError where the arrays do not fit each other or the config."""
+        c, x = self.config.model, self.arrays()
+        shapes = {name: x[name].shape for name in x}
+        same = ({"tokens", "targets", "documents"}, {"stream_tokens", "stream_documents"})
+        steps = {"step_tokens", "step_targets", "step_documents"}
+        rows, length = shapes["tokens"]
+        fit = all(len({shapes[name] for name in names}) == 1 for names in (*same, steps))
+        fit &= rows > 0 and length > 0 and length % c.chunk_len == 0
+        fit &= shapes["stream_tokens"][0] == rows and self.decoded > 0
+        fit &= shapes["prompt_lengths"] == (rows,)
+        fit &= shapes["step_tokens"][1:] == (self.config.batch_size, self.config.segment_len)
+        if not fit:
+            raise ValueError("its inputs do not fit each other")
+        limits = {name: c.vocab_size for name in x if name.endswith(("tokens", "targets"))}
+        limits["prompt_lengths"] = length + 1
+        for name, limit in limits.items():
+            low = {"prompt_lengths": 1}.get(name, IGNORE if name.endswith("targets") else 0)
+            if not (np.issubdtype(x[name].dtype, np.integer) and x[name].size):
+                raise ValueError(f"{name} are {x[name].dtype}")
+            if x[name].min() < low or x[name].max() >= limit:
+                raise ValueError(f"{name} lie outside {low}..{limit - 1}")
+
     @property
     def num_chunks(self) -> int:
         return self.tokens.shape[1] // self.config.model.chunk_len

@@ -18,7 +18,7 @@ from rmat_jax.interop import compare
 from rmat_jax.interop.case import Case, Results, make_case
 from rmat_jax.interop.compare import Difference, Spread
 from rmat_jax.interop.dump import read_dump, write_dump
-from rmat_jax.interop.layout import from_jax, random_weights
+from rmat_jax.interop.layout import from_jax, layout, random_weights
 from rmat_jax.progress import say
 
 # The model that is checked when none is named. It lies between the default and the paper, so it
@@ -186,6 +186,11 @@ def replay(
     start = time.perf_counter()
     case, expected, spread, origin = read_dump(file)
     if framework == "jax":
+        wanted = {n: spec.shape for n, spec in layout(case.config.model).items()}
+        if wanted != {n: x.shape for n, x in case.weights.items()}:
+            raise UserError(
+                f"{file} holds other weights than those of its config; make the dump anew"
+            )
         run, name = _jax(precision), f"JAX on {_device()}"
     else:
         run, name = _torch(factory), factory or "the PyTorch reference"

@@ -7,14 +7,15 @@ in the order of the computation), `origin` (what computed it), `sha256` of all t
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from rmat_jax.config import Config, from_saved, to_saved
 from rmat_jax.interop.case import Case, Results
-from rmat_jax.interop.compare import Spread
-from rmat_jax.sealed import read_sealed, write_sealed
+from rmat_jax.interop.compare import QUANTITIES, Spread
+from rmat_jax.sealed import Spec, check_kind, read_sealed, well_formed, write_sealed
 
 FORMAT = "rmat_jax dump 2"
 
@@ -40,21 +41,28 @@ def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
     Raises:
         UserError: there is no such file, it is no dump of this format, or it is damaged.
     """
-    tensors, metadata = read_sealed(
-        file, FORMAT, f"make the dump anew with: crosscheck --dump={file}"
-    )
-    parts: dict[str, dict[str, np.ndarray]] = {"input": {}, "weight": {}, "expected": {}}
-    for name, x in tensors.items():
-        part, _, rest = name.partition("/")
-        parts[part][rest] = x
-    spread = {
-        tuple(key.split("/", 1)): value for key, value in json.loads(metadata["spread"]).items()
-    }
-    case = Case(
-        config=from_saved(Config, json.loads(metadata["config"]), str(file)),
-        weights=parts["weight"],
-        **parts["input"],
-    )
-    # the file sorts its tensors by name
-    expected = {key: parts["expected"]["/".join(key)] for key in spread}
+    remedy = f"make the dump anew with: crosscheck --dump={file}"
+    config = None
+
+    def judge(metadata: Mapping[str, str], specs: Mapping[str, Spec]) -> None:
+        nonlocal config
+        check_kind(file, metadata, FORMAT, remedy)
+        config = from_saved(Config, json.loads(metadata["config"]), str(file))
+
+    tensors, metadata = read_sealed(file, remedy, judge)
+    with well_formed(file, remedy):
+        parts: dict[str, dict[str, np.ndarray]] = {"input": {}, "weight": {}, "expected": {}}
+        for name, x in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = x
+        spread = {
+            tuple(key.split("/", 1)): float(value)
+            for key, value in json.loads(metadata["spread"]).items()
+        }
+        case = Case(config=config, weights=parts["weight"], **parts["input"])
+        case.check()
+        # the file sorts its tensors by size
+        expected = {key: parts["expected"]["/".join(key)] for key in spread}
+        if unknown := {quantity for quantity, _ in spread} - set(QUANTITIES):
+            raise ValueError(f"there is no result {', '.join(unknown)}")
     return case, expected, spread, metadata["origin"]

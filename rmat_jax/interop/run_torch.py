@@ -52,7 +52,12 @@ def reference(config: RMATConfig, weights: Mapping[str, torch.Tensor]) -> torch.
     from rmat_jax.interop.reference import RMAT
 
     module = RMAT(config).to(next(iter(weights.values())).dtype)
-    module.load_state_dict(weights)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights are not those of the config: {' '.join(str(error).split())[:300]}"
+        ) from error
     return module
 
 

@@ -10,18 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, deserialize
 
 from rmat_jax.config import Config, differences, from_saved, to_saved
 from rmat_jax.errors import UserError
-from rmat_jax.files import replacing
 from rmat_jax.interop.layout import layout
+from rmat_jax.sealed import FAULTS, Spec, read_sealed, write_sealed
 
-# the metadata's `format`; raise the version when older code would misread the new
-NAME, VERSION = "rmat_jax", 1
-# of safetensors
-CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+# the metadata's `format`; raise the number when older code would misread the new
+KIND = "rmat_jax 1"
+# of tensors
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 # wrong tensors that an error names
 SHOWN = 4
 
@@ -46,35 +46,12 @@ def write_weights(
     Raises:
         UserError: it cannot be written there, or the tensors are not the model's.
     """
-    file = Path(file)
-    if dtype is not None and dtype not in CODES:
-        raise UserError(f"dtype={dtype!r} is not one of {', '.join(map(repr, CODES))}")
-    dtypes = {name: x.dtype.name for name, x in tensors.items()}
-    _verify(file, config, {name: (dtypes[name], x.shape) for name, x in tensors.items()})
-    encoded = {name: _encode(tensors[name], dtype or dtypes[name]) for name in layout(config.model)}
-    # Not by the library, which shuffles the metadata: the same weights would give other bytes each
-    # time.
-    header: dict[str, Any] = {
-        "__metadata__": {
-            "format": f"{NAME} {VERSION}",
-            "config": json.dumps(to_saved(config)),
-            **metadata,
-        }
-    }
-    end = 0
-    for name, x in encoded.items():
-        start, end = end, end + x.nbytes
-        header[name] = {
-            "dtype": CODES[dtype or dtypes[name]],
-            "shape": x.shape,
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with replacing(file) as scratch, scratch.open("wb") as opened:
-        opened.write(len(text).to_bytes(8, "little") + text)
-        for x in encoded.values():
-            opened.write(x.tobytes())
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"dtype={dtype!r} is not one of {', '.join(map(repr, DTYPES))}")
+    _verify(file, config, {name: (x.dtype.name, x.shape) for name, x in tensors.items()})
+    own = {"config": json.dumps(to_saved(config))}
+    encoded = {name: _encode(tensors[name], dtype) for name in layout(config.model)}
+    write_sealed(Path(file), KIND, encoded, own | metadata)
 
 
 def read_weights(
@@ -95,52 +72,37 @@ def read_weights(
         UserError: there is no such file; it is damaged, of a newer format, or without a config; its
             tensors are not those of the model.
     """
-    file = Path(file)
-    try:
-        data = file.read_bytes()
-        parts = dict(deserialize(data))
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be read: {error.strerror}; give a safetensors file"
-        ) from error
-    except SafetensorError as error:
-        raise UserError(
-            f"{file} is no safetensors file, or damaged ({error}); copy or export it again"
-        ) from error
-    # sound: the library has read it
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata = header.get("__metadata__") or {}
-    config = _config(file, metadata, config)
-    dtypes = {code: name for name, code in CODES.items()}
-    found = {
-        n: (dtypes.get(part["dtype"], part["dtype"]), tuple(part["shape"]))
-        for n, part in parts.items()
-    }
-    _verify(file, config, found)
-    return config, {name: _decode(**parts[name]) for name in layout(config.model)}, metadata
+    found = config
+
+    def judge(metadata: Mapping[str, str], specs: Mapping[str, Spec]) -> None:
+        nonlocal found
+        found = _config(Path(file), metadata, config)
+        _verify(file, found, specs)
+
+    tensors, metadata = read_sealed(Path(file), "export it again", judge, sealed=False)
+    return found, {name: _decode(tensors[name]) for name in layout(found.model)}, metadata
 
 
 def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Config:
-    name, _, version = metadata.get("format", "").partition(" ")
-    if name != NAME:
+    found = metadata.get("format", "")
+    if found.partition(" ")[0] != KIND.partition(" ")[0]:
         if given is None:
             raise UserError(
                 f"{file} has no config in its metadata; give --config=FILE, or save it with "
-                f"metadata={{'format': "
-                f"'{NAME} {VERSION}', 'config': TEXT}}, TEXT being that of a workdir's config.json"
+                f"metadata={{'format': '{KIND}', 'config': TEXT}}, TEXT being that of a workdir's "
+                "config.json"
             )
         return given
-    if version != str(VERSION):
+    if found != KIND:
         raise UserError(
-            f"{file} has format {metadata['format']!r}, this version of rmat_jax reads {NAME} "
-            f"{VERSION}; update it"
+            f"{file} has format {found!r}, this version of rmat_jax reads {KIND}; update it"
         )
     try:
         saved = from_saved(Config, json.loads(metadata["config"]), str(file))
         layout(saved.model)
     except UserError as error:
         raise UserError(f"the config in the metadata of {file} is not valid: {error}") from error
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except FAULTS as error:
         # no JSON, or of other types
         raise UserError(
             f"the config in the metadata of {file} cannot be read ({type(error).__name__}: "
@@ -177,8 +139,8 @@ def _verify(file: Path, config: Config, found: Mapping[str, tuple[str, tuple[int
             wrong.append(f"{name} {list(spec.shape)} is missing")
         elif shape != spec.shape:
             wrong.append(f"{name} is {list(shape)}, must be {list(spec.shape)}")
-        elif dtype not in CODES:
-            wrong.append(f"{name} is {dtype}, must be one of {', '.join(CODES)}")
+        elif dtype not in DTYPES:
+            wrong.append(f"{name} is {dtype}, must be one of {', '.join(DTYPES)}")
     wrong += [
         f"{name} {list(shape)} is no tensor of it"
         for name, (_, shape) in found.items()
@@ -193,19 +155,12 @@ def _verify(file: Path, config: Config, found: Mapping[str, tuple[str, tuple[int
         )
 
 
-def _encode(x: np.ndarray, dtype: str) -> np.ndarray:
-    """`x` in `dtype`; bfloat16 as its bits, since NumPy does not know it."""
-    with np.errstate(over="ignore"):
-        if dtype != "bfloat16":
-            return x.astype(f"<f{np.dtype(dtype).itemsize}")
-        bits = x.astype("<f4").view("<u4")
-    # half a unit; below it on a tie with an even last bit
-    rounded = bits + 0x7FFF + (bits >> 16 & 1)
-    return np.where(np.isnan(x), 0x7FC0, rounded >> 16).astype("<u2")
+def _encode(x: np.ndarray, dtype: str | None) -> np.ndarray:
+    """`x` in `dtype`; None: as it is."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = x.astype(np.float32) if dtype == "bfloat16" else x
+        return x if dtype is None else x.astype(np.dtype(getattr(jnp, dtype)))
 
 
-def _decode(dtype: str, shape: list[int], data: bytearray) -> np.ndarray:
-    if dtype == "BF16":
-        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
-    x = np.frombuffer(data, f"<f{int(dtype[1:]) // 8}").reshape(shape)
-    return x.astype(np.float32) if dtype == "F16" else x
+def _decode(x: np.ndarray) -> np.ndarray:
+    return x if x.dtype == np.float64 else x.astype(np.float32)

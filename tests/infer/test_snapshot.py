@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from rmat_jax.errors import UserError
+from rmat_jax.sealed import read_sealed, write_sealed
 from tests.infer.letters import CONFIG, bits, make_engine, quiet_params
 from tests.models import DEFAULT, tiny
 from tests.train.test_resume import ROOT
@@ -134,7 +135,7 @@ def test_files_of_other_kinds_are_refused(saved, tmp_path):
     refused(tmp_path / "nobody", engine, "does not exist")
     other = tmp_path / "text"
     other.write_text("Ann: Hello.")
-    refused(other, engine, "cannot be read")
+    refused(other, engine, "is no safetensors file")
     save_file({"x": np.zeros(3)}, other)
     refused(other, engine, "has the format None")
     with safe_open(saved, "np") as opened:
@@ -143,10 +144,50 @@ def test_files_of_other_kinds_are_refused(saved, tmp_path):
     save_file(tensors, other, metadata | {"tokens": "9"})
     refused(other, engine, "damaged")
     save_file(tensors | {"more": np.zeros(1)}, other, metadata)
-    refused(other, engine, "damaged")
+    refused(other, engine, "more do not fit")
     save_file(tensors, other, metadata)
     # the control
     assert bits(engine.load(other)) == bits(engine.load(saved))
+
+
+NOT_OURS = [
+    {"config": None},
+    {"config": "{"},
+    {"config": "[1]"},
+    {"config": "[" * 100_000},
+    {"config": '{"model": 3}'},
+    {"tokens": None},
+    {"tokens": "many"},
+    {"tokens": "-3"},
+    {"tokens": "9" * 5000},
+    {"tokenizer": None},
+    {"weights": None},
+    {"format": "rmat_jax session 1"},
+]
+
+
+@pytest.mark.parametrize("change", NOT_OURS, ids=lambda x: str(x)[:30])
+def test_metadata_of_somebody_else_are_refused(change, saved, tmp_path):
+    """The seal is right: whoever can write the file can seal it."""
+    engine = make_engine()
+    tensors, metadata = read_sealed(saved, "", lambda *_: None)
+    metadata = {key: x for key, x in (metadata | change).items() if x is not None}
+    write_sealed(saved, metadata.pop("format"), tensors, metadata)
+    refused(saved, engine)
+
+
+def test_tensors_of_somebody_else_are_refused(saved):
+    engine = make_engine()
+    tensors, metadata = read_sealed(saved, "", lambda *_: None)
+    kind = metadata.pop("format")
+    for name, x in tensors.items():
+        for other in (x.astype(np.float64), x[None], x[:0], None):
+            changed = {n: y for n, y in (tensors | {name: other}).items() if y is not None}
+            write_sealed(saved, kind, changed, metadata)
+            refused(saved, engine, "do not fit")
+    write_sealed(saved, kind, tensors, metadata)
+    # the control
+    assert engine.load(saved).tokens == 1 + len(PROMPT)
 
 
 def test_a_folder_that_does_not_exist(tmp_path):

@@ -87,7 +87,11 @@ def test_export_import_export_gives_equal_files(folder, tmp_path):
         return tmp_path / name
 
     def as_step_0(file):
-        return file.read_bytes().replace(b'"step":"2"', b'"step":"0"')
+        config, tensors, metadata = read_weights(file)
+        rest = {key: metadata[key] for key in metadata.keys() - {"format", "config"}}
+        dtype = "bfloat16" if file.name.startswith("half") else None
+        write_weights(tmp_path / "rewritten", config, tensors, dtype, **rest | {"step": "0"})
+        return (tmp_path / "rewritten").read_bytes()
 
     one, two = export(folder / "run", "one"), export(folder / "mine", "two")
     assert as_step_0(one) == two.read_bytes() != one.read_bytes()

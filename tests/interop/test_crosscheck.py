@@ -190,7 +190,7 @@ BAD = {
     "no such dump": (["--against=nowhere.safetensors"], ["nowhere.safetensors", "--dump"]),
     "a dump cut short": (
         ["--against={cut}"],
-        ["cannot be read as safetensors", "damaged", "make the dump anew"],
+        ["is no safetensors file, or damaged", "damaged", "make the dump anew"],
     ),
     "a dump with a flipped bit": (["--against={flip}"], ["is damaged"]),
     "something else": (["--against={foreign}"], ["the format None", "rmat_jax dump 2"]),

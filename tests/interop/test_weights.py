@@ -4,6 +4,7 @@ is named in one line.
 
 import dataclasses
 import json
+import os
 import re
 import resource
 import subprocess
@@ -217,15 +218,15 @@ def without_many(tensors):
 
 QUERY, FUSION, BIAS = "layers.0.query.weight", "layers.1.fusion", "layers.1.mlp.inner.bias"
 BAD = {
-    "no file": (lambda file: None, ["cannot be read: No such file"]),
-    "a folder": (lambda file: file.mkdir(), ["cannot be read: Is a directory"]),
-    "an empty file": (lambda file: file.touch(), ["no safetensors file, or damaged"]),
+    "no file": (lambda file: None, ["does not exist; export"]),
+    "a folder": (lambda file: file.mkdir(), ["is no file but a folder; export"]),
+    "an empty file": (lambda file: file.touch(), ["is no safetensors file, or damaged"]),
     "a text": (
         lambda file: file.write_text("weights, they said\n" * 99),
-        ["no safetensors file, or damaged"],
+        ["is no safetensors file, or damaged"],
     ),
     **{
-        f"cut to {n}": (truncated(n), ["no safetensors file, or damaged"])
+        f"cut to {n}": (truncated(n), ["is no safetensors file, or damaged"])
         for n in (7, 8, 100, 4000, 9000, -1)
     },
     "no metadata": (
@@ -281,7 +282,7 @@ BAD = {
     ),
     "integers": (
         edited(lambda t: t.update({QUERY: t[QUERY].long()})),
-        [f"{QUERY} is I64, must be one of float64"],
+        [f"{QUERY} is int64, must be one of float64"],
     ),
     "several": (
         edited(without_many),
@@ -306,6 +307,87 @@ def test_one_line_and_exit_code_2(case, tmp_path, monkeypatch, capsys):
     for part in ("error: ", str(file), *parts):
         assert part in captured.err
     assert not workdir.exists()
+
+
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
+    """Between the header's braces and the last tensor; only its padding says nothing."""
+    file = tmp_path / "x"
+    write_weights(file, CONFIG, WEIGHTS, step="3")
+    whole = file.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    end = 8 + len(whole[8 : 8 + header].rstrip())
+    places = [*range(end), *range(8 + header, len(whole))]
+    for place in np.random.default_rng(0).choice(places, 200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        file.write_bytes(damaged)
+        with pytest.raises(UserError) as caught:
+            read_weights(file)
+        assert "\n" not in str(caught.value)
+    # the control: a file without a seal does not notice
+    del damaged
+    edited()(file)
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    assert not same_bits(read_weights(file)[1], WEIGHTS)
+
+
+LIMITED = """
+import resource, sys
+from rmat_jax.errors import UserError
+from rmat_jax.interop.weights import read_weights
+import jax.numpy as jnp
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read_weights(sys.argv[1])
+except UserError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used) >> 10)
+"""
+
+
+def huge(layers, size=0):
+    """A header that says so; no tensor behind it but a hole of so many bytes."""
+
+    def write(file):
+        config = to_saved(CONFIG)
+        config["model"] = config["model"] | {"num_layers": layers}
+        header = {
+            "__metadata__": {"format": "rmat_jax 1", "config": json.dumps(config)},
+            "embed.weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]},
+        }
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text)
+        with file.open("r+b") as opened:
+            opened.truncate(8 + len(text) + size)
+
+    return write
+
+
+def nested(file):
+    text = b'{"__metadata__":' + b"[" * 50_000_000
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+@pytest.mark.parametrize(
+    "write, message",
+    [
+        (huge(10**9), "model.num_layers=1000000000 must be at most 10,000"),
+        (huge(9_999), "does not fit the model of its config: embed.weight is [0], must be"),
+        (huge(1, 1 << 30), "does not fit the model of its config: embed.weight is [268435456]"),
+        (nested, "is no safetensors file, or damaged"),
+        (lambda file: file.symlink_to("/dev/zero"), "is no file but a device or a pipe"),
+        (os.mkfifo, "is no file but a device or a pipe"),
+    ],
+)
+def test_what_is_too_large_or_endless_is_refused_before_it_is_read(write, message, tmp_path):
+    write(tmp_path / "x")
+    command = [sys.executable, "-c", LIMITED, tmp_path / "x"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    told, megabytes = run.stdout.splitlines()
+    assert message in told and int(megabytes) < 300
 
 
 def test_control_the_file_without_a_change_is_read(tmp_path):
