@@ -4,6 +4,7 @@ May import: errors.
 """
 
 import contextlib
+import hashlib
 import json
 import tempfile
 import uuid
@@ -48,6 +49,54 @@ def write_whole(file: Path, text: str) -> None:
     """Writes a text file in UTF-8; bytes that are not stay as they came. Raises UserError."""
     with replacing(file) as scratch:
         scratch.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def write_checked(file: Path, text: str) -> None:
+    """Writes a text file, and its digest beside it, as `sha256sum` does. Raises UserError."""
+    # a kill between the two leaves a file without a digest, not one with a wrong digest
+    _digest_file(file).unlink(missing_ok=True)
+    write_whole(file, text)
+    write_whole(_digest_file(file), f"{hashlib.sha256(text.encode()).hexdigest()}  {file.name}\n")
+
+
+def read_checked(file: Path, remedy: str) -> str:
+    """The text that `write_checked` wrote. One without a digest is taken as it is.
+
+    Args:
+        file: to read.
+        remedy: for the errors.
+
+    Raises:
+        UserError: it cannot be read, or is not what was written.
+    """
+    check_regular(file, remedy)
+    try:
+        data, digest_file = file.read_bytes(), _digest_file(file)
+        digest = digest_file.read_bytes() if digest_file.exists() else None
+        text = data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read ({error}); {remedy}") from error
+    if digest is not None and digest.split()[:1] != [hashlib.sha256(data).hexdigest().encode()]:
+        raise UserError(
+            f"{file} is damaged: it is not what {digest_file.name} says; bring back a copy"
+        )
+    return text
+
+
+def _digest_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
+
+
+def check_regular(file: Path, remedy: str) -> None:
+    """Raises UserError unless `file` is one that ends: no folder, device or pipe."""
+    try:
+        if not file.exists():
+            raise UserError(f"{file} does not exist; {remedy}")
+        kind = "folder" if file.is_dir() else "" if file.is_file() else "device or a pipe"
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); {remedy}") from error
+    if kind:
+        raise UserError(f"{file} is no file but a {kind}; {remedy}")
 
 
 def check_writable(*files: Path | None) -> None:

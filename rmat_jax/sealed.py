@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rmat_jax.errors import UserError
-from rmat_jax.files import replacing
+from rmat_jax.files import check_regular, replacing
 
 # of the array types that we write, the format's names
 CODES = {
@@ -120,20 +120,6 @@ def check_kind(file: Path, metadata: Mapping[str, str], kind: str, remedy: str) 
     found = metadata.get("format")
     if found != kind:
         raise UserError(f"{file} has the format {found!r}, not {kind!r}; {remedy}")
-
-
-def check_regular(file: Path, remedy: str) -> None:
-    """Raises UserError unless `file` is one that ends: no folder, device or pipe."""
-    try:
-        kind = "folder" if file.is_dir() else "" if file.is_file() else "device or a pipe"
-        if not file.exists():
-            raise UserError(f"{file} does not exist; {remedy}")
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file} cannot be read ({error}); {remedy}") from error
-    if kind:
-        raise UserError(f"{file} is no file but a {kind}; {remedy}")
 
 
 @contextlib.contextmanager

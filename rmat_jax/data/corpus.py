@@ -20,6 +20,7 @@ import numpy as np
 from rmat_jax.data.sources import Documents, blocks
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
+from rmat_jax.files import read_checked, write_checked
 from rmat_jax.progress import Progress, say
 
 PROGRESS_SECONDS = 5.0
@@ -94,9 +95,14 @@ def build_corpus(
 
 
 def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
-    """None where there is no corpus, an incomplete one, or that of another key."""
+    """None where there is no corpus, a damaged one, or that of another key.
+
+    All of it is read, so that no token is other than it was.
+    """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = json.loads(read_checked(folder / "manifest.json", ""))
+        if manifest.pop("sha256") != _digests(folder):
+            return None
         tokens, starts = (
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts")
         )
@@ -147,7 +153,17 @@ def _write(
     np.save(folder / "starts.npy", np.frombuffer(starts, np.int64))
     manifest = {**key, "documents": len(starts) - 1, "tokens": position, "bytes": num_bytes}
     manifest["digest"] = digest.hexdigest()[:16]
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
+    manifest["sha256"] = _digests(folder)
+    write_checked(folder / "manifest.json", json.dumps(manifest, indent=1))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of the arrays."""
+    found = {}
+    for name in ("tokens", "starts"):
+        with open(folder / f"{name}.npy", "rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _write_header(file: IO[bytes], dtype: np.dtype, length: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from rmat_jax.config import Config
 from rmat_jax.data.sources import Documents, blocks
 from rmat_jax.errors import UserError
-from rmat_jax.files import write_whole
+from rmat_jax.files import read_checked, write_checked
 
 # Of the text a byte-pair vocabulary is trained on: enough for its statistics, 10 s or so.
 TRAINING_BYTES = 32 << 20
@@ -86,6 +86,41 @@ class BPETokenizer:
         )
 
     @classmethod
+    def checked(cls, model: str, what: str) -> "BPETokenizer":
+        """A tokenizer from a file, after a round trip of every byte and every entry.
+
+        Args:
+            model: the library's own JSON.
+            what: names it, for the errors.
+
+        Raises:
+            UserError: it is no tokenizer, or loses bytes.
+        """
+        try:
+            tokenizer = cls(model)
+            if {*tokenizer._model.get_vocab().values()} != {*range(tokenizer.end)}:
+                raise ValueError(f"its ids are not 0..{tokenizer.end - 1}")
+            texts = [bytes(range(256)), *(bytes([byte]) for byte in range(256)), *tokenizer._bytes]
+            found = map(tokenizer.decode, tokenizer._encode_all(texts))
+            lost = [text for text, back in zip(texts, found, strict=True) if text != back]
+        except UserError:
+            raise
+        # the library raises bare Exceptions, and panics are none
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise UserError(
+                f"{what} is not a tokenizer ({' '.join(str(error).split())[:200]}); restore it, or "
+                "delete it to train a new one"
+            ) from error
+        if lost:
+            raise UserError(
+                f"{what} is a tokenizer that loses bytes: {min(lost, key=len)!r:.60} does not come back; restore "
+                "it, or delete it to train a new one"
+            )
+        return tokenizer
+
+    @classmethod
     def train(cls, documents: Iterator[bytes], vocab_size: int) -> "BPETokenizer":
         """The most frequent pairs of the first TRAINING_BYTES; fewer than `vocab_size` entries if
         there are no more.
@@ -131,11 +166,14 @@ class BPETokenizer:
     def save(self, file: Path) -> None:
         """Whole or not at all: a reader never sees half a file."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, self._model.to_str())
+        write_checked(file, self._model.to_str())
 
     def encode(self, data: bytes) -> np.ndarray:
-        (encoding,) = self._model.encode_batch_fast([data.decode("latin-1")])
-        return np.array(encoding.ids, np.int32)
+        return self._encode_all([data])[0]
+
+    def _encode_all(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        found = self._model.encode_batch_fast([text.decode("latin-1") for text in texts])
+        return [np.array(encoding.ids, np.int32) for encoding in found]
 
     def decode(self, ids: Sequence[int]) -> bytes:
         return b"".join(self._bytes[index] for index in _checked(ids, self.vocab_size).tolist())
@@ -197,15 +235,7 @@ def _load_bpe(file: Path) -> BPETokenizer:
             f"{file} does not exist; train a model in this workdir first, or set "
             "data.tokenizer='bytes'"
         )
-    try:
-        return BPETokenizer(file.read_text(encoding="utf-8"))
-    except UserError:
-        raise
-    except Exception as error:
-        # the library raises bare Exceptions
-        raise UserError(
-            f"{file} is not a tokenizer ({error}); restore it, or delete it to train a new one"
-        ) from error
+    return BPETokenizer.checked(read_checked(file, "restore it"), str(file))
 
 
 def _library():

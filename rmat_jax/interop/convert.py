@@ -11,7 +11,7 @@ import numpy as np
 from rmat_jax.config import Config, from_saved, to_saved
 from rmat_jax.data.tokenizer import BPETokenizer, check_vocabulary, load_tokenizer
 from rmat_jax.errors import UserError
-from rmat_jax.files import write_whole
+from rmat_jax.files import read_checked, write_checked, write_whole
 from rmat_jax.interop.layout import from_jax, to_jax
 from rmat_jax.interop.weights import read_weights, write_weights
 from rmat_jax.train.checkpoint import Checkpoints, restore_params
@@ -45,7 +45,7 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
     if _has_tokenizer(config):
         # says what is wrong with it
         load_tokenizer(config, workdir / "tokenizer")
-        metadata["tokenizer"] = _tokenizer_file(workdir).read_text(encoding="utf-8")
+        metadata["tokenizer"] = read_checked(_tokenizer_file(workdir), "restore it")
     write_weights(file, config, tensors, dtype, **metadata)
     return (
         f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, "
@@ -88,7 +88,7 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
             write_whole(workdir / "config.json", json.dumps(to_saved(config), indent=1))
             if tokenizer is not None:
                 _tokenizer_file(workdir).parent.mkdir(exist_ok=True)
-                write_whole(_tokenizer_file(workdir), tokenizer)
+                write_checked(_tokenizer_file(workdir), tokenizer)
         except OSError as error:
             raise UserError(
                 f"--workdir={workdir} cannot be written: {error.strerror}; choose another"
@@ -130,15 +130,8 @@ def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str |
             f"data.tokenizer={config.data.tokenizer!r}; save it with metadata "
             "tokenizer=TEXT, TEXT being that of a workdir's tokenizer/tokenizer.json"
         )
-    try:
-        tokenizer = BPETokenizer(metadata["tokenizer"])
-    except UserError:
-        raise
-    except Exception as error:
-        # the library raises bare Exceptions
-        raise UserError(
-            f"the tokenizer in the metadata of {file} is none ({error}); export it again"
-        ) from error
+    what = f"the tokenizer in the metadata of {file}"
+    tokenizer = BPETokenizer.checked(metadata["tokenizer"], what)
     check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
     return metadata["tokenizer"]
 

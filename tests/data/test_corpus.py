@@ -83,6 +83,21 @@ def test_damaged_corpus_is_built_again(tmp_path, name, size):
     build_corpus(unread, ByteTokenizer(), tmp_path, "train", "source")
 
 
+@pytest.mark.parametrize("name", ["tokens.npy", "starts.npy", "manifest.json"])
+def test_a_flipped_bit_in_a_corpus_is_noticed(tmp_path, name):
+    tokens = build(tmp_path).tokens.tolist()
+    file = tmp_path / "train" / name
+    whole = file.read_bytes()
+    for place in range(1, len(whole), 9):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 7
+        file.write_bytes(damaged)
+        assert build(tmp_path).tokens.tolist() == tokens
+        assert file.read_bytes() == whole
+    # the control: it was not built at each call
+    build_corpus(unread, ByteTokenizer(), tmp_path, "train", "source")
+
+
 def test_many_may_build_the_same_corpus_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         built = list(pool.map(lambda _: build(tmp_path), range(16)))

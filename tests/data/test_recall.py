@@ -303,9 +303,11 @@ def test_pass_keys_differ_by_lane_step_split_and_seed():
 
 
 def test_pass_keys_in_a_text_of_ones_own(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
     for name in "abc":
-        (tmp_path / f"{name}.txt").write_bytes(as_text(TEXT[:1000]))
-    data = make_data(passkey_config(path=str(tmp_path)), tmp_path / "run")
+        (texts / f"{name}.txt").write_bytes(as_text(TEXT[:1000]))
+    data = make_data(passkey_config(path=str(texts)), tmp_path / "run")
     assert data.tokenizer.vocab_size == 257 and data.heldout.num_bytes is None
     assert (
         "pass keys in documents of 192 tokens cut from" in data.describe
@@ -315,7 +317,7 @@ def test_pass_keys_in_a_text_of_ones_own(tmp_path):
     assert as_text(batch["tokens"][0]).count(BEFORE) == 2
     assert sum((held["targets"] != IGNORE).sum() for held in data.heldout) % DIGITS == 0
     plain = make_data(
-        Config(passkey_config().model, DataConfig(path=str(tmp_path)), batch_size=4),
+        Config(passkey_config().model, DataConfig(path=str(texts)), batch_size=4),
         tmp_path / "run",
     )
     # the control: without it, the text

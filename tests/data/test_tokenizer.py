@@ -1,5 +1,6 @@
 """Tokenizers lose nothing, whatever the bytes; ids outside the vocabulary are refused."""
 
+import json
 import random
 import sys
 
@@ -89,7 +90,8 @@ def test_training_is_deterministic_and_the_kept_vocabulary_is_the_trained_one(tm
     for kept in (make_tokenizer(config(), tmp_path, unread), load_tokenizer(config(), tmp_path)):
         assert kept.describe == made.describe
         np.testing.assert_array_equal(kept.encode(TEXT), made.encode(TEXT))
-    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+    files = sorted(file.name for file in tmp_path.iterdir())
+    assert files == ["tokenizer.json", "tokenizer.json.sha256"]
 
 
 def test_words_are_tokens_as_the_text_separates_them(tmp_path):
@@ -151,6 +153,58 @@ def test_missing_and_damaged_tokenizers_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match="run: pip install tokenizers"):
         load_tokenizer(config(), tmp_path)
+
+
+def test_a_flipped_bit_in_a_tokenizer_is_noticed(tmp_path):
+    made = make_tokenizer(config(), tmp_path, lambda: iter([TEXT]))
+    file = tmp_path / "tokenizer.json"
+    whole = file.read_bytes()
+    for place in random.Random(0).sample(range(len(whole)), 50):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 7
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="tokenizer.json (is damaged|cannot be read)"):
+            load_tokenizer(config(), tmp_path)
+    # as one does who trains another, by hand: the old digest does not stand in the way
+    file.unlink()
+    assert make_tokenizer(config(), tmp_path, lambda: iter([TEXT])).describe == made.describe
+    # the control: without the digest, other merges are taken as they are
+    merges = json.loads(whole)
+    merges["model"]["merges"].reverse()
+    file.write_text(json.dumps(merges))
+    (tmp_path / "tokenizer.json.sha256").unlink()
+    assert load_tokenizer(config(), tmp_path).describe != made.describe
+
+
+STRIP = {"type": "Strip", "strip_left": True, "strip_right": True}
+SPLIT = {
+    "type": "Split",
+    "pattern": {"String": " "},
+    "behavior": "Removed",
+    "invert": False,
+}
+WRONG = {
+    "lower case": (lambda x: x.update(normalizer={"type": "Lowercase"}), "b'A' does not come back"),
+    "no white space": (lambda x: x.update(normalizer=STRIP), r"b'\\t' does not come back"),
+    "no spaces": (lambda x: x.update(pre_tokenizer=SPLIT), "b' ' does not come back"),
+    "no Q": (lambda x: x["model"]["vocab"].pop("Q"), "its ids are not 0..397"),
+    "an id too high": (lambda x: x["model"]["vocab"].update(more=500), "its ids are not 0..399"),
+    "other letters": (lambda x: x["model"]["vocab"].update({"\u2603": 399}), "latin-1"),
+    "another model": (lambda x: x["model"].update(type="Unigram"), "is not a tokenizer"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_tokenizer_that_loses_bytes_is_refused(case, bpe, tmp_path):
+    change, message = WRONG[case]
+    bpe.save(tmp_path / "tokenizer.json")
+    model = json.loads((tmp_path / "tokenizer.json").read_text())
+    change(model)
+    with pytest.raises(UserError, match=message) as caught:
+        BPETokenizer.checked(json.dumps(model), "it")
+    assert "\n" not in str(caught.value)
+    # the control
+    assert BPETokenizer.checked((tmp_path / "tokenizer.json").read_text(), "it").describe
 
 
 @pytest.mark.parametrize("letters", ["ACGT", " \n", "0123", "+-", "\xe9\xff"])

@@ -219,7 +219,7 @@ def test_a_tokenizer_that_is_missing_or_none(folder, tmp_path):
     config, tensors, metadata = read_weights(folder / "run.safetensors")
     for more, message in [
         ({}, "has no tokenizer in its metadata, and data.tokenizer='bpe'; save it with"),
-        ({"tokenizer": "{}"}, "the tokenizer in the metadata of .* is none"),
+        ({"tokenizer": "{}"}, "the tokenizer in the metadata of .* is not a tokenizer"),
     ]:
         write_weights(tmp_path / "x", config, tensors, **more)
         with pytest.raises(UserError, match=message):
