@@ -14,6 +14,9 @@ from typing import Any
 
 from rmat_jax.errors import UserError
 
+# what comes of contents that are of another kind than they are taken for
+FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
@@ -87,16 +90,40 @@ def _digest_file(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
 
 
-def check_regular(file: Path, remedy: str) -> None:
-    """Raises UserError unless `file` is one that ends: no folder, device or pipe."""
+def check_regular(file: Path, remedy: str, name: str = "") -> None:
+    """Checks that a file is there and ends: no folder, device or pipe.
+
+    Args:
+        file: to read.
+        remedy: what to do, for the errors.
+        name: of the file for the errors, as the user typed it.
+
+    Raises:
+        UserError: it is not, or it cannot be looked at.
+    """
+    name = name or f"{file}"
     try:
         if not file.exists():
-            raise UserError(f"{file} does not exist; {remedy}")
+            raise UserError(f"{name} does not exist; {remedy}")
         kind = "folder" if file.is_dir() else "" if file.is_file() else "device or a pipe"
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); {remedy}") from error
+        raise UserError(f"{name} cannot be read: {error.strerror}; {remedy}") from error
     if kind:
-        raise UserError(f"{file} is no file but a {kind}; {remedy}")
+        raise UserError(f"{name} is no file but a {kind}; {remedy}")
+
+
+@contextlib.contextmanager
+def well_formed(what: Any, remedy: str) -> Iterator[None]:
+    """Tells the errors of a block that takes a file's contents for what they should be."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FAULTS as e:
+        raise UserError(
+            f"{what} holds something else than rmat_jax writes ({type(e).__name__}: "
+            f"{' '.join(str(e).split())[:200]}); {remedy}"
+        ) from e
 
 
 def check_writable(*files: Path | None) -> None:

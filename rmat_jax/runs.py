@@ -23,10 +23,11 @@ def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
     Raises:
         UserError: the workdir has no checkpoint or no tokenizer, or its weights are no numbers.
     """
-    params, values, step, _ = restore_params(Path(workdir) / "checkpoints")
+    params, values, step, meta = restore_params(Path(workdir) / "checkpoints")
     check_finite(params, f"step {step} of {workdir}")
     config = from_saved(Config, values, str(workdir))
-    return RMAT(config.model), params, load_tokenizer(config, Path(workdir) / "tokenizer")
+    tokenizer = load_tokenizer(config, Path(workdir) / "tokenizer", meta["data"])
+    return RMAT(config.model), params, tokenizer
 
 
 def load_engine(workdir: str | Path, rows: int = 8) -> Engine:

@@ -7,10 +7,9 @@ kind and header are judged before a tensor is read. Needs neither JAX nor PyTorc
 May import: errors, files, numpy, safetensors.
 """
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rmat_jax.errors import UserError
-from rmat_jax.files import check_regular, replacing
+from rmat_jax.files import check_regular, replacing, well_formed
 
 # of the array types that we write, the format's names
 CODES = {
@@ -32,8 +31,6 @@ CODES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-# what comes of contents that are of another kind than they are taken for
-FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # the dtype and the shape of a tensor; a type that we do not know has the format's name
 Spec = tuple[str, tuple[int, ...]]
 # looks at metadata and tensors by name, and raises UserError where they are not what is wanted
@@ -120,20 +117,6 @@ def check_kind(file: Path, metadata: Mapping[str, str], kind: str, remedy: str) 
     found = metadata.get("format")
     if found != kind:
         raise UserError(f"{file} has the format {found!r}, not {kind!r}; {remedy}")
-
-
-@contextlib.contextmanager
-def well_formed(what: Any, remedy: str) -> Iterator[None]:
-    """Tells the errors of a block that takes a file's contents for what they should be."""
-    try:
-        yield
-    except UserError:
-        raise
-    except FAULTS as e:
-        raise UserError(
-            f"{what} holds something else than rmat_jax writes ({type(e).__name__}: "
-            f"{' '.join(str(e).split())[:200]}); {remedy}"
-        ) from e
 
 
 def _spec(part: Any) -> Spec:

@@ -21,7 +21,7 @@ from rmat_jax.ablate.variants import num_params, state_bytes
 from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.errors import UserError
 from rmat_jax.evals.suite import load_subject
-from rmat_jax.files import write_whole
+from rmat_jax.files import read_checked, well_formed, write_checked
 from rmat_jax.progress import Progress
 from rmat_jax.signals import Signals
 from rmat_jax.train import loop
@@ -47,12 +47,17 @@ class Run:
     workdir: Path
 
     def result(self) -> dict[str, Any] | None:
-        """What it came to, if it is finished and was this config."""
-        try:
-            result = json.loads((self.workdir / RESULT).read_text("utf-8"))
-        except (OSError, ValueError):
+        """What it came to, if it is finished and was this config.
+
+        Raises:
+            UserError: what is there is damaged, or another version wrote it.
+        """
+        file, remedy = self.workdir / RESULT, "delete it to make it anew"
+        if not file.exists():
             return None
-        trained = to_dict(from_saved(Config, result["config"], str(self.workdir)))
+        with well_formed(file, remedy):
+            result = json.loads(read_checked(file, remedy))
+            trained = to_dict(from_saved(Config, result["config"], str(self.workdir)))
         return None if differences(trained, to_dict(self.config), ignore=MAY_CHANGE) else result
 
 
@@ -145,7 +150,7 @@ def _work(run: Run, shared: Path, cores: set[int]) -> None:
             print(f"error: {error}", file=sys.stderr)
             result = {"error": str(error)}
         result |= {"name": run.name, "seed": run.seed, "config": to_saved(run.config)}
-        write_whole(run.workdir / RESULT, json.dumps({"error": "", **result}))
+        write_checked(run.workdir / RESULT, json.dumps({"error": "", **result}))
 
 
 def _end_with(parent: int) -> None:

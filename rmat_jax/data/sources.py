@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NoReturn
 from rmat_jax.config import DataConfig
 from rmat_jax.data.catalogue import reading_tfds
 from rmat_jax.errors import UserError
+from rmat_jax.files import check_regular
 from rmat_jax.progress import say
 
 Documents = Callable[[], Iterator[bytes]]
@@ -243,8 +244,8 @@ def _text_files(flag: str, path: str, pattern: str) -> list[Path]:
     root = Path(path).expanduser()
     if not pattern:
         raise UserError("data.pattern is empty; '*' stands for every file")
-    if not root.exists():
-        raise UserError(f"{flag}={path!r} does not exist; give a text file or a folder of them")
+    if not root.is_dir():
+        check_regular(root, "give a text file or a folder of them", f"{flag}={path!r}")
     files = _list_files(root, pattern) if root.is_dir() else [root]
     if not any(file.stat().st_size for file in files):
         raise UserError(

@@ -115,8 +115,8 @@ class BPETokenizer:
             ) from error
         if lost:
             raise UserError(
-                f"{what} is a tokenizer that loses bytes: {min(lost, key=len)!r:.60} does not come back; restore "
-                "it, or delete it to train a new one"
+                f"{what} is a tokenizer that loses bytes: {min(lost, key=len)!r:.60} does not come "
+                "back; restore it, or delete it to train a new one"
             )
         return tokenizer
 
@@ -199,11 +199,17 @@ def make_tokenizer(config: Config, folder: Path, documents: Documents) -> Tokeni
     return load_tokenizer(config, folder)
 
 
-def load_tokenizer(config: Config, folder: Path) -> Tokenizer:
+def load_tokenizer(config: Config, folder: Path, trained_on: str | None = None) -> Tokenizer:
     """The tokenizer of a run, from its `folder`; needs no corpus.
 
+    Args:
+        config: the run's.
+        folder: that holds it.
+        trained_on: the identity of the data that the weights have seen; None: not known.
+
     Raises:
-        UserError: none there, an unreadable one, or one with more entries than the model has.
+        UserError: none there, an unreadable one, one with more entries than the model has, or
+            another than the weights were trained with.
     """
     if config.data.synthetic:
         raise UserError(
@@ -216,6 +222,11 @@ def load_tokenizer(config: Config, folder: Path) -> Tokenizer:
         else _load_bpe(folder / "tokenizer.json")
     )
     check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
+    if trained_on is not None and not trained_on.endswith(tokenizer.describe):
+        raise UserError(
+            f"{folder} has another tokenizer than the weights were trained with: {trained_on}, is "
+            f"{tokenizer.describe}; bring it back"
+        )
     return tokenizer
 
 

@@ -15,6 +15,7 @@ from rmat_jax.data.sources import blocks
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.evals.suite import Options, Subject
+from rmat_jax.files import check_regular
 
 # tokens that are held; documents that come after them are not read
 BUDGET = 1 << 26
@@ -65,6 +66,8 @@ def source_name(options: Options) -> str:
 
 def _files(options: Options) -> Iterator[bytes]:
     root = Path(options.text).expanduser()
+    if not root.is_dir():
+        check_regular(root, "give a file or folder of texts", f"--text={options.text}")
     files = [root] if root.is_file() else sorted(_visible(root))
     for index in np.random.default_rng(options.seed).permutation(len(files)):
         try:

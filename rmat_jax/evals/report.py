@@ -15,7 +15,7 @@ import numpy as np
 
 from rmat_jax.config import to_dict
 from rmat_jax.evals import plots
-from rmat_jax.evals.suite import Options, Section, Subject, figure, table
+from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 from rmat_jax.files import write_whole
 from rmat_jax.machine import hardware
 from rmat_jax.train.metrics import read_metrics
@@ -126,7 +126,11 @@ def _training(out: Path, metrics: Mapping[str, list[dict]], *, is_text: bool) ->
 def _sample(workdir: Path) -> str:
     """The last sample of the run."""
     file = workdir / "samples.txt"
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    except OSError as error:
+        say(f"warning: {file} cannot be read: {error.strerror}; the report goes without a sample")
+        text = ""
     parts = re.split(r"^--- step (\d+)\n", text, flags=re.MULTILINE)
     if len(parts) < 3:
         return ""

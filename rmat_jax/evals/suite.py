@@ -58,7 +58,7 @@ class Subject:
         Raises:
             UserError: a model of synthetic data, which knows no text.
         """
-        return load_tokenizer(self.config, self.workdir / "tokenizer")
+        return load_tokenizer(self.config, self.workdir / "tokenizer", self.trained_on)
 
     def engine(self, rows: int = 8) -> Engine:
         """Returns an engine that reads so many sessions side by side."""

@@ -38,13 +38,13 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
     """
     # a checkpoint may hold float64
     with jax.enable_x64(True):
-        params, values, step, _ = restore_params(workdir / "checkpoints")
+        params, values, step, meta = restore_params(workdir / "checkpoints")
     config = from_saved(Config, values, str(workdir))
     tensors = from_jax(config.model, params)
     metadata = {"step": str(step)}
     if _has_tokenizer(config):
         # says what is wrong with it
-        load_tokenizer(config, workdir / "tokenizer")
+        load_tokenizer(config, workdir / "tokenizer", meta["data"])
         metadata["tokenizer"] = read_checked(_tokenizer_file(workdir), "restore it")
     write_weights(file, config, tensors, dtype, **metadata)
     return (

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from rmat_jax.config import Config, from_saved, to_saved
+from rmat_jax.files import well_formed
 from rmat_jax.interop.case import Case, Results
 from rmat_jax.interop.compare import QUANTITIES, Spread
-from rmat_jax.sealed import Spec, check_kind, read_sealed, well_formed, write_sealed
+from rmat_jax.sealed import Spec, check_kind, read_sealed, write_sealed
 
 FORMAT = "rmat_jax dump 2"
 

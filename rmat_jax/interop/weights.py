@@ -15,8 +15,9 @@ import numpy as np
 
 from rmat_jax.config import Config, differences, from_saved, to_saved
 from rmat_jax.errors import UserError
+from rmat_jax.files import FAULTS
 from rmat_jax.interop.layout import layout
-from rmat_jax.sealed import FAULTS, Spec, read_sealed, write_sealed
+from rmat_jax.sealed import Spec, read_sealed, write_sealed
 
 # the metadata's `format`; raise the number when older code would misread the new
 KIND = "rmat_jax 1"

@@ -44,11 +44,19 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return list(records.values()), left_out
 
 
+# of each kind of line, what its readers take for granted
+_ALWAYS = {
+    "train": {"tokens", "loss", "accuracy", "tokens_per_second", "seconds"},
+    "heldout": {"accuracy", "bits_per_token"},
+}
+
+
 def _is_record(record: dict[str, Any]) -> bool:
     kinds = (bool, int, float)
     return (
         isinstance(record.get("split"), str)
         and type(record.get("step")) is int
+        and _ALWAYS.get(record["split"], set()) <= record.keys()
         and all(isinstance(x, kinds) for key, x in record.items() if key != "split")
     )
 

@@ -37,13 +37,13 @@ def test_a_disk_that_fills_up_does_not_hang_the_board(tmp_path, monkeypatch, cap
     with MetricWriter(tmp_path, 0) as writer:
         monkeypatch.setattr(metrics.EventsWriter, "write_event", full)
         for step in range(1, 30):
-            writer.write("train", step, loss=1.0, accuracy=0.5)
+            writer.write("made", step, loss=1.0, accuracy=0.5)
     assert capsys.readouterr().err.count("tensorboard cannot be written (No space left") == 1
     assert [record["step"] for record in read_metrics(tmp_path)] == list(range(1, 30))
 
 
 def test_damaged_lines_are_left_out_and_told(tmp_path, capsys):
-    good = [{"split": "train", "step": step, "loss": 1.0} for step in (1, 2, 3)]
+    good = [{"split": "made", "step": step, "loss": 1.0} for step in (1, 2, 3)]
     bad = [
         "{",
         "3",
@@ -53,13 +53,15 @@ def test_damaged_lines_are_left_out_and_told(tmp_path, capsys):
         "[" * 10**5,
     ]
     bad += ['{"split": "train", "step": 4, "loss": "low"}', "\0\0"]
+    # a flipped bit in a name
+    bad += ['{"split": "train", "step": 4, "losr": 1.0}']
     lines = [json.dumps(good[0]), *bad, json.dumps(good[1]), json.dumps(good[2])]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines)[:-4])
     assert read_metrics(tmp_path) == good[:2]
     with MetricWriter(tmp_path, 2):
         pass
     told = capsys.readouterr().err
-    assert "metrics.jsonl, line 2 and 8 more cannot be read as a record, left out" in told
+    assert "metrics.jsonl, line 2 and 9 more cannot be read as a record, left out" in told
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(
         json.dumps(r) + "\n" for r in good[:2]
     )
@@ -68,7 +70,7 @@ def test_damaged_lines_are_left_out_and_told(tmp_path, capsys):
 def test_without_room_to_drop_repeated_lines_none_is_lost(tmp_path, monkeypatch, capsys):
     with MetricWriter(tmp_path, 0) as writer:
         for step in range(1, 5):
-            writer.write("train", step, loss=float(step))
+            writer.write("made", step, loss=float(step))
     before = (tmp_path / "metrics.jsonl").read_bytes()
 
     def full(*_):
@@ -77,7 +79,7 @@ def test_without_room_to_drop_repeated_lines_none_is_lost(tmp_path, monkeypatch,
     monkeypatch.setattr(metrics, "write_whole", full)
     with MetricWriter(tmp_path, 2) as writer:
         assert (tmp_path / "metrics.jsonl").read_bytes() == before
-        writer.write("train", 3, loss=30.0)
+        writer.write("made", 3, loss=30.0)
     assert [record["loss"] for record in read_metrics(tmp_path)] == [1, 2, 30, 4]
     assert "metrics.jsonl cannot be written (No space left on device)" in capsys.readouterr().err
 

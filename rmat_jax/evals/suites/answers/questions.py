@@ -13,7 +13,7 @@ import numpy as np
 
 from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs import tfds_records
-from rmat_jax.files import json_lines
+from rmat_jax.files import check_regular, json_lines
 
 DOCUMENTS = (
     "documents",
@@ -256,6 +256,7 @@ def _kind(value: Any) -> str:
 def _json_lines(schema: Schema, value: str) -> Iterator[tuple[str, Any]]:
     file = Path(value).expanduser()
     name = f"{schema.flag}={value!r}"
+    check_regular(file, "give a file of JSON lines, or tfds:NAME", name)
     try:
         with open(file, "rb") as lines:
             yield from json_lines(lines, name, f"give one object a line: {schema.example}")

@@ -14,6 +14,7 @@ import numpy as np
 
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
+from rmat_jax.files import check_regular
 
 FILES = re.compile(r"qa(\d+)(?:_(.*))?_test\.txt")
 # A sentence ends after its mark and the white space behind it, or with its line. One without an
@@ -92,6 +93,7 @@ def read_stories(file: Path) -> Iterable[Question]:
     Raises:
         UserError: a line that is not bAbI's, or no question.
     """
+    check_regular(file, "give bAbI's files")
     questions, story, facts, last = [], -1, [], 0
     for count, line in enumerate(file.read_bytes().decode(errors="replace").splitlines(), 1):
         if not line.strip():

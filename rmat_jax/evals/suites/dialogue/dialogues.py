@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs import tfds_records
-from rmat_jax.files import json_lines
+from rmat_jax.files import check_regular, json_lines
 
 EXAMPLE = '{"turns": [{"speaker": "USER", "utterance": "Hello."}, ...]}'
 SPEAKERS, UTTERANCES = ("speaker", "role", "from"), ("utterance", "content", "text", "value")
@@ -137,6 +137,7 @@ def _files(flag: str, path: Path) -> Iterator[tuple[str, Any]]:
                 f"{flag} holds no *.json or *.jsonl file; give a file of dialogues: {EXAMPLE}"
             )
         for file in files:
+            check_regular(file, "give a file or folder of dialogues", "" if path.is_dir() else flag)
             yield from _records(
                 f"{flag}, {file.name}" if path.is_dir() else flag, file.read_bytes()
             )

@@ -125,7 +125,7 @@ def test_files_are_read_whole_and_documents_once(tmp_path):
         load(QA, str(file), 1, seed=0)
     for value, message in [
         (None, "summary=None must name"),
-        (str(tmp_path / "b"), "cannot be read: No such file"),
+        (str(tmp_path / "b"), "does not exist; give a file of"),
     ]:
         with pytest.raises(UserError, match=message):
             load(SUMMARY, value, 1, seed=0)

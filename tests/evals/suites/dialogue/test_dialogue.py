@@ -177,7 +177,7 @@ def test_a_room_too_small_for_two_turns_is_said_at_once(tmp_path):
 
 
 def test_no_file_is_said(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="does not exist"):
         load(str(tmp_path / "nothing.json"), 9)
     with pytest.raises(UserError, match="holds no"):
         load(str(tmp_path), 9)
