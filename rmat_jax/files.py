@@ -4,13 +4,14 @@ May import: errors.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rmat_jax.errors import UserError
 
@@ -166,6 +167,18 @@ def make_folder(folder: Path, flag: str = "--out") -> None:
         raise UserError(
             f"{flag}={folder} cannot be made or written to: {error.strerror}; choose another"
         ) from error
+
+
+def locked(file: IO[bytes]) -> bool:
+    """Takes an open file for this process until it is closed; False: another process has it."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        # a disk that knows no locks
+        pass
+    return True
 
 
 def _check_file(file: Path) -> None:

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import errno
 import io
 import os
 import runpy
@@ -315,18 +316,28 @@ def run(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        # Standard output may be closed.
-        with contextlib.suppress(AttributeError):
-            try:
-                sys.stdout.flush()
-            except OSError:
-                # The disk is full: nothing is lost that could be kept.
-                drop_stdout()
-        return 2
+        return _refuse(f"{error}")
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader of a pipe has seen enough.
         drop_stdout()
         return 0
+    except OSError as error:
+        # What surrounds the program, wherever it strikes: a disk, a limit, a permission.
+        remedy = "raise `ulimit -n`" if error.errno in (errno.EMFILE, errno.ENFILE) else "mend that"
+        what = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{what}{error.strerror or error}; {remedy}, and give the same command")
+
+
+def _refuse(message: str) -> int:
+    """Prints one line, and returns the exit code of bad input."""
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+    # Standard output may be closed.
+    with contextlib.suppress(AttributeError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # The disk is full: nothing is lost that could be kept.
+            drop_stdout()
+    return 2

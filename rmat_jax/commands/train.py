@@ -70,5 +70,7 @@ def main(args: argparse.Namespace) -> int:
     # JAX is imported after the flags are checked: a typo should not wait for it.
     from rmat_jax.train import loop, processes
 
-    processes.connect(args.coordinator, args.num_processes, args.process_id, args.start_timeout)
+    processes.connect(
+        args.coordinator, args.num_processes, args.process_id, args.start_timeout, args.workdir
+    )
     return processes.run(lambda: loop.run(config, args.workdir, until=args.until))

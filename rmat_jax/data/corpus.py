@@ -85,6 +85,11 @@ def build_corpus(
         _write(documents(), tokenizer, new, name, key)
         # the map stays valid when the files are moved, or deleted by another process
         corpus = _load(new, key)
+        if corpus is None:
+            raise UserError(
+                f"{folder} cannot be read again where the {name} text was written; choose another "
+                "--workdir"
+            )
         if _load(folder / name, key) is None:
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).rename(Path(scratch, "old"))

@@ -281,8 +281,7 @@ class Checkpoints:
 
     def _lost(self, step: int | None, error: BaseException) -> UserError:
         return UserError(
-            f"{self.folder}: step {step} is not saved: {_cause(error)}; make room or change "
-            "--workdir"
+            f"{self.folder}: step {step} is not saved: {_cause(error)}; {_cure(error)}"
         )
 
 
@@ -453,6 +452,26 @@ def _denied(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+# of what a failed save says
+_CURES = {
+    "No space|quota|too large|EFBIG": "make room or change --workdir",
+    "Too many open files": "raise `ulimit -n`",
+    "ermission|not permitted|Read-only": "make it writable or change --workdir",
+    "arrier|oordination|DEADLINE|UNAVAILABLE|heartbeat": "another process has ended: start all "
+    "of them again",
+}
+
+
+def _cure(error: BaseException | None) -> str:
+    """What to do after a failed save, by its causes."""
+    said = ""
+    while error is not None:
+        said += f"{error} {getattr(error, 'strerror', '')} "
+        error = error.__cause__ or error.__context__
+    found = (cure for pattern, cure in _CURES.items() if re.search(pattern, said))
+    return f"{next(found, 'mend that')}; the same command goes on from the step before"
 
 
 def _read_body(folder: epath.Path, step: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The training run: resume, step, log, evaluate, sample, save."""
 
 import contextlib
-import fcntl
 import json
 import math
 import time
@@ -17,7 +16,7 @@ from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.tokenizer import count_words
 from rmat_jax.errors import UserError
-from rmat_jax.files import write_whole
+from rmat_jax.files import locked, write_whole
 from rmat_jax.infer import open_chunk
 from rmat_jax.model import RMAT
 from rmat_jax.progress import BestEffort
@@ -207,15 +206,10 @@ def _alone(workdir: Path) -> Iterator[None]:
     """No other run writes into this workdir meanwhile."""
 
     def lock(file):
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        if not locked(file):
             raise UserError(
                 f"another run is at work in {workdir}; wait for it, or choose another --workdir"
-            ) from None
-        except OSError:
-            # a disk that knows no locks
-            pass
+            )
 
     with open(workdir / ".lock", "wb") if processes.is_main() else contextlib.nullcontext() as file:
         processes.together(lambda: lock(file) if processes.is_main() else None)

@@ -3,13 +3,16 @@
 All of them make the same calls in the same order. With one process nothing here costs anything.
 """
 
+import collections
 import os
+import re
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import IO, TypeVar
 
 import jax
 import numpy as np
@@ -19,19 +22,27 @@ from jax.sharding import PartitionSpec as P
 
 from rmat_jax import progress
 from rmat_jax.errors import UserError
+from rmat_jax.files import locked, make_folder
 
 # of what processes tell each other
 TEXT_BYTES = 1 << 16
 # a process that is silent for so long counts as dead
 HEARTBEAT_SECONDS = 60
+# in an error, whatever its type: what the libraries below say when a process is gone
+_LEFT_ALONE = re.compile("Gloo|onnection (reset|closed|refused)|oordination|eartbeat|UNAVAILABLE")
 # How many processes a launcher has started, as Open MPI, MPICH and Slurm say.
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 Result = TypeVar("Result")
+_CLAIMED: list[IO[bytes]] = []
 
 
 def connect(
-    coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout: int,
+    workdir: Path,
 ) -> None:
     """Meets the other processes: those of the flags, else of the cluster (Cloud or GKE TPU, Slurm,
     Open MPI), else none.
@@ -44,6 +55,7 @@ def connect(
         process_id: of this one, 0..num_processes-1.
         timeout: seconds after which the process ends with one line and exit code 2, if not all
             others have come.
+        workdir: that all share.
 
     Raises:
         UserError: flags that do not fit together, or a launcher of several processes that JAX does
@@ -62,6 +74,9 @@ def connect(
         )
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.2:1234")
+
+    if process_id is not None:
+        _claim(workdir, process_id)
 
     def give_up():
         who = "a process" if process_id is None else f"process {process_id} of {num_processes}"
@@ -111,6 +126,37 @@ def connect(
             "launcher, so each would train "
             "alone; give --coordinator, --num_processes and --process_id, or --num_processes=1 "
             "for a run of one process"
+        )
+    run(lambda: _check_meeting(num_processes))
+
+
+def _claim(workdir: Path, process_id: int) -> None:
+    """Raises UserError where another process of this workdir has the same id: JAX would abort."""
+    make_folder(workdir, "--workdir")
+    file = (workdir / f".process-{process_id}").open("wb")
+    if not locked(file):
+        raise UserError(
+            f"another process of --workdir={workdir} has --process_id={process_id}; give each "
+            "another"
+        )
+    # until this process ends
+    _CLAIMED.append(file)
+
+
+def _check_meeting(num_processes: int | None) -> None:
+    """Raises UserError, in all processes, where they were not started alike."""
+    devices = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(devices.values())) > 1:
+        shown = ", ".join(f"process {index}: {count}" for index, count in sorted(devices.items()))
+        raise UserError(
+            f"the processes have different numbers of devices ({shown}); give each the same"
+        )
+    told = tell(f"{num_processes}")
+    if len({*told} - {"None"}) > 1:
+        shown = ", ".join(f"process {index}: {count}" for index, count in enumerate(told))
+        raise UserError(
+            f"the processes were started with different --num_processes ({shown}); give each the "
+            "same"
         )
 
 
@@ -210,12 +256,12 @@ def run(function: Callable[[], int]) -> int:
             _end(str(error), code=2, wait=is_main())
         if isinstance(error, KeyboardInterrupt):
             os._exit(130)
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if isinstance(error, jax.errors.JaxRuntimeError) or _LEFT_ALONE.search(str(error)):
             reason = " ".join(str(error).split())[:300]
             _end(
-                f"process {jax.process_index()} cannot go on: {reason}. If another process has "
-                "died, start all of them "
-                "again: the same command goes on from the last checkpoint",
+                f"process {jax.process_index()} cannot go on: another has ended, or cannot be "
+                f"reached ({reason}); start all of them again: the same command goes on from the "
+                "last checkpoint",
                 code=1,
             )
         traceback.print_exc()

@@ -217,6 +217,37 @@ def test_processes_that_do_not_share_a_disk(folder):
     )
 
 
+def test_processes_with_different_numbers_of_devices(folder):
+    workdir, port = folder / "devices", free_port()
+    started = [launch(workdir, port, i, 2, 1 + i, *given(folder)) for i in range(2)]
+    assert finish(started) == [2, 2]
+    for index in range(2):
+        what = "different numbers of devices (process 0: 1, process 1: 2); give each the same"
+        one_line(workdir, index, what)
+
+
+def test_processes_with_different_numbers_of_processes(folder):
+    workdir, port = folder / "numbers", free_port()
+    started = [launch(workdir, port, i, 2 + i, 1, *given(folder)) for i in range(2)]
+    assert finish(started) == [2, 2]
+    for index in range(2):
+        what = "different --num_processes (process 0: 2, process 1: 3); give each the same"
+        one_line(workdir, index, what)
+
+
+def test_one_id_twice_ends_the_second_alone(folder):
+    workdir, port = folder / "twice", free_port()
+    first = launch(workdir, port, 1, 2, 1, *given(folder), "--until=1")
+    claimed = workdir / ".process-1"
+    while not (claimed.exists() and first.poll() is None):
+        time.sleep(0.1)
+    time.sleep(1)
+    second = launch(folder / "twice", port, 1, 2, 1, *given(folder), "--until=1")
+    assert finish([second]) == [2]
+    one_line(workdir, 1, "another process of", "has --process_id=1; give each another")
+    assert finish([launch(workdir, port, 0, 2, 1, *given(folder), "--until=1"), first]) == [0, 0]
+
+
 @pytest.mark.parametrize(("index", "what"), [(0, "not all others came"), (1, "did not answer")])
 def test_processes_that_do_not_come(folder, index, what):
     workdir, begun = folder / f"alone{index}", time.monotonic()
@@ -235,9 +266,9 @@ def test_processes_that_do_not_come(folder, index, what):
         (("10.0.0.2", 2, 0), "--coordinator=10.0.0.2 must be HOST:PORT"),
     ],
 )
-def test_flags_that_do_not_fit_together(values, message):
+def test_flags_that_do_not_fit_together(values, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        processes.connect(*values, timeout=1)
+        processes.connect(*values, timeout=1, workdir=tmp_path)
 
 
 def test_too_little_memory_is_said_in_one_line():
@@ -253,7 +284,7 @@ def test_too_little_memory_is_said_in_one_line():
 MEET = """
 import jax, sys
 from rmat_jax.train import processes
-processes.connect(None, None, None, timeout=60)
+processes.connect(None, None, None, timeout=60, workdir=None)
 print(jax.process_index(), jax.process_count(), processes.tell(f"I am {jax.process_index()}"))
 """
 # the variables that a launcher sets for process `index` of 2, by a job's number
@@ -298,10 +329,10 @@ def test_control_without_a_cluster_a_process_is_alone():
     assert meet([{}]) == ["0 1 ['I am 0']"]
 
 
-def test_a_launcher_that_nobody_knows_is_no_run_of_one(monkeypatch):
+def test_a_launcher_that_nobody_knows_is_no_run_of_one(monkeypatch, tmp_path):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(
         UserError, match="one of 2 processes, .* each would train alone; give --coordinator"
     ):
-        processes.connect(None, None, None, timeout=5)
-    processes.connect(None, 1, None, timeout=5)
+        processes.connect(None, None, None, timeout=5, workdir=tmp_path)
+    processes.connect(None, 1, None, timeout=5, workdir=tmp_path)
