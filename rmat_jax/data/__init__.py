@@ -6,17 +6,22 @@ May import: config, errors, files, progress, grain, numpy, tensorflow_datasets, 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rmat_jax.config import Config
-from rmat_jax.data.corpus import build_corpus
+from rmat_jax.data.corpus import Corpus, build_corpus, kept_corpus
 from rmat_jax.data.heldout import HeldoutLanes
 from rmat_jax.data.lanes import Batch, Lanes
 from rmat_jax.data.recall import MadeLanes, PassKeyLanes, RecallLanes
 from rmat_jax.data.sources import Source, make_source
-from rmat_jax.data.tokenizer import Tokenizer, make_tokenizer
+from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
 from rmat_jax.errors import UserError
+from rmat_jax.progress import say
+
+# of a text: a corpus each
+SIDES = ("train", "heldout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +104,16 @@ def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) 
         )
         return Data(describe, "synthetic", Train(train), heldout, tokenizer=None, source=None)
 
-    source = make_source(config.data)
-    tokenizer = make_tokenizer(config, Path(workdir, "tokenizer"), source.train)
-    corpora = [
-        build_corpus(documents, tokenizer, Path(workdir, "corpus"), name, source.key)
-        for name, documents in (("train", source.train), ("heldout", source.heldout))
-    ]
+    try:
+        source = make_source(config.data)
+    except UserError as error:
+        source, tokenizer, corpora = _kept(config, workdir, error)
+    else:
+        tokenizer = make_tokenizer(config, Path(workdir, "tokenizer"), source.train)
+        corpora = [
+            build_corpus(documents, tokenizer, Path(workdir, "corpus"), name, source.key)
+            for name, documents in zip(SIDES, (source.train, source.heldout), strict=True)
+        ]
     describe = "{}: {}; held out: {}".format(
         source.describe, *(corpus.describe for corpus in corpora)
     )
@@ -118,3 +127,19 @@ def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) 
         train = Lanes(corpora[0], batch_size, length, config.data.seed, rows)
         heldout = HeldoutLanes(corpora[1], eval_batch_size, length, config.eval_tokens, tokenizer)
     return Data(describe, identity, Train(train), heldout, tokenizer, source)
+
+
+def _kept(
+    config: Config, workdir: Path, error: UserError
+) -> tuple[Source, Tokenizer, list[Corpus]]:
+    """What a run has kept of a text that is no longer there. Raises `error` where it has not."""
+    try:
+        tokenizer = load_tokenizer(config, Path(workdir, "tokenizer"))
+    except UserError:
+        raise error from None
+    corpora = [kept_corpus(Path(workdir, "corpus"), name, tokenizer) for name in SIDES]
+    if None in corpora:
+        raise error
+    say(f"warning: {error}; going on with the tokens that {workdir} has kept of it")
+    train, heldout = (functools.partial(corpus.documents, tokenizer) for corpus in corpora)
+    return Source("tokens kept by the run", "", train, heldout), tokenizer, corpora

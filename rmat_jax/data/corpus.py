@@ -9,6 +9,7 @@ import array
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -48,6 +49,11 @@ class Corpus:
     @property
     def num_tokens(self) -> int:
         return len(self.tokens) - 1
+
+    def documents(self, tokenizer: Tokenizer) -> Iterator[bytes]:
+        """The text again, document by document."""
+        for start, stop in itertools.pairwise(self.starts):
+            yield tokenizer.decode(self.tokens[start:stop])
 
     @property
     def describe(self) -> str:
@@ -99,6 +105,11 @@ def build_corpus(
     return corpus
 
 
+def kept_corpus(folder: Path, name: str, tokenizer: Tokenizer) -> Corpus | None:
+    """The corpus kept in `folder/name`, whatever its source; None: a run left none there."""
+    return _load(folder / name, {"tokenizer": tokenizer.describe})
+
+
 def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
     """None where there is no corpus, a damaged one, or that of another key.
 
@@ -112,14 +123,13 @@ def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts")
         )
         sizes = {"tokens": len(tokens) - 1, "documents": len(starts) - 1}
-        if manifest != key | sizes | {name: manifest[name] for name in ("bytes", "digest")}:
+        if manifest != manifest | key | sizes:
             return None
+        num_bytes, digest = manifest["bytes"], manifest["digest"]
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     # Plain arrays over the same map: indexing a np.memmap is slow.
-    return Corpus(
-        tokens.view(np.ndarray), starts.view(np.ndarray), manifest["bytes"], manifest["digest"]
-    )
+    return Corpus(tokens.view(np.ndarray), starts.view(np.ndarray), num_bytes, digest)
 
 
 def _write(

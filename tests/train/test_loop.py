@@ -9,6 +9,7 @@ import pytest
 
 from rmat_jax import flags
 from rmat_jax.config import to_dict
+from rmat_jax.data import make_data
 from rmat_jax.errors import UserError
 from rmat_jax.signals import Signals
 from rmat_jax.train import loop
@@ -147,6 +148,19 @@ def test_the_same_text_may_lie_elsewhere(text, tmp_path, capsys):
     moved = text.rename(tmp_path / "moved.txt")
     loop.run(load(moved), tmp_path / "run", until=2)
     assert "resuming from step 1" in capsys.readouterr().out
+    # nor must it lie anywhere: the run has kept its tokens
+    config, gone = load(moved), moved.rename(tmp_path / "gone.txt")
+    loop.run(config, tmp_path / "run", until=3)
+    told = capsys.readouterr()
+    assert "moved.txt' does not exist" in told.err and "going on with the tokens" in told.err
+    assert "resuming from step 2" in told.out
+    with pytest.raises(UserError, match="moved.txt' does not exist"):
+        loop.run(config, tmp_path / "another")
+    source = make_data(config, tmp_path / "run").source
+    texts = b"".join(source.train()), b"".join(source.heldout())
+    gone.rename(moved)
+    source = make_data(config, tmp_path / "run").source
+    assert texts == (b"".join(source.train()), b"".join(source.heldout()))
     # the control
     moved.write_text("Another line of text.\n" * 400, encoding="utf-8")
     with pytest.raises(UserError, match="has changed: it was text"):
