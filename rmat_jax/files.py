@@ -31,8 +31,7 @@ def replacing(file: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be written, or is no file but a folder, a device or a pipe.
     """
-    _check_file(file)
-    target = file.resolve()
+    target = _check_file(file)
     # the same ending, which tells some writers what to write
     scratch = target.with_name(f".{uuid.uuid4().hex}{target.suffix}")
     try:
@@ -181,11 +180,20 @@ def locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _check_file(file: Path) -> None:
-    if not file.name or file.is_dir():
+def _check_file(file: Path) -> Path:
+    """Where a file will be written, behind its links. Raises UserError where it cannot be one."""
+    try:
+        target = file.resolve()
+        is_folder = not file.name or target.is_dir()
+        taken = target.exists() and not target.is_file()
+    # a loop of links is the first in Python below 3.13
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{file} cannot be written: {error}; choose another file") from error
+    if is_folder:
         raise UserError(f"{file} cannot be written: it is a folder; give a file in it")
-    if file.exists() and not file.is_file():
+    if taken:
         raise UserError(f"{file} cannot be written: it is a device or a pipe; give a file")
+    return target
 
 
 def _try_writing(folder: Path) -> None:

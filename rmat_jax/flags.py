@@ -284,6 +284,14 @@ class Parser(argparse.ArgumentParser):
         kwargs |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
         super().__init__(*args, **kwargs)
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does; but `--flag=--`, from which it would take the text, is refused."""
+        args = sys.argv[1:] if args is None else args
+        for argument in args:
+            if argument.startswith("--") and argument.endswith("=--"):
+                self.error(f"{argument} has no value")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str):
         raise UserError(f"{message}; --help shows an example")
 

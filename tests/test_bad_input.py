@@ -64,6 +64,7 @@ BAD = {
         ["lacks its dashes", "--config.model.width=5"],
     ),
     "an override without a value": (["--config.steps", "5"], ["has no value"]),
+    "dashes for a value": (["--until=--"], ["--until=-- has no value"]),
     "another flag": (["--workdri=x"], ["--workdri=x", "did you mean --workdir"]),
     "a value of another type": (["--config.model.width=wide"], ["model.width", "wide"]),
     "a choice that is none": (

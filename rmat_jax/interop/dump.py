@@ -66,4 +66,5 @@ def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
         expected = {key: parts["expected"]["/".join(key)] for key in spread}
         if unknown := {quantity for quantity, _ in spread} - set(QUANTITIES):
             raise ValueError(f"there is no result {', '.join(unknown)}")
-    return case, expected, spread, metadata["origin"]
+        origin = metadata["origin"]
+    return case, expected, spread, origin

@@ -16,6 +16,7 @@ import logging
 import re
 import shlex
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -54,6 +55,9 @@ def _quieten() -> None:
 
     def not_of_orbax(record: logging.LogRecord) -> bool:
         source = record.pathname if record.name == "absl" else record.getMessage()
+        if record.exc_info:
+            frames = traceback.extract_tb(record.exc_info[2])
+            source += "".join(frame.filename for frame in frames)
         return "orbax" not in source and "OCDBT" not in source
 
     def report_others(unraisable: Any) -> None:

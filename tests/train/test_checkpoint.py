@@ -619,3 +619,15 @@ def test_names_must_differ():
 def test_other_log_lines_still_come_through(caplog):
     logging.getLogger("absl").warning("from elsewhere")
     assert "from elsewhere" in caplog.text
+
+
+@pytest.mark.parametrize("module, shown", [("orbax/checkpoint/path.py", False), ("mine.py", True)])
+def test_what_orbax_leaves_behind_after_a_failure_is_not_told_again(module, shown, caplog):
+    """A future that nobody waited for says where its error came from in its traceback alone."""
+    checkpoint._quieten()
+    code = compile("raise OSError(28, 'No space left on device')", f"/site/{module}", "exec")
+    try:
+        exec(code)
+    except OSError as error:
+        logging.getLogger("asyncio").error("Future exception was never retrieved", exc_info=error)
+    assert ("never retrieved" in caplog.text) == shown
