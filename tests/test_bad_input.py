@@ -213,7 +213,7 @@ COMMANDS = {
     ),
     "a session that is none": (
         ["generate", "--session=README.md"],
-        ["README.md", "cannot be read"],
+        ["README.md", "is no safetensors file, or damaged"],
     ),
     "an empty stop": (["generate", "--prompt=a", "--stop="], ["stop=", "empty"]),
     "a seed that is none": (["generate", "--prompt=a", "--seed=-1"], ["seed=-1"]),

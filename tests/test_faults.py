@@ -13,7 +13,7 @@ def made(tmp_path_factory):
     return faults.Made(tmp_path_factory.mktemp("faults")).make()
 
 
-@pytest.mark.parametrize(("attack", "count"), [("files", 400), ("commands", 60)])
+@pytest.mark.parametrize(("attack", "count"), [("files", 250), ("commands", 40)])
 def test_no_attack_ends_badly(attack, count, made, tmp_path, capfd):
     attacker = faults.ATTACKS[attack](made, tmp_path)
     cases = [attacker(random.Random(f"test {attack} {number}")) for number in range(count)]

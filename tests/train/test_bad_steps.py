@@ -75,7 +75,7 @@ def test_a_skipped_step_leaves_all_but_the_place_in_the_data(text, tmp_path, spo
     spoil(4)
     config = config_of(text, "skip")
     states = []
-    for until in (3, 4, 10):
+    for until in (3, 4, 9):
         loop.run(config, tmp_path, until=until)
         states.append(saved(config, tmp_path)[1])
     before, skipped, end = states
@@ -84,12 +84,12 @@ def test_a_skipped_step_leaves_all_but_the_place_in_the_data(text, tmp_path, spo
         assert digests(getattr(before, part)) != digests(getattr(end, part))
     meta = saved(config, tmp_path)[2]
     assert meta["planned"] and np.isfinite(meta["loss"])
-    assert (int(skipped.step), int(skipped.health.bad), int(end.health.good)) == (4, 1, 9)
+    assert (int(skipped.step), int(skipped.health.bad), int(end.health.good)) == (4, 1, 8)
     assert "the gradient norm nan; nothing is learned from it (1 bad" in capsys.readouterr().out
     lines = records(tmp_path, "train")
     # the bad step has no line, and no mean counts it
-    assert [line["step"] for line in lines] == [1, 2, 3, 5, 6, 7, 8, 9, 10]
-    assert [line["bad_steps"] for line in lines] == [0] * 3 + [1] * 6
+    assert [line["step"] for line in lines] == [1, 2, 3, 5, 6, 7, 8, 9]
+    assert [line["bad_steps"] for line in lines] == [0] * 3 + [1] * 5
     # the optimiser's own count
     rates = {line["step"]: line["learning_rate"] for line in lines}
     assert rates[5] == loop.make_schedule(config)(3)
@@ -129,8 +129,7 @@ def test_a_run_with_bad_steps_resumes_bit_for_bit(policy, text, tmp_path, spoil)
         return digests(saved(config, tmp_path / name)[1])
 
     whole = run("whole")
-    assert run("at", 5) == whole
-    assert run("behind", 4, 6, 8) == whole
+    assert run("parts", 5, 6, 8) == whole
     spoil(5)
     # the control: another bad step would show
     assert run("other") != whole
