@@ -685,7 +685,7 @@ def attack(name: str, folder: Path, count: int, seed: int, jobs: int) -> Iterato
             try:
                 if pipe.poll(0.02):
                     case = pipe.recv()
-            except EOFError:
+            except (EOFError, ConnectionError):
                 case = Case(name, "traceback", f"case {number} ended its process")
             if case is None and time.monotonic() - since > PATIENCE * (1 if name in FAST else 5):
                 now = folder / f"scratch-{index}" / "now"
@@ -725,7 +725,10 @@ def main() -> int:
     args = parser.parse_args()
     out = Path(args.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    Made(out).make()
+    made = Made(out).make()
+    if args.disks or args.kills:
+        # once, before several workers ask for it
+        undisturbed(made)
     cases, begun = [], Progress()
     with open(out / "bad.jsonl", "w", encoding="utf-8") as bad:
         for name in [name for name in ATTACKS if getattr(args, name)]:
