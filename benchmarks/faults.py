@@ -1,6 +1,6 @@
 """Attacks: damaged files, bad commands, full disks and kills. What becomes of each?
 
-    python benchmarks/faults.py --out=runs/faults
+    python -m benchmarks.faults --out=runs/faults
 
 Each attack is drawn from --seed. A case ends in one of these ways:
 
