@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 
 # Until the run has something to lose, Ctrl-C ends the process on the spot: a KeyboardInterrupt
 # inside an import or a compiler can do anything, vanish among it.
@@ -19,4 +18,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run(main))
+    flags.leave(flags.run(main))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 
 # Until a command has something to lose, Ctrl-C ends the process on the spot: a KeyboardInterrupt
 # inside an import or a compiler can do anything.
@@ -11,10 +10,10 @@ signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 from rmat_jax import commands, flags  # noqa: E402
 
 
-def main() -> int:
-    """Runs the command that the arguments name, and returns its exit code."""
-    return flags.run(commands.main)
+def main() -> None:
+    """Runs the command that the arguments name, and ends with its exit code."""
+    flags.leave(flags.run(commands.main))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,7 +17,7 @@ import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, NoReturn, TextIO
 
 from absl import flags as absl_flags
 from ml_collections import config_dict, config_flags
@@ -336,6 +336,20 @@ def run(main: Callable[[], int | None]) -> int:
         remedy = "raise `ulimit -n`" if error.errno in (errno.EMFILE, errno.ENFILE) else "mend that"
         what = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{what}{error.strerror or error}; {remedy}, and give the same command")
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with an exit code.
+
+    After bad input that is on the spot: what a failed save has left at work in libraries could wait
+    for ever, and tell of itself besides.
+    """
+    if code == 2:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _refuse(message: str) -> int:

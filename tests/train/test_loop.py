@@ -14,7 +14,7 @@ from rmat_jax.errors import UserError
 from rmat_jax.signals import Signals
 from rmat_jax.train import loop
 from rmat_jax.train.metrics import read_metrics
-from tests.train.test_resume import CONFIG, saved, small_flags
+from tests.train.test_resume import CONFIG, ROOT, saved, small_flags
 
 
 def load(text, *more):
@@ -100,6 +100,19 @@ def test_a_workdir_has_one_run_at_a_time(text, tmp_path):
     other.kill()
     other.communicate()
     assert loop.run(config, workdir, until=1) == 0
+
+
+def test_too_few_open_files_are_one_line_and_the_process_ends(text, tmp_path):
+    """A save that fails leaves work behind in libraries, for which nobody waits."""
+    command = [sys.executable, "train.py", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}"]
+    command = [*command, *small_flags(text), "--until=1"]
+    limited = ["bash", "-c", 'ulimit -n 14; exec "$@"', "bash", *command]
+    done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "Too many open files" in done.stderr and "raise `ulimit -n`" in done.stderr
+    # the control: with more of them
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -217,22 +217,19 @@ def test_processes_that_do_not_share_a_disk(folder):
     )
 
 
-def test_processes_with_different_numbers_of_devices(folder):
-    workdir, port = folder / "devices", free_port()
-    started = [launch(workdir, port, i, 2, 1 + i, *given(folder)) for i in range(2)]
+@pytest.mark.parametrize(
+    ("processes", "devices", "what"),
+    [
+        ((2, 2), (1, 2), "different numbers of devices (process 0: 1, process 1: 2)"),
+        ((2, 3), (1, 1), "different --num_processes (process 0: 2, process 1: 3)"),
+    ],
+)
+def test_processes_that_were_started_unlike(folder, processes, devices, what):
+    workdir, port = folder / f"unlike{processes[1]}", free_port()
+    started = [launch(workdir, port, i, processes[i], devices[i], *given(folder)) for i in range(2)]
     assert finish(started) == [2, 2]
     for index in range(2):
-        what = "different numbers of devices (process 0: 1, process 1: 2); give each the same"
-        one_line(workdir, index, what)
-
-
-def test_processes_with_different_numbers_of_processes(folder):
-    workdir, port = folder / "numbers", free_port()
-    started = [launch(workdir, port, i, 2 + i, 1, *given(folder)) for i in range(2)]
-    assert finish(started) == [2, 2]
-    for index in range(2):
-        what = "different --num_processes (process 0: 2, process 1: 3); give each the same"
-        one_line(workdir, index, what)
+        one_line(workdir, index, f"{what}; give each the same")
 
 
 def test_one_id_twice_ends_the_second_alone(folder):
