@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from rmat_jax import files
 from rmat_jax.errors import UserError
 from rmat_jax.files import check_writable, json_lines, make_folder, replacing, write_whole
 
@@ -65,3 +66,25 @@ def test_json_lines_name_the_line_that_is_wrong():
     ]
     with pytest.raises(UserError, match="facts, line 2 is not JSON: .*; give one object a line"):
         list(json_lines([b"1", b"{"], "facts", "give one object a line"))
+
+
+def test_a_kill_between_a_file_and_its_digest_leaves_no_wrong_digest(tmp_path, monkeypatch):
+    file = tmp_path / "kept"
+    files.write_checked(file, "one")
+    assert files.read_checked(file, "") == "one"
+
+    def killed(path, text):
+        if path != file:
+            raise KeyboardInterrupt
+        path.write_text(text, encoding="utf-8")
+
+    monkeypatch.setattr(files, "write_whole", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_checked(file, "two")
+    assert files.read_checked(file, "") == "two"
+    # the control: with its digest, another content is damage
+    monkeypatch.undo()
+    files.write_checked(file, "two")
+    file.write_text("one", encoding="utf-8")
+    with pytest.raises(UserError, match="kept is damaged: it is not what kept.sha256 says"):
+        files.read_checked(file, "")

@@ -11,10 +11,12 @@ import pytest
 
 from rmat_jax import commands, flags
 from rmat_jax.config import Config
+from rmat_jax.data.tokenizer import BPETokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.interop.convert import export_weights, import_weights
 from rmat_jax.interop.layout import from_jax, layout, random_weights
 from rmat_jax.interop.weights import read_weights, write_weights
+from rmat_jax.runs import load_run
 from rmat_jax.train import loop
 from rmat_jax.train.checkpoint import digests, restore_params
 from rmat_jax.train.optim import make_optimizer
@@ -213,6 +215,22 @@ def test_a_config_beside_the_file(folder, tmp_path):
     assert (
         json.loads((tmp_path / "run" / "config.json").read_text())["optim"]["learning_rate"] == 1e-5
     )
+
+
+def test_weights_go_with_the_tokenizer_they_were_trained_with(folder, tmp_path):
+    """Another one, whole and with a digest of its own, would read other ids."""
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    load_run(run)
+    other = BPETokenizer.train(iter([b"Another text, with other pairs. " * 50]), 300)
+    other.save(run / "tokenizer" / "tokenizer.json")
+    for load in (load_run, lambda run: export_weights(run, tmp_path / "weights")):
+        with pytest.raises(UserError, match="another tokenizer than the weights were trained with"):
+            load(run)
+    # the control: imported weights know no text, and take the one that lies there
+    shutil.copytree(folder / "mine", tmp_path / "mine")
+    other.save(tmp_path / "mine" / "tokenizer" / "tokenizer.json")
+    load_run(tmp_path / "mine")
 
 
 def test_a_tokenizer_that_is_missing_or_none(folder, tmp_path):

@@ -236,10 +236,11 @@ def test_one_id_twice_ends_the_second_alone(folder):
     workdir, port = folder / "twice", free_port()
     first = launch(workdir, port, 1, 2, 1, *given(folder), "--until=1")
     claimed = workdir / ".process-1"
-    while not (claimed.exists() and first.poll() is None):
+    until = time.monotonic() + 60
+    while not claimed.exists() and time.monotonic() < until:
         time.sleep(0.1)
     time.sleep(1)
-    second = launch(folder / "twice", port, 1, 2, 1, *given(folder), "--until=1")
+    second = launch(workdir, port, 1, 2, 1, *given(folder), "--until=1")
     assert finish([second]) == [2]
     one_line(workdir, 1, "another process of", "has --process_id=1; give each another")
     assert finish([launch(workdir, port, 0, 2, 1, *given(folder), "--until=1"), first]) == [0, 0]
