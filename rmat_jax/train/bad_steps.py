@@ -63,5 +63,5 @@ def healthy() -> Health:
 
 
 def keep_good(before, after, health: Health):
-    """The tree `before` a bad step, `after` a good one."""
+    """Returns the tree `before` where the last step was bad, else the tree `after`."""
     return jax.tree.map(lambda old, new: jnp.where(health.in_a_row > 0, old, new), before, after)
