@@ -94,6 +94,10 @@ def _check_divides(small: str, small_value: int, large: str, large_value: int) -
         raise UserError(f"{small}={small_value} must divide {large}={large_value}; try {tried}")
 
 
+# tokens of a row that a layer takes at once, unless model.chunks_at_once says otherwise
+AT_ONCE = 16_384
+
+
 @dataclasses.dataclass(frozen=True)
 class Local(_Section):
     """The local branch: each token sees the W tokens up to itself."""
@@ -170,6 +174,10 @@ class Memory(_Section):
     def gated(self) -> bool:
         return self.gate != "none"
 
+    def keeps_tokens(self, chunk_len: int) -> bool:
+        """Whether an entry is a token's input as it was, whose key and value are known."""
+        return self.writes == chunk_len and not self.gated and not self.keeps_outputs
+
 
 def _start(default: typing.Any) -> typing.Any:
     """A setting that trained weights no longer depend on."""
@@ -214,6 +222,8 @@ class RMATConfig(_Section):
     dtype: str = "float32"
     # "block" | "chunk" | "chunk+block": what the backward pass computes again
     remat: str = _start("none")
+    # [G] at most as many chunks are read at once; None: AT_ONCE tokens, or 1 where outputs are kept
+    chunks_at_once: int | None = _start(None)
 
     def __post_init__(self):
         self._positive("vocab_size", "width", "num_layers", "num_heads", "chunk_len")
@@ -254,6 +264,12 @@ class RMATConfig(_Section):
         self._choice("remat", ("none", "block", "chunk", "chunk+block"))
         self._choice("dtype", ("float32", "bfloat16", "float64"))
         self._fraction("dropout")
+        if self.chunks_at_once is not None:
+            self._positive("chunks_at_once")
+            rule = (
+                "must be 1 with model.memory.keeps=outputs, whose memory needs the layer's output"
+            )
+            self._check(self.chunks_at_once == 1 or not self._waits, "chunks_at_once", rule)
         rule = f"leaves heads of {self.head_dim}, which must be even to be rotated; change it"
         self._check(self.rope == "none" or self.head_dim % 2 == 0, "num_heads", rule)
 
@@ -279,6 +295,16 @@ class RMATConfig(_Section):
     def run_len(self) -> int:
         """Tokens that one memory entry stands for, C / K."""
         return self.chunk_len // self.memory.writes
+
+    @property
+    def _waits(self) -> bool:
+        """Whether a chunk cannot be read before the layer's output of the chunk before is known."""
+        return self.memory is not None and self.memory.keeps_outputs
+
+    def at_once(self, chunks: int) -> int:
+        """[G] how many chunks of a call of so many are read at once: a divisor of their number."""
+        most = 1 if self._waits else self.chunks_at_once or AT_ONCE // self.chunk_len
+        return max(g for g in range(1, max(min(most, chunks), 1) + 1) if chunks % g == 0)
 
     @property
     def carries_window(self) -> bool:

@@ -1,4 +1,4 @@
-"""The language model: embed, scan over layers inside a scan over chunks, project.
+"""The language model: embed, scan over layers inside a scan over groups of chunks, project.
 
 May import: config, errors, modules, ops, types, flax, jax.
 """
@@ -20,6 +20,7 @@ from rmat_jax.modules.mlp import projection
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.modules.state import InsideChunk, State
 from rmat_jax.ops import losses
+from rmat_jax.ops.attention import Keys
 from rmat_jax.types import Array, PyTree
 
 # fills up a last chunk: tokens of no document, which nobody scores
@@ -36,7 +37,7 @@ class RMAT(nn.Module):
 
     Dropout is on when a "dropout" key is among `rngs`. Parameters are a plain tree; those of the
     layers are stacked along a leading axis L. `capture_intermediates` of Flax shows what a method
-    of any layer returns, stacked [N, L, ...].
+    of any layer returns, stacked [N / G, L, ...].
     """
 
     config: RMATConfig
@@ -75,8 +76,8 @@ class RMAT(nn.Module):
             UserError: the state is an `InsideChunk`.
         """
 
-        def project(model, x_BCD, _):
-            return model.logits(x_BCD)
+        def project(model, x_BTD, _):
+            return model.logits(x_BTD)
 
         return self._read(project, {"tokens": tokens_BT}, state, documents)
 
@@ -92,8 +93,13 @@ class RMAT(nn.Module):
         Logits of one chunk exist at a time.
         """
 
-        def loss(model, x_BCD, targets_BC):
-            return losses.score(model.logits(x_BCD), targets_BC)
+        def loss(model, x_BTD, targets_BT):
+            chunks = model._cut(x_BTD), model._cut(targets_BT)
+            return jax.tree.map(model._join, model._scan(score_chunk, None, chunks)[1])
+
+        def score_chunk(model, _, chunk):
+            x_BCD, targets_BC = chunk
+            return None, losses.score(model.logits(x_BCD), targets_BC)
 
         return self._read(loss, {"tokens": tokens_BT, "targets": targets_BT}, state, documents)
 
@@ -129,10 +135,10 @@ class RMAT(nn.Module):
         state: State | None,
         documents: Array | None,
     ) -> tuple[PyTree, State | InsideChunk]:
-        """Scans over chunks.
+        """Scans over groups of chunks.
 
         Args:
-            out: `out(model, x_BCD, targets_BC or None)`, what is wanted of each chunk's vectors.
+            out: `out(model, x_BTD, targets_BT or None)`, what is wanted of each group's vectors.
             columns: "tokens" and perhaps "targets", [B, T] each.
             state, documents: as in a call.
 
@@ -150,49 +156,57 @@ class RMAT(nn.Module):
         if documents is None:
             documents = jnp.broadcast_to(state.document_B[:, None], (batch, length))
         columns = columns | {"documents": documents.astype(jnp.int32)}
-        chunks = {
-            name: self._cut(jnp.pad(x, ((0, 0), (0, rest)), constant_values=PADDING[name]))
+        columns = {
+            name: jnp.pad(x, ((0, 0), (0, rest)), constant_values=PADDING[name])
             for name, x in columns.items()
         }
 
-        def read(model, state, chunk):
-            state, x_BCD = model._read_chunk(state, chunk["tokens"], chunk["documents"])
-            return state, out(model, x_BCD, chunk.get("targets"))
+        def read(model, state, group):
+            state, x_BTD = model._read_group(state, group["tokens"], group["documents"])
+            return state, out(model, x_BTD, group.get("targets"))
 
         if self.is_initializing():
-            read(self, state, jax.tree.map(lambda x: x[0], chunks))  # a scan cannot make parameters
-        state, out_NBC = nn.scan(
-            nn.remat(read, prevent_cse=False) if "chunk" in self.config.remat else read,
+            # a scan cannot make parameters
+            first = {name: x[:, : self.config.chunk_len] for name, x in columns.items()}
+            self.logits(self._read_group(state, first["tokens"], first["documents"])[1])
+        size = self.config.at_once((length + rest) // self.config.chunk_len)
+        groups = {name: self._cut(x, size) for name, x in columns.items()}
+        state, out_NBT = self._scan(read, state, groups)
+        out_BT = jax.tree.map(lambda x: self._join(x)[:, :length], out_NBT)
+        return out_BT, InsideChunk() if rest else state
+
+    def _scan(self, body: Callable, carried: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+        """`carried, out = body(model, carried, x)` for each x, rematerialised with "chunk"."""
+        return nn.scan(
+            nn.remat(body, prevent_cse=False) if "chunk" in self.config.remat else body,
             variable_broadcast="params",
             variable_axes={"intermediates": 0},
             split_rngs={"params": False, "dropout": True},
             check_constancy_invariants=False,
-        )(self, state, chunks)
-        out_BT = jax.tree.map(lambda x: self._join(x)[:, :length], out_NBC)
-        return out_BT, InsideChunk() if rest else state
+        )(self, carried, xs)
 
-    def _cut(self, x_BT: Array) -> Array:
-        """[B, T] as chunks, [N, B, C]."""
-        return x_BT.reshape(len(x_BT), -1, self.config.chunk_len).swapaxes(0, 1)
+    def _cut(self, x_BT: Array, chunks: int = 1) -> Array:
+        """[B, T, ...] as groups of so many chunks, [N / G, B, G C, ...]."""
+        size = chunks * self.config.chunk_len
+        return x_BT.reshape(len(x_BT), -1, size, *x_BT.shape[2:]).swapaxes(0, 1)
 
-    def _join(self, x_NBC: Array) -> Array:
-        """The inverse, of [N, B, C, ...]."""
-        x_BNC = x_NBC.swapaxes(0, 1)
-        return x_BNC.reshape(len(x_BNC), -1, *x_BNC.shape[3:])
+    def _join(self, x_NBT: Array) -> Array:
+        """The inverse."""
+        x_BNT = x_NBT.swapaxes(0, 1)
+        return x_BNT.reshape(len(x_BNT), -1, *x_BNT.shape[3:])
 
-    def _read_chunk(
-        self, state: State, tokens_BC: Array, documents_BC: Array
+    def _read_group(
+        self, state: State, tokens_BT: Array, documents_BT: Array
     ) -> tuple[State, Array]:
-        """Scans over layers: all of them over one chunk, each with its own memory and window."""
-        c, before_BC, token_B = self.config, None, state.token_B
-        owners_BW = state.window_documents_BW
-        document_B = rules.last(documents_BC, documents_BC, state.document_B)
-        at = rules.border(c, state.ages_BM, state.document_B, document_B, documents_BC)
+        """Scans over layers: each reads all chunks of a group, with its own memory and window."""
+        c, before_BT, token_B = self.config, None, state.token_B
+        owners_BW, ages_BM = state.window_documents_BW, state.ages_BM
+        at, document_B = rules.borders(c, ages_BM, state.document_B, self._cut(documents_BT))
         if c.token_shift:
-            before_BC = rules.previous_tokens(token_B, state.document_B, tokens_BC, documents_BC)
-            token_B = rules.last(tokens_BC, documents_BC, token_B)
-        read = functools.partial(_read_layer, documents_BC, state, at)
-        x_BCD, (slots_LBMD, keys_LBHEW, values_LBHEW) = nn.scan(
+            before_BT = rules.previous_tokens(token_B, state.document_B, tokens_BT, documents_BT)
+            token_B = rules.last(tokens_BT, documents_BT, token_B)
+        read = functools.partial(_read_layer, documents_BT, owners_BW, at)
+        x_BTD, (slots_LBMD, keys_LBHEW, values_LBHEW) = nn.scan(
             nn.remat(read, prevent_cse=False) if "block" in c.remat else read,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
@@ -201,52 +215,64 @@ class RMAT(nn.Module):
             check_constancy_invariants=False,
         )(
             self.layers,
-            self.embed_tokens(tokens_BC, before_BC),
+            self.embed_tokens(tokens_BT, before_BT),
             (state.slots_LBMD, state.window_keys_LBHEW, state.window_values_LBHEW),
         )
         if c.carries_window:
-            owners_BW = states.slide_documents(c, owners_BW, documents_BC)
+            owners_BW = states.slide_documents(c, owners_BW, documents_BT)
+        if c.memory:
+            ages_BM = at.next_ages_BM[-1]
         return State(
             slots_LBMD=slots_LBMD,
             window_keys_LBHEW=keys_LBHEW,
             window_values_LBHEW=values_LBHEW,
             window_documents_BW=owners_BW,
-            ages_BM=at.next_ages_BM,
+            ages_BM=ages_BM,
             document_B=document_B,
             token_B=token_B,
-        ), x_BCD
+        ), x_BTD
 
 
 Carried = tuple[Array | None, Array | None, Array | None]
 
 
 def _read_layer(
-    documents_BC: Array,
-    state: State,
+    documents_BT: Array,
+    owners_BW: Array | None,
     at: rules.Border,
     block: Block,
-    x_BCD: Array,
+    x_BTD: Array,
     carried: Carried,
 ) -> tuple[Array, Carried]:
-    """One layer over one chunk, and what it carries on: its queue, and keys and values of a window.
+    """One layer over a group of chunks, and what it carries on: its queue, and keys and values.
 
     Args:
-        documents_BC: of the chunk's tokens.
-        state: before the chunk; what all layers share of it.
-        at: the rules at the chunk's end.
+        documents_BT: of the group's tokens.
+        owners_BW: of the window before them.
+        at: the rules at each chunk's end.
         block: the layer.
-        x_BCD: vectors from the layer below.
+        x_BTD: vectors from the layer below.
         carried: slots [B, M, D], the window's keys and values [B, H, E, W]; None: there are none.
     """
     c, (slots_BMD, keys_BHEW, values_BHEW) = block.config, carried
-    positions_1C, past, slots = jnp.arange(c.chunk_len)[None], [], None
+    length, past, slots = x_BTD.shape[1], [], None
+    chunks = length // c.chunk_len
+    h_BTD, heads = block.ask(x_BTD, jnp.arange(length)[None])
+    # positions are counted from the start of the group where vectors are turned, and of the chunk
+    # where it matters who sees whom
+    group = Keys(heads.keys, heads.values, documents_BT)
+    own = group.cut(c.chunk_len, c.chunk_len, chunks, 0)
     if c.carries_window:
-        past = [states.window(keys_BHEW, values_BHEW, state.window_documents_BW)]
+        size = c.local.window
+        line = states.window(keys_BHEW, values_BHEW, owners_BW).followed_by(group)
+        past = [line.cut(size, c.chunk_len, chunks, -size)]
+        keys_BHEW, values_BHEW = states.slide(c, line, length)
     if c.memory:
-        slots = block.slots(slots_BMD, state.ages_BM, state.document_B)
-    y_BCD, own, kept_BCD = block(x_BCD, documents_BC, positions_1C, past, slots)
-    if c.memory:
-        slots_BMD = block.write(slots_BMD, kept_BCD, at)
-    if c.carries_window:
-        keys_BHEW, values_BHEW = states.slide(c, [*past, own])
-    return y_BCD, (slots_BMD, keys_BHEW, values_BHEW)
+        line_BJD = slots_BMD
+        if not c.memory.keeps_outputs:
+            slots_BMD, line_BJD = block.write(slots_BMD, h_BTD, at)
+        slots = block.slots(line_BJD, at.owners_BM, heads)
+    y_BTD = block(x_BTD, heads, own, past, slots)
+    if c.memory and c.memory.keeps_outputs:
+        slots_BMD, _ = block.write(slots_BMD, y_BTD, at)
+    return y_BTD, (slots_BMD, keys_BHEW, values_BHEW)

@@ -211,11 +211,12 @@ def read_piece(
     x_BSD = _outside(c, params, RMAT.embed_tokens, tokens_BS, before_BS)
 
     def one(x_BSD, weights, layer):
-        past, slots = _past(c, state, layer)
-        x_BSD, own, kept_BSD = Block(c).apply(
-            {"params": weights}, x_BSD, documents_BS, positions_BS, past, slots
-        )
-        return x_BSD, (own.keys_BJHE, own.values_BJHE, kept_BSD)
+        block = Block(c).bind({"params": weights})
+        h_BSD, heads = block.ask(x_BSD, positions_BS)
+        own = Keys(heads.keys, heads.values, documents_BS, positions_BS)
+        y_BSD = block(x_BSD, heads, own, *_past(c, state, layer))
+        kept_BSD = y_BSD if c.memory and c.memory.keeps_outputs else h_BSD
+        return y_BSD, (heads.keys, heads.values, kept_BSD)
 
     x_BSD, gained = _over_layers(one, x_BSD, params["layers"], state.layers)
     places = _places(positions_BS, documents_BS, c.chunk_len, x_BSD)
@@ -359,14 +360,16 @@ def _closed(
     """What a layer carries on from a full chunk, by field."""
     c, block, new = config, Block(config).bind({"params": weights}), _carried(layer)
     if c.memory:
-        slots_BMD = block.write(layer.slots_BMD, layer.kept_BCD, at)
-        keys = block.slots(slots_BMD, at.next_ages_BM, state.document_B)
+        of_one = jax.tree.map(lambda x: x[None], at)
+        slots_BMD, _ = block.write(layer.slots_BMD, layer.kept_BCD, of_one)
+        keys = block.slots(slots_BMD, of_one.owners_BM)
         new["slots_BMD"] = slots_BMD
         new["slot_keys_BHEM"] = packed(keys.keys_BJHE)
         new["slot_values_BHEM"] = packed(keys.values_BJHE)
     if c.carries_window:
-        past, _ = _past(c, state, layer)
-        new["window_keys_BHEW"], new["window_values_BHEW"] = slide(c, past)
+        (before, chunk), _ = _past(c, state, layer)
+        windows = slide(c, before.followed_by(chunk), c.chunk_len)
+        new["window_keys_BHEW"], new["window_values_BHEW"] = windows
     return new
 
 

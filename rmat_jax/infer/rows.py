@@ -287,17 +287,17 @@ class Rows:
             size = width(readers[0])
             readers = [t for t in readers if width(t) == size][: self.prompts]
             # A place beyond the last row stands for nobody.
-            index_G = np.full(self.prompts, len(self._seats))
-            tokens_GT = np.zeros((self.prompts, size), np.int32)
-            lengths_G = np.zeros(self.prompts, np.int32)
+            index_P = np.full(self.prompts, len(self._seats))
+            tokens_PT = np.zeros((self.prompts, size), np.int32)
+            lengths_P = np.zeros(self.prompts, np.int32)
             for place, ticket in enumerate(readers):
                 piece = ticket.unread[0][:size]
-                index_G[place], lengths_G[place] = ticket.row, len(piece)
-                tokens_GT[place, : len(piece)] = piece
-        self._streams = read(self.model, self.params, self._streams, index_G, tokens_GT, lengths_G)
+                index_P[place], lengths_P[place] = ticket.row, len(piece)
+                tokens_PT[place, : len(piece)] = piece
+        self._streams = read(self.model, self.params, self._streams, index_P, tokens_PT, lengths_P)
         jax.block_until_ready(self._streams.logits_BV)
         with self._books:
-            for ticket, length in zip(readers, lengths_G.tolist(), strict=False):
+            for ticket, length in zip(readers, lengths_P.tolist(), strict=False):
                 ticket.tokens += length
                 rest = ticket.unread.popleft()[length:]
                 if len(rest):

@@ -69,18 +69,18 @@ def begin(model: RMAT, batch: int) -> Streams:
 
 
 @jax.jit
-def take(streams: Streams, index_G: Array) -> Streams:
+def take(streams: Streams, index_P: Array) -> Streams:
     """The rows at these places; one beyond the last stands for the last."""
-    return jax.tree.map(lambda x: x.at[index_G].get(mode="clip"), streams)
+    return jax.tree.map(lambda x: x.at[index_P].get(mode="clip"), streams)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def put(streams: Streams, index_G: Array, rows: Streams) -> Streams:
+def put(streams: Streams, index_P: Array, rows: Streams) -> Streams:
     """The streams with other rows at these places; what is beyond the last place is dropped.
 
     The streams are donated.
     """
-    return jax.tree.map(lambda x, new: x.at[index_G].set(new, mode="drop"), streams, rows)
+    return jax.tree.map(lambda x, new: x.at[index_P].set(new, mode="drop"), streams, rows)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -88,9 +88,9 @@ def read(
     model: RMAT,
     params: PyTree,
     streams: Streams,
-    index_G: Array,
-    tokens_GT: Array,
-    lengths_G: Array,
+    index_P: Array,
+    tokens_PT: Array,
+    lengths_P: Array,
 ) -> Streams:
     """Some rows read a piece of their prompts, together. The streams are donated.
 
@@ -98,17 +98,17 @@ def read(
         model: the model.
         params: its parameters, unstacked (`unstack_params`).
         streams: all rows.
-        index_G: places of those that read; beyond the last: none.
-        tokens_GT: padded at the end, to a few widths only (`call_width`), since each is compiled.
-        lengths_G: how many of them count; 0: none, the row stays as it is.
+        index_P: places of those that read; beyond the last: none.
+        tokens_PT: padded at the end, to a few widths only (`call_width`), since each is compiled.
+        lengths_P: how many of them count; 0: none, the row stays as it is.
     """
-    rows = take(streams, index_G)
+    rows = take(streams, index_P)
     # Stacked again: a copy of the weights is little beside reading a prompt, and the layers are
     # compiled once.
     params, state = stack_params(params), stack_layers(rows.state)
-    logits_GV, state = open_chunk.last(model.config, params, state, tokens_GT, lengths_G)
-    logits_GV = jnp.where(lengths_G[:, None] > 0, logits_GV, rows.logits_BV)
-    return put(streams, index_G, rows.replace(state=unstack_layers(state), logits_BV=logits_GV))
+    logits_PV, state = open_chunk.last(model.config, params, state, tokens_PT, lengths_P)
+    logits_PV = jnp.where(lengths_P[:, None] > 0, logits_PV, rows.logits_BV)
+    return put(streams, index_P, rows.replace(state=unstack_layers(state), logits_BV=logits_PV))
 
 
 def call_width(length: int, chunk_len: int) -> int:

@@ -43,13 +43,12 @@ def _call(case: Case, params) -> Results:
     """One call over all chunks, its loss, and the gradient of every parameter."""
     config = case.config.model
     logits_BTV = _logits(config, params, case.tokens, case.documents)
-    (loss, layers), grads = jax.device_get(
-        _loss_and_layers(config, params, case.tokens, case.targets, case.documents)
-    )
-    # of each layer of each chunk, [N, L, ...]: y is the first of what a call returns
-    shown = {"layer output": layers["__call__"][0][0]}
+    loss, grads = jax.device_get(_loss(config, params, case.tokens, case.targets, case.documents))
+    # of each layer of each chunk, [N, L, ...]
+    layers = _layers(config, params, case.tokens, case.documents)
+    shown = {"layer output": layers["__call__"][0]}
     if config.memory:
-        shown["memory"] = layers["write"][0]
+        shown["memory"] = layers["write"][0][0]
     results = {}
     for chunk, logits_BCV in enumerate(np.split(np.asarray(logits_BTV), case.num_chunks, axis=1)):
         for layer in range(config.num_layers):
@@ -130,24 +129,31 @@ def _logits(config: RMATConfig, params, tokens_BT, documents_BT):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.value_and_grad, argnums=1, has_aux=True)
-def _loss_and_layers(config: RMATConfig, params, tokens_BT, targets_BT, documents_BT):
-    """The mean loss of one call, what its layers return; the loss's gradient."""
+@functools.partial(jax.value_and_grad, argnums=1)
+def _loss(config: RMATConfig, params, tokens_BT, targets_BT, documents_BT):
+    """The mean loss of one call, and its gradient."""
+    scores, _ = RMAT(config).apply(
+        {"params": params}, tokens_BT, targets_BT, None, documents_BT, method=RMAT.score
+    )
+    return scores.loss_BT.sum() / (targets_BT != IGNORE).sum()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _layers(config: RMATConfig, params, tokens_BT, documents_BT):
+    """What the layers return of each chunk."""
 
     def asked(module, name):
         return isinstance(module, Block) and name in ("__call__", "write")
 
-    (scores, _), shown = RMAT(config).apply(
+    _, shown = RMAT(dataclasses.replace(config, chunks_at_once=1)).apply(
         {"params": params},
         tokens_BT,
-        targets_BT,
         None,
         documents_BT,
-        method=RMAT.score,
         capture_intermediates=asked,
         mutable=["intermediates"],
     )
-    return scores.loss_BT.sum() / (targets_BT != IGNORE).sum(), shown["intermediates"]["layers"]
+    return shown["intermediates"]["layers"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

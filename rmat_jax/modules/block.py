@@ -4,27 +4,41 @@
     A  = l1 A_full + l2 A_local (+ l3 A_mem)      l = softmax(w)
     x' = x + A Wo                                 y = x' + MLP(LN2(x'))
 
-A block is told what it may see and says what it adds. It holds no state, writes nothing, and knows
-no chunk and no stream of tokens: `model.py` and `infer/open_chunk.py` keep those.
+A block is told what it may see and says what it adds. It holds no state and knows no stream of
+tokens: `model.py` and `infer/open_chunk.py` keep those.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.modules.documents import Border, visible
+from rmat_jax.modules.documents import Border, slot_positions, visible
 from rmat_jax.modules.dropout import Dropout
 from rmat_jax.modules.memory import Memory
 from rmat_jax.modules.mlp import MLP, projection, split_heads
 from rmat_jax.modules.norms import layer_norm
-from rmat_jax.ops.attention import Keys, mix_branches, read_values, row_of_scores
+from rmat_jax.ops.attention import Keys, mix_branches, pieces, read_values, row_of_scores
 from rmat_jax.ops.rope import rotate
 from rmat_jax.types import Array
 
 
+class Heads(NamedTuple):
+    """What tokens ask and what they show, [B, S, H, E] each."""
+
+    # turned by the token's position
+    queries: Array
+    keys: Array
+    # as they are
+    plain_queries: Array
+    plain_keys: Array
+    values: Array
+
+
 class Block(nn.Module):
-    """A layer. `__call__` reads tokens; `slots` and `write` are its memory's, if it has one."""
+    """A layer: `ask`, then `__call__`. `slots` and `write` are its memory's, if it has one."""
 
     config: RMATConfig
 
@@ -42,44 +56,45 @@ class Block(nn.Module):
                 start = nn.initializers.constant(c.memory.key_bias)
                 self.memory_bias = self.param("memory_bias", start, (c.num_heads,), dtype)
 
-    def __call__(
-        self,
-        x_BSD: Array,
-        documents_BS: Array,
-        positions_BS: Array,
-        past: list[Keys],
-        slots: Keys | None,
-    ) -> tuple[Array, Keys, Array]:
-        """Reads tokens of one chunk.
+    def ask(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Heads]:
+        """h [B, S, D], and what is made of it.
 
         Args:
-            x_BSD: their vectors from the layer below.
-            documents_BS: their documents.
-            positions_BS: their places, counted from the start of the chunk; B may be 1.
-            past: tokens before them: the carried window, the chunk so far.
-            slots: the memory's, of `Block.slots`; None: there is no memory.
-
-        Returns:
-            y [B, S, D]; the Keys of these tokens; what the memory keeps of each, [B, S, D].
+            x_BSD: the tokens' vectors from the layer below.
+            positions_BS: their places; B may be 1.
         """
         c = self.config
         h_BSD = self.attention_norm(x_BSD)
         q_BSHE, k_BSHE, v_BSHE = (
             split_heads(c, f(h_BSD)) for f in (self.query, self.key, self.value)
         )
-        turned_BSHE, k_BSHE = (
-            rotate(x, positions_BS, c.rope_base, c.rope) for x in (q_BSHE, k_BSHE)
-        )
-        own = Keys(k_BSHE, v_BSHE, documents_BS, positions_BS)
-        parts, asked = [*past, own], [turned_BSHE] * (len(past) + 1)
+        turned = (rotate(x, positions_BS, c.rope_base, c.rope) for x in (q_BSHE, k_BSHE))
+        return h_BSD, Heads(*turned, q_BSHE, k_BSHE, v_BSHE)
+
+    def __call__(
+        self, x_BSD: Array, heads: Heads, own: Keys, past: list[Keys], slots: Keys | None
+    ) -> Array:
+        """y, [B, S, D].
+
+        Attention takes each chunk as a row of its own. So the Keys may have B times G rows, of S by
+        G queries.
+
+        Args:
+            x_BSD: the tokens' vectors from the layer below.
+            heads: of `ask`.
+            own: the tokens as they are seen, with their places in their chunks.
+            past: tokens before them: the carried window, the chunk so far.
+            slots: the memory's; None: there is no memory.
+        """
+        c, shape = self.config, own.keys_BJHE.shape
+        parts, asked = [*past, own], [heads.queries.reshape(shape)] * (len(past) + 1)
         if slots is not None:
             parts.append(slots)
             # slots in a softmax of their own have no place, so the query has none either
-            asked.append(turned_BSHE if c.memory.joint else q_BSHE)
+            asked.append((heads.queries if c.memory.joint else heads.plain_queries).reshape(shape))
         a_BSHE = read_values(self.weigh(asked, parts, own), parts)
         x_BSD = x_BSD + self.dropout(self.output(a_BSHE.reshape(x_BSD.shape)))
-        y_BSD = x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
-        return y_BSD, own, y_BSD if c.memory and c.memory.keeps_outputs else h_BSD
+        return x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
 
     def weigh(self, asked: list[Array], parts: list[Keys], own: Keys) -> list[Array]:
         """The weight of everything that is seen, [B, H, S, J] for each part: the branches' mixture.
@@ -99,10 +114,30 @@ class Block(nn.Module):
         ]
         return mix_branches(row_of_scores(asked, parts, biases), masks, shares)
 
-    def slots(self, slots_BMD: Array, ages_BM: Array, document_B: Array) -> Keys:
-        """See `Memory.keys`."""
-        return self.memory.keys(slots_BMD, ages_BM, document_B, (self.key, self.value))
+    def slots(self, line_BJD: Array, owners_GBM: Array, heads: Heads | None = None) -> Keys:
+        """The slots that each chunk of a group sees, in a row of its own for each chunk.
 
-    def write(self, slots_BMD: Array, kept_BCD: Array, at: Border) -> Array:
+        Read jointly, a slot stands where the middle of its tokens stood: its key is turned there.
+
+        Args:
+            line_BJD: the slots that the first chunk sees, then the entries that follow them.
+            owners_GBM: the document of each slot that each chunk sees.
+            heads: of the group's tokens; they stand for entries that are tokens.
+        """
+        c, (chunks, _, size) = self.config, owners_GBM.shape
+        writes = c.memory.writes
+        length = size + (chunks - 1) * writes
+        if heads is not None and c.memory.keeps_tokens(c.chunk_len):
+            keys, values = self.memory.keys(line_BJD[:, :size], (self.key, self.value))
+            keys = jnp.concatenate([keys, heads.plain_keys], axis=1)[:, :length]
+            values = jnp.concatenate([values, heads.values], axis=1)[:, :length]
+        else:
+            keys, values = self.memory.keys(line_BJD[:, :length], (self.key, self.value))
+        if c.memory.joint:
+            keys = rotate(keys, slot_positions(c, chunks), c.rope_base, c.rope)
+        owners_BM = owners_GBM.swapaxes(0, 1).reshape(-1, size)
+        return Keys(*(pieces(x, size, writes, chunks) for x in (keys, values)), owners_BM)
+
+    def write(self, slots_BMD: Array, kept_BSD: Array, at: Border) -> tuple[Array, Array]:
         """See `Memory.write`."""
-        return self.memory.write(slots_BMD, kept_BCD, at)
+        return self.memory.write(slots_BMD, kept_BSD, at)

@@ -6,6 +6,7 @@ memory belongs to the document that was read last; a new document begins with an
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from rmat_jax.config import RMATConfig
@@ -48,10 +49,15 @@ def visible(
 
 
 class Border(NamedTuple):
-    """What every layer's memory needs to know at the end of a chunk."""
+    """What every layer's memory needs to know at the end of a chunk.
+
+    Of a group of chunks each field has a leading axis G.
+    """
 
     # whether each token of the chunk belongs to the document that was read last
     mine_BC: Array
+    # of the slots that the chunk sees: the document each belongs to
+    owners_BM: Array | None
     # chunks since each slot was written, before the write and after it; 0: unwritten
     ages_BM: Array | None
     next_ages_BM: Array | None
@@ -74,13 +80,28 @@ def border(
     """
     mine_BC = documents_BC == last_B[:, None]
     if not config.memory:
-        return Border(mine_BC, None, None)
-    writes = config.memory.writes
+        return Border(mine_BC, None, None, None)
+    writes, owners_BM = config.memory.writes, slot_documents(ages_BM, owner_B)
     ages_BM = jnp.where((last_B == owner_B)[:, None], ages_BM, 0)
     older_BM = jnp.where(ages_BM > 0, ages_BM + 1, 0)[:, writes:]
     written_BK = mine_BC.reshape(-1, writes, config.run_len).any(2)
     next_ages_BM = jnp.concatenate([older_BM, written_BK.astype(jnp.int32)], axis=1)
-    return Border(mine_BC, ages_BM, next_ages_BM)
+    return Border(mine_BC, owners_BM, ages_BM, next_ages_BM)
+
+
+def borders(
+    config: RMATConfig, ages_BM: Array | None, owner_B: Array, documents_GBC: Array
+) -> tuple[Border, Array]:
+    """`border` of one chunk after the other, and the document that was read last, [B]."""
+
+    def end(carried, documents_BC):
+        ages_BM, owner_B = carried
+        last_B = last(documents_BC, documents_BC, owner_B)
+        at = border(config, ages_BM, owner_B, last_B, documents_BC)
+        return (at.next_ages_BM, last_B), at
+
+    (_, last_B), at = jax.lax.scan(end, (ages_BM, owner_B), documents_GBC)
+    return at, last_B
 
 
 def last(x_BS: Array, documents_BS: Array, before_B: Array) -> Array:
@@ -112,12 +133,13 @@ def slot_documents(ages_BM: Array, document_B: Array) -> Array:
     return jnp.where(ages_BM > 0, document_B[:, None], NOBODY)
 
 
-def slot_positions(config: RMATConfig, ages_BM: Array) -> Array:
-    """Where the middle of the tokens stood that each slot was made of, [B, M].
+def slot_positions(config: RMATConfig, chunks: int = 1) -> Array:
+    """Where the middle of the tokens stood that each slot was made of, [1, M + (G - 1) K].
 
-    Counted from the start of the chunk that is read: -1 is the token before it.
+    The slots that the first chunk sees, then those that each further chunk sees first. Counted from
+    the start of the first chunk: -1 is the token before it.
     """
-    writes = config.memory.writes
-    run_M = jnp.arange(config.memory.slots) % writes
-    middle_M = (run_M + 0.5) * config.run_len - 0.5
-    return middle_M[None] - ages_BM * config.chunk_len
+    c, (writes, slots) = config, (config.memory.writes, config.memory.slots)
+    entry_J = jnp.arange(slots + (chunks - 1) * writes)
+    start_J = (entry_J // writes - slots // writes) * c.chunk_len
+    return (start_J + (entry_J % writes + 0.5) * c.run_len - 0.5)[None]

@@ -12,18 +12,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.modules.documents import Border, slot_documents, slot_positions
+from rmat_jax.modules.documents import Border
 from rmat_jax.modules.mlp import projection, split_heads
 from rmat_jax.modules.norms import layer_norm
-from rmat_jax.ops.attention import Keys
-from rmat_jax.ops.rope import rotate
 from rmat_jax.types import Array
 
 Project = Callable[[Array], Array]
 
 
 class Memory(nn.Module):
-    """A queue of M slots, oldest first. `keys` is what a chunk sees of it, `write` the next queue.
+    """A queue of M slots, oldest first. `keys` is what chunks see of it, `write` the next queue.
+
+    Both take a group of G chunks. The slots and the entries that follow them make one line: the
+    first chunk sees its first M vectors, each further chunk those that stand K further on.
 
     An age counts the chunks since a slot was written. A slot of age 0 is unwritten; its content
     means nothing and nobody sees it.
@@ -39,47 +40,84 @@ class Memory(nn.Module):
         if c.memory.gated:
             self.gate = {"slot": SlotGate, "gru": GRUGate}[c.memory.gate](c)
 
-    def keys(
-        self, slots_BMD: Array, ages_BM: Array, document_B: Array, layer: tuple[Project, Project]
-    ) -> Keys:
-        """The slots as Keys: `M Wk` and `M Wv`, or `LNm(M) Wmk` and `LNm(M) Wmv` of outputs.
+    def keys(self, line_BJD: Array, layer: tuple[Project, Project]) -> tuple[Array, Array]:
+        """Keys and values of vectors of the line: `M Wk` and `M Wv`, [B, J, H, E] each.
 
-        Read jointly, a slot stands where the middle of its tokens stood: its key is rotated there.
+        Of outputs they are `LNm(M) Wmk` and `LNm(M) Wmv`.
 
         Args:
-            slots_BMD: the queue.
-            ages_BM: of its slots.
-            document_B: that the queue belongs to.
+            line_BJD: vectors that the memory keeps.
             layer: Wk and Wv of the layer, which inputs are read with.
         """
         c, (key, value) = self.config, layer
         if c.memory.keeps_outputs:
-            slots_BMD, key, value = self.read_norm(slots_BMD), self.key, self.value
-        keys_BMHE, values_BMHE = split_heads(c, key(slots_BMD)), split_heads(c, value(slots_BMD))
-        if c.memory.joint:
-            keys_BMHE = rotate(keys_BMHE, slot_positions(c, ages_BM), c.rope_base, c.rope)
-        return Keys(keys_BMHE, values_BMHE, slot_documents(ages_BM, document_B))
+            line_BJD, key, value = self.read_norm(line_BJD), self.key, self.value
+        return split_heads(c, key(line_BJD)), split_heads(c, value(line_BJD))
 
-    def write(self, slots_BMD: Array, kept_BCD: Array, at: Border) -> Array:
-        """The queue after a chunk, [B, M, D]; zeros where a slot is unwritten.
+    def write(self, slots_BMD: Array, kept_BTD: Array, at: Border) -> tuple[Array, Array]:
+        """The queue after a group of chunks, and the line that the group's chunks see.
 
         An entry s is the mean of a run of C / K tokens, of those of the chunk's last document.
 
         Args:
             slots_BMD: the queue before.
-            kept_BCD: what the layer keeps of each token of the chunk.
-            at: the rules at the chunk's border.
+            kept_BTD: what the layer keeps of each token of the group.
+            at: the rules at the chunks' borders.
+
+        Returns:
+            The queue [B, M, D], zeros where a slot is unwritten; the line [B, M + G K, D].
         """
-        c = self.config
-        kept_BCD = self.write_norm(kept_BCD) if c.memory.keeps_outputs else kept_BCD
-        mine_BKR1 = at.mine_BC.reshape(len(kept_BCD), c.memory.writes, c.run_len, 1)
-        runs_BKRD = kept_BCD.reshape(*mine_BKR1.shape[:3], c.width)
-        s_BKD = jnp.where(mine_BKR1, runs_BKRD, 0).sum(2) / jnp.maximum(mine_BKR1.sum(2), 1)
-        queue_BMD = jnp.where(at.ages_BM[..., None] > 0, slots_BMD, 0)
+        c, (slots, writes) = self.config, (self.config.memory.slots, self.config.memory.writes)
+        kept_BTD = self.write_norm(kept_BTD) if c.memory.keeps_outputs else kept_BTD
+        mine_BGKR1 = jnp.moveaxis(at.mine_BC, 0, 1).reshape(len(kept_BTD), -1, writes, c.run_len, 1)
+        runs_BGKRD = kept_BTD.reshape(*mine_BGKR1.shape[:4], c.width)
+        entries_BGKD = jnp.where(mine_BGKR1, runs_BGKRD, 0).sum(3)
+        entries_BGKD /= jnp.maximum(mine_BGKR1.sum(3), 1)
         if c.memory.gated:
-            s_BKD = self.gate(s_BKD, queue_BMD[:, : c.memory.writes])
-        queue_BMD = jnp.concatenate([queue_BMD[:, c.memory.writes :], s_BKD], axis=1)
-        return jnp.where(at.next_ages_BM[..., None] > 0, queue_BMD, 0)
+            entries_BGKD = self._gated(slots_BMD, entries_BGKD, at)
+        entries_BJD = entries_BGKD.reshape(len(kept_BTD), -1, c.width)
+        line_BJD = jnp.concatenate([slots_BMD, entries_BJD], axis=1)
+        queue_BMD = jnp.where(at.next_ages_BM[-1, :, :, None] > 0, line_BJD[:, -slots:], 0)
+        return queue_BMD, line_BJD
+
+    def _gated(self, slots_BMD: Array, s_BGKD: Array, at: Border) -> Array:
+        """The entries [B, G, K, D] that the gate makes of s and of the slots that they replace.
+
+        A slot is replaced M / K chunks after it was written. So as many chunks do not depend on
+        each other, and one step of the scan takes them.
+        """
+        c, writes = self.config.memory, self.config.memory.writes
+        batch, chunks, _, width = s_BGKD.shape
+        held_BGK = jnp.moveaxis(at.ages_BM[:, :, :writes] > 0, 0, 1)
+        written_BGK = jnp.moveaxis(at.next_ages_BM[:, :, -writes:] > 0, 0, 1)
+        turn = min(c.slots // writes, chunks)
+        rest = -chunks % turn
+
+        def turns(x_BGK):
+            """By steps of the scan, [G / turn, B, turn K, ...]."""
+            x_BGK = jnp.pad(x_BGK, ((0, 0), (0, rest)) + ((0, 0),) * (x_BGK.ndim - 2))
+            x_BGK = x_BGK.reshape(batch, -1, turn * writes, *x_BGK.shape[3:])
+            return jnp.moveaxis(x_BGK, 1, 0)
+
+        def step(gate, queue_BJD, x):
+            s_BJD, held_BJ, written_BJ = x
+            new_BJD = gate(s_BJD, jnp.where(held_BJ[..., None], queue_BJD, 0))
+            new_BJD = jnp.where(written_BJ[..., None], new_BJD, 0)
+            return new_BJD, new_BJD
+
+        xs = jax.tree.map(turns, (s_BGKD, held_BGK, written_BGK))
+        queue_BJD = slots_BMD[:, : turn * writes]
+        if chunks == turn:
+            new_BJD = step(self.gate, queue_BJD, jax.tree.map(lambda x: x[0], xs))[0]
+        else:
+            _, new_NBJD = nn.scan(
+                step,
+                variable_broadcast="params",
+                variable_axes={"intermediates": 0},
+                split_rngs={"params": False},
+            )(self.gate, queue_BJD, xs)
+            new_BJD = jnp.moveaxis(new_NBJD, 0, 1)
+        return new_BJD.reshape(batch, chunks + rest, writes, width)[:, :chunks]
 
 
 class SlotGate(nn.Module):

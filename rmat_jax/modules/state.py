@@ -87,18 +87,15 @@ def window(keys_BHEW: Array, values_BHEW: Array, documents_BW: Array) -> Keys:
     return Keys(unpacked(keys_BHEW), unpacked(values_BHEW), documents_BW, before_1W)
 
 
-def slide(config: RMATConfig, parts: list[Keys]) -> tuple[Array, Array]:
-    """The window that the next chunk sees: the last W keys and values of these, [B, H, E, W] each.
+def slide(config: RMATConfig, keys: Keys, length: int) -> tuple[Array, Array]:
+    """The window after `length` tokens: the last W keys and values of these, [B, H, E, W] each.
 
     Rotations add up: a key that is turned back by C stands C places earlier.
     """
     c, size = config, config.local.window
-    keys_BJHE, values_BJHE = (
-        jnp.concatenate([getattr(part, name) for part in parts], axis=1)[:, -size:]
-        for name in ("keys_BJHE", "values_BJHE")
-    )
-    keys_BJHE = rotate(keys_BJHE, jnp.full((1, size), -c.chunk_len), c.rope_base, c.rope)
-    return packed(keys_BJHE), packed(values_BJHE)
+    back_1W = jnp.full((1, size), -length)
+    keys_BJHE = rotate(keys.keys_BJHE[:, -size:], back_1W, c.rope_base, c.rope)
+    return packed(keys_BJHE), packed(keys.values_BJHE[:, -size:])
 
 
 def slide_documents(config: RMATConfig, before_BW: Array, documents_BC: Array) -> Array:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rmat_jax.types import Array
 
@@ -24,6 +25,33 @@ class Keys(NamedTuple):
     documents_BJ: Array
     # in the chunk, negative before it; None: slots of a memory, which are seen from everywhere
     positions_BJ: Array | None = None
+
+    def followed_by(self, more: "Keys") -> "Keys":
+        """These and more behind them, without positions."""
+        return Keys(
+            *(jnp.concatenate(both, axis=1) for both in zip(self[:3], more[:3], strict=True))
+        )
+
+    def cut(self, size: int, step: int, count: int, first: int) -> "Keys":
+        """`pieces`, each in the places from `first` on."""
+        # known while the program is compiled: what a mask excludes can be left out of it
+        places_1J = np.arange(first, first + size)[None]
+        return Keys(*(pieces(x, size, step, count) for x in self[:3]), places_1J)
+
+
+def pieces(x_BJ: Array, size: int, step: int, count: int) -> Array:
+    """Pieces of each row as rows of their own, [B * count, size, ...]; they may overlap.
+
+    Row `b * count + g` has `size` entries of row b, from `g * step` on.
+    """
+    blocks = -(-size // step)
+    front = blocks * step - size
+    x_BJ = x_BJ[:, : size + (count - 1) * step]
+    x_BJ = jnp.pad(x_BJ, ((0, 0), (front, 0)) + ((0, 0),) * (x_BJ.ndim - 2))
+    x_BGS = x_BJ.reshape(len(x_BJ), -1, step, *x_BJ.shape[2:])
+    # slices and not a gather, whose gradient would be added up one entry at a time
+    x_BGJ = jnp.concatenate([x_BGS[:, at : at + count] for at in range(blocks)], axis=2)
+    return x_BGJ[:, :, front:].reshape(-1, size, *x_BJ.shape[2:])
 
 
 def row_of_scores(

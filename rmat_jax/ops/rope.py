@@ -1,8 +1,12 @@
 """Rotary position embedding (arXiv 2104.09864), the two halves of a vector paired."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from rmat_jax.types import Array
+
+# positions whose angles are told apart by float32 alone
+EXACT = 1024
 
 
 def rotate(x_BSHE: Array, positions_BS: Array, base: float, mode: str) -> Array:
@@ -21,14 +25,20 @@ def rotate(x_BSHE: Array, positions_BS: Array, base: float, mode: str) -> Array:
             so that only the first heads turn fast; "none" returns x.
 
     Returns:
-        The rotated vectors in x's dtype; angles are computed in float32, or float64 if x is.
+        The rotated vectors in x's dtype; angles are computed in float32, or float64 if x is. Their
+        error does not grow with the position.
     """
     if mode == "none":
         return x_BSHE
     heads, half = x_BSHE.shape[2] if mode == "global" else 1, x_BSHE.shape[3] // 2
     wide = jnp.promote_types(x_BSHE.dtype, jnp.float32)
-    frequencies = base ** (-jnp.arange(heads * half, dtype=wide) / (heads * half))
-    angles = positions_BS[:, :, None, None].astype(wide) * frequencies.reshape(1, 1, heads, half)
+    frequencies = base ** (-np.arange(heads * half) / (heads * half)).reshape(1, 1, heads, half)
+    # A large product loses the digits of its remainder by 2 pi: whole thousands turn by themselves.
+    positions_BS11 = jnp.asarray(positions_BS)[:, :, None, None]
+    thousands_BS11 = jnp.floor_divide(positions_BS11, EXACT)
+    rest_BS11 = positions_BS11 - thousands_BS11 * EXACT
+    angles = rest_BS11.astype(wide) * frequencies.astype(wide)
+    angles += thousands_BS11.astype(wide) * (EXACT * frequencies % (2 * np.pi)).astype(wide)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x_BSHE.astype(wide), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

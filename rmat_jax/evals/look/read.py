@@ -2,6 +2,7 @@
 of fixed size.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -149,7 +150,7 @@ def look(
         marked_NR: whether the entries that a chunk writes are marked from then on, for each of
             MARKS.
     """
-    model = RMAT(config)
+    model = RMAT(dataclasses.replace(config, chunks_at_once=1))
 
     def score(carried, tokens_C, targets_C):
         return model.apply(
@@ -208,9 +209,7 @@ def look(
 
 def _wanted(module: nn.Module, name: str) -> bool:
     """What `look` sees of the forward pass: the values of tokens and slots, all weights, gates."""
-    return name == "openness" or (
-        isinstance(module, Block) and name in ("__call__", "slots", "weigh")
-    )
+    return name == "openness" or (isinstance(module, Block) and name in ("ask", "slots", "weigh"))
 
 
 def _reads(
@@ -225,7 +224,7 @@ def _reads(
         scored_C: whether a token counts.
     """
     *rest, weights_LHCM = (x[0, :, 0].astype(jnp.float32) for x in layers["weigh"][0])
-    values = [layers["__call__"][0][1].values_BJHE[0, :, 0]]
+    values = [layers["ask"][0][1].values[0, :, 0]]
     if config.carries_window:
         values.insert(0, before.window_values_LBHEW[:, 0].transpose(0, 3, 1, 2))
 
