@@ -98,6 +98,11 @@ def _check_divides(small: str, small_value: int, large: str, large_value: int) -
 AT_ONCE = 16_384
 
 
+def divisor(number: int, most: int) -> int:
+    """The largest divisor of a number that is at most `most`; at least 1."""
+    return max(d for d in range(1, max(min(most, number), 1) + 1) if number % d == 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Local(_Section):
     """The local branch: each token sees the W tokens up to itself."""
@@ -220,8 +225,11 @@ class RMATConfig(_Section):
     dropout: float = _start(0.0)
     # of the activations: "float32" | "bfloat16" | "float64"
     dtype: str = "float32"
-    # "block" | "chunk" | "chunk+block": what the backward pass computes again
+    # "block": the backward pass computes layers again, all but attention's results; "chunk": groups
+    # of chunks; "chunk+block"
     remat: str = _start("none")
+    # "auto" | "obvious" | "xla" | "cudnn" | "splash": how whole chunks are read; see ops/fused.py
+    attention: str = _start("auto")
     # [G] at most as many chunks are read at once; None: AT_ONCE tokens, or 1 where outputs are kept
     chunks_at_once: int | None = _start(None)
 
@@ -264,6 +272,7 @@ class RMATConfig(_Section):
         self._choice("remat", ("none", "block", "chunk", "chunk+block"))
         self._choice("dtype", ("float32", "bfloat16", "float64"))
         self._fraction("dropout")
+        self._choice("attention", ("auto", "obvious", "xla", "cudnn", "splash"))
         if self.chunks_at_once is not None:
             self._positive("chunks_at_once")
             rule = (
@@ -304,7 +313,7 @@ class RMATConfig(_Section):
     def at_once(self, chunks: int) -> int:
         """[G] how many chunks of a call of so many are read at once: a divisor of their number."""
         most = 1 if self._waits else self.chunks_at_once or AT_ONCE // self.chunk_len
-        return max(g for g in range(1, max(min(most, chunks), 1) + 1) if chunks % g == 0)
+        return divisor(chunks, most)
 
     @property
     def carries_window(self) -> bool:
@@ -546,6 +555,9 @@ class Config(_Section):
     def __post_init__(self):
         self._not_negative("seed")
         self._positive("steps", "batch_size", "chunks_per_step", "accumulation")
+        if self.model.chunks_at_once is not None:
+            names = "model.chunks_at_once", "chunks_per_step"
+            _check_divides(names[0], self.model.chunks_at_once, names[1], self.chunks_per_step)
         self._positive("eval_tokens", "eval_batch_size")
         _check_divides("accumulation", self.accumulation, "batch_size", self.batch_size)
         tokens = self.batch_size * self.segment_len

@@ -34,6 +34,7 @@ _FOLLOWING = {
     "memory.writes": int,
     "memory.gate_bias": float,
     "memory.key_bias": float,
+    "chunks_at_once": int,
 }
 
 

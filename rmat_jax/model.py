@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rmat_jax.config import RMATConfig
+from rmat_jax.config import RMATConfig, divisor
 from rmat_jax.errors import UserError
 from rmat_jax.modules import documents as rules
 from rmat_jax.modules import state as states
@@ -19,10 +19,12 @@ from rmat_jax.modules.dropout import Dropout
 from rmat_jax.modules.mlp import projection
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.modules.state import InsideChunk, State
-from rmat_jax.ops import losses
+from rmat_jax.ops import fused, losses
 from rmat_jax.ops.attention import Keys
 from rmat_jax.types import Array, PyTree
 
+# numbers, 64 MiB
+LOGITS = 1 << 24
 # fills up a last chunk: tokens of no document, which nobody scores
 PADDING = {"tokens": 0, "targets": losses.IGNORE, "documents": rules.NOBODY}
 
@@ -90,16 +92,19 @@ class RMAT(nn.Module):
     ) -> tuple[losses.Scores, State | InsideChunk]:
         """The loss of each target, [B, T]; -1 is not scored. Otherwise like a call.
 
-        Logits of one chunk exist at a time.
+        Not all logits exist at a time: LOGITS numbers, or those of one chunk.
         """
 
         def loss(model, x_BTD, targets_BT):
-            chunks = model._cut(x_BTD), model._cut(targets_BT)
-            return jax.tree.map(model._join, model._scan(score_chunk, None, chunks)[1])
+            c, (batch, length) = model.config, targets_BT.shape
+            most = LOGITS // (batch * c.chunk_len * c.vocab_size)
+            size = divisor(length // c.chunk_len, most)
+            parts = model._cut(x_BTD, size), model._cut(targets_BT, size)
+            return jax.tree.map(model._join, model._scan(score_part, None, parts)[1])
 
-        def score_chunk(model, _, chunk):
-            x_BCD, targets_BC = chunk
-            return None, losses.score(model.logits(x_BCD), targets_BC)
+        def score_part(model, _, part):
+            x_BTD, targets_BT = part
+            return None, losses.score(model.logits(x_BTD), targets_BT)
 
         return self._read(loss, {"tokens": tokens_BT, "targets": targets_BT}, state, documents)
 
@@ -207,7 +212,7 @@ class RMAT(nn.Module):
             token_B = rules.last(tokens_BT, documents_BT, token_B)
         read = functools.partial(_read_layer, documents_BT, owners_BW, at)
         x_BTD, (slots_LBMD, keys_LBHEW, values_LBHEW) = nn.scan(
-            nn.remat(read, prevent_cse=False) if "block" in c.remat else read,
+            nn.remat(read, prevent_cse=False, policy=_kept) if "block" in c.remat else read,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             length=c.num_layers,
@@ -231,6 +236,14 @@ class RMAT(nn.Module):
             document_B=document_B,
             token_B=token_B,
         ), x_BTD
+
+
+def _kept(primitive, *args, **params) -> bool:
+    """What a rematerialised layer keeps: attention's results, which are few and dear."""
+    names = jax.checkpoint_policies.save_only_these_names(fused.KEPT)
+    # cuDNN's kernel gives its results no name
+    fast = primitive.name.startswith("dot_product_attention_fwd")
+    return fast or names(primitive, *args, **params)
 
 
 Carried = tuple[Array | None, Array | None, Array | None]
@@ -272,7 +285,7 @@ def _read_layer(
         if not c.memory.keeps_outputs:
             slots_BMD, line_BJD = block.write(slots_BMD, h_BTD, at)
         slots = block.slots(line_BJD, at.owners_BM, heads)
-    y_BTD = block(x_BTD, heads, own, past, slots)
+    y_BTD = block(x_BTD, heads, own, past, slots, c.attention)
     if c.memory and c.memory.keeps_outputs:
         slots_BMD, _ = block.write(slots_BMD, y_BTD, at)
     return y_BTD, (slots_BMD, keys_BHEW, values_BHEW)

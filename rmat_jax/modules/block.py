@@ -15,12 +15,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmat_jax.config import RMATConfig
-from rmat_jax.modules.documents import Border, slot_positions, visible
+from rmat_jax.errors import UserError
+from rmat_jax.modules.documents import Border, seen, slot_positions, visible
 from rmat_jax.modules.dropout import Dropout
 from rmat_jax.modules.memory import Memory
 from rmat_jax.modules.mlp import MLP, projection, split_heads
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.ops.attention import Keys, mix_branches, pieces, read_values, row_of_scores
+from rmat_jax.ops.fused import UNITS, Band, attend, fastest, refusal
 from rmat_jax.ops.rope import rotate
 from rmat_jax.types import Array
 
@@ -72,7 +74,13 @@ class Block(nn.Module):
         return h_BSD, Heads(*turned, q_BSHE, k_BSHE, v_BSHE)
 
     def __call__(
-        self, x_BSD: Array, heads: Heads, own: Keys, past: list[Keys], slots: Keys | None
+        self,
+        x_BSD: Array,
+        heads: Heads,
+        own: Keys,
+        past: list[Keys],
+        slots: Keys | None,
+        path: str = "obvious",
     ) -> Array:
         """y, [B, S, D].
 
@@ -85,16 +93,60 @@ class Block(nn.Module):
             own: the tokens as they are seen, with their places in their chunks.
             past: tokens before them: the carried window, the chunk so far.
             slots: the memory's; None: there is no memory.
+            path: how attention is computed; all but "obvious" take whole chunks.
         """
-        c, shape = self.config, own.keys_BJHE.shape
-        parts, asked = [*past, own], [heads.queries.reshape(shape)] * (len(past) + 1)
-        if slots is not None:
-            parts.append(slots)
-            # slots in a softmax of their own have no place, so the query has none either
-            asked.append((heads.queries if c.memory.joint else heads.plain_queries).reshape(shape))
-        a_BSHE = read_values(self.weigh(asked, parts, own), parts)
+        a_BSHE = self.attend(path, heads, own, past, slots)
         x_BSD = x_BSD + self.dropout(self.output(a_BSHE.reshape(x_BSD.shape)))
         return x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
+
+    def attend(
+        self, path: str, heads: Heads, own: Keys, past: list[Keys], slots: Keys | None
+    ) -> Array:
+        """The mixture of the branches, [B, S, H, E]: by the obvious code, or branch by branch."""
+        c, shape = self.config, own.keys_BJHE.shape
+        if path == "obvious":
+            parts, asked = [*past, own], [heads.queries.reshape(shape)] * (len(past) + 1)
+            if slots is not None:
+                parts.append(slots)
+                # slots in a softmax of their own have no place, so the query has none either
+                queries = heads.queries if c.memory.joint else heads.plain_queries
+                asked.append(queries.reshape(shape))
+            return read_values(self.weigh(asked, parts, own), parts)
+        mixture = 0.0
+        for branch, share in zip(c.fused, self.shares(), strict=True):
+            way, keys, band, tile = self._seen(path, branch, own, past, slots)
+            queries = heads.plain_queries if branch == "memory" else heads.queries
+            found = attend(
+                way,
+                band,
+                queries.reshape(-1, tile, *shape[2:]),
+                *keys[:2],
+                self.memory_bias if band.slots and c.memory.joint else None,
+                own.documents_BJ.reshape(-1, tile),
+                keys.documents_BJ,
+            )
+            mixture += share * found.reshape(queries.shape)
+        return mixture.astype(heads.values.dtype)
+
+    def _seen(
+        self, path: str, branch: str, own: Keys, past: list[Keys], slots: Keys | None
+    ) -> tuple[str, Keys, Band, int]:
+        """How a branch is computed, and what `documents.seen` says of it.
+
+        Raises:
+            UserError: the path cannot take it.
+        """
+        c = self.config
+        for way in (fastest(c.dtype), "xla") if path == "auto" else (path,):
+            keys, band, tile = seen(c, branch, own, past, slots, UNITS[way])
+            reason = refusal(way, c.dtype, c.head_dim, (tile, keys.keys_BJHE.shape[1]))
+            if not reason:
+                return way, keys, band, tile
+        raise UserError(f"model.attention={path} {reason} ({branch}); use model.attention=auto")
+
+    def shares(self) -> Array:
+        """What each branch counts."""
+        return jax.nn.softmax(self.fusion) if len(self.config.fused) > 1 else jnp.ones(1)
 
     def weigh(self, asked: list[Array], parts: list[Keys], own: Keys) -> list[Array]:
         """The weight of everything that is seen, [B, H, S, J] for each part: the branches' mixture.
@@ -107,12 +159,11 @@ class Block(nn.Module):
         c = self.config
         bias_H = self.memory_bias if c.memory and c.memory.joint else None
         biases = [None if part.positions_BJ is not None else bias_H for part in parts]
-        shares = jax.nn.softmax(self.fusion) if len(c.fused) > 1 else jnp.ones(1)
         masks = [
             [visible(c, branch, own.positions_BJ, own.documents_BJ, part) for part in parts]
             for branch in c.fused
         ]
-        return mix_branches(row_of_scores(asked, parts, biases), masks, shares)
+        return mix_branches(row_of_scores(asked, parts, biases), masks, self.shares())
 
     def slots(self, line_BJD: Array, owners_GBM: Array, heads: Heads | None = None) -> Keys:
         """The slots that each chunk of a group sees, in a row of its own for each chunk.

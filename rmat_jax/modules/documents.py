@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from rmat_jax.config import RMATConfig
 from rmat_jax.ops.attention import Keys
+from rmat_jax.ops.fused import Band
 from rmat_jax.types import Array
 
 # document id of a place where no token stands; real ids are >= 0
@@ -46,6 +47,44 @@ def visible(
     else:
         near_BSJ = query // config.local.window == key // config.local.window
     return own_BSJ & (key <= query) & near_BSJ
+
+
+def seen(
+    config: RMATConfig, branch: str, own: Keys, past: list[Keys], slots: Keys | None, unit: int = 1
+) -> tuple[Keys, Band, int]:
+    """All that a branch shows to the tokens of whole chunks, joined. `visible` shows the same.
+
+    Args:
+        config: the model's.
+        branch: "full", "local" or "memory".
+        own: the chunks' tokens, [B, C].
+        past: the windows before them, if there are any.
+        slots: those that each chunk sees.
+        unit: rows are to be multiples of it, if possible.
+
+    Returns:
+        The keys, in a row of their own for each row of queries; where a query may look; how many
+        queries a row has, C or what divides it.
+    """
+    c, keys, band, tile = config, own, Band(), config.chunk_len
+    if branch == "memory":
+        return slots, Band(slots=slots.keys_BJHE.shape[1]), tile
+    if branch == "local":
+        size = c.local.window
+        if c.local.sliding:
+            # a few tokens that nobody sees fill up the window
+            more = -size % unit
+            fits = [d for d in range(size, tile) if tile % d == 0 and d % unit == 0]
+            tile = min(fits, default=tile)
+            keys, band = past[0].followed_by(own).padded(more), Band(first=-size - more, reach=size)
+            keys = keys.cut(size + more + tile, tile, c.chunk_len // tile, band.first)
+        else:
+            tile = size
+            keys = own.cut(tile, tile, c.chunk_len // tile, 0)
+    if c.memory and c.memory.joint and branch == c.fused[0]:
+        slots = Keys(*(jnp.repeat(x, c.chunk_len // tile, axis=0) for x in slots[:3]))
+        keys, band = slots.followed_by(keys), band._replace(slots=slots.keys_BJHE.shape[1])
+    return keys, band, tile
 
 
 class Border(NamedTuple):

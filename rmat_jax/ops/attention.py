@@ -32,6 +32,15 @@ class Keys(NamedTuple):
             *(jnp.concatenate(both, axis=1) for both in zip(self[:3], more[:3], strict=True))
         )
 
+    def padded(self, count: int) -> "Keys":
+        """So many more before these, of no document."""
+
+        def pad(x_BJ, value):
+            widths = ((0, 0), (count, 0)) + ((0, 0),) * (x_BJ.ndim - 2)
+            return jnp.pad(x_BJ, widths, constant_values=value)
+
+        return Keys(pad(self.keys_BJHE, 0), pad(self.values_BJHE, 0), pad(self.documents_BJ, -1))
+
     def cut(self, size: int, step: int, count: int, first: int) -> "Keys":
         """`pieces`, each in the places from `first` on."""
         # known while the program is compiled: what a mask excludes can be left out of it

@@ -68,7 +68,8 @@ def test_control_without_its_mask_each_branch_sees_the_future(monkeypatch, branc
         return visible(config, which, positions_BS, documents_BS, keys)
 
     monkeypatch.setattr(block, "visible", sees_all)
-    table = influence(tiny(rope_base=9_999.0, **{"local.sliding": True}), T)
+    config = tiny(rope_base=9_999.0, attention="obvious", **{"local.sliding": True})
+    table = influence(config, T)
     inside = (u > t) & (u // C == t // C)
     assert (table[inside] > 0).all()
     assert (table[(u > t) & ~inside] == 0).all()

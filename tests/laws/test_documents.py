@@ -65,7 +65,8 @@ def test_control_each_branch_needs_its_mask(monkeypatch, branch):
         return visible(config, which, positions_BS, documents_BS, keys)
 
     monkeypatch.setattr(block, "visible", sees_all)
-    table = influence(tiny(rope_base=9_998.0, **{"local.sliding": True}), T, DOCUMENTS)
+    config = tiny(rope_base=9_998.0, attention="obvious", **{"local.sliding": True})
+    table = influence(config, T, DOCUMENTS)
     assert table[(u <= t) & (DOCUMENTS[u] != DOCUMENTS[t])].max() > 0
 
 

@@ -1,0 +1,260 @@
+"""Attention of one branch without its weights in memory: what `ops/attention.py` computes, faster.
+
+    A = softmax(q k^T / sqrt(E) + bias, where the branch shows) v
+
+Every path keeps the results and the logarithms of their sums, and makes the weights again in the
+backward pass. So what is kept grows with the queries and not with queries by keys.
+
+- "xla": plain products, on any device; written down here.
+- "cudnn": NVIDIA's kernels, through `jax.nn.dot_product_attention`.
+- "splash": JAX's own kernels for TPUs, `jax.experimental.pallas.ops.tpu.splash_attention`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
+from jax.sharding import PartitionSpec as P
+
+from rmat_jax.types import Array
+
+# what a rematerialised layer keeps: the results of attention
+KEPT = "attention"
+# stands for minus infinity where nothing is seen: its differences are numbers
+NEVER = -1e30
+# queries and keys that each path takes at a time
+UNITS = {"xla": 1, "cudnn": 2, "splash": 128}
+
+
+class Band(NamedTuple):
+    """Which keys the places of queries and keys allow: slots, and the last tokens up to one's own.
+
+    Queries stand in the places 0, 1, ..., S - 1.
+    """
+
+    # so many first keys are slots of a memory, which are seen from everywhere
+    slots: int = 0
+    # place of the first token behind them
+    first: int = 0
+    # a token sees so many, itself among them; None: all up to itself
+    reach: int | None = None
+
+    def mask(self, queries: int, keys: int) -> np.ndarray:
+        """[S, J], where a query may look."""
+        query_S1 = np.arange(queries)[:, None]
+        key_1J = np.arange(keys)[None] - self.slots + self.first
+        near_SJ = key_1J <= query_S1
+        if self.reach is not None:
+            near_SJ &= query_S1 - key_1J < self.reach
+        near_SJ[:, : self.slots] = True
+        return near_SJ
+
+
+def fastest(dtype: str) -> str:
+    """The path for this backend and the dtype of the activations."""
+    best = {"gpu": "cudnn", "tpu": "splash"}.get(jax.default_backend(), "xla")
+    return best if dtype == "bfloat16" else "xla"
+
+
+def refusal(path: str, dtype: str, head_dim: int, lengths: tuple[int, ...]) -> str | None:
+    """Why a path cannot take this attention, as "takes ..., not ..."; None: it can.
+
+    Args:
+        path: "xla", "cudnn" or "splash".
+        dtype: of the activations.
+        head_dim: E.
+        lengths: of queries and keys.
+    """
+    unit = UNITS[path]
+    if path == "xla":
+        return None
+    if dtype != "bfloat16":
+        return f"takes model.dtype=bfloat16, not {dtype}"
+    if head_dim % 8 or head_dim > _largest_head(path):
+        return f"takes heads of a multiple of 8 up to {_largest_head(path)}, not {head_dim}"
+    odd = [n for n in lengths if n % unit]
+    return f"takes rows of a multiple of {unit}, not {odd[0]}" if odd else None
+
+
+def _largest_head(path: str) -> int:
+    """What a kernel takes, less the eight numbers of `_biased`."""
+    if path == "splash":
+        return 1016
+    # cuDNN's own rule, by the chip's generation
+    return 248 if float(getattr(jax.devices()[0], "compute_capability", 0)) >= 9 else 120
+
+
+def attend(
+    path: str,
+    band: Band,
+    q_BSHE: Array,
+    k_BJHE: Array,
+    v_BJHE: Array,
+    bias_H: Array | None,
+    documents_BS: Array,
+    documents_BJ: Array,
+) -> Array:
+    """What each query reads, [B, S, H, E] in the values' dtype; zeros where it sees nothing.
+
+    Args:
+        path: "xla", "cudnn" or "splash".
+        band: which places may see which.
+        q_BSHE: queries, k_BJHE: keys, v_BJHE: values.
+        bias_H: what each head adds to its scores of the slots; None: nothing.
+        documents_BS: of the queries, documents_BJ: of the keys. A query sees its own only.
+    """
+    if path == "xla":
+        return _recomputed(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ)
+    if bias_H is not None:
+        q_BSHE, k_BJHE = _biased(band, q_BSHE, k_BJHE, bias_H)
+    kernel = {"cudnn": _cudnn, "splash": _splash}[path]
+    out_BSHE = kernel(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ)
+    if band.slots == k_BJHE.shape[1]:
+        # the only keys of which a query may see none: kernels take the mean of all then
+        sees_BS = (documents_BS[:, :, None] == documents_BJ[:, None, :]).any(2)
+        out_BSHE = jnp.where(sees_BS[..., None, None], out_BSHE, 0)
+    return out_BSHE
+
+
+def _biased(band, q_BSHE, k_BJHE, bias_H):
+    """Queries and keys of eight more numbers, whose products are the bias times sqrt(E).
+
+    Kernels take no bias that is learned, and few enough numbers more cost nothing: they fill up the
+    head. The bias is split into two numbers, or it would be rounded to the few digits of q.
+    """
+    scaled_H = bias_H * q_BSHE.shape[-1] ** 0.5
+    high_H = scaled_H.astype(q_BSHE.dtype)
+    low_H = (scaled_H - high_H.astype(bias_H.dtype)).astype(q_BSHE.dtype)
+    more_H8 = jnp.pad(jnp.stack([high_H, low_H], axis=-1), ((0, 0), (0, 6)))
+    more_J8 = jnp.zeros((k_BJHE.shape[1], 8), k_BJHE.dtype).at[: band.slots, :2].set(1)
+    return tuple(
+        jnp.concatenate([x, jnp.broadcast_to(more, (*x.shape[:3], 8))], axis=-1)
+        for x, more in ((q_BSHE, more_H8), (k_BJHE, more_J8[:, None]))
+    )
+
+
+def _cudnn(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ):
+    """The scale is that of v: q and k may have grown."""
+    scale, more = v_BJHE.shape[-1] ** -0.5, q_BSHE.shape[-1] - v_BJHE.shape[-1]
+    seen_BSJ = band.mask(q_BSHE.shape[1], k_BJHE.shape[1])[None]
+    seen_BSJ &= documents_BS[:, :, None] == documents_BJ[:, None, :]
+    # one size of head for all three
+    v_BJHE = jnp.pad(v_BJHE, ((0, 0), (0, 0), (0, 0), (0, more)))
+    out_BSHE = jax.nn.dot_product_attention(
+        q_BSHE,
+        k_BJHE,
+        v_BJHE,
+        mask=seen_BSJ[:, None],
+        scale=scale,
+        implementation=CUDNN,
+    )
+    out_BSHE = checkpoint_name(out_BSHE, KEPT)
+    return out_BSHE[..., : out_BSHE.shape[-1] - more]
+
+
+def _splash(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ):
+    mesh = jax.sharding.get_abstract_mesh()
+    own_heads = functools.partial(_splash_heads, band)
+    if mesh.shape.get("tensor", 1) > 1:
+        # each device its own heads: the compiler cannot divide a kernel
+        heads, rows = P(None, None, "tensor"), P()
+        own_heads = jax.shard_map(
+            own_heads,
+            in_specs=(heads, heads, heads, rows, rows),
+            out_specs=heads,
+            axis_names={"tensor"},
+            check_vma=False,
+        )
+    return own_heads(q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ)
+
+
+def _splash_heads(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ):
+    (_, queries, heads, _), keys = q_BSHE.shape, k_BJHE.shape[1]
+    rows, columns = (max(d for d in (128, 256, 512) if n % d == 0) for n in (queries, keys))
+    kernel = splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([splash.NumpyMask(band.mask(queries, keys))] * heads),
+        block_sizes=splash.BlockSizes(
+            block_q=rows,
+            block_kv=columns,
+            block_q_dkv=rows,
+            block_kv_dkv=columns,
+            block_q_dq=rows,
+            block_kv_dq=columns,
+        ),
+        residual_checkpoint_name=KEPT,
+        # there is no TPU where a test reads this on a CPU
+        interpret=INTERPRET,
+    )
+    q_BHSE, k_BHJE, v_BHJE = (x.swapaxes(1, 2) for x in (q_BSHE, k_BJHE, v_BJHE))
+    segments = splash.SegmentIds(documents_BS, documents_BJ)
+    q_BHSE = q_BHSE * v_BJHE.shape[-1] ** -0.5
+    return jax.vmap(kernel)(q_BHSE, k_BHJE, v_BHJE, segments).swapaxes(1, 2)
+
+
+# tests read the kernels' inputs on a CPU: splash attention interpreted, cuDNN's function without it
+INTERPRET, CUDNN = False, "cudnn"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recomputed(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ):
+    return _forward(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ)[0]
+
+
+def _forward(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ):
+    q_BHSE, k_BHJE, v_BHJE = (x.swapaxes(1, 2) for x in (q_BSHE, k_BJHE, v_BJHE))
+    s_BHSJ = _scores(band, q_BHSE, k_BHJE, bias_H, documents_BS, documents_BJ)
+    # a query that sees nothing gets weights of zero, not of one
+    highest_BHS1 = jnp.maximum(s_BHSJ.max(-1, keepdims=True), NEVER / 2)
+    w_BHSJ = jnp.exp(s_BHSJ - highest_BHS1)
+    sum_BHS1 = w_BHSJ.sum(-1, keepdims=True)
+    sum_BHS1 = jnp.where(sum_BHS1 > 0, sum_BHS1, 1)
+    out_BHSE = _product("bhsj,bhje->bhse", w_BHSJ.astype(v_BHJE.dtype), v_BHJE) / sum_BHS1
+    out_BHSE = checkpoint_name(out_BHSE.astype(v_BHJE.dtype), KEPT)
+    log_BHS1 = checkpoint_name(highest_BHS1 + jnp.log(sum_BHS1), KEPT)
+    kept = q_BHSE, k_BHJE, v_BHJE, bias_H, documents_BS, documents_BJ, out_BHSE, log_BHS1
+    return out_BHSE.swapaxes(1, 2), kept
+
+
+def _backward(band, kept, d_out_BSHE):
+    q_BHSE, k_BHJE, v_BHJE, bias_H, documents_BS, documents_BJ, out_BHSE, log_BHS1 = kept
+    dtype, scale, d_out_BHSE = v_BHJE.dtype, q_BHSE.shape[-1] ** -0.5, d_out_BSHE.swapaxes(1, 2)
+    s_BHSJ = _scores(band, q_BHSE, k_BHJE, bias_H, documents_BS, documents_BJ)
+    w_BHSJ = jnp.exp(s_BHSJ - log_BHS1)
+    d_v_BHJE = _product("bhsj,bhse->bhje", w_BHSJ.astype(dtype), d_out_BHSE)
+    d_w_BHSJ = _product("bhse,bhje->bhsj", d_out_BHSE, v_BHJE)
+    mean_BHS1 = _product("bhse,bhse->bhs", d_out_BHSE, out_BHSE)[..., None]
+    d_s_BHSJ = w_BHSJ * (d_w_BHSJ - mean_BHS1)
+    d_bias_H = None
+    if bias_H is not None:
+        d_bias_H = d_s_BHSJ[..., : band.slots].sum((0, 2, 3)).astype(bias_H.dtype)
+    d_s_BHSJ = d_s_BHSJ.astype(dtype)
+    d_q_BHSE = _product("bhsj,bhje->bhse", d_s_BHSJ, k_BHJE) * scale
+    d_k_BHJE = _product("bhsj,bhse->bhje", d_s_BHSJ, q_BHSE) * scale
+    gradients = (x.swapaxes(1, 2).astype(dtype) for x in (d_q_BHSE, d_k_BHJE, d_v_BHJE))
+    return *gradients, d_bias_H, None, None
+
+
+_recomputed.defvjp(_forward, _backward)
+
+
+def _scores(band, q_BHSE, k_BHJE, bias_H, documents_BS, documents_BJ):
+    """[B, H, S, J]; about NEVER where nothing is seen."""
+    s_BHSJ = _product("bhse,bhje->bhsj", q_BHSE, k_BHJE) * q_BHSE.shape[-1] ** -0.5
+    queries, keys = s_BHSJ.shape[2:]
+    seen_BSJ = band.mask(queries, keys)[None]
+    seen_BSJ &= documents_BS[:, :, None] == documents_BJ[:, None, :]
+    s_BHSJ += jnp.where(seen_BSJ, 0, NEVER).astype(s_BHSJ.dtype)[:, None]
+    if bias_H is not None:
+        slot_J = np.arange(keys) < band.slots
+        s_BHSJ += jnp.where(slot_J, bias_H[:, None], 0).astype(s_BHSJ.dtype)[None, :, None]
+    return s_BHSJ
+
+
+def _product(formula: str, x: Array, y: Array) -> Array:
+    """A product that is summed up in float32 (float64 if x is)."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.einsum(formula, x, y, preferred_element_type=wide)
