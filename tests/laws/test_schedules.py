@@ -201,7 +201,7 @@ def errors(options, path):
 
 @pytest.fixture
 def on_cpu(monkeypatch):
-    """Splash attention in interpret mode; cuDNN's function by JAX's own code, without the kernel."""
+    """Splash attention is interpreted; JAX's own code stands for cuDNN's kernel."""
     monkeypatch.setattr(fused, "INTERPRET", True)
     monkeypatch.setattr(fused, "CUDNN", "xla")
 
