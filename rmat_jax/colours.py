@@ -7,6 +7,8 @@ BLUE = "#0072B2"
 LIGHT_BLUE = "#A9CFE5"
 VERMILLION = "#D55E00"
 ORANGE = "#E69F00"
+GREEN = "#009E73"
+PURPLE = "#CC79A7"
 GREY = "#A0A0A0"
 # of text and of lines that mark a place
 INK = "#333333"

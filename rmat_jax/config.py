@@ -94,10 +94,6 @@ def _check_divides(small: str, small_value: int, large: str, large_value: int) -
         raise UserError(f"{small}={small_value} must divide {large}={large_value}; try {tried}")
 
 
-# tokens of a row that a layer takes at once, unless model.chunks_at_once says otherwise
-AT_ONCE = 16_384
-
-
 def divisor(number: int, most: int) -> int:
     """The largest divisor of a number that is at most `most`; at least 1."""
     return max(d for d in range(1, max(min(most, number), 1) + 1) if number % d == 0)
@@ -230,7 +226,7 @@ class RMATConfig(_Section):
     remat: str = _start("none")
     # "auto" | "obvious" | "xla" | "cudnn" | "splash": how whole chunks are read; see ops/fused.py
     attention: str = _start("auto")
-    # [G] at most as many chunks are read at once; None: AT_ONCE tokens, or 1 where outputs are kept
+    # [G] at most as many chunks are read at once; None: see model.py; 1 where outputs are kept
     chunks_at_once: int | None = _start(None)
 
     def __post_init__(self):
@@ -310,10 +306,14 @@ class RMATConfig(_Section):
         """Whether a chunk cannot be read before the layer's output of the chunk before is known."""
         return self.memory is not None and self.memory.keeps_outputs
 
-    def at_once(self, chunks: int) -> int:
-        """[G] how many chunks of a call of so many are read at once: a divisor of their number."""
-        most = 1 if self._waits else self.chunks_at_once or AT_ONCE // self.chunk_len
-        return divisor(chunks, most)
+    def at_once(self, chunks: int, most: int) -> int:
+        """[G] how many of a call's chunks are read at once: a divisor of their number.
+
+        Args:
+            chunks: of the call.
+            most: where `chunks_at_once` says nothing.
+        """
+        return divisor(chunks, 1 if self._waits else self.chunks_at_once or most)
 
     @property
     def carries_window(self) -> bool:
@@ -523,10 +523,22 @@ class LogConfig(_Section):
     sample_tokens: int = 256
     # empty: the start of a document
     sample_prompt: str = ""
+    # START:STOP, two steps: what happens between them is traced for TensorBoard; empty: nothing
+    profile: str = ""
 
     def __post_init__(self):
+        rule = "must be START:STOP, two steps such as 10:13, START before STOP"
+        self._check(not self.profile or self.traced is not None, "profile", rule)
         self._positive("every", "keep")
         self._not_negative("seconds", "eval_every", "save_every", "sample_tokens")
+
+    @property
+    def traced(self) -> tuple[int, int] | None:
+        """The steps between which a trace is made."""
+        start, colon, stop = self.profile.partition(":")
+        if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+            return None
+        return int(start), int(stop)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """FLOPs of a program, from its jaxpr: the compiler's own count takes the body of a loop once.
 
-May import: config, model, modules, jax.
+May import: config, model, modules, ops, jax.
 """
 
+import dataclasses
+import functools
 import math
 
 import jax
@@ -12,19 +14,32 @@ from jax.extend import core
 from rmat_jax.config import RMATConfig
 from rmat_jax.model import RMAT
 from rmat_jax.modules.state import initial_state
+from rmat_jax.ops import fused
 
 
+@functools.lru_cache
 def per_token(config: RMATConfig) -> int:
     """Forward FLOPs a token of whole chunks; a training step costs three times as much.
 
-    The masked half of a causal product counts: this is what the code computes.
+    Those that one chunk more in a call costs, each memory entry projected once. The masked half of
+    a causal product counts: this is what the code computes.
     """
-    model, tokens = RMAT(config), jnp.zeros((1, config.chunk_len), jnp.int32)
-    with jax.enable_x64(config.dtype == "float64" or jax.config.jax_enable_x64):
-        variables = jax.eval_shape(model.init, jax.random.key(0), tokens[:, :1])
+    # not by kernels, which hide their products
+    config = dataclasses.replace(config, attention="xla", chunks_at_once=None)
+    model = RMAT(config)
+    with (
+        jax.enable_x64(config.dtype == "float64" or jax.config.jax_enable_x64),
+        fused.compiled_for("tpu"),
+    ):
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
         state = jax.eval_shape(lambda: initial_state(config, 1))
-        jaxpr = jax.make_jaxpr(model.apply)(variables, tokens, state)
-    return count(jaxpr) // config.chunk_len
+
+        def of(chunks: int) -> int:
+            tokens = jax.ShapeDtypeStruct((1, chunks * config.chunk_len), jnp.int32)
+            return count(jax.make_jaxpr(model.apply)(variables, tokens, state))
+
+        return (of(2) - of(1)) // config.chunk_len
 
 
 def count(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:

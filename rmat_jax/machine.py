@@ -3,9 +3,16 @@
 May import: jax.
 """
 
+import contextlib
+import ctypes
 import os
+import platform
+from pathlib import Path
 
 import jax
+
+# glibc, malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def num_cores() -> int:
@@ -19,3 +26,39 @@ def hardware() -> str:
     if device.platform == "cpu":
         return f"{num_cores()} CPU cores"
     return f"{jax.device_count()} x {device.device_kind}"
+
+
+def facts() -> dict:
+    """What measured figures depend on."""
+    device = jax.devices()[0]
+    name = device.device_kind
+    if device.platform == "cpu":
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.is_file() else []
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = models[0] if models else platform.processor() or platform.machine()
+    return {
+        "device": name,
+        "backend": device.platform,
+        "threads": num_cores(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def load() -> float:
+    """The processes that wanted a core in the last minute; 0 where nobody counts them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def keep_memory() -> None:
+    """Lets the C library keep memory that a step has freed for the next step, up to 1 GiB a block.
+
+    glibc gives blocks of more than 32 MiB back to the system. A step on CPUs takes its temporaries
+    as one block, so the system would have to clear all their pages again in every step. Elsewhere
+    than with glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(M_MMAP_THRESHOLD, 2**30)
+        set_option(M_TRIM_THRESHOLD, 2**31 - 1)

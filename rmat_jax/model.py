@@ -23,10 +23,19 @@ from rmat_jax.ops import fused, losses
 from rmat_jax.ops.attention import Keys
 from rmat_jax.types import Array, PyTree
 
+# tokens of all rows that a layer takes at once: what caches hold, or what fills an accelerator
+AT_ONCE = {"cpu": 512}
+AT_ONCE_ELSEWHERE = 16_384
 # numbers, 64 MiB
 LOGITS = 1 << 24
 # fills up a last chunk: tokens of no document, which nobody scores
 PADDING = {"tokens": 0, "targets": losses.IGNORE, "documents": rules.NOBODY}
+
+
+def chunks_at_once(config: RMATConfig, rows: int, chunks: int) -> int:
+    """[G] how many chunks of a call the layers take at once."""
+    tokens = AT_ONCE.get(fused.backend(), AT_ONCE_ELSEWHERE)
+    return config.at_once(chunks, tokens // (rows * config.chunk_len))
 
 
 class RMAT(nn.Module):
@@ -100,7 +109,7 @@ class RMAT(nn.Module):
             most = LOGITS // (batch * c.chunk_len * c.vocab_size)
             size = divisor(length // c.chunk_len, most)
             parts = model._cut(x_BTD, size), model._cut(targets_BT, size)
-            return jax.tree.map(model._join, model._scan(score_part, None, parts)[1])
+            return jax.tree.map(model._join, model._scan(score_part, None, parts, False)[1])
 
         def score_part(model, _, part):
             x_BTD, targets_BT = part
@@ -174,18 +183,20 @@ class RMAT(nn.Module):
             # a scan cannot make parameters
             first = {name: x[:, : self.config.chunk_len] for name, x in columns.items()}
             self.logits(self._read_group(state, first["tokens"], first["documents"])[1])
-        size = self.config.at_once((length + rest) // self.config.chunk_len)
+        size = chunks_at_once(self.config, batch, (length + rest) // self.config.chunk_len)
         groups = {name: self._cut(x, size) for name, x in columns.items()}
         state, out_NBT = self._scan(read, state, groups)
         out_BT = jax.tree.map(lambda x: self._join(x)[:, :length], out_NBT)
         return out_BT, InsideChunk() if rest else state
 
-    def _scan(self, body: Callable, carried: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+    def _scan(
+        self, body: Callable, carried: PyTree, xs: PyTree, shown: bool = True
+    ) -> tuple[PyTree, PyTree]:
         """`carried, out = body(model, carried, x)` for each x, rematerialised with "chunk"."""
         return nn.scan(
             nn.remat(body, prevent_cse=False) if "chunk" in self.config.remat else body,
             variable_broadcast="params",
-            variable_axes={"intermediates": 0},
+            variable_axes={"intermediates": 0} if shown else {},
             split_rngs={"params": False, "dropout": True},
             check_constancy_invariants=False,
         )(self, carried, xs)

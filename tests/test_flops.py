@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from rmat_jax import flops
 from rmat_jax.config import PAPER, Config, Local, Memory, MeshConfig, OptimConfig, RMATConfig
-from rmat_jax.plan import chips, compiled
+from rmat_jax.plan import compiled, topology
 
 A_IJ = jax.ShapeDtypeStruct((3, 5), jnp.float32)
 B_JK = jax.ShapeDtypeStruct((5, 7), jnp.float32)
@@ -114,11 +114,12 @@ def test_a_token_by_hand():
     D, F, C, W, M, V = 32, 96, 16, 4, 48, 50
     memory = Memory(slots=M, writes=C)
     c = RMATConfig(V, D, 3, 4, F, C, local=Local(window=W), memory=memory)
-    layer = 2 * (4 * D * D + 2 * D * F) + 2 * 2 * (W + C + M) * D
-    slots, gate = 2 * 2 * M * D * D // C, 2 * 2 * D
+    # a row of W queries sees two windows
+    layer = 2 * (4 * D * D + 2 * D * F) + 2 * 2 * (2 * W + C + M) * D
+    slots, gate = 2 * 2 * D * D, 2 * 2 * D
     assert flops.per_token(c) == 3 * (layer + slots + gate) + 2 * D * D + 2 * D * V
     queue = RMATConfig(V, D, 3, 4, F, C, branches=("full",), token_shift=False)
-    layer -= 2 * 2 * (W + M) * D
+    layer -= 2 * 2 * (2 * W + M) * D
     assert flops.per_token(queue) == 3 * layer + 2 * D * V
 
 
@@ -134,7 +135,7 @@ def step_flops(remat: str, mesh: MeshConfig = ALONE, accumulation: int = 1) -> t
         chunks_per_step=4,
         accumulation=accumulation,
     )
-    where = chips.parse_topology("gpu:h100:4")
+    where = topology.parse_topology("gpu:h100:4")
     return compiled.trace(config, compiled.make_mesh(config, where))[1], config
 
 

@@ -1,4 +1,4 @@
-"""The figure of `bench stream`."""
+"""The figures of `bench stream` and `bench train`."""
 
 from pathlib import Path
 
@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from rmat_jax.bench import train
 from rmat_jax.bench.stream import Report, by_peer
-from rmat_jax.colours import BLUE, GREY, GRID, INK, ORANGE, VERMILLION
+from rmat_jax.colours import BLUE, GREEN, GREY, GRID, INK, LIGHT_BLUE, ORANGE, PURPLE, VERMILLION
 from rmat_jax.files import replacing
 
 # Colour, marker, width: caches of equal size lie on each other, the later line narrower.
@@ -18,6 +19,18 @@ STYLES = (
     (GREY, "s", 5.4),
     (VERMILLION, "^", 3.2),
     (ORANGE, "v", 1.4),
+)
+
+# colour, marker; models of `bench train`, ours first
+LINES = (
+    (BLUE, "o"),
+    (LIGHT_BLUE, "o"),
+    (GREY, "s"),
+    (INK, "D"),
+    (VERMILLION, "^"),
+    (ORANGE, "v"),
+    (GREEN, "P"),
+    (PURPLE, "X"),
 )
 
 
@@ -34,26 +47,64 @@ def plot(report: Report, file: Path) -> None:
         time.fill_between(contexts, low, high, color=colour, alpha=0.2, linewidth=0)
         time.plot(contexts, median, linewidth=1.6, **style | {"markersize": 5})
         state.plot(contexts, [row.state_bytes for row in rows], linewidth=width, **style)
-    time.set(title="Time of one token", ylabel="milliseconds")
+    time.set_ylabel("milliseconds")
     time.set_yscale("log", base=2)
     time.yaxis.set_major_formatter("{x:g}")
-    state.set(title="State of one stream")
     state.set_yscale("log", base=2)
     state.yaxis.set_major_formatter(FuncFormatter(_bytes))
-    for axes in (time, state):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(contexts, [f"{c / 1024:g}k" if c >= 1024 else str(c) for c in contexts])
-        axes.minorticks_off()
+    for axes, title in ((time, "Time of one token"), (state, "State of one stream")):
+        _finish(axes, contexts, title)
         axes.set_xlabel("tokens read before")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.title.set(ha="left", x=0, fontweight="bold", fontsize=11)
     bottom, top = state.get_ylim()
     state.set_ylim(min(bottom, 2**20), top)
     time.legend(frameon=False, fontsize=9, labelcolor=INK)
     with replacing(file) as scratch:
         figure.savefig(scratch)
+
+
+def plot_train(report: train.Report, file: Path) -> None:
+    """Tokens a second against the tokens of a lane: a panel for each number of lanes, a line for
+    each model, labelled at its end.
+    """
+    counts = sorted({row.lanes for row in report.rows})
+    figure = Figure(figsize=(5.2 * len(counts), 4.2), dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+    names = list(dict.fromkeys(row.model for row in report.rows))
+    for lanes, axes in zip(counts, panels, strict=True):
+        for name, (colour, marker) in zip(names, LINES, strict=False):
+            rows = sorted(
+                (row for row in report.rows if (row.model, row.lanes) == (name, lanes)),
+                key=lambda row: row.tokens,
+            )
+            lengths = [row.tokens for row in rows]
+            low, median, high = np.transpose([row.rate for row in rows])
+            axes.fill_between(lengths, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(lengths, median, color=colour, marker=marker, linewidth=1.6, label=name)
+        lengths = sorted({row.tokens for row in report.rows})
+        _finish(axes, lengths, f"Training, {lanes} lane{'s' if lanes > 1 else ''}")
+        axes.set_xlabel("tokens of a lane in a step")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+    panels[0].set_ylabel("tokens a second")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside right upper",
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+    )
+    with replacing(file) as scratch:
+        figure.savefig(scratch)
+
+
+def _finish(axes, lengths: list[int], title: str) -> None:
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, [f"{n / 1024:g}k" if n >= 1024 else str(n) for n in lengths])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 def _bytes(value: float, _) -> str:

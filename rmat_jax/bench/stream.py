@@ -13,12 +13,10 @@ Full attention by our own code has no such calls.
 
 import dataclasses
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -30,7 +28,8 @@ from rmat_jax.bench.profile import Profile, profile
 from rmat_jax.config import RMATConfig, to_dict
 from rmat_jax.errors import UserError
 from rmat_jax.infer.streams import ROOM, decode
-from rmat_jax.machine import num_cores
+from rmat_jax.machine import facts as machine
+from rmat_jax.machine import load
 from rmat_jax.progress import Progress, say
 
 CONTEXTS = (512, 1024, 4096, 8192, 16384)
@@ -152,7 +151,7 @@ def stream(
         UserError: bad input.
     """
     check(contexts, tokens, rounds)
-    progress, load = Progress(), _load()
+    progress, before = Progress(), load()
     params = init_params(config, seed)
     factories: list[Callable[[int], Peer]] = [
         lambda context: Rmat(config, params, context, tokens, seed),
@@ -208,7 +207,7 @@ def stream(
         "tokens": tokens,
         "rounds": rounds,
         "seed": seed,
-        "machine": machine() | {"load_before": load, "load_after": _load()},
+        "machine": machine() | {"load_before": before, "load_after": load()},
         "versions": versions,
     }
     return Report(
@@ -235,16 +234,16 @@ def check(contexts: Sequence[int], tokens: int, rounds: int) -> None:
             )
 
 
-def parse_contexts(text: str) -> tuple[int, ...]:
-    """Of a command line. Raises UserError."""
-    contexts = []
+def parse_numbers(name: str, text: str) -> tuple[int, ...]:
+    """Those of a flag. Raises UserError."""
+    numbers = []
     for part in text.split(","):
         if not part.isascii() or not part.strip().isdigit() or int(part) < 1:
             raise UserError(
-                f"contexts={text!r}: {part!r} must be a positive integer; write --contexts=512,1024"
+                f"{name}={text!r}: {part!r} must be a positive integer; write --{name}=512,1024"
             )
-        contexts.append(int(part))
-    return tuple(sorted(set(contexts)))
+        numbers.append(int(part))
+    return tuple(sorted(set(numbers)))
 
 
 def sample(peer: Peer) -> float:
@@ -262,27 +261,6 @@ def profile_of(peer: Rmat) -> Profile:
     )
     tokens = max(PROFILED, peer.sample) // peer.sample * peer.sample
     return profile(peer.write, tokens, lowered.compile().as_text())
-
-
-def machine() -> dict:
-    device = jax.devices()[0]
-    name = device.device_kind
-    if device.platform == "cpu":
-        cpuinfo = Path("/proc/cpuinfo")
-        lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.is_file() else []
-        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        name = models[0] if models else platform.processor() or platform.machine()
-    return {
-        "device": name,
-        "backend": device.platform,
-        "threads": num_cores(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-    }
-
-
-def _load() -> float:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def by_peer(rows: Iterable[Row]) -> dict[str, list[Row]]:

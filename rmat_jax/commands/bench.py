@@ -1,8 +1,15 @@
 """Times models with random weights, beside models that remember in other ways.
 
+    python -m rmat_jax bench train --json=train.json --plot=train.png
+    python -m rmat_jax bench train --json=long.json --lanes=1 --lengths=2048,65536 --models=ours
+    python -m rmat_jax bench attention --json=attention.json
     python -m rmat_jax bench stream --json=stream.json --plot=stream.png
     python -m rmat_jax bench stream --json=large.json --config=configs/enwik8.py --profile
     taskset -c 0 python -m rmat_jax bench stream --json=one_core.json --contexts=1024,8192
+
+`train` measures a training step against the tokens that it reads. It compares with the same code
+chunk after chunk, with full attention, with a Transformer-XL, and with the PyTorch models that are
+installed. `attention` measures each way to compute one layer's attention, beside the obvious one.
 
 `stream` measures the time of a token, and the bytes of state, against the number of tokens that
 were read before. It compares with a transformer that attends to all of them (the same code), and
@@ -19,7 +26,7 @@ from rmat_jax.files import check_writable, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the benchmark; there is one, stream")
+    parser.add_argument("name", metavar="NAME", help="the benchmark: train, attention or stream")
     flags.add_path(parser, "--json", "FILE", "the JSON file for every number")
     parser.add_argument(
         "--plot",
@@ -33,44 +40,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file of configs/ whose model is timed; without it the default model",
     )
     parser.add_argument(
-        "--contexts",
+        "--lengths",
         metavar="N[,N]",
-        help="the tokens read before (default 512,1024,4096,8192,16384)",
+        help="train, attention: the tokens of a lane (default 2048,16384)",
     )
     parser.add_argument(
-        "--tokens", type=int, metavar="N", help="the tokens that are timed at once (default 64)"
+        "--lanes", metavar="N[,N]", help="train: the numbers of lanes (default 1,4)"
+    )
+    parser.add_argument(
+        "--models", metavar="NAME[,NAME]", help="train: the models to time (default all)"
+    )
+    parser.add_argument(
+        "--contexts",
+        metavar="N[,N]",
+        help="stream: the tokens read before (default 512,1024,4096,8192,16384)",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help="stream: the tokens that are timed at once (default 64)",
     )
     parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
-        help="the number of samples of every model at every context (default 15)",
+        help="the number of samples of every figure (default 15; train: 5)",
     )
     parser.add_argument(
-        "--profile", action="store_true", help="say where the time of one of our tokens goes"
+        "--profile",
+        action="store_true",
+        help="stream: say where the time of one of our tokens goes",
     )
+
+
+# the flags that a benchmark takes, besides those that all take
+OWN = {
+    "train": ("lengths", "lanes", "models", "plot"),
+    "attention": ("lengths",),
+    "stream": ("contexts", "tokens", "profile", "plot"),
+}
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.name != "stream":
-        raise UserError(f"there is no benchmark {args.name!r}; the one there is: stream")
+    if args.name not in OWN:
+        raise UserError(f"there is no benchmark {args.name!r}; there is {', '.join(OWN)}")
+    for flag in {name for names in OWN.values() for name in names} - {*OWN[args.name]}:
+        if getattr(args, flag):
+            users = ", ".join(name for name, names in OWN.items() if flag in names)
+            raise UserError(f"--{flag} has no effect on bench {args.name}; it is for {users}")
     check_writable(args.json, args.plot)
     if args.plot and args.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot={args.plot} must end in .png, .svg or .pdf")
     config = flags.load_config(args.config).model if args.config else RMATConfig()
 
-    from rmat_jax.bench.plot import plot
-    from rmat_jax.bench.stream import parse_contexts, stream
+    from rmat_jax.bench import plot
+    from rmat_jax.bench.attention import bench_attention
+    from rmat_jax.bench.stream import parse_numbers, stream
+    from rmat_jax.bench.train import bench_train
 
-    given = {"tokens": args.tokens, "rounds": args.rounds}
+    given = {name: getattr(args, name) for name in ("tokens", "rounds")}
+    given |= {
+        name: parse_numbers(name, getattr(args, name))
+        for name in ("contexts", "lengths", "lanes")
+        if getattr(args, name) is not None
+    }
+    if args.models:
+        given["models"] = [name.strip() for name in args.models.split(",")]
     given = {name: value for name, value in given.items() if value is not None}
-    if args.contexts is not None:
-        given["contexts"] = parse_contexts(args.contexts)
-    command = shlex.join(["python", "-m", "rmat_jax", *args.typed])
-    report = stream(config, **given, profiled=args.profile, command=command)
+    given["command"] = shlex.join(["python", "-m", "rmat_jax", *args.typed])
+    if args.name == "stream":
+        report = stream(config, **given, profiled=args.profile)
+    else:
+        report = {"train": bench_train, "attention": bench_attention}[args.name](config, **given)
     print(report.text())
     write_whole(args.json, report.json())
     print(f"\nwritten: {args.json}")
     if args.plot:
-        plot(report, args.plot)
+        {"train": plot.plot_train, "stream": plot.plot}[args.name](report, args.plot)
         print(f"written: {args.plot}")

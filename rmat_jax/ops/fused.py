@@ -10,7 +10,9 @@ backward pass. So what is kept grows with the queries and not with queries by ke
 - "splash": JAX's own kernels for TPUs, `jax.experimental.pallas.ops.tpu.splash_attention`.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -20,12 +22,15 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import PartitionSpec as P
 
+from rmat_jax.config import divisor
 from rmat_jax.types import Array
 
 # what a rematerialised layer keeps: the results of attention
 KEPT = "attention"
 # stands for minus infinity where nothing is seen: its differences are numbers
 NEVER = -1e30
+# numbers of scores that a core of a CPU takes at a time: 16 MiB
+SCORES = 1 << 22
 # queries and keys that each path takes at a time
 UNITS = {"xla": 1, "cudnn": 2, "splash": 128}
 
@@ -54,9 +59,28 @@ class Band(NamedTuple):
         return near_SJ
 
 
+# for which programs are compiled, where it is not the one that is there
+_backend: list[str] = []
+
+
+@contextlib.contextmanager
+def compiled_for(name: str) -> Iterator[None]:
+    """What is traced inside takes the paths of another backend: "cpu", "gpu" or "tpu"."""
+    _backend.append(name)
+    try:
+        yield
+    finally:
+        _backend.pop()
+
+
+def backend() -> str:
+    """For which a program is traced."""
+    return _backend[-1] if _backend else jax.default_backend()
+
+
 def fastest(dtype: str) -> str:
-    """The path for this backend and the dtype of the activations."""
-    best = {"gpu": "cudnn", "tpu": "splash"}.get(jax.default_backend(), "xla")
+    """The path for the backend and the dtype of the activations."""
+    best = {"gpu": "cudnn", "tpu": "splash"}.get(backend(), "xla")
     return best if dtype == "bfloat16" else "xla"
 
 
@@ -108,7 +132,7 @@ def attend(
         documents_BS: of the queries, documents_BJ: of the keys. A query sees its own only.
     """
     if path == "xla":
-        return _recomputed(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ)
+        return _pieces(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ)
     if bias_H is not None:
         q_BSHE, k_BJHE = _biased(band, q_BSHE, k_BJHE, bias_H)
     kernel = {"cudnn": _cudnn, "splash": _splash}[path]
@@ -197,6 +221,33 @@ def _splash_heads(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ):
 
 # tests read the kernels' inputs on a CPU: splash attention interpreted, cuDNN's function without it
 INTERPRET, CUDNN = False, "cudnn"
+
+
+def _pieces(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ):
+    """One piece of the rows and heads after the other, so that a piece's scores fit in a cache."""
+    (rows, queries, heads, _), keys = q_BSHE.shape, k_BJHE.shape[1]
+    limit = SCORES if backend() == "cpu" else SCORES << 6
+    some_heads = divisor(heads, limit // (queries * keys))
+    some_rows = divisor(rows, limit // (queries * keys * heads))
+    if (some_rows, some_heads) == (rows, heads):
+        return _recomputed(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ)
+    groups = heads // some_heads
+
+    def cut(x_BSHE):
+        x = x_BSHE.reshape(-1, some_rows, x_BSHE.shape[1], groups, some_heads, x_BSHE.shape[3])
+        return jnp.moveaxis(x, 3, 1).reshape(-1, *x.shape[1:3], *x.shape[4:])
+
+    def same(x_BS):
+        return jnp.repeat(x_BS.reshape(-1, some_rows, x_BS.shape[1]), groups, axis=0)
+
+    def piece(x):
+        return _recomputed(band, *x)
+
+    bias = None if bias_H is None else jnp.tile(bias_H.reshape(groups, -1), (rows // some_rows, 1))
+    parts = (*map(cut, (q_BSHE, k_BJHE, v_BJHE)), bias, *map(same, (documents_BS, documents_BJ)))
+    found = jax.lax.map(piece, parts)
+    found = found.reshape(-1, groups, *found.shape[1:])
+    return jnp.moveaxis(found, 1, 3).reshape(q_BSHE.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

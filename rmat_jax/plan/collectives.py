@@ -18,15 +18,9 @@ import dataclasses
 import math
 import re
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# of types whose name does not say it
-BITS = {"pred": 8, "token": 0}
+from rmat_jax.plan import hlo
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
-_ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([\d,]*)\]")
-_CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([^\s,)}]+)")
-_CALLED_LISTS = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +50,15 @@ class Collective:
         )
 
 
-def bytes_sent(hlo: str) -> dict[str, float]:
+def bytes_sent(text: str) -> dict[str, float]:
     """Bytes that one device sends in a call of the program, by kind, all of KINDS."""
     total = dict.fromkeys(KINDS, 0.0)
-    for collective in find(hlo):
+    for collective in find(text):
         total[collective.kind] += collective.sent
     return total
 
 
-def find(hlo: str) -> list[Collective]:
+def find(text: str) -> list[Collective]:
     """All collectives of `compiled.as_text()` that run, those between more than one device.
 
     Of a conditional all branches count.
@@ -72,10 +66,10 @@ def find(hlo: str) -> list[Collective]:
     Raises:
         ValueError: a loop around a collective whose number of iterations the text does not tell.
     """
-    computations, entry = _parse(hlo)
+    computations, entry = hlo.parse(text)
     devices = math.prod(
         int(n)
-        for n in re.findall(r"(?:replica_count|num_partitions)=(\d+)", hlo.partition("\n")[0])
+        for n in re.findall(r"(?:replica_count|num_partitions)=(\d+)", text.partition("\n")[0])
     )
     found: list[Collective] = []
     seen: set[tuple] = set()
@@ -98,11 +92,11 @@ def find(hlo: str) -> list[Collective]:
             if instruction.kind in ("async-update", "async-done"):
                 # they call what their start called
                 continue
-            for called in _called(instruction.rest):
+            for called in hlo.called(instruction.rest):
                 if called not in reaches:
                     continue
                 if instruction.kind == "while":
-                    times = _iterations(computations, computations[name], instruction)
+                    times = hlo.iterations(computations, computations[name], instruction)
                     visit(called, (*place, instruction.name), runs * times, scatters)
                 else:
                     visit(called, place, runs, scatters or called.startswith("all-reduce-scatter"))
@@ -112,45 +106,7 @@ def find(hlo: str) -> list[Collective]:
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    name: str
-    type: str
-    kind: str
-    # from its operands on
-    rest: str
-
-    @property
-    def operands(self) -> list[str]:
-        return re.findall(r"%([^\s,()]+)", self.rest.partition(")")[0])
-
-
-# by name; the last that is a tuple is the result of a loop's body
-_Computation = dict[str, _Instruction]
-
-
-def _parse(hlo: str) -> tuple[dict[str, _Computation], str]:
-    """The computations, and the name of the first to run."""
-    computations, entry, current = {}, "", {}
-    for line in hlo.splitlines():
-        if match := _COMPUTATION.match(line):
-            current = computations[match[2]] = {}
-            entry = match[2] if match[1] else entry
-        elif match := _INSTRUCTION.match(line):
-            current[match[1]] = _Instruction(*match.groups())
-    return computations, entry
-
-
-def _called(rest: str) -> list[str]:
-    lists = (
-        name.strip().lstrip("%")
-        for names in _CALLED_LISTS.findall(rest)
-        for name in names.split(",")
-    )
-    return [*_CALLED.findall(rest), *lists]
-
-
-def _with_collectives(computations: dict[str, _Computation]) -> set[str]:
+def _with_collectives(computations: dict[str, hlo.Computation]) -> set[str]:
     """The computations that hold a collective or call one that does."""
     callers = collections.defaultdict(set)
     reached = []
@@ -158,7 +114,7 @@ def _with_collectives(computations: dict[str, _Computation]) -> set[str]:
         if any(i.kind.removesuffix("-start") in KINDS for i in computation.values()):
             reached.append(name)
         for instruction in computation.values():
-            for called in _called(instruction.rest):
+            for called in hlo.called(instruction.rest):
                 callers[called].add(name)
     seen = set(reached)
     while reached:
@@ -166,47 +122,6 @@ def _with_collectives(computations: dict[str, _Computation]) -> set[str]:
         seen |= new
         reached += new
     return seen
-
-
-def _iterations(
-    computations: dict[str, _Computation], around: _Computation, loop: _Instruction
-) -> int:
-    """As the compiler noted, or else read from a counter: where it starts, what is added to it,
-    what it stays below.
-    """
-    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
-        return int(known[1])
-    condition, body = (
-        computations[re.search(rf"{part}=%?([^\s,)}}]+)", loop.rest)[1]]
-        for part in ("condition", "body")
-    )
-    try:
-        compare = next(
-            i for i in condition.values() if i.kind == "compare" and "direction=LT" in i.rest
-        )
-        counter, end = (_behind(condition, name) for name in compare.operands)
-        place = int(re.search(r"index=(\d+)", counter.rest)[1])
-        result = [i for i in body.values() if i.kind == "tuple"][-1]
-        added = _behind(body, result.operands[place])
-        step = next(
-            i for i in (_behind(body, name) for name in added.operands) if i.kind == "constant"
-        )
-        start = _behind(around, _behind(around, loop.operands[0]).operands[place])
-        if [added.kind, start.kind, end.kind] != ["add", "constant", "constant"]:
-            raise LookupError
-        start, end, step = (int(i.rest.partition(")")[0]) for i in (start, end, step))
-    except (LookupError, StopIteration, TypeError, ValueError) as error:
-        raise ValueError(
-            f"how often does the loop {loop.name} run? It counts in a way that is not known here"
-        ) from error
-    return -(-(end - start) // step)
-
-
-def _behind(computation: _Computation, name: str) -> _Instruction:
-    """What a name stands for, behind its copies."""
-    while computation[name].kind in ("copy", "bitcast"):
-        name = computation[name].operands[0]
-    return computation[name]
 
 
 def _group(rest: str, devices: int) -> int:
@@ -229,13 +144,13 @@ def _group(rest: str, devices: int) -> int:
     raise ValueError(f"replica_groups in a notation that is not known here: {rest[:200]}")
 
 
-def _size(kind: str, instruction: _Instruction, group: int) -> float:
+def _size(kind: str, instruction: hlo.Instruction, group: int) -> float:
     """Bytes of the whole array, from the type of the result. That of a start holds the operands
     too.
     """
     size = sum(
-        math.prod(map(int, filter(None, shape.split(",")))) * _bits(dtype) / 8
-        for dtype, shape in _ARRAY.findall(re.sub(r"\{[^{}]*\}|/\*.*?\*/", "", instruction.type))
+        math.prod(map(int, filter(None, shape.split(",")))) * hlo.bits(dtype) / 8
+        for dtype, shape in hlo.ARRAY.findall(re.sub(r"\{[^{}]*\}|/\*.*?\*/", "", instruction.type))
         # a start's contexts
         if not (instruction.kind.endswith("-start") and not shape)
     )
@@ -247,7 +162,3 @@ def _size(kind: str, instruction: _Instruction, group: int) -> float:
     if kind in ("all-to-all", "collective-permute"):
         return size / 2 if started else size
     return size
-
-
-def _bits(dtype: str) -> int:
-    return BITS[dtype] if dtype in BITS else int(re.search(r"\d+", dtype)[0])

@@ -20,8 +20,9 @@ from jax.sharding import PartitionSpec as P
 from rmat_jax import flops
 from rmat_jax.config import Config
 from rmat_jax.errors import UserError
-from rmat_jax.plan import collectives
-from rmat_jax.plan.chips import Topology
+from rmat_jax.ops import fused
+from rmat_jax.plan import collectives, cycles
+from rmat_jax.plan.topology import Topology
 from rmat_jax.train import parallel, sharding
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.state import TrainState
@@ -63,6 +64,8 @@ class Program:
     # in a step, by kind: see `collectives`; empty where it does not fit or cannot be read
     bytes_sent: dict[str, float]
     compile_seconds: float
+    # of its time; None where it does not fit or cannot be read
+    estimate: cycles.Estimate | None = None
 
 
 def tpu_devices(topology: Topology) -> list[jax.Device]:
@@ -160,8 +163,16 @@ def trace(config: Config, mesh: Mesh | AbstractMesh) -> tuple[jax.stages.Traced,
         (config.batch_size, config.segment_len), jnp.int32, sharding=sharding.batch_sharding(mesh)
     )
     batch = dict.fromkeys(("tokens", "targets", "documents"), tokens_BT)
-    traced = parallel.make_train_step(config, optimizer, mesh).trace(state, batch)
-    return traced, flops.count(traced.jaxpr), held(state, mesh)
+
+    def trace(attention, backend):
+        model = dataclasses.replace(config.model, attention=attention)
+        changed = dataclasses.replace(config, model=model)
+        with fused.compiled_for(backend):
+            return parallel.make_train_step(changed, optimizer, mesh).trace(state, batch)
+
+    # what a TPU will run, and what shows all its products
+    traced, shown = trace(config.model.attention, "tpu"), trace("xla", "cpu")
+    return traced, flops.count(shown.jaxpr), held(state, mesh)
 
 
 def compile_step(traced: jax.stages.Traced, held: Held) -> Program:
@@ -180,13 +191,13 @@ def compile_step(traced: jax.stages.Traced, held: Held) -> Program:
     peak = (
         m.argument_size_in_bytes + results + m.temp_size_in_bytes + m.generated_code_size_in_bytes
     )
+    text, sent, estimate = compiled.as_text(), {}, None
     try:
-        sent = collectives.bytes_sent(compiled.as_text())
+        sent, estimate = collectives.bytes_sent(text), cycles.estimate(text)
     except ValueError as error:
         # a later compiler writes otherwise
-        print(f"warning: the exchanged bytes are not counted: {error}", file=sys.stderr)
-        sent = {}
-    return Program(peak, 0, sent, seconds)
+        print(f"warning: exchanged bytes and cycles are not counted: {error}", file=sys.stderr)
+    return Program(peak, 0, sent, seconds, estimate)
 
 
 def parse_exhausted(message: str, arguments: int) -> tuple[int, int]:

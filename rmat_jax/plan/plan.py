@@ -13,13 +13,15 @@ import json
 import time
 from collections.abc import Callable
 
+from rmat_jax.chips import GIB
 from rmat_jax.config import Config, to_dict
 from rmat_jax.errors import UserError
 from rmat_jax.flags import changed
 from rmat_jax.flops import per_token
 from rmat_jax.plan import arithmetic, compiled
-from rmat_jax.plan.chips import GIB, Topology, parse_topology
 from rmat_jax.plan.compiled import Held
+from rmat_jax.plan.cycles import CLOCKS, Estimate
+from rmat_jax.plan.topology import Topology, parse_topology
 
 # see arithmetic.py
 ACCURACY = (
@@ -65,6 +67,8 @@ class Report:
     bytes_sent: dict[str, float]
     # 0: nothing was compiled
     compile_seconds: float
+    # of a program that was compiled for a TPU
+    estimate: Estimate | None = None
     alternatives: tuple[Alternative, ...] = ()
 
     @property
@@ -93,6 +97,13 @@ class Report:
         """Of a step, over all links of the chip at once."""
         return sum(self.bytes_sent.values()) / self.topology.chip.bandwidth
 
+    @property
+    def estimated_seconds(self) -> float | None:
+        """Of a step, by the compiler's cycles; custom kernels are not in it."""
+        if not self.estimate:
+            return None
+        return self.estimate.cycles / CLOCKS[self.topology.chip.name]
+
     def json(self) -> str:
         values = {
             "topology": str(self.topology),
@@ -109,6 +120,14 @@ class Report:
             "compute_seconds": self.compute_seconds,
             "communication_seconds": self.communication_seconds if self.bytes_sent else None,
             "compile_seconds": self.compile_seconds,
+            "estimate": self.estimate
+            and {
+                "seconds": self.estimated_seconds,
+                "cycles": self.estimate.cycles,
+                "kernels": self.estimate.kernels,
+                "dearest": [dataclasses.asdict(o) for o in self.estimate.dearest()],
+                "custom_kernels": [dataclasses.asdict(o) for o in self.estimate.custom],
+            },
             "alternatives": [dataclasses.asdict(alternative) for alternative in self.alternatives],
             "config": to_dict(self.config),
         }
@@ -180,6 +199,25 @@ class Report:
                 f"  sending                   {self.communication_seconds:9.3f}  s at least: "
                 "arithmetic, all links"
             )
+        return [*lines, *self._estimated()]
+
+    def _estimated(self) -> list[str]:
+        e = self.estimate
+        if not e:
+            return []
+        lines = [
+            f"  estimated                 {self.estimated_seconds:9.3f}  s: the compiler's "
+            f"{e.cycles:.3e} cycles in {e.kernels:,} kernels"
+        ]
+        if e.custom:
+            runs, size = (sum(getattr(o, n) for o in e.custom) for n in ("runs", "kernel_bytes"))
+            lines.append(
+                f"  not in it                 {runs:9,}  custom kernels, which read and write "
+                f"{size / 1e9:.1f} GB and have no estimate"
+            )
+        lines.append("  the dearest, in million cycles")
+        for o in e.dearest():
+            lines.append(f"  {o.cycles / 1e6:26.1f}  {o.runs:6,} x {o.kind}  {o.source}")
         return lines
 
     def _advice(self) -> list[str]:
@@ -303,6 +341,7 @@ def _compiled(
         flops,
         program.bytes_sent,
         program.compile_seconds,
+        program.estimate,
     )
 
 

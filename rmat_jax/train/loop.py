@@ -12,12 +12,14 @@ import jax
 from jax.sharding import Mesh
 
 from rmat_jax import flops, infer
+from rmat_jax.chips import chip_of
 from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.tokenizer import count_words
 from rmat_jax.errors import UserError
 from rmat_jax.files import locked, write_whole
 from rmat_jax.infer import open_chunk
+from rmat_jax.machine import keep_memory
 from rmat_jax.model import RMAT
 from rmat_jax.progress import BestEffort
 from rmat_jax.signals import Signals
@@ -30,6 +32,7 @@ from rmat_jax.train.optim import make_optimizer, make_schedule
 from rmat_jax.train.sharding import make_mesh
 from rmat_jax.train.state import TrainState
 from rmat_jax.train.step import Sums
+from rmat_jax.train.trace import Trace
 
 LOWER = "lower --config.optim.learning_rate or raise --config.optim.warmup_steps in a new --workdir"
 
@@ -60,6 +63,8 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
             "dtype='float64' needs 64-bit types; set JAX_ENABLE_X64=1, or use dtype='float32'"
         )
     _check_same_command(config, until)
+    if jax.default_backend() == "cpu":
+        keep_memory()
     optimizer = make_optimizer(config)
     mesh = make_mesh(config.mesh)
     abstract = parallel.abstract_state(config, optimizer, mesh)
@@ -98,7 +103,10 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         train = parallel.make_train_step(config, optimizer, mesh)
         batches = data.train.batches(step)
         vote, stopped = processes.Vote(mesh), 0
-        with MetricWriter(workdir, step) if processes.is_main() else NoWriter() as writer:
+        with (
+            MetricWriter(workdir, step) if processes.is_main() else NoWriter() as writer,
+            Trace(workdir / "profile", config.log.traced) as trace,
+        ):
             log = _Log(config, writer, seconds, started)
 
             def save():
@@ -154,6 +162,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
             if due and processes.tell(lacks)[0]:
                 evaluate()
             while step < last_step and not (stopped := vote.ask(signals.caught)):
+                trace.at(step, state)
                 batch = next(batches)
                 state, sums = train(
                     state, sharding.global_batch(mesh, config.batch_size, rows, batch)
@@ -165,6 +174,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
                     evaluate()
                 elif _planned(config, step):
                     save()
+            trace.at(step, state)
             if step:
                 # does nothing for a step that is saved already
                 save()
@@ -371,6 +381,9 @@ class _Log:
         self._config, self._writer = config, writer
         self._schedule = make_schedule(config)
         self._offset = seconds - started
+        # FLOPs a second at the chips' peak in bfloat16; None: the chip is not known
+        chip = chip_of(jax.devices()[0].device_kind)
+        self._peak = chip and chip.flops * jax.device_count()
         self._pending: tuple[int, Sums] | None = None
         self._totals: list[Sums] = []
         # nats and scored tokens since the last save
@@ -455,6 +468,12 @@ class _Log:
     def _rate(self, now: float, step: int, since: tuple[float, int]) -> float:
         return self._tokens(step - since[1]) / (now - since[0]) if step > since[1] else 0.0
 
+    def _mfu(self, rate: float) -> float:
+        """Model FLOPs utilisation: the products of a step, without what is computed again, by the
+        chips' peak (arXiv 2204.02311, appendix B).
+        """
+        return rate * 3 * flops.per_token(self._config.model) / self._peak
+
     def _record(self, step: int, now: float) -> None:
         if not self._totals:
             return
@@ -470,7 +489,8 @@ class _Log:
             grad_norm=float(self._totals[-1].grad_norm),
             learning_rate=float(self._schedule(health.good - 1)),
             **counts,
-            tokens_per_second=self._rate(now, step, self._recorded),
+            tokens_per_second=(rate := self._rate(now, step, self._recorded)),
+            **({"mfu": self._mfu(rate)} if self._peak else {}),
             seconds=self.seconds(),
         )
         self._totals, self._recorded = [], (now, step)
@@ -485,7 +505,8 @@ class _Log:
         if rate:
             line += (
                 f"  {rate:,.0f} tokens/s  "
-                f"{_clock(self._tokens(self._config.steps - step) / rate)} left"
+                + (f"MFU {self._mfu(rate):.1%}  " if self._peak else "")
+                + f"{_clock(self._tokens(self._config.steps - step) / rate)} left"
             )
         processes.say(line)
         self._printed = now

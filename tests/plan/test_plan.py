@@ -15,9 +15,9 @@ from rmat_jax.config import Config, Local, MeshConfig, OptimConfig, to_dict
 from rmat_jax.errors import UserError
 from rmat_jax.flags import changed
 from rmat_jax.plan import arithmetic, compiled, plan
-from rmat_jax.plan.chips import parse_topology
 from rmat_jax.plan.compiled import Held, Program
 from rmat_jax.plan.plan import alternatives
+from rmat_jax.plan.topology import parse_topology
 from tests.models import tiny
 
 MODEL = tiny(

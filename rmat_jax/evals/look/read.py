@@ -150,7 +150,7 @@ def look(
         marked_NR: whether the entries that a chunk writes are marked from then on, for each of
             MARKS.
     """
-    model = RMAT(dataclasses.replace(config, chunks_at_once=1))
+    model = RMAT(dataclasses.replace(config, chunks_at_once=1, attention="obvious"))
 
     def score(carried, tokens_C, targets_C):
         return model.apply(

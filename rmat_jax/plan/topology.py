@@ -1,47 +1,10 @@
-"""What a chip can hold, compute and send, and how a topology is named. Data sheets' figures:
-nothing here is measured.
-"""
+"""How a number of chips is named."""
 
 import dataclasses
 import math
 
+from rmat_jax.chips import GPUS, TPUS, Chip
 from rmat_jax.errors import UserError
-
-GB, GIB = 10**9, 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One accelerator."""
-
-    name: str
-    # bytes of HBM
-    memory: int
-    # bfloat16 multiply-adds with float32 sums, 2 FLOPs each, a second; dense
-    flops: float
-    # bytes a second that it can send, over all its links together
-    bandwidth: float
-
-
-# cloud.google.com/tpu/docs/v4, v5e, v5p, v6e: "HBM capacity", "Peak compute per chip (bf16)",
-# "Interchip Interconnect BW". The last is given in Gbit/s, all links in one direction: v5e 1600, v4
-# 2400, v5p 4800, v6e 3584 (3200 on newer pages).
-TPUS = (
-    Chip("v4", 32 * GIB, 275e12, 2400e9 / 8),
-    Chip("v5e", 16 * GIB, 197e12, 1600e9 / 8),
-    Chip("v5p", 95 * GIB, 459e12, 4800e9 / 8),
-    Chip("v6e", 32 * GIB, 918e12, 3584e9 / 8),
-)
-# NVIDIA's data sheets: GPU memory, BF16 Tensor Core without sparsity, and half of "NVLink", which
-# counts both directions. Beyond the GPUs of one NVLink domain (8 in most hosts) the network between
-# the hosts decides, which is slower.
-GPUS = (
-    Chip("a100-40", 40 * GB, 312e12, 300e9),
-    Chip("a100-80", 80 * GB, 312e12, 300e9),
-    Chip("h100", 80 * GB, 989e12, 450e9),
-    Chip("h200", 141 * GB, 989e12, 450e9),
-    Chip("b200", 180 * GB, 2250e12, 900e9),
-)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from rmat_jax.chips import GIB, GPUS, TPUS, chip_of
 from rmat_jax.errors import UserError
-from rmat_jax.plan.chips import GIB, GPUS, TPUS, parse_topology
+from rmat_jax.plan.topology import parse_topology
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,18 @@ def test_units():
             and 1e14 < chip.flops < 1e16
             and 1e11 < chip.bandwidth < 1e12
         )
+
+
+def test_a_chip_is_known_by_the_name_that_jax_gives_it():
+    names = {
+        "TPU v5 lite": "v5e",
+        "TPU v5": "v5p",
+        "TPU v6 lite": "v6e",
+        "TPU v4": "v4",
+        "NVIDIA H200": "h200",
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA A100-SXM4-40GB": "a100-40",
+        "NVIDIA A100-SXM4-80GB": "a100-80",
+    }
+    assert {kind: chip_of(kind).name for kind in names} == names
+    assert chip_of("cpu") is None and chip_of("NVIDIA GeForce RTX 3060") is None
