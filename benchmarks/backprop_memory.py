@@ -2,22 +2,26 @@
 
     python benchmarks/backprop_memory.py
 
-For each `remat`, the gradient of one lane's loss over N chunks is compiled, and `memory_analysis()`
-asked for the bytes of temporaries. The slope is what one more chunk adds; beside it stands what
-must be kept of a chunk: the carried state, and its tokens, targets, documents and losses.
+For each `remat` and each number of chunks that the layers take at once, the gradient of one lane's
+loss over N chunks is compiled, and `memory_analysis()` asked for the bytes of temporaries. The
+slope is what one more chunk adds; beside it stands what must be kept of a chunk: the carried state,
+and its tokens, targets, documents and losses.
 """
 
 import argparse
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 
-from rmat_jax.config import PAPER, Local, RMATConfig
+from rmat_jax.config import RMATConfig
 from rmat_jax.model import RMAT
 from rmat_jax.modules.state import initial_state
 
 CHUNKS = (8, 32, 128)
+# chunks at once
+GROUPS = (1, 8, 128)
 REMATS = ("none", "block", "chunk", "chunk+block")
 MIB = 2**20
 
@@ -58,26 +62,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    base = dataclasses.replace(
-        PAPER,
-        chunk_len=256,
-        local=Local(window=64, sliding=False),
-        memory=dataclasses.replace(PAPER.memory, slots=64, writes=8),
-    )
+    base = RMATConfig()
     print(f"MiB of temporaries; {base}")
     print(
-        "| remat | "
+        "| remat | chunks at once | "
         + " | ".join(f"{n} chunks" for n in CHUNKS)
         + " | slope, KiB a chunk | kept by necessity, KiB |"
     )
-    print("|---|" + "---|" * (len(CHUNKS) + 2))
-    for remat in REMATS:
-        config = dataclasses.replace(base, remat=remat)
+    print("|---|---|" + "---|" * (len(CHUNKS) + 2))
+    for remat, at_once in itertools.product(REMATS, GROUPS):
+        config = dataclasses.replace(base, remat=remat, chunks_at_once=at_once)
         sizes = [temporary_bytes(config, n) for n in CHUNKS]
         slope = (sizes[-1] - sizes[-2]) / (CHUNKS[-1] - CHUNKS[-2])
         cells = " | ".join(f"{size / MIB:.1f}" for size in sizes)
+        group = "all" if at_once == max(CHUNKS) else at_once
         print(
-            f"| {remat} | {cells} | {slope / 1024:.1f} | {bytes_kept_a_chunk(config) / 1024:.1f} |",
+            f"| {remat} | {group} | {cells} | {slope / 1024:.1f} | "
+            f"{bytes_kept_a_chunk(config) / 1024:.1f} |",
             flush=True,
         )
 

@@ -26,28 +26,24 @@ docs/pods.md.
 """
 
 from rmat_jax import flags
-from rmat_jax.config import PAPER
 
 
 def get_config():
     # of which the plan's figures are
-    config = flags.defaults(PAPER)
+    config = flags.defaults()
     config.data.tfds = "pg19"
     config.data.tfds_feature = "book_text"
     config.data.tokenizer = "bpe"
     config.model.vocab_size = 32_768
     config.model.tie_embeddings = True
     config.model.width = 2048
-    config.model.num_layers = 16
+    config.model.num_layers = 20
     config.model.num_heads = 16
-    config.model.mlp_width = 6656
+    config.model.mlp_width = 8192
     config.model.chunk_len = 1024
     config.model.local.window = 256
-    config.model.local.sliding = True
-    config.model.memory.slots = 256
-    config.model.memory.writes = 32
     config.model.dtype = "bfloat16"
-    config.model.remat = "chunk"
+    config.model.remat = "chunk+block"
     config.mesh.fsdp = 64
     config.mesh.tensor = 4
     config.batch_size = 64

@@ -2,7 +2,7 @@
 
 All models are timed in one run, in turn: a round is one step of every model at every size, and each
 round begins with another one, so that the machine's drift hits all alike. A step is the loss, its
-gradient and AdamW, in float32 on random tokens.
+gradient and AdamW, on random tokens; PyTorch's models compute in float32.
 
 Our model is timed with all chunks of the call at once and with one at a time. Full attention and
 the Transformer-XL are the same code: one chunk as long as the call, and a window of one chunk.
@@ -68,7 +68,7 @@ class Report:
 
     rows: list[Row]
     facts: dict
-    # FLOPs a second of a matrix product in float32
+    # FLOPs a second of a matrix product in the model's dtype
     product_speed: float
     notes: list[str]
 
@@ -262,7 +262,7 @@ def bench_train(
             row.samples_s.append(time.perf_counter() - start)
             if progress.due():
                 say(f"  round {number + 1} of {rounds}: {row.model}, {row.lanes} x {row.tokens:,}")
-        products.append(product_speed())
+        products.append(product_speed(config.dtype))
     facts = {
         "benchmark": "train",
         "command": command,
@@ -275,9 +275,9 @@ def bench_train(
     return Report([row for row, _ in timed], facts, float(np.median(products)), notes)
 
 
-def product_speed() -> float:
+def product_speed(dtype: str) -> float:
     """FLOPs a second of a product of two large matrices, the fastest of five."""
-    x = jnp.ones((PRODUCT, PRODUCT), jnp.float32)
+    x = jnp.ones((PRODUCT, PRODUCT), dtype)
     multiply = jax.jit(jnp.matmul)
     multiply(x, x).block_until_ready()
     seconds = []
