@@ -1,7 +1,7 @@
 """Time of a training step against the tokens of a call, beside models that are trained otherwise.
 
-All models are timed in one run, in turn: a round is one step of every model at every size, and each
-round begins with another one, so that the machine's drift hits all alike. A step is the loss, its
+All models are timed in one run: a round is one step of every model at every size, in an order of
+its own, so that the machine's drift hits all alike. A step is the loss, its
 gradient and AdamW, on random tokens; PyTorch's models compute in float32.
 
 Our model is timed with all chunks of the call at once and with one at a time. Full attention and
@@ -33,6 +33,8 @@ from rmat_jax.train.state import init_state
 from rmat_jax.train.step import train_step
 
 LENGTHS, LANES, ROUNDS = (2048, 16384), (1, 4), 5
+# seconds before each step
+PAUSE = 0.3
 # rows and columns of the product that the machine's speed is measured with
 PRODUCT = 2048
 
@@ -253,10 +255,12 @@ def bench_train(
                 row, call = makers[name](count, tokens)
                 call()
                 timed.append((row, call))
-    products = []
+    products, rng = [], np.random.default_rng(0)
     for number in range(rounds):
-        for place in np.roll(np.arange(len(timed)), -number * len(timed) // rounds):
+        for place in rng.permutation(len(timed)):
             row, call = timed[place]
+            # the threads of another library go on looking for work for a while
+            time.sleep(PAUSE)
             start = time.perf_counter()
             call()
             row.samples_s.append(time.perf_counter() - start)

@@ -84,8 +84,8 @@ class Block(nn.Module):
     ) -> Array:
         """y, [B, S, D].
 
-        Attention takes each chunk as a row of its own. So the Keys may have B times G rows, of S by
-        G queries.
+        Attention takes each chunk as a row of its own. So the Keys have B times G rows, each of
+        S / G queries, where the tokens are those of G chunks.
 
         Args:
             x_BSD: the tokens' vectors from the layer below.

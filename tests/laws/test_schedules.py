@@ -165,11 +165,12 @@ KERNELS = {
 }
 
 
-def errors(options, path):
-    """The mean errors of losses and gradients by a path, and what is allowed for each.
+def agrees(options, path):
+    """Whether losses and gradients by a path are as near to float32 as the obvious code's.
 
-    bfloat16 has 8 bits: single values differ by some of 2^-8. So the mean error is compared with
-    that of the obvious code in bfloat16; some leaves have few numbers, hence the factor.
+    bfloat16 has 8 bits: single values differ by some of 2^-8. So all of them together are held to
+    three times the error of the obvious code in bfloat16. A single leaf may be off by more: the
+    gradient of the slots' bias is the small rest of large terms.
     """
     length, sizes = 4 * 128, [100, 28, 200, 184]
     ids = np.repeat([[0, 1, 2, 3]], 2, axis=0).repeat(sizes, axis=1)
@@ -194,9 +195,13 @@ def errors(options, path):
         run(attention="obvious"),
         run(attention=path),
     )
-    for x, y, z in zip(exact, rounded, found, strict=True):
-        allowed = 8 * jnp.abs(y - x).mean() + 2**-8 * jnp.abs(x).mean()
-        yield jnp.abs(z - x).mean(), allowed
+    rounded, found = (
+        [jnp.abs(x - y) / jnp.abs(x).mean().clip(1e-9) for x, y in zip(exact, some, strict=True)]
+        for some in (rounded, found)
+    )
+    together = np.sqrt([sum((x**2).sum() for x in some) for some in (rounded, found)])
+    leaves = [z.mean() <= 8 * y.mean() + 0.25 for y, z in zip(rounded, found, strict=True)]
+    return together[1] <= 3 * together[0] and all(leaves)
 
 
 @pytest.fixture
@@ -210,7 +215,7 @@ def on_cpu(monkeypatch):
 @pytest.mark.parametrize("path", ["cudnn", "splash"])
 @pytest.mark.parametrize("options", KERNELS.values(), ids=KERNELS)
 def test_kernels_are_given_what_the_obvious_code_sees(options, path):
-    assert all(error <= allowed for error, allowed in errors(options, path))
+    assert agrees(options, path)
 
 
 @pytest.mark.usefixtures("on_cpu")
@@ -227,7 +232,7 @@ def test_control_kernels_need_the_bias_and_the_documents(monkeypatch, path, cut)
         )
     # another rope_base: the tests' own cache of compiled programs must not know it
     options = KERNELS["hybrid"] | {"rope_base": 101.0 if cut == "bias" else 102.0}
-    assert any(error > allowed for error, allowed in errors(options, path))
+    assert not agrees(options, path)
 
 
 def test_what_a_path_cannot_take_is_said_in_one_line():
