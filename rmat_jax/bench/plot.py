@@ -85,6 +85,7 @@ def plot_train(report: train.Report, file: Path) -> None:
         axes.set_xlabel("tokens of a lane in a step")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter("{x:,.0f}")
     panels[0].set_ylabel("tokens a second")
     figure.legend(
         *panels[0].get_legend_handles_labels(),

@@ -190,7 +190,8 @@ def _splash(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ):
             own_heads,
             in_specs=(heads, heads, heads, rows, rows),
             out_specs=heads,
-            axis_names={"tensor"},
+            # and every axis that is left, also of one device
+            axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
             check_vma=False,
         )
     return own_heads(q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ)

@@ -1,6 +1,7 @@
 """Memory and exchanged bytes of a train step by formula, where no compiler can be asked.
 
-How far off, beside TPU programs of the same experiment and mesh, by the compiler's figures:
+How far off, beside TPU programs of the same experiment and mesh, by the compiler's figures (of
+version 1, where both configs were the paper's block):
 
 | configs/ | mesh: data x fsdp x tensor | remat | peak | bytes sent |
 |---|---|---|---|---|
