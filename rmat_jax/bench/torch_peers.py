@@ -6,6 +6,7 @@ timed where they are installed, beside PyTorch.
 
 import importlib.metadata
 import importlib.util
+import tempfile
 from collections.abc import Callable
 
 import jax
@@ -128,6 +129,8 @@ def _memorizing(config, text):
         heads=config.num_heads,
         memorizing_layers=(last,),
         max_knn_memories=8192,
+        # else in the current folder
+        knn_memories_directory=tempfile.mkdtemp(),
         num_retrieved_memories=32,
         xl_memory_layers=(last - 1, last) if last > 1 else (last,),
         xl_max_memories=SEGMENT,
