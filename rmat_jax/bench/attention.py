@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmat_jax.bench.train import check
 from rmat_jax.config import RMATConfig, to_dict
 from rmat_jax.errors import UserError
 from rmat_jax.machine import facts, keep_memory, load
@@ -90,13 +91,7 @@ def bench_attention(
     Raises:
         UserError: bad input.
     """
-    for length in lengths:
-        if length % config.chunk_len:
-            raise UserError(
-                f"lengths={length} must be a multiple of model.chunk_len={config.chunk_len}"
-            )
-    if rounds < 1:
-        raise UserError(f"rounds={rounds} must be at least 1; the default is {ROUNDS}")
+    check(config, lengths, rounds, ROUNDS)
     keep_memory()
     before, progress, timed, notes = load(), Progress(), [], []
     for length in lengths:

@@ -221,13 +221,7 @@ def bench_train(
     Raises:
         UserError: bad input.
     """
-    for length in lengths:
-        if length % config.chunk_len:
-            raise UserError(
-                f"lengths={length} must be a multiple of model.chunk_len={config.chunk_len}"
-            )
-    if rounds < 1:
-        raise UserError(f"rounds={rounds} must be at least 1; the default is {ROUNDS}")
+    check(config, lengths, rounds, ROUNDS)
     keep_memory()
     known, notes = ours(config), []
     makers = {
@@ -277,6 +271,17 @@ def bench_train(
         | torch_peers.versions(),
     }
     return Report([row for row, _ in timed], facts, float(np.median(products)), notes)
+
+
+def check(config: RMATConfig, lengths: Sequence[int], rounds: int, default: int) -> None:
+    """Raises UserError for lengths that are no whole chunks, and for fewer rounds than one."""
+    for length in lengths:
+        if length % config.chunk_len:
+            raise UserError(
+                f"lengths={length} must be a multiple of model.chunk_len={config.chunk_len}"
+            )
+    if rounds < 1:
+        raise UserError(f"rounds={rounds} must be at least 1; the default is {default}")
 
 
 def product_speed(dtype: str) -> float:
