@@ -89,6 +89,24 @@ def test_slots_that_outnumber_the_chunks_at_once():
     assert farthest(results(tiny(**DEFAULT), ONE)["logits"], wanted["logits"]) > 1e-6
 
 
+@pytest.mark.parametrize("scores", [1, 1200], ids=["heads one by one", "rows in pieces"])
+@pytest.mark.parametrize("options", [DEFAULT, {"local.sliding": True}], ids=["hybrid", "paper"])
+def test_scores_that_do_not_fit_are_made_in_pieces(monkeypatch, options, scores):
+    """1,200 scores are two heads of 8 queries and 24 keys three times: rows go in twos."""
+    wanted, cut = results(tiny(**options, attention="xla")), []
+    recomputed = fused._recomputed
+
+    def counted(band, q_BSHE, *rest):
+        cut.append(q_BSHE.shape[0] * q_BSHE.shape[2])
+        return recomputed(band, q_BSHE, *rest)
+
+    monkeypatch.setattr(fused, "SCORES", scores)
+    monkeypatch.setattr(fused, "_recomputed", counted)
+    assert farthest(results(tiny(**options, attention="xla")), wanted) < CLOSE
+    # the control: they were cut
+    assert min(cut) == 1 if scores == 1 else 1 < min(cut) < 2 * B * CHUNKS
+
+
 @pytest.mark.parametrize("branch", ["full", "local", "memory"])
 def test_control_each_branch_needs_its_band(monkeypatch, branch):
     """A path that is shown one token more, or one slot less, is another function."""
