@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from rmat_jax import flags
+from rmat_jax.chips import GIB
 from rmat_jax.plan import collectives, compiled
-from rmat_jax.plan.chips import GIB, parse_topology
+from rmat_jax.plan.topology import parse_topology
 from rmat_jax.train import parallel, sharding
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.step import train_step

@@ -9,6 +9,7 @@ import graphlib
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,28 @@ def test_control_a_circle_is_found():
     sources = {"a": "from rmat_jax.b import f", "b": "from rmat_jax import c", "c": ""}
     assert not circle(sources)
     assert circle(sources | {"c": "def f():\n    import rmat_jax.a"})
+
+
+def absent(source: str) -> set[str]:
+    """The names that a program imports from the package and that are not in it."""
+    found = {name for name in imported(source) if name.partition(".")[0] in ROOMS}
+    missing = set()
+    for name in found - MODULES.keys():
+        module, _, attribute = name.rpartition(".")
+        if not (module in MODULES and hasattr(import_module(f"rmat_jax.{module}"), attribute)):
+            missing.add(name)
+    return missing
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "configs"])
+def test_programs_beside_the_package_import_what_is_there(folder):
+    paths = sorted((PACKAGE.parent / folder).glob("*.py"))
+    assert paths
+    assert not {path.name: found for path in paths if (found := absent(path.read_text()))}
+
+
+def test_control_a_moved_module_is_found():
+    source = "from rmat_jax.plan.topology import parse_topology\nfrom rmat_jax import flags"
+    assert not absent(source)
+    moved = "from rmat_jax.plan.gone import parse_topology\nfrom rmat_jax.flags import gone"
+    assert absent(moved) == {"plan.gone.parse_topology", "flags.gone"}
