@@ -477,30 +477,39 @@ class MeshConfig(_Section):
 
     The lanes of the batch are spread over data * fsdp devices. The axis `data` copies parameters
     and optimiser state, `fsdp` divides them, `tensor` divides them and each lane's matrix products
-    too. `sharding.py` has the rules.
+    too. `context` copies parameters and divides each lane's time. `sharding.py` has the rules.
     """
 
     PREFIX = "mesh."
 
-    # devices; 0: all that the other two axes leave
+    # devices; 0: all that the other axes leave
     data: int = 0
     # devices
     fsdp: int = 1
     # devices; neighbours, since they talk in every layer
     tensor: int = 1
+    # devices; each has a run of a lane's chunks, and hands its memory to the next
+    context: int = 1
     # "jit" | "pmap": jax.pmap over `data` alone, the devices of one process
     parallelism: str = "jit"
 
     def __post_init__(self):
         self._not_negative("data", meaning="; 0 stands for all devices that are left")
-        self._positive("fsdp", "tensor")
+        self._positive("fsdp", "tensor", "context")
         self._choice("parallelism", ("jit", "pmap"))
         self._check(
-            self.parallelism == "jit" or self.fsdp == self.tensor == 1,
+            self.parallelism == "jit" or self.fsdp == self.tensor == self.context == 1,
             "parallelism",
-            f"copies the parameters to every device: it needs {self._named('fsdp')} and "
-            f"{self._named('tensor')} to be 1; use mesh.parallelism=jit",
+            f"gives every device all parameters and lanes of its own: it needs "
+            f"{self._named('fsdp')}, {self._named('tensor')} and {self._named('context')} to be 1; "
+            "use mesh.parallelism=jit",
         )
+
+    def sizes(self, count: int) -> dict[str, int]:
+        """Devices along each axis, the outermost first, of so many devices."""
+        others = self.fsdp * self.tensor * self.context
+        data = self.data or max(count // others, 1)
+        return {"data": data, "fsdp": self.fsdp, "context": self.context, "tensor": self.tensor}
 
 
 @dataclasses.dataclass(frozen=True)

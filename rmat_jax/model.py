@@ -19,7 +19,7 @@ from rmat_jax.modules.dropout import Dropout
 from rmat_jax.modules.mlp import projection
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.modules.state import InsideChunk, State
-from rmat_jax.ops import fused, losses
+from rmat_jax.ops import context, fused, losses
 from rmat_jax.ops.attention import Keys
 from rmat_jax.types import Array, PyTree
 
@@ -33,7 +33,9 @@ PADDING = {"tokens": 0, "targets": losses.IGNORE, "documents": rules.NOBODY}
 
 
 def chunks_at_once(config: RMATConfig, rows: int, chunks: int) -> int:
-    """[G] how many chunks of a call the layers take at once."""
+    """[G] how many chunks of a call the layers take at once: all where others wait for them."""
+    if context.parts() > 1:
+        return chunks
     tokens = AT_ONCE.get(fused.backend(), AT_ONCE_ELSEWHERE)
     return config.at_once(chunks, tokens // (rows * config.chunk_len))
 
@@ -59,7 +61,7 @@ class RMAT(nn.Module):
         self.embed = nn.Embed(c.vocab_size, c.width, embedding_init=start, **dtypes)
         if c.token_shift:
             self.previous = projection(c, c.width)
-        self.dropout = Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout, c.chunk_len)
         self.layers = Block(c)
         self.final_norm = layer_norm(c)
         if not c.tie_embeddings:
@@ -117,19 +119,22 @@ class RMAT(nn.Module):
 
         return self._read(loss, {"tokens": tokens_BT, "targets": targets_BT}, state, documents)
 
-    def embed_tokens(self, tokens_BS: Array, before_BS: Array | None) -> Array:
+    def embed_tokens(
+        self, tokens_BS: Array, before_BS: Array | None, first: Array | int = 0
+    ) -> Array:
         """The vectors [B, S, D] that enter the first layer: `sqrt(D) E[t]` (+ `sqrt(D) E[t-1] Wp`).
 
         Args:
             tokens_BS: token ids.
             before_BS: the token before each, -1 where there is none; None: no token shift.
+            first: number of their first chunk, for dropout.
         """
         scale = self.config.width**0.5
         x_BSD = self.embed(tokens_BS) * scale
         if before_BS is not None:
             shifted_BSD = self.previous(self.embed(before_BS) * scale)
             x_BSD += jnp.where(before_BS[..., None] >= 0, shifted_BSD, 0)
-        return self.dropout(x_BSD)
+        return self.dropout(x_BSD, first)
 
     def logits(self, x_BSD: Array) -> Array:
         """Logits [B, S, V] of the last layer's vectors."""
@@ -175,17 +180,20 @@ class RMAT(nn.Module):
             for name, x in columns.items()
         }
 
-        def read(model, state, group):
-            state, x_BTD = model._read_group(state, group["tokens"], group["documents"])
+        def read(model, state, inputs):
+            first, group = inputs
+            state, x_BTD = model._read_group(state, group["tokens"], group["documents"], first)
             return state, out(model, x_BTD, group.get("targets"))
 
         if self.is_initializing():
             # a scan cannot make parameters
             first = {name: x[:, : self.config.chunk_len] for name, x in columns.items()}
-            self.logits(self._read_group(state, first["tokens"], first["documents"])[1])
-        size = chunks_at_once(self.config, batch, (length + rest) // self.config.chunk_len)
+            self.logits(self._read_group(state, first["tokens"], first["documents"], 0)[1])
+        chunks = (length + rest) // self.config.chunk_len
+        size = chunks_at_once(self.config, batch, chunks)
         groups = {name: self._cut(x, size) for name, x in columns.items()}
-        state, out_NBT = self._scan(read, state, groups)
+        firsts = context.place() * chunks + jnp.arange(0, chunks, size)
+        state, out_NBT = self._scan(read, state, (firsts, groups))
         out_BT = jax.tree.map(lambda x: self._join(x)[:, :length], out_NBT)
         return out_BT, InsideChunk() if rest else state
 
@@ -197,7 +205,8 @@ class RMAT(nn.Module):
             nn.remat(body, prevent_cse=False) if "chunk" in self.config.remat else body,
             variable_broadcast="params",
             variable_axes={"intermediates": 0} if shown else {},
-            split_rngs={"params": False, "dropout": True},
+            # dropout has a number of its own for each chunk
+            split_rngs={"params": False, "dropout": False},
             check_constancy_invariants=False,
         )(self, carried, xs)
 
@@ -212,16 +221,23 @@ class RMAT(nn.Module):
         return x_BNT.reshape(len(x_BNT), -1, *x_BNT.shape[3:])
 
     def _read_group(
-        self, state: State, tokens_BT: Array, documents_BT: Array
+        self, state: State, tokens_BT: Array, documents_BT: Array, first: Array | int
     ) -> tuple[State, Array]:
-        """Scans over layers: each reads all chunks of a group, with its own memory and window."""
-        c, before_BT, token_B = self.config, None, state.token_B
-        owners_BW, ages_BM = state.window_documents_BW, state.ages_BM
+        """Scans over layers: each reads all chunks of a group, with its own memory and window.
+
+        Args:
+            state: what the lanes carried before the group.
+            tokens_BT, documents_BT: of the group, or of the part of it that this device has.
+            first: number of the first chunk.
+        """
+        c, before_BT = self.config, None
+        state = self._handed(state, tokens_BT, documents_BT)
+        token_B, owners_BW, ages_BM = state.token_B, state.window_documents_BW, state.ages_BM
         at, document_B = rules.borders(c, ages_BM, state.document_B, self._cut(documents_BT))
         if c.token_shift:
             before_BT = rules.previous_tokens(token_B, state.document_B, tokens_BT, documents_BT)
             token_B = rules.last(tokens_BT, documents_BT, token_B)
-        read = functools.partial(_read_layer, documents_BT, owners_BW, at)
+        read = functools.partial(_read_layer, documents_BT, owners_BW, at, first)
         x_BTD, (slots_LBMD, keys_LBHEW, values_LBHEW) = nn.scan(
             nn.remat(read, prevent_cse=False, policy=_kept) if "block" in c.remat else read,
             variable_axes={"params": 0, "intermediates": 0},
@@ -231,14 +247,14 @@ class RMAT(nn.Module):
             check_constancy_invariants=False,
         )(
             self.layers,
-            self.embed_tokens(tokens_BT, before_BT),
+            self.embed_tokens(tokens_BT, before_BT, first),
             (state.slots_LBMD, state.window_keys_LBHEW, state.window_values_LBHEW),
         )
         if c.carries_window:
             owners_BW = states.slide_documents(c, owners_BW, documents_BT)
         if c.memory:
             ages_BM = at.next_ages_BM[-1]
-        return State(
+        state = State(
             slots_LBMD=slots_LBMD,
             window_keys_LBHEW=keys_LBHEW,
             window_values_LBHEW=values_LBHEW,
@@ -246,7 +262,35 @@ class RMAT(nn.Module):
             ages_BM=ages_BM,
             document_B=document_B,
             token_B=token_B,
-        ), x_BTD
+        )
+        return context.of_last(state), x_BTD
+
+    def _handed(self, state: State, tokens_BT: Array, documents_BT: Array) -> State:
+        """The state with what all layers share as the device before this one leaves it."""
+        c, before = self.config, (state.document_B, state.token_B)
+
+        def read_last(before):
+            document_B, token_B = before
+            if c.token_shift:
+                token_B = rules.last(tokens_BT, documents_BT, token_B)
+            return rules.last(documents_BT, documents_BT, document_B), token_B
+
+        def written(ages_BM):
+            at, _ = rules.borders(c, ages_BM, document_B, self._cut(documents_BT))
+            return at.next_ages_BM[-1]
+
+        document_B, token_B = context.in_turn(read_last, before)
+        owners_BW, ages_BM = state.window_documents_BW, state.ages_BM
+        if c.carries_window:
+            owners_BW = context.in_turn(
+                lambda _: documents_BT[:, -c.local.window :], owners_BW, reach=1
+            )
+        if c.memory:
+            turns = -(-c.memory.slots // (documents_BT.shape[1] // c.run_len))
+            ages_BM = context.in_turn(written, ages_BM, turns)
+        return state.replace(
+            document_B=document_B, token_B=token_B, window_documents_BW=owners_BW, ages_BM=ages_BM
+        )
 
 
 def _kept(primitive, *args, **params) -> bool:
@@ -264,6 +308,7 @@ def _read_layer(
     documents_BT: Array,
     owners_BW: Array | None,
     at: rules.Border,
+    first: Array | int,
     block: Block,
     x_BTD: Array,
     carried: Carried,
@@ -274,6 +319,7 @@ def _read_layer(
         documents_BT: of the group's tokens.
         owners_BW: of the window before them.
         at: the rules at each chunk's end.
+        first: number of the first chunk.
         block: the layer.
         x_BTD: vectors from the layer below.
         carried: slots [B, M, D], the window's keys and values [B, H, E, W]; None: there are none.
@@ -288,7 +334,10 @@ def _read_layer(
     own = group.cut(c.chunk_len, c.chunk_len, chunks, 0)
     if c.carries_window:
         size = c.local.window
-        line = states.window(keys_BHEW, values_BHEW, owners_BW).followed_by(group)
+        before = context.in_turn(
+            lambda _: states.slide(c, group, length), (keys_BHEW, values_BHEW), reach=1
+        )
+        line = states.window(*before, owners_BW).followed_by(group)
         past = [line.cut(size, c.chunk_len, chunks, -size)]
         keys_BHEW, values_BHEW = states.slide(c, line, length)
     if c.memory:
@@ -296,7 +345,7 @@ def _read_layer(
         if not c.memory.keeps_outputs:
             slots_BMD, line_BJD = block.write(slots_BMD, h_BTD, at)
         slots = block.slots(line_BJD, at.owners_BM, heads)
-    y_BTD = block(x_BTD, heads, own, past, slots, c.attention)
+    y_BTD = block(x_BTD, heads, own, past, slots, c.attention, first)
     if c.memory and c.memory.keeps_outputs:
         slots_BMD, _ = block.write(slots_BMD, y_BTD, at)
     return y_BTD, (slots_BMD, keys_BHEW, values_BHEW)

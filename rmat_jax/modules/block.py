@@ -49,7 +49,7 @@ class Block(nn.Module):
         self.attention_norm, self.mlp_norm = layer_norm(c), layer_norm(c)
         self.query, self.key, self.value = (projection(c, c.width) for _ in range(3))
         self.output = projection(c, c.width, residual=True)
-        self.mlp, self.dropout = MLP(c), Dropout(c.dropout)
+        self.mlp, self.dropout = MLP(c), Dropout(c.dropout, c.chunk_len)
         if len(c.fused) > 1:
             self.fusion = self.param("fusion", nn.initializers.zeros, (len(c.fused),), dtype)
         if c.memory:
@@ -81,6 +81,7 @@ class Block(nn.Module):
         past: list[Keys],
         slots: Keys | None,
         path: str = "obvious",
+        first: Array | int = 0,
     ) -> Array:
         """y, [B, S, D].
 
@@ -94,10 +95,11 @@ class Block(nn.Module):
             past: tokens before them: the carried window, the chunk so far.
             slots: the memory's; None: there is no memory.
             path: how attention is computed; all but "obvious" take whole chunks.
+            first: number of the first chunk, for dropout.
         """
         a_BSHE = self.attend(path, heads, own, past, slots)
-        x_BSD = x_BSD + self.dropout(self.output(a_BSHE.reshape(x_BSD.shape)))
-        return x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
+        x_BSD = x_BSD + self.dropout(self.output(a_BSHE.reshape(x_BSD.shape)), first)
+        return x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)), first)
 
     def attend(
         self, path: str, heads: Heads, own: Keys, past: list[Keys], slots: Keys | None

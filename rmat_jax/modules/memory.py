@@ -15,9 +15,12 @@ from rmat_jax.config import RMATConfig
 from rmat_jax.modules.documents import Border
 from rmat_jax.modules.mlp import projection, split_heads
 from rmat_jax.modules.norms import layer_norm
+from rmat_jax.ops import context
 from rmat_jax.types import Array
 
 Project = Callable[[Array], Array]
+# turns that one kernel takes
+UNROLL = 4
 
 
 class Memory(nn.Module):
@@ -60,7 +63,7 @@ class Memory(nn.Module):
         An entry s is the mean of a run of C / K tokens, of those of the chunk's last document.
 
         Args:
-            slots_BMD: the queue before.
+            slots_BMD: the queue before; where time is divided over devices, that of the first.
             kept_BTD: what the layer keeps of each token of the group.
             at: the rules at the chunks' borders.
 
@@ -73,51 +76,65 @@ class Memory(nn.Module):
         runs_BGKRD = kept_BTD.reshape(*mine_BGKR1.shape[:4], c.width)
         entries_BGKD = jnp.where(mine_BGKR1, runs_BGKRD, 0).sum(3)
         entries_BGKD /= jnp.maximum(mine_BGKR1.sum(3), 1)
-        if c.memory.gated:
-            entries_BGKD = self._gated(slots_BMD, entries_BGKD, at)
-        entries_BJD = entries_BGKD.reshape(len(kept_BTD), -1, c.width)
-        line_BJD = jnp.concatenate([slots_BMD, entries_BJD], axis=1)
-        queue_BMD = jnp.where(at.next_ages_BM[-1, :, :, None] > 0, line_BJD[:, -slots:], 0)
-        return queue_BMD, line_BJD
+        s_BJD = entries_BGKD.reshape(len(kept_BTD), -1, c.width)
+        entries = self._gated(s_BJD, slots_BMD, at) if c.memory.gated else lambda queue_BMD: s_BJD
 
-    def _gated(self, slots_BMD: Array, s_BGKD: Array, at: Border) -> Array:
-        """The entries [B, G, K, D] that the gate makes of s and of the slots that they replace.
+        def line(queue_BMD):
+            return jnp.concatenate([queue_BMD, entries(queue_BMD)], axis=1)
+
+        def next_queue(line_BJD):
+            return jnp.where(at.next_ages_BM[-1, :, :, None] > 0, line_BJD[:, -slots:], 0)
+
+        # without a gate a queue is made of the entries of as many devices as fill it
+        reach = None if c.memory.gated else -(-slots // s_BJD.shape[1])
+        slots_BMD = context.in_turn(lambda queue: next_queue(line(queue)), slots_BMD, reach)
+        line_BJD = line(slots_BMD)
+        return next_queue(line_BJD), line_BJD
+
+    def _gated(self, s_BJD: Array, slots_BMD: Array, at: Border) -> Callable[[Array], Array]:
+        """The entries [B, J, D] that the gate makes of s, as a function of the queue before.
 
         A slot is replaced M / K chunks after it was written. So as many chunks do not depend on
-        each other, and one step of the scan takes them.
+        each other: they are one turn of the queue, R entries.
         """
-        c, writes = self.config.memory, self.config.memory.writes
-        batch, chunks, _, width = s_BGKD.shape
-        held_BGK = jnp.moveaxis(at.ages_BM[:, :, :writes] > 0, 0, 1)
-        written_BGK = jnp.moveaxis(at.next_ages_BM[:, :, -writes:] > 0, 0, 1)
-        turn = min(c.slots // writes, chunks)
-        rest = -chunks % turn
+        c = self.config.memory
+        length, size = s_BJD.shape[1], min(c.slots, s_BJD.shape[1])
+        masks = at.ages_BM[:, :, : c.writes] > 0, at.next_ages_BM[:, :, -c.writes :] > 0
+        held_BJ, written_BJ = (x.swapaxes(0, 1).reshape(len(s_BJD), -1) for x in masks)
+        turns = tuple(_by_turns(x, size) for x in (s_BJD, held_BJ, written_BJ))
 
-        def turns(x_BGK):
-            """By steps of the scan, [G / turn, B, turn K, ...]."""
-            x_BGK = jnp.pad(x_BGK, ((0, 0), (0, rest)) + ((0, 0),) * (x_BGK.ndim - 2))
-            x_BGK = x_BGK.reshape(batch, -1, turn * writes, *x_BGK.shape[3:])
-            return jnp.moveaxis(x_BGK, 1, 0)
+        def step(gate, e_BRD, turn):
+            s_BRD, held_BR, written_BR = turn
+            new_BRD = gate(s_BRD, jnp.where(held_BR[..., None], e_BRD, 0))
+            new_BRD = jnp.where(written_BR[..., None], new_BRD, 0)
+            return new_BRD, new_BRD
 
-        def step(gate, queue_BJD, x):
-            s_BJD, held_BJ, written_BJ = x
-            new_BJD = gate(s_BJD, jnp.where(held_BJ[..., None], queue_BJD, 0))
-            new_BJD = jnp.where(written_BJ[..., None], new_BJD, 0)
-            return new_BJD, new_BJD
-
-        xs = jax.tree.map(turns, (s_BGKD, held_BGK, written_BGK))
-        queue_BJD = slots_BMD[:, : turn * writes]
-        if chunks == turn:
-            new_BJD = step(self.gate, queue_BJD, jax.tree.map(lambda x: x[0], xs))[0]
-        else:
-            _, new_NBJD = nn.scan(
+        def scan(queue_BRD):
+            if len(turns[0]) == 1:
+                return step(self.gate, queue_BRD, jax.tree.map(lambda x: x[0], turns))[0][None]
+            return nn.scan(
                 step,
                 variable_broadcast="params",
                 variable_axes={"intermediates": 0},
                 split_rngs={"params": False},
-            )(self.gate, queue_BJD, xs)
-            new_BJD = jnp.moveaxis(new_NBJD, 0, 1)
-        return new_BJD.reshape(batch, chunks + rest, writes, width)[:, :chunks]
+            )(self.gate, queue_BRD, turns)[1]
+
+        made = scan
+        if c.gate == "slot" and (len(turns[0]) > 1 or context.parts() > 1):
+            made = self.gate.over(turns, slots_BMD, length)
+        return lambda queue_BMD: _in_line(made(queue_BMD[:, :size]), length)
+
+
+def _by_turns(x_BJ: Array, size: int) -> Array:
+    """[N, B, R, ...]; zeros fill up the last turn."""
+    x_BJ = jnp.pad(x_BJ, ((0, 0), (0, -x_BJ.shape[1] % size)) + ((0, 0),) * (x_BJ.ndim - 2))
+    return x_BJ.reshape(len(x_BJ), -1, size, *x_BJ.shape[2:]).swapaxes(0, 1)
+
+
+def _in_line(x_NBR: Array, length: int) -> Array:
+    """The inverse, [B, J, ...]."""
+    x_BNR = x_NBR.swapaxes(0, 1)
+    return x_BNR.reshape(len(x_BNR), -1, *x_BNR.shape[3:])[:, :length]
 
 
 class SlotGate(nn.Module):
@@ -137,6 +154,62 @@ class SlotGate(nn.Module):
         """The new entries [B, K, D] of what was made of the chunk and the slots about to leave."""
         z_BK1 = self.openness(s_BKD, e_BKD)
         return (1 - z_BK1) * e_BKD + z_BK1 * s_BKD
+
+    def over(
+        self, turns: tuple[Array, Array, Array], slots_BMD: Array, length: int
+    ) -> Callable[[Array], Array]:
+        """What calls make turn after turn, of the slots [B, R, D] that leave in the first.
+
+        z needs of a slot e only the number a = e uz, and the number of what replaces it is
+
+            a' = (1 - z) a + z s uz
+
+        So only numbers wait for those of the turn before. When every z is known, an entry is a
+        multiple of the first slot and a sum over the turns' s.
+
+        Args:
+            turns: s [N, B, R, D]; whether the slot that leaves was written, [N, B, R]; whether the
+                entry is written.
+            slots_BMD: the queue before; of the first device, where time is divided.
+            length: [J] of the entries.
+        """
+        s_NBRD, held_NBR, written_NBR = turns
+        own_NBR = _times(s_NBRD, self.uz)[..., 0]
+        logit_NBR = _times(s_NBRD, self.wz)[..., 0] + self.bz
+
+        def open_turn(a_BR, turn):
+            own_BR, logit_BR, held_BR, written_BR = turn
+            a_BR = jnp.where(held_BR, a_BR, 0)
+            z_BR = self.curve(logit_BR + a_BR)
+            a_BR = jnp.where(written_BR, (1 - z_BR) * a_BR + z_BR * own_BR, 0)
+            return a_BR, (a_BR, z_BR)
+
+        def numbers(a_BM):
+            turns = own_NBR, logit_NBR, held_NBR, written_NBR
+            start_BR = a_BM[:, : own_NBR.shape[2]]
+            return jax.lax.scan(open_turn, start_BR, turns, unroll=UNROLL)[1]
+
+        def next_numbers(a_BM):
+            line_BJ = jnp.concatenate([a_BM, _in_line(numbers(a_BM)[0], length)], axis=1)
+            return line_BJ[:, -a_BM.shape[1] :]
+
+        def add_turn(before, turn):
+            (share_BR1, sum_BRD), (keep_BR1, new_BRD) = before, turn
+            after = keep_BR1 * share_BR1, keep_BR1 * sum_BRD + new_BRD
+            return after, after
+
+        a_BM = context.in_turn(next_numbers, _times(slots_BMD, self.uz)[..., 0])
+        z_NBR1 = numbers(a_BM)[1][..., None]
+        keep_NBR1 = jnp.where((held_NBR & written_NBR)[..., None], 1 - z_NBR1, 0)
+        new_NBRD = jnp.where(written_NBR[..., None], z_NBR1 * s_NBRD, 0)
+        start = jnp.ones_like(keep_NBR1[0]), jnp.zeros_like(new_NBRD[0])
+        parts = jax.lax.scan(add_turn, start, (keep_NBR1, new_NBRD), unroll=UNROLL)[1]
+
+        def entries(e_BRD):
+            share_NBR1, sum_NBRD = parts
+            return share_NBR1 * jnp.where(held_NBR[0, ..., None], e_BRD, 0)[None] + sum_NBRD
+
+        return entries
 
     def openness(self, s_BKD: Array, e_BKD: Array) -> Array:
         """z, [B, K, 1]."""

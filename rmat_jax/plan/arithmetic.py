@@ -38,7 +38,7 @@ def temporaries(config: Config, mesh: dict[str, int], held: Held) -> int:
     Parameters gathered; gradients, and once more where they are added up; what the backward pass
     needs of all chunks; and of the piece that is differentiated at a time what it needs, twice: as
     it is made and as it is stacked. The parts of `accumulation` add another copy of the gradients.
-    `tensor` is taken to divide all activations.
+    `tensor` and `context` are taken to divide all activations.
     """
     c = config.model
     lanes = config.batch_size // (mesh["data"] * mesh["fsdp"] * config.accumulation)
@@ -50,7 +50,7 @@ def temporaries(config: Config, mesh: dict[str, int], held: Held) -> int:
     if c.remat == "chunk+block":
         activations += kept(dataclasses.replace(c, remat="block"), lanes, 1)
     gradients = (2 if config.accumulation == 1 else 3) * held.grads
-    return held.gathered + gradients + activations // mesh["tensor"]
+    return held.gathered + gradients + activations // (mesh["tensor"] * mesh["context"])
 
 
 def kept(config: RMATConfig, lanes: int, chunks: int) -> int:
@@ -82,17 +82,23 @@ def bytes_sent(config: Config, mesh: dict[str, int], held: Held) -> dict[str, fl
 
     Once a step the parameters are gathered along `fsdp` and the gradients added up along `data` and
     `fsdp`; along `tensor` there are two all-reduces of [B, C, D] a layer and chunk whenever the
-    block is computed forward, and two backward.
+    block is computed forward, and two backward. Along `context` a device hands each layer's queue
+    and window to the next whenever the block is computed forward, gets their gradients back, and
+    what the lanes carry on is added up.
     """
-    c = config.model
+    c, context = config.model, mesh["context"]
     lanes = config.batch_size // (mesh["data"] * mesh["fsdp"])
     rounds = 2 * (FORWARDS[c.remat] + 1) * c.num_layers
     activations = rounds * lanes * config.segment_len * c.width * jnp.dtype(c.dtype).itemsize
+    activations /= context
+    carried = held.memory * (FORWARDS[c.remat] + 1) * _others(context)
     return dict.fromkeys(KINDS, 0.0) | {
         "all-gather": _others(mesh["fsdp"]) * held.gathered,
         "reduce-scatter": _others(mesh["fsdp"]) * held.grads,
-        "all-reduce": 2 * _others(mesh["data"]) * held.grads / mesh["fsdp"]
-        + 2 * _others(mesh["tensor"]) * activations,
+        "all-reduce": 2 * _others(mesh["data"] * context) * held.grads / mesh["fsdp"]
+        + 2 * _others(mesh["tensor"]) * activations
+        + 2 * _others(context) * held.memory,
+        "collective-permute": carried,
     }
 
 

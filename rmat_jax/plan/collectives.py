@@ -5,7 +5,7 @@ links by the ring algorithm, for a group of g devices and an array of so many by
 
     all-gather, reduce-scatter, all-to-all      (g - 1) / g
     all-reduce                                  2 (g - 1) / g   a reduce-scatter, then an all-gather
-    collective-permute                          1
+    collective-permute                          the share of the devices that send
 
 The text of TPU programs shows some collectives several times, in each fusion that they run beside:
 these stages have the same chain_id, and are one. (The channel_id does not tell: all sums of a
@@ -35,12 +35,14 @@ class Collective:
     group: int
     # times a call of the program
     runs: int
+    # of the devices that send; all but in a collective-permute
+    senders: float = 1.0
 
     @property
     def sent(self) -> float:
         """Bytes that one device sends in a call of the program."""
         if self.kind == "collective-permute":
-            return self.size * self.runs
+            return self.size * self.senders * self.runs
         return (
             (2 if self.kind == "all-reduce" else 1)
             * self.size
@@ -84,7 +86,8 @@ def find(text: str) -> list[Collective]:
                 stage = (place, chain[0]) if chain else None
                 if group > 1 and stage not in seen:
                     shown = "reduce-scatter" if scatters and kind == "all-reduce" else kind
-                    found.append(Collective(shown, _size(kind, instruction, group), group, runs))
+                    size, senders = _size(kind, instruction, group), _senders(instruction, devices)
+                    found.append(Collective(shown, size, group, runs, senders))
                 if stage:
                     seen.add(stage)
                 # what it calls adds two numbers
@@ -142,6 +145,14 @@ def _group(rest: str, devices: int) -> int:
     if re.search(r"replica_groups=\{\}", rest) or "replica_groups" not in rest:
         return devices
     raise ValueError(f"replica_groups in a notation that is not known here: {rest[:200]}")
+
+
+def _senders(instruction: hlo.Instruction, devices: int) -> float:
+    """The share of the devices that send something to another one."""
+    pairs = re.search(r"source_target_pairs=\{([^ ]*)\}", instruction.rest)
+    if not pairs:
+        return 1.0
+    return sum(a != b for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1])) / devices
 
 
 def _size(kind: str, instruction: hlo.Instruction, group: int) -> float:

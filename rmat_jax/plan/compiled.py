@@ -113,16 +113,17 @@ def make_mesh(
         raise UserError(
             f"mesh.parallelism={m.parallelism!r} is not planned for; use mesh.parallelism=jit"
         )
-    data = m.data or max(count // (m.fsdp * m.tensor), 1)
-    if data * m.fsdp * m.tensor != count:
+    sizes = m.sizes(count)
+    product = math.prod(sizes.values())
+    if product != count:
         raise UserError(
-            f"mesh.data={data} x mesh.fsdp={m.fsdp} x mesh.tensor={m.tensor} is "
-            f"{data * m.fsdp * m.tensor} devices, "
-            f"--topology={topology} has {count}; make the product {count}"
+            f"{sharding.axes_named(sizes)} is {product} devices, --topology={topology} has "
+            f"{count}; make the product {count}"
         )
     if devices:
         return sharding.make_mesh(m, devices)
-    return AbstractMesh((data, m.fsdp, m.tensor), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    axis_types = (AxisType.Auto,) * len(sizes)
+    return AbstractMesh(tuple(sizes.values()), sharding.AXES, axis_types=axis_types)
 
 
 def held(state: TrainState, mesh: Mesh | AbstractMesh) -> Held:

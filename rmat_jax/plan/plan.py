@@ -303,6 +303,9 @@ def alternatives(config: Config, mesh: dict[str, int]) -> list[tuple[dict[str, i
         tried.append({"mesh.fsdp": 2 * m.fsdp} | ({"mesh.data": m.data // 2} if m.data else {}))
     if m.fsdp % 2 == 0:
         tried.append({"mesh.fsdp": m.fsdp // 2, "mesh.tensor": 2 * m.tensor})
+        tried.append({"mesh.fsdp": m.fsdp // 2, "mesh.context": 2 * m.context})
+    if m.tensor % 2 == 0:
+        tried.append({"mesh.tensor": m.tensor // 2, "mesh.context": 2 * m.context})
     tried.append({"accumulation": 2 * config.accumulation})
     if config.batch_size % 2 == 0:
         tried.append({"batch_size": config.batch_size // 2})
@@ -323,10 +326,10 @@ def _compiled(
     mesh = compiled.make_mesh(config, where, devices)
     traced, flops, held = compiled.trace(config, mesh)
     m = mesh.shape
+    axes = ", ".join(f"{axis}={size}" for axis, size in m.items())
     progress(
-        f"compiling the train step for {where.count} x TPU {where.chip.name} (data={m['data']}, "
-        f"fsdp={m['fsdp']}, "
-        f"tensor={m['tensor']}, {config.batch_size} lanes of {config.chunks_per_step} chunks, "
+        f"compiling the train step for {where.count} x TPU {where.chip.name} ({axes}, "
+        f"{config.batch_size} lanes of {config.chunks_per_step} chunks, "
         f"remat={config.model.remat}); this takes minutes"
     )
     program = compiled.compile_step(traced, held)

@@ -25,7 +25,13 @@ def _step(config, params, carried, batch, cut, mesh):
     read = functools.partial(eval_step, config, cut=cut)
     if mesh is None:
         return read(params, carried, batch)
-    read = sharding.spread(mesh, read, sharding.CARRIED, sharding.ROWS)
+    read = sharding.spread(
+        mesh,
+        read,
+        sharding.CARRIED,
+        sharding.ROWS,
+        whole_lanes=_by_chunk(batch, cut),
+    )
     carried, scores = read(params, carried, batch)
     return carried, jax.lax.with_sharding_constraint(scores, sharding.replicated(mesh))
 
@@ -143,7 +149,9 @@ def evaluate_heldout(
             if name in batch
         }
         if mesh is not None:
-            read = sharding.global_batch(mesh, rows, range(rows), read)
+            read = sharding.global_batch(
+                mesh, rows, range(rows), read, whole_lanes=_by_chunk(batch, cut)
+            )
         carried, scores = _step(
             config=config, params=params, carried=carried, batch=read, cut=cut, mesh=mesh
         )
@@ -171,6 +179,11 @@ def evaluate_heldout(
         )
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Heldout(**joined, chunk_len=config.model.chunk_len, num_bytes=num_bytes)
+
+
+def _by_chunk(batch: Mapping[str, np.ndarray], cut: bool) -> bool:
+    """Whether `eval_step` reads chunk after chunk, so that time cannot be divided."""
+    return cut or "forget" in batch
 
 
 def _nothing_read(config: Config, rows: int, mesh: Mesh | None) -> State:

@@ -40,6 +40,7 @@ def abstract_state(
             "try "
             f"eval_batch_size={-(-config.eval_batch_size // lanes) * lanes}"
         )
+    _check_context(config, mesh.shape["context"])
     tensor, heads, vocabulary = (
         mesh.shape["tensor"],
         config.model.num_heads,
@@ -56,6 +57,36 @@ def abstract_state(
             f"model.vocab_size={larger}"
         )
     return sharding.placed(mesh, jax.eval_shape(functools.partial(init_state, config, optimizer)))
+
+
+def _check_context(config: Config, count: int) -> None:
+    """Raises UserError if the time of a lane cannot be divided over so many devices."""
+    c, named = config.model, f"mesh.context={count}"
+    if count == 1:
+        return
+    if c.memory and c.memory.keeps_outputs:
+        raise UserError(
+            f"{named} divides no model with model.memory.keeps=outputs: a chunk waits for all "
+            "layers of the one before it; use model.memory.keeps=inputs, or mesh.context=1"
+        )
+    if config.chunks_per_step % count:
+        larger = -(-config.chunks_per_step // count) * count
+        raise UserError(
+            f"{named} must divide chunks_per_step={config.chunks_per_step}: each device has whole "
+            f"chunks; use fewer devices along it or, in a new run, chunks_per_step={larger}"
+        )
+    chunks = config.chunks_per_step // count
+    if c.chunks_at_once not in (None, chunks):
+        raise UserError(
+            f"model.chunks_at_once={c.chunks_at_once} must be chunks_per_step="
+            f"{config.chunks_per_step} / {named} = {chunks}: others wait for what a device hands "
+            "on; leave it out"
+        )
+    if c.carries_window and c.local.window > chunks * c.chunk_len:
+        raise UserError(
+            f"{named} leaves each device {chunks * c.chunk_len} tokens of a lane, fewer than "
+            f"model.local.window={c.local.window}; use fewer devices along it"
+        )
 
 
 def make_init(

@@ -1,13 +1,14 @@
 """Which device holds what: the mesh, one table of rules, and their translation into JAX's
 shardings.
 
-A mesh has three axes. `data` and `fsdp` divide the lanes of the batch; parameters and optimiser
-state are copied along `data` and divided along `fsdp` and `tensor`. `spread` makes a function of
-some lanes one of all: each device gathers the parameters once, computes its own lanes, and the sums
-are added up once at the end (ZeRO, arXiv 1910.02054). A recurrent model reads its weights anew for
-every chunk, so to gather and reduce them inside the scan over chunks, as a compiler that divides
-the whole program does, would cost N times the traffic. Along `tensor` the compiler divides the
-matrix products.
+A mesh has four axes. `data` and `fsdp` divide the lanes of the batch, and `context` the time of
+each lane; parameters and optimiser state are copied along `data` and `context` and divided along
+`fsdp` and `tensor`. `spread` makes a function of some lanes one of all: each device gathers the
+parameters once, computes its own lanes, or its own part of their time, and the sums are added up
+once at the end (ZeRO, arXiv 1910.02054). A recurrent model reads its weights anew for every group
+of chunks, so to gather and reduce them inside the scan over groups, as a compiler that divides the
+whole program does, would cost N times the traffic. Along `tensor` the compiler divides the matrix
+products. Along `context` devices hand on what a lane carries: `ops/context.py`.
 """
 
 import functools
@@ -23,9 +24,11 @@ from jax.sharding import PartitionSpec as P
 
 from rmat_jax.config import MeshConfig
 from rmat_jax.errors import UserError
+from rmat_jax.ops.context import CONTEXT
 from rmat_jax.types import Array, PyTree
 
-AXES = ("data", "fsdp", "tensor")
+# neighbours along the last one are neighbours in fact, and it talks most
+AXES = ("data", "fsdp", CONTEXT, "tensor")
 # a row of the batch belongs to the devices of one place along these
 LANES = ("data", "fsdp")
 
@@ -57,7 +60,7 @@ RULES = (
     (r"window_(keys|values)_LBHEW", P(None, LANES, "tensor")),
     (r"(document_B|token_B|ages_BM|window_documents_BW)", P(LANES)),
     # of a batch
-    (r"(tokens|targets|documents)", P(LANES)),
+    (r"(tokens|targets|documents)", P(LANES, CONTEXT)),
     (r"(step|key|count|health/\w+)", P()),
 )
 
@@ -69,30 +72,30 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         UserError: the axes need more devices than there are, or leave some of them out.
     """
     devices = jax.devices() if devices is None else list(devices)
-    count, others = len(devices), config.fsdp * config.tensor
-    data = config.data or max(count // others, 1)
-    if data * others > count:
+    count, sizes = len(devices), config.sizes(len(devices))
+    named, product = axes_named(sizes), math.prod(sizes.values())
+    if product > count:
         raise UserError(
-            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} needs "
-            f"{data * others} devices, "
-            f"there {'is' if count == 1 else 'are'} {count}; lower one of them, or start more"
+            f"{named} needs {product} devices, there {'is' if count == 1 else 'are'} {count}; "
+            "lower one of them, or start more"
         )
-    if data * others < count and (jax.process_count() > 1 or not config.data):
-        raise UserError(
-            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} is "
-            f"{data * others} of "
-            f"{count} devices; make the product {count}"
-        )
-    shape, axis_types = (data, config.fsdp, config.tensor), (AxisType.Auto,) * 3
+    if product < count and (jax.process_count() > 1 or not config.data):
+        raise UserError(f"{named} is {product} of {count} devices; make the product {count}")
+    axis_types = (AxisType.Auto,) * len(AXES)
     try:
-        return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices[: data * others])
+        return jax.make_mesh(
+            tuple(sizes.values()), AXES, axis_types=axis_types, devices=devices[:product]
+        )
     except (AssertionError, NotImplementedError) as error:
         # these devices are wired otherwise
         raise UserError(
-            f"mesh.data={data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} cannot be "
-            "laid over these "
-            f"{count} devices; use all of them, in powers of two"
+            f"{named} cannot be laid over these {count} devices; use all of them, in powers of two"
         ) from error
+
+
+def axes_named(sizes: Mapping[str, int]) -> str:
+    """Axes as they are typed: `mesh.data=2 x mesh.fsdp=4`."""
+    return " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
 
 
 def specs(mesh: Mesh, tree: PyTree) -> PyTree:
@@ -137,9 +140,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of [B, ...] arrays."""
-    return NamedSharding(mesh, P(LANES))
+def batch_sharding(mesh: Mesh, *, whole_lanes: bool = False) -> NamedSharding:
+    """Of [B, T] arrays.
+
+    Args:
+        mesh: the devices.
+        whole_lanes: a device has all of the time of its lanes, also along `context`.
+    """
+    return NamedSharding(mesh, P(LANES) if whole_lanes else P(LANES, CONTEXT))
 
 
 def on_one_device(mesh: Mesh, tree: PyTree) -> PyTree:
@@ -152,24 +160,31 @@ def on_one_device(mesh: Mesh, tree: PyTree) -> PyTree:
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     """The rows of a global batch that this process must read: those of its own devices."""
-    owned = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    lanes = batch_sharding(mesh, whole_lanes=True)
+    owned = lanes.addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for (rows,) in owned for row in range(batch_size)[rows]})
 
 
 def global_batch(
-    mesh: Mesh, batch_size: int, rows: Sequence[int], batch: Mapping[str, np.ndarray]
+    mesh: Mesh,
+    batch_size: int,
+    rows: Sequence[int],
+    batch: Mapping[str, np.ndarray],
+    *,
+    whole_lanes: bool = False,
 ) -> dict[str, Array]:
     """Makes the global batch [B, ...] of the `rows` that each process has read.
 
-    `local_rows` names them.
+    `local_rows` names them. `whole_lanes` is that of `batch_sharding`.
     """
+    sharding = batch_sharding(mesh, whole_lanes=whole_lanes)
 
     def whole(x):
         def part(index):
             first = rows.index(index[0].start or 0)
-            return x[first : first + len(range(batch_size)[index[0]])]
+            return x[first : first + len(range(batch_size)[index[0]]), *index[1:]]
 
-        return jax.make_array_from_callback((batch_size, *x.shape[1:]), batch_sharding(mesh), part)
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), sharding, part)
 
     return {name: whole(x) for name, x in batch.items()}
 
@@ -181,45 +196,53 @@ class Summed(NamedTuple):
     specs: PyTree
 
 
-# marks a result of `spread` that is divided as what the lanes carry, or by rows: [B, ...]
+# marks a result of `spread` that is divided as what the lanes carry, or as a batch: [B, T]
 CARRIED, ROWS = "carried", "rows"
 
 
-def spread(mesh: Mesh, function: Callable, *results: Summed | str) -> Callable:
-    """Runs a function of some lanes on each device's own, under `shard_map`.
+def spread(
+    mesh: Mesh, function: Callable, *results: Summed | str, whole_lanes: bool = False
+) -> Callable:
+    """Runs a function of some lanes on each device's own, or its part of them, under `shard_map`.
 
     Args:
         mesh: the devices.
         function: `function(params, carried, batch, *same)` of some lanes; `same` is equal for all.
         results: what becomes of each of its results, in their order.
+        whole_lanes: do not divide time along `context`: its devices compute the same.
 
     Returns:
         The same function of all lanes.
     """
-    axes = tuple(axis for axis in LANES if mesh.shape[axis] > 1)
+    divided = LANES if whole_lanes else (*LANES, CONTEXT)
+    axes = tuple(axis for axis in divided if mesh.shape[axis] > 1)
     if not axes:
         return function
     # All axes, where the compiler has nothing to divide: it fails on an axis of one device
     # (jax 0.10.2).
-    manual = set(AXES if mesh.shape["tensor"] == 1 else axes)
+    manual = set(axes)
+    if mesh.shape["tensor"] == 1:
+        manual = set(AXES) - ({CONTEXT} if whole_lanes else set())
 
     def local(*args):
         found = zip(function(*args), results, strict=True)
         return tuple(_add_up(mesh, axes, x, to) if isinstance(to, Summed) else x for x, to in found)
 
     def whole(params, carried, batch, *same):
+        rows = tuple(axis for axis in axes if axis in LANES) or None
         lanes = _map_specs(
-            lambda spec: P(*(axes if entry == LANES else None for entry in spec)),
+            lambda spec: P(*(rows if entry == LANES else None for entry in spec)),
             specs(mesh, carried),
         )
-        placed = {CARRIED: lanes, ROWS: P(axes)}
+        times = P(rows, CONTEXT) if CONTEXT in axes else P(rows)
+        placed = {CARRIED: lanes, ROWS: times}
         out_specs = tuple(
             _only(axes, to.specs) if isinstance(to, Summed) else placed[to] for to in results
         )
         return jax.shard_map(
             local,
             mesh=mesh,
-            in_specs=(P(), lanes, P(axes), *(P() for _ in same)),
+            in_specs=(P(), lanes, times, *(P() for _ in same)),
             out_specs=out_specs,
             axis_names=manual,
             # or the gradient of what the lanes share would be added up after every chunk
@@ -233,8 +256,8 @@ def _add_up(mesh: Mesh, axes: tuple[str, ...], tree: PyTree, to: Summed) -> PyTr
     """The sum over the devices of `axes`, each of which has its own lanes' part."""
 
     def add(spec, x):
-        # `fsdp` first: what it scatters is all that `data` has to add
-        for axis in reversed(axes):
+        # `fsdp` first: what it scatters is all that the others have to add
+        for axis in sorted(axes, key=lambda axis: axis != "fsdp"):
             if axis in spec:
                 x = jax.lax.psum_scatter(x, axis, scatter_dimension=spec.index(axis), tiled=True)
             else:

@@ -1,5 +1,5 @@
-"""Law 5: one device = any mesh = pmap, and parameters and optimiser state really are divided as the
-rules say.
+"""Law 5: one device = any mesh = pmap, and parameters, optimiser state and time really are divided
+as the rules say.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from rmat_jax.config import Config, MeshConfig, OptimConfig
 from rmat_jax.errors import UserError
-from rmat_jax.train import parallel, sharding
+from rmat_jax.ops import context
+from rmat_jax.train import heldout, parallel, sharding
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.step import Totals, totals
 from tests.models import DEFAULT, tiny
@@ -25,6 +26,9 @@ MESHES = {
     "all": MeshConfig(data=2, fsdp=2, tensor=2),
     "fsdp": MeshConfig(data=1, fsdp=8),
     "tensor": MeshConfig(data=1, tensor=8),
+    "context": MeshConfig(data=1, context=8),
+    "lanes and context": MeshConfig(data=2, context=4),
+    "parameters and context": MeshConfig(data=1, fsdp=2, tensor=2, context=2),
     "pmap": MeshConfig(data=8, parallelism="pmap"),
 }
 ONE = MeshConfig(data=1)
@@ -46,7 +50,7 @@ def make_config(mesh: MeshConfig = ONE, **model) -> Config:
         optim=OptimConfig(warmup_steps=2, learning_rate=1e-2),
         mesh=mesh,
         batch_size=B,
-        chunks_per_step=2,
+        chunks_per_step=8,
         accumulation=2,
         steps=100,
     )
@@ -126,12 +130,19 @@ def test_control_a_lane_that_does_not_count_shows():
 
 
 PAPER = {"memory.keeps": "outputs", "memory.read": "stream", "memory.gate": "gru"}
+# more slots than a device's chunks write, where eight devices share eight chunks
+LONG = {"memory.slots": 24, "local.window": 8}
 OPTIONS = {
     "plain": {"local.sliding": False, "memory.gate": "none", "remat": "none"},
     "paper": PAPER | {"remat": "block", "tie_embeddings": True},
     "global rope": PAPER | {"rope": "global", "remat": "chunk"},
     "default": {},
     "all": {"rope": "none"},
+    "long": LONG,
+    "long gru": LONG | {"memory.gate": "gru"},
+    "long queue": LONG | {"memory.gate": "none", "token_shift": False, "remat": "none"},
+    "pooled": {"memory.writes": 2, "memory.slots": 6, "memory.read": "stream"},
+    "no memory": {"branches": ("local",), "local.window": 8},
 }
 
 
@@ -139,11 +150,18 @@ OPTIONS = {
 @pytest.mark.parametrize(
     ("shape", "name"),
     [
-        ((2, 2, 2), "global rope"),
-        ((1, 1, 8), "all"),
-        ((2, 2, 2), "default"),
-        pytest.param((1, 2, 4), "paper", marks=pytest.mark.slow),
-        pytest.param((2, 2, 2), "plain", marks=pytest.mark.slow),
+        ((2, 2, 2, 1), "global rope"),
+        ((1, 1, 8, 1), "all"),
+        ((2, 2, 2, 1), "default"),
+        ((1, 2, 2, 2), "default"),
+        ((2, 1, 1, 4), "long gru"),
+        ((1, 1, 1, 8), "long"),
+        ((1, 1, 1, 8), "long queue"),
+        pytest.param((1, 1, 1, 2), "all", marks=pytest.mark.slow),
+        pytest.param((1, 1, 1, 4), "pooled", marks=pytest.mark.slow),
+        pytest.param((1, 1, 1, 4), "no memory", marks=pytest.mark.slow),
+        pytest.param((1, 2, 4, 1), "paper", marks=pytest.mark.slow),
+        pytest.param((2, 2, 2, 1), "plain", marks=pytest.mark.slow),
     ],
 )
 def test_every_gradient_is_that_of_one_device(shape, name):
@@ -155,8 +173,9 @@ def test_every_gradient_is_that_of_one_device(shape, name):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape) * 0.3, state.params)
     carried = parallel.init_state(config, optax.identity()).carried
-    filled = jnp.asarray(rng.normal(size=carried.slots_LBMD.shape))
-    carried = carried.replace(slots_LBMD=filled, ages_BM=jnp.ones_like(carried.ages_BM))
+    if config.model.memory:
+        filled = jnp.asarray(rng.normal(size=carried.slots_LBMD.shape))
+        carried = carried.replace(slots_LBMD=filled, ages_BM=jnp.ones_like(carried.ages_BM))
     inputs = params, carried, make_batch(config, 0), jax.random.key(1)
 
     mesh = sharding.make_mesh(MeshConfig(*shape))
@@ -177,6 +196,55 @@ def test_every_gradient_is_that_of_one_device(shape, name):
     assert_close(actual.grads, expected.grads, 1e-12 * scale)
     assert_close(actual_carried, expected_carried, 1e-11)
     assert scale > 1
+
+
+def heldout_bits(mesh: MeshConfig | None, cut: bool = False) -> np.ndarray:
+    """The bits of held-out tokens of a model whose memory matters, a lane's time over the mesh."""
+    config = make_config(dtype="float64")
+    optimizer = optax.identity()
+    state = jax.eval_shape(functools.partial(parallel.init_state, config, optimizer))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape) * 0.3, state.params)
+    batches = [make_batch(config, index) for index in range(2)]
+    batches = [b | {"offsets": b["documents"]} for b in batches]
+    devices = mesh and sharding.make_mesh(mesh)
+    heldout._step.clear_cache()
+    return heldout.evaluate_heldout(config, params, batches, None, mesh=devices, cut=cut).bits
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("cut", [False, True])
+def test_evaluation_divides_time(cut):
+    """Where chunks are read one by one the devices of `context` compute the same."""
+    found = heldout_bits(MESHES["lanes and context"], cut=cut)
+    np.testing.assert_allclose(found, heldout_bits(None, cut=cut), rtol=0, atol=1e-11)
+
+
+def handed(start) -> str:
+    """What crosses the border between two devices, by its shape."""
+    leaves = jax.tree.leaves(start)
+    if leaves[0].ndim == 2:
+        if leaves[0].dtype != jnp.int32:
+            return "the gate's numbers"
+        return "ages" if leaves[0].shape[1] == DEFAULT["memory.slots"] else "the window's documents"
+    return {1: "document and token", 3: "slots", 4: "window"}[leaves[0].ndim]
+
+
+@pytest.mark.usefixtures("float64")
+def test_control_all_that_is_handed_over_counts(monkeypatch):
+    hand_over, seen = context.in_turn, set()
+    whole = heldout_bits(None)
+
+    def in_turn(carry_on, start, reach=None):
+        seen.add(handed(start))
+        return start if handed(start) == lost else hand_over(carry_on, start, reach)
+
+    monkeypatch.setattr(context, "in_turn", in_turn)
+    lost = None
+    assert abs(heldout_bits(MESHES["context"]) - whole).max() < 1e-11
+    assert len(seen) == 6
+    for lost in sorted(seen):
+        assert abs(heldout_bits(MESHES["context"]) - whole).max() > 1e-4, lost
 
 
 @pytest.mark.parametrize("name", ["all", "fsdp", "tensor"])
@@ -232,7 +300,8 @@ def test_a_leaf_without_a_rule_is_named():
         (
             MeshConfig(data=16),
             {},
-            "mesh.data=16 x mesh.fsdp=1 x mesh.tensor=1 needs 16 devices, there are 8",
+            "mesh.data=16 x mesh.fsdp=1 x mesh.context=1 x mesh.tensor=1 needs 16 devices, there "
+            "are 8",
         ),
         (MeshConfig(fsdp=3), {}, "is 6 of 8 devices; make the product 8"),
         (MeshConfig(data=8), {"batch_size": 24}, "batch_size=24 must be a multiple of .* = 16"),
@@ -247,6 +316,26 @@ def test_a_leaf_without_a_rule_is_named():
             "mesh.tensor=4 must divide model.num_heads=2",
         ),
         (
+            MeshConfig(data=1, context=8),
+            {"memory.keeps": "outputs"},
+            "mesh.context=8 divides no model with model.memory.keeps=outputs",
+        ),
+        (
+            MeshConfig(data=1, context=8),
+            {"chunks_at_once": 2},
+            "model.chunks_at_once=2 must be chunks_per_step=8 / mesh.context=8 = 1",
+        ),
+        (
+            MeshConfig(data=1, context=8),
+            {"local.window": 12},
+            "mesh.context=8 leaves each device 8 tokens .*, fewer than model.local.window=12",
+        ),
+        (
+            MeshConfig(data=1, context=8),
+            {"chunks_per_step": 12},
+            "mesh.context=8 must divide chunks_per_step=12.*chunks_per_step=16",
+        ),
+        (
             MeshConfig(fsdp=8),
             {"width": 36, "num_heads": 2},
             "mesh.fsdp=8 must divide dimension 1, which is 36",
@@ -254,12 +343,14 @@ def test_a_leaf_without_a_rule_is_named():
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(mesh, changes, message):
-    config = make_config(mesh, **{k: v for k, v in changes.items() if k != "batch_size"})
-    config = dataclasses.replace(config, batch_size=changes.get("batch_size", B))
+    steps = {key: changes[key] for key in ("batch_size", "chunks_per_step") if key in changes}
+    model = {key: value for key, value in changes.items() if key not in steps}
+    config = dataclasses.replace(make_config(mesh, **model), **steps)
     with pytest.raises(UserError, match=message):
         parallel.make_train_step(config, make_optimizer(config), sharding.make_mesh(mesh))
 
 
 def test_pmap_divides_nothing_but_lanes():
-    with pytest.raises(UserError, match="pmap copies the parameters.*mesh.fsdp=2"):
-        MeshConfig(fsdp=2, parallelism="pmap")
+    for axis in ("fsdp", "tensor", "context"):
+        with pytest.raises(UserError, match=f"lanes of its own.*mesh.{axis}=2"):
+            MeshConfig(**{axis: 2}, parallelism="pmap")

@@ -9,7 +9,7 @@ from rmat_jax.modules.dropout import Dropout
 
 
 def drop(x, rate=0.25, seed=0):
-    return Dropout(rate).apply({}, x, rngs={"dropout": jax.random.key(seed)})
+    return Dropout(rate, x.shape[1]).apply({}, x, rngs={"dropout": jax.random.key(seed)})
 
 
 def test_rate_and_scale():
@@ -36,6 +36,6 @@ def test_each_row_has_a_mask_of_its_own_whoever_stands_beside_it():
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_without_a_key_or_a_rate_nothing_is_dropped(rate):
     x = jnp.ones((2, 3, 4), jnp.bfloat16)
-    out = Dropout(rate).apply({}, x, rngs={"dropout": jax.random.key(0)} if not rate else None)
+    out = Dropout(rate, 3).apply({}, x, rngs={"dropout": jax.random.key(0)} if not rate else None)
     np.testing.assert_array_equal(out, x)
-    assert Dropout(0.5).apply({}, x, rngs={"dropout": jax.random.key(0)}).dtype == x.dtype
+    assert Dropout(0.5, 3).apply({}, x, rngs={"dropout": jax.random.key(0)}).dtype == x.dtype
