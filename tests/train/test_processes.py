@@ -1,6 +1,5 @@
 """Law 5 across processes, and checkpoints across shapes: the real command, several at once."""
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -23,9 +22,8 @@ from benchmarks.reliability import (
     write_text,
 )
 from rmat_jax import flags
-from rmat_jax.config import LogConfig
 from rmat_jax.errors import UserError
-from rmat_jax.train import loop, parallel, processes
+from rmat_jax.train import loop, processes
 from rmat_jax.train.checkpoint import restore_params
 from rmat_jax.train.metrics import read_metrics
 
@@ -41,22 +39,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     write_text(folder / "text")
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-    """Runs of this process share the train step of their mesh."""
-    made, make = {}, parallel.make_train_step
-
-    def make_once(config, optimizer, mesh):
-        key = dataclasses.replace(config, log=LogConfig()), mesh
-        if key not in made:
-            made[key] = make(config, optimizer, mesh)
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "make_train_step", make_once)
-        yield
 
 
 def given(folder: Path, **values) -> list[str]:
