@@ -103,7 +103,8 @@ class RMAT(nn.Module):
     ) -> tuple[losses.Scores, State | InsideChunk]:
         """The loss of each target, [B, T]; -1 is not scored. Otherwise like a call.
 
-        Not all logits exist at a time: LOGITS numbers, or those of one chunk.
+        Not all logits exist at a time: LOGITS numbers, or those of one chunk. With
+        `remat="block"` the backward pass makes them again.
         """
 
         def loss(model, x_BTD, targets_BT):
@@ -111,7 +112,9 @@ class RMAT(nn.Module):
             most = LOGITS // (batch * c.chunk_len * c.vocab_size)
             size = divisor(length // c.chunk_len, most)
             parts = model._cut(x_BTD, size), model._cut(targets_BT, size)
-            return jax.tree.map(model._join, model._scan(score_part, None, parts, False)[1])
+            again = "block" in model.config.remat
+            scores = model._scan(score_part, None, parts, again=again, shown=False)[1]
+            return jax.tree.map(model._join, scores)
 
         def score_part(model, _, part):
             x_BTD, targets_BT = part
@@ -193,16 +196,17 @@ class RMAT(nn.Module):
         size = chunks_at_once(self.config, batch, chunks)
         groups = {name: self._cut(x, size) for name, x in columns.items()}
         firsts = context.place() * chunks + jnp.arange(0, chunks, size)
-        state, out_NBT = self._scan(read, state, (firsts, groups))
+        again = "chunk" in self.config.remat
+        state, out_NBT = self._scan(read, state, (firsts, groups), again=again)
         out_BT = jax.tree.map(lambda x: self._join(x)[:, :length], out_NBT)
         return out_BT, InsideChunk() if rest else state
 
     def _scan(
-        self, body: Callable, carried: PyTree, xs: PyTree, shown: bool = True
+        self, body: Callable, carried: PyTree, xs: PyTree, *, again: bool, shown: bool = True
     ) -> tuple[PyTree, PyTree]:
-        """`carried, out = body(model, carried, x)` for each x, rematerialised with "chunk"."""
+        """`carried, out = body(model, carried, x)` for each x, and backward perhaps again."""
         return nn.scan(
-            nn.remat(body, prevent_cse=False) if "chunk" in self.config.remat else body,
+            nn.remat(body, prevent_cse=False) if again else body,
             variable_broadcast="params",
             variable_axes={"intermediates": 0} if shown else {},
             # dropout has a number of its own for each chunk

@@ -188,10 +188,8 @@ def compile_step(traced: jax.stages.Traced, held: Held) -> Program:
         return Program(used, limit, {}, time.monotonic() - start)
     seconds = time.monotonic() - start
     m = compiled.memory_analysis()
-    results = m.output_size_in_bytes - m.alias_size_in_bytes
-    peak = (
-        m.argument_size_in_bytes + results + m.temp_size_in_bytes + m.generated_code_size_in_bytes
-    )
+    # not the sum of temporaries, which are not all there at a time
+    peak = m.peak_memory_in_bytes + m.generated_code_size_in_bytes
     text, sent, estimate = compiled.as_text(), {}, None
     try:
         sent, estimate = collectives.bytes_sent(text), cycles.estimate(text)

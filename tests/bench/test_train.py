@@ -8,7 +8,7 @@ import pytest
 from rmat_jax.bench import torch_peers, train
 from rmat_jax.bench.attention import bench_attention
 from rmat_jax.bench.plot import plot_train
-from rmat_jax.bench.train import bench_train
+from rmat_jax.bench.train import Row, bench_train
 from rmat_jax.errors import UserError
 from rmat_jax.flops import per_token
 from tests.models import DEFAULT, tiny
@@ -56,6 +56,7 @@ def test_a_memory_of_outputs_has_one_schedule():
 
 def test_models_of_others_are_left_out_where_they_are_not_installed(monkeypatch):
     monkeypatch.setattr(torch_peers, "missing", lambda name: "pip install it")
+    monkeypatch.setattr(train, "in_jax", lambda *of: (Row(of[0], 1, 16, 1, 1, 1, 1, 0.0), int))
     found = bench_train(MODEL, (16,), (1,), rounds=1)
     assert len(found.rows) == 4
     assert sum("is left out; it takes: pip install it" in note for note in found.notes) == 4

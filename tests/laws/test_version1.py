@@ -69,7 +69,11 @@ def replay(config, tensors):
     return read
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {"paper_sliding", "queue", "passkey"}
+MARKED = [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in CASES]
+
+
+@pytest.mark.parametrize("case", MARKED)
 def test_the_same_function_as_version_1(case):
     config, tensors = tiny(**CASES[case]), load_file(FOLDER / f"{case}.safetensors")
     params = tree(tensors, "params")

@@ -63,7 +63,7 @@ def test_a_compiled_step_in_numbers_and_text(eight):
     assert len(lines) == 1 and "compiling the train step for 8 x TPU v5e" in lines[0]
     assert (
         report.fits
-        and report.mesh == {"data": 2, "fsdp": 2, "tensor": 2}
+        and report.mesh == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
         and not report.alternatives
     )
     held = report.held
@@ -108,11 +108,12 @@ def test_what_does_not_fit_is_advised(uncompiled):
 
 def test_alternatives_are_valid_and_others():
     config = experiment(mesh=MeshConfig(data=2, fsdp=2, tensor=1), chunks_per_step=3, batch_size=4)
-    found = alternatives(config, {"data": 2, "fsdp": 2, "tensor": 1})
+    found = alternatives(config, {"data": 2, "fsdp": 2, "context": 1, "tensor": 1})
     assert [overrides for overrides, _ in found] == [
         {"model.remat": "chunk+block"},
         {"mesh.fsdp": 4, "mesh.data": 1},
         {"mesh.fsdp": 1, "mesh.tensor": 2},
+        {"mesh.fsdp": 1, "mesh.context": 2},
         {"accumulation": 2},
         {"batch_size": 2},
     ]
@@ -156,7 +157,8 @@ def test_remat_takes_less_memory():
         config = experiment(
             model=dataclasses.replace(MODEL, remat=remat), chunks_per_step=16, **changes
         )
-        return arithmetic.temporaries(config, {"data": 2, "fsdp": 2, "tensor": 1}, HELD)
+        mesh = {"data": 2, "fsdp": 2, "context": 1, "tensor": 1}
+        return arithmetic.temporaries(config, mesh, HELD)
 
     none, block, chunk, both = map(temporaries, ("none", "block", "chunk", "chunk+block"))
     assert none > chunk > both and none > block > both
@@ -165,18 +167,13 @@ def test_remat_takes_less_memory():
 
 def test_arithmetic_by_hand():
     """Along fsdp parameters are gathered and gradients divided, along data added up; along tensor
-    each block's two sums.
+    each block's two sums; along context what a lane carries, forward and backward.
     """
     config = experiment()
 
-    def sent(data, fsdp, tensor):
-        return {
-            k: v
-            for k, v in arithmetic.bytes_sent(
-                config, dict(data=data, fsdp=fsdp, tensor=tensor), HELD
-            ).items()
-            if v
-        }
+    def sent(data, fsdp, tensor, context=1):
+        mesh = {"data": data, "fsdp": fsdp, "tensor": tensor, "context": context}
+        return {k: v for k, v in arithmetic.bytes_sent(config, mesh, HELD).items() if v}
 
     assert sent(1, 1, 1) == {}
     assert sent(1, 4, 1) == {"all-gather": 3 / 4 * 800, "reduce-scatter": 3 / 4 * 800}
@@ -193,6 +190,11 @@ def test_arithmetic_by_hand():
         * MODEL.width
     )
     assert sent(1, 1, 2) == {"all-reduce": 2 * 1 / 2 * numbers * 4}
+    # the state is what the last device knows, and each hands on a state and gets its gradient
+    assert sent(1, 1, 1, 4) == {
+        "all-reduce": 2 * 3 / 4 * (800 + 40),
+        "collective-permute": 3 / 4 * 40 * forward_and_backward,
+    }
 
 
 def test_arithmetic_says_so():
@@ -266,7 +268,7 @@ def test_the_command(config_file, tmp_path, capsys):
     assert commands.main([*command, f"--json={out}"]) == 0
     printed = capsys.readouterr().out
     values = json.loads(out.read_text())
-    assert values["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert values["mesh"] == {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}
     assert "gpu:h100:8: 8 x h100" in printed and f"written: {out}" in printed
 
 

@@ -41,7 +41,7 @@ def train(text: Path, workdir: Path, *more: str) -> str:
         *small_flags(text),
         *more,
     ]
-    environment = os.environ | {"XDG_CACHE_HOME": str(workdir.parent / "cache"), "XLA_FLAGS": ""}
+    environment = os.environ | {"XDG_CACHE_HOME": str(workdir.parent / "cache")}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
