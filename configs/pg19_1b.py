@@ -35,9 +35,9 @@ def get_config():
     config.model.chunk_len = 1024
     config.model.local.window = 256
     config.model.dtype = "bfloat16"
-    config.model.remat = "chunk+block"
+    config.model.remat = "block"
     config.mesh.fsdp = 64
-    config.mesh.tensor = 4
+    config.mesh.context = 4
     config.batch_size = 64
     config.chunks_per_step = 64
     config.steps = 20_000

@@ -23,7 +23,7 @@ from benchmarks.reliability import (
 )
 from rmat_jax import flags
 from rmat_jax.errors import UserError
-from rmat_jax.train import loop, processes
+from rmat_jax.train import loop, processes, sharding
 from rmat_jax.train.checkpoint import restore_params
 from rmat_jax.train.metrics import read_metrics
 
@@ -55,7 +55,8 @@ def log(workdir: Path, index: int) -> str:
 
 def train_here(folder: Path, name: str, until: int, **values) -> None:
     """In this process, which has eight virtual devices; axes of the mesh are given by name."""
-    values = {key if "." in key else f"mesh.{key}": value for key, value in values.items()}
+    axes = {axis: values.pop(axis) for axis in sharding.AXES if axis in values}
+    values |= {f"mesh.{axis}": size for axis, size in axes.items()}
     config = flags.load_config(CONFIG, given(folder, **values))
     assert loop.run(config, folder / name, until=until) == 0
 
@@ -119,17 +120,34 @@ def test_saved_on_two_processes_resumed_on_one(folder, one_device, two_processes
     )
 
 
-def test_saved_on_eight_devices_resumed_on_two_and_on_one(folder):
+# a lane's time on up to eight devices
+LONG = {"chunks_per_step": 8}
+
+
+@pytest.fixture(scope="module")
+def eight_devices(folder):
+    train_here(folder, "eight", 20, data=4, fsdp=2, **LONG)
+    return losses(folder / "eight")
+
+
+def test_saved_on_eight_devices_resumed_on_one_and_on_eight(folder, eight_devices):
+    """Those that share a lane's time among them."""
     for until, mesh in (
-        (10, {"data": 4, "fsdp": 2}),
-        (20, {"data": 1, "fsdp": 2}),
-        (30, {"data": 1}),
+        (5, {"data": 4, "fsdp": 2}),
+        (10, {"data": 1, "context": 8}),
+        (15, {"data": 1}),
+        (20, {"data": 2, "context": 4}),
     ):
-        train_here(folder, "fewer", until, **mesh)
-    train_here(folder, "eight", 30, data=4, fsdp=2)
-    np.testing.assert_allclose(
-        losses(folder / "fewer"), losses(folder / "eight"), rtol=0, atol=TOLERANCE
-    )
+        train_here(folder, "fewer", until, **mesh, **LONG)
+    np.testing.assert_allclose(losses(folder / "fewer"), eight_devices, rtol=0, atol=TOLERANCE)
+
+
+def test_a_lane_spans_two_processes(folder, eight_devices):
+    more = ["--config.mesh.context=4", "--until=10"]
+    started = start(folder / "spans", 2, 2, *given(folder, **LONG), *more)
+    assert finish(started) == [0, 0], log(folder / "spans", 0)
+    assert "context=4 (jit), 2 processes" in log(folder / "spans", 0)
+    np.testing.assert_allclose(losses(folder / "spans"), eight_devices[:10], rtol=0, atol=TOLERANCE)
 
 
 def test_sigterm_to_one_of_two_processes_saves_and_the_same_command_ends_the_same(
