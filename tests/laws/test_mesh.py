@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from rmat_jax.config import Config, MeshConfig, OptimConfig
 from rmat_jax.errors import UserError
 from rmat_jax.ops import context
+from rmat_jax.plan import collectives
 from rmat_jax.train import heldout, parallel, sharding
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.step import Totals, totals
@@ -354,3 +355,38 @@ def test_pmap_divides_nothing_but_lanes():
     for axis in ("fsdp", "tensor", "context"):
         with pytest.raises(UserError, match=f"lanes of its own.*mesh.{axis}=2"):
             MeshConfig(**{axis: 2}, parallelism="pmap")
+
+
+def sent_along_context(mesh: MeshConfig, **changes) -> dict[str, float]:
+    """Bytes that a device sends in a step, by kind, in the text of the compiled program."""
+    steps = {"accumulation": 1, **changes.pop("steps", {})}
+    model = {"remat": "none", "dropout": 0.0, "vocab_size": 8, **changes}
+    config = dataclasses.replace(make_config(mesh, **model), **steps)
+    devices, optimizer = sharding.make_mesh(mesh), make_optimizer(config)
+    state = parallel.abstract_state(config, optimizer, devices)
+    shape = B, config.segment_len
+    batch = dict.fromkeys(
+        ("tokens", "targets", "documents"),
+        jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding.batch_sharding(devices)),
+    )
+    step = parallel.make_train_step(config, optimizer, devices)
+    return collectives.bytes_sent(step.lower(state, batch).compile().as_text())
+
+
+@pytest.mark.parametrize("gate", ["none", "slot"])
+def test_bytes_along_context_are_the_formula(gate):
+    """docs/architecture.md, Over devices: they do not grow with the tokens of a lane."""
+    parts, mesh = 4, MeshConfig(data=1, context=4)
+    sizes = {"memory.gate": gate, "memory.slots": 16, "local.window": 8, "width": 32}
+    sent = sent_along_context(mesh, **sizes)["collective-permute"]
+    layers, passes, numbers = 2, 2, 4
+    slots, window, gated = 16 * 32, 2 * 8 * 32, 16 * (gate == "slot")
+    of_layer = passes * numbers * B * (slots + window + gated)
+    # documents, ages and tokens: some integers of each row
+    few = numbers * B * (16 + 8 + 2)
+    share = (parts - 1) / parts
+    assert layers * of_layer <= sent / share <= layers * of_layer + few
+    longer = sent_along_context(mesh, steps={"chunks_per_step": 16}, **sizes)
+    assert longer["collective-permute"] == sent
+    wider = sent_along_context(mesh, **sizes | {"memory.slots": 32})
+    assert wider["collective-permute"] > 1.4 * sent
