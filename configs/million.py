@@ -5,8 +5,8 @@
     # what it takes, without a TPU
     python -m rmat_jax plan --config=configs/million.py --topology=v5e:4x4
 
-The model and the data of pg19_150m.py. Each chip has 65,536 tokens of the lane, and hands its memory
-and its window to the next one.
+The model and the data of pg19_150m.py. Each chip has 65,536 tokens of the lane, and hands its
+memory and its window to the next one.
 """
 
 from configs import pg19_150m

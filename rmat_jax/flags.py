@@ -225,6 +225,15 @@ def fields_of(args: argparse.Namespace, kind: type) -> dict[str, Any]:
     return {field.name: getattr(args, field.name) for field in dataclasses.fields(kind)}
 
 
+def folder_or_bucket(text: str) -> Path | str:
+    """Reads a path, or the address of a folder in a bucket: gs://NAME/FOLDER."""
+    if not text.startswith("gs://"):
+        return folder(text)
+    if not text.removeprefix("gs://").strip("/"):
+        raise argparse.ArgumentTypeError(f"{text} names no bucket; write gs://NAME/FOLDER")
+    return text
+
+
 def folder(text: str) -> Path:
     """Reads a path as the shell's user meant it.
 
@@ -238,8 +247,8 @@ def folder(text: str) -> Path:
         )
     if "://" in text:
         raise argparse.ArgumentTypeError(
-            f"{text} is an address, not a path; mount the bucket (gcsfuse, s3fs) "
-            "and give the mount's path"
+            f"{text} is an address, not a path; copy the folder here, or mount the bucket "
+            "(gcsfuse, s3fs) and give the mount's path"
         )
     try:
         return Path(text).expanduser()

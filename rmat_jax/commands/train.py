@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--workdir",
         "DIR",
-        "the folder for checkpoints, metrics and samples; a run that it holds goes on",
+        "the folder for checkpoints, metrics and samples, or gs://NAME/FOLDER; a run that it holds "
+        "goes on",
+        type=flags.folder_or_bucket,
     )
     parser.add_argument(
         "--until",

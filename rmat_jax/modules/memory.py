@@ -19,8 +19,10 @@ from rmat_jax.ops import context
 from rmat_jax.types import Array
 
 Project = Callable[[Array], Array]
+# J entries, from a first one on, as a function of the queue before: [B, J, D] of [B, M, D]
+Entries = Callable[[Array, int], Array]
 # turns that one kernel takes
-UNROLL = 4
+UNROLL = 8
 
 
 class Memory(nn.Module):
@@ -77,22 +79,29 @@ class Memory(nn.Module):
         entries_BGKD = jnp.where(mine_BGKR1, runs_BGKRD, 0).sum(3)
         entries_BGKD /= jnp.maximum(mine_BGKR1.sum(3), 1)
         s_BJD = entries_BGKD.reshape(len(kept_BTD), -1, c.width)
-        entries = self._gated(s_BJD, slots_BMD, at) if c.memory.gated else lambda queue_BMD: s_BJD
+        count = s_BJD.shape[1]
 
-        def line(queue_BMD):
-            return jnp.concatenate([queue_BMD, entries(queue_BMD)], axis=1)
+        def as_they_are(queue_BMD, first):
+            return s_BJD[:, first:]
+
+        entries = self._gated(s_BJD, slots_BMD, at) if c.memory.gated else as_they_are
+
+        def line(queue_BMD, first=0):
+            return jnp.concatenate([queue_BMD, entries(queue_BMD, first)], axis=1)
 
         def next_queue(line_BJD):
             return jnp.where(at.next_ages_BM[-1, :, :, None] > 0, line_BJD[:, -slots:], 0)
 
+        def hand_on(queue_BMD):
+            return next_queue(line(queue_BMD, max(count - slots, 0)))
+
         # without a gate a queue is made of the entries of as many devices as fill it
-        reach = None if c.memory.gated else -(-slots // s_BJD.shape[1])
-        slots_BMD = context.in_turn(lambda queue: next_queue(line(queue)), slots_BMD, reach)
-        line_BJD = line(slots_BMD)
+        reach = None if c.memory.gated else -(-slots // count)
+        line_BJD = line(context.in_turn(hand_on, slots_BMD, reach))
         return next_queue(line_BJD), line_BJD
 
-    def _gated(self, s_BJD: Array, slots_BMD: Array, at: Border) -> Callable[[Array], Array]:
-        """The entries [B, J, D] that the gate makes of s, as a function of the queue before.
+    def _gated(self, s_BJD: Array, slots_BMD: Array, at: Border) -> Entries:
+        """The entries that the gate makes of s.
 
         A slot is replaced M / K chunks after it was written. So as many chunks do not depend on
         each other: they are one turn of the queue, R entries.
@@ -109,20 +118,21 @@ class Memory(nn.Module):
             new_BRD = jnp.where(written_BR[..., None], new_BRD, 0)
             return new_BRD, new_BRD
 
-        def scan(queue_BRD):
+        def one_by_one(queue_BMD, first):
+            queue_BRD = queue_BMD[:, :size]
             if len(turns[0]) == 1:
-                return step(self.gate, queue_BRD, jax.tree.map(lambda x: x[0], turns))[0][None]
-            return nn.scan(
+                return step(self.gate, queue_BRD, jax.tree.map(lambda x: x[0], turns))[0][:, first:]
+            scan = nn.scan(
                 step,
                 variable_broadcast="params",
                 variable_axes={"intermediates": 0},
                 split_rngs={"params": False},
-            )(self.gate, queue_BRD, turns)[1]
+            )
+            return _in_line(scan(self.gate, queue_BRD, turns)[1], length)[:, first:]
 
-        made = scan
         if c.gate == "slot" and (len(turns[0]) > 1 or context.parts() > 1):
-            made = self.gate.over(turns, slots_BMD, length)
-        return lambda queue_BMD: _in_line(made(queue_BMD[:, :size]), length)
+            return self.gate.over(turns, slots_BMD, length)
+        return one_by_one
 
 
 def _by_turns(x_BJ: Array, size: int) -> Array:
@@ -155,10 +165,8 @@ class SlotGate(nn.Module):
         z_BK1 = self.openness(s_BKD, e_BKD)
         return (1 - z_BK1) * e_BKD + z_BK1 * s_BKD
 
-    def over(
-        self, turns: tuple[Array, Array, Array], slots_BMD: Array, length: int
-    ) -> Callable[[Array], Array]:
-        """What calls make turn after turn, of the slots [B, R, D] that leave in the first.
+    def over(self, turns: tuple[Array, Array, Array], slots_BMD: Array, length: int) -> Entries:
+        """What calls make, turn after turn.
 
         z needs of a slot e only the number a = e uz, and the number of what replaces it is
 
@@ -205,9 +213,12 @@ class SlotGate(nn.Module):
         start = jnp.ones_like(keep_NBR1[0]), jnp.zeros_like(new_NBRD[0])
         parts = jax.lax.scan(add_turn, start, (keep_NBR1, new_NBRD), unroll=UNROLL)[1]
 
-        def entries(e_BRD):
-            share_NBR1, sum_NBRD = parts
-            return share_NBR1 * jnp.where(held_NBR[0, ..., None], e_BRD, 0)[None] + sum_NBRD
+        def entries(queue_BMD, first):
+            size = held_NBR.shape[2]
+            share_NBR1, sum_NBRD = (x[first // size :] for x in parts)
+            e_BRD = jnp.where(held_NBR[0, ..., None], queue_BMD[:, :size], 0)
+            made_NBRD = share_NBR1 * e_BRD[None] + sum_NBRD
+            return _in_line(made_NBRD, length - first // size * size)[:, first % size :]
 
         return entries
 

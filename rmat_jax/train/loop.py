@@ -23,7 +23,7 @@ from rmat_jax.machine import keep_memory
 from rmat_jax.model import RMAT
 from rmat_jax.progress import BestEffort
 from rmat_jax.signals import Signals
-from rmat_jax.train import parallel, processes, sharding
+from rmat_jax.train import bucket, parallel, processes, sharding
 from rmat_jax.train.bad_steps import LIMIT, Health
 from rmat_jax.train.checkpoint import Checkpoints, check_same_config
 from rmat_jax.train.heldout import evaluate_heldout
@@ -37,14 +37,14 @@ from rmat_jax.train.trace import Trace
 LOWER = "lower --config.optim.learning_rate or raise --config.optim.warmup_steps in a new --workdir"
 
 
-def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
+def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int:
     """Trains to `config.steps`, from the newest good checkpoint of `workdir` if there is one.
 
     Args:
         config: the experiment; but for `checkpoint.MAY_CHANGE` it must be the one that `workdir`
             was begun with.
         workdir: gets checkpoints/, config.json, metrics.jsonl, samples.txt, tensorboard/, corpus/,
-            tokenizer/.
+            tokenizer/. An address, such as gs://NAME/run: see `bucket.py`.
         until: save and stop after this step, as if interrupted there.
 
     Returns:
@@ -54,7 +54,8 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
         UserError: bad input, or a loss that is no longer a number.
     """
     started = time.monotonic()
-    workdir = Path(workdir).absolute()
+    place = bucket.find(workdir)
+    workdir = place.folder
     last_step = config.steps if until is None else min(until, config.steps)
     if last_step < 1:
         raise UserError(f"until={until} must be at least 1")
@@ -68,10 +69,13 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
     optimizer = make_optimizer(config)
     mesh = make_mesh(config.mesh)
     abstract = parallel.abstract_state(config, optimizer, mesh)
-    _make_workdir(workdir)
+    if place.address:
+        processes.together(place.fetch)
+    else:
+        _make_workdir(workdir)
     with (
         _alone(workdir),
-        Checkpoints(workdir / "checkpoints", keep=config.log.keep) as checkpoints,
+        Checkpoints(place.checkpoints, keep=config.log.keep) as checkpoints,
         Signals("saving after this step") as signals,
     ):
         saved_config = checkpoints.saved_config()
@@ -82,7 +86,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
             with BestEffort("training")(workdir / "config.json"):
                 write_whole(workdir / "config.json", json.dumps(to_saved(config), indent=1))
         rows = sharding.local_rows(mesh, config.batch_size)
-        data = processes.main_first(lambda: make_data(config, workdir, rows))
+        data = place.made(lambda: make_data(config, workdir, rows))
 
         begin = parallel.make_init(config, optimizer, mesh)
         restored = checkpoints.restore(abstract)
@@ -95,7 +99,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
             data.check_same(meta["data"], workdir)
         processes.say(_summary(config, data, state, mesh))
         processes.say(
-            f"resuming from step {step} of {workdir}" if restored else f"starting in {workdir}"
+            f"resuming from step {step} of {place}" if restored else f"starting in {place}"
         )
         if step < last_step:
             processes.say("compiling the train step")
@@ -120,6 +124,8 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
                     "planned": _planned(config, step),
                 }
                 checkpoints.save(step, state, config, meta)
+                if processes.is_main():
+                    place.send()
 
             def go_back():
                 """After a bad step, takes all but the position in the data from the newest planned
@@ -179,6 +185,8 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
                 # does nothing for a step that is saved already
                 save()
                 confirm()
+                if processes.is_main():
+                    place.send()
     if not step:
         processes.say("stopped before the first step; nothing to save")
     elif step < config.steps:
@@ -186,7 +194,7 @@ def run(config: Config, workdir: Path, *, until: int | None = None) -> int:
             f"saved at step {step} of {config.steps}; the same command goes on from there"
         )
     else:
-        processes.say(f"done: {step} steps in {_clock(log.seconds())}; {workdir}")
+        processes.say(f"done: {step} steps in {_clock(log.seconds())}; {place}")
     return 128 + stopped if stopped else 0
 
 

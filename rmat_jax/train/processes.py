@@ -42,7 +42,7 @@ def connect(
     num_processes: int | None,
     process_id: int | None,
     timeout: int,
-    workdir: Path,
+    workdir: Path | str,
 ) -> None:
     """Meets the other processes: those of the flags, else of the cluster (Cloud or GKE TPU, Slurm,
     Open MPI), else none.
@@ -75,7 +75,8 @@ def connect(
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.2:1234")
 
-    if process_id is not None:
+    # in a bucket there are no locks
+    if process_id is not None and isinstance(workdir, Path):
         _claim(workdir, process_id)
 
     def give_up():
