@@ -6,7 +6,8 @@
     python -m rmat_jax plan --config=configs/million.py --topology=v5e:4x4
 
 The model and the data of pg19_150m.py. Each chip has 65,536 tokens of the lane, and hands its
-memory and its window to the next one.
+memory and its window to the next one. Expect: it has not been run, only compiled. The plan gives, of
+each chip and in each step, MILLION.
 """
 
 from configs import pg19_150m
