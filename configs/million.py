@@ -6,17 +6,37 @@
     python -m rmat_jax plan --config=configs/million.py --topology=v5e:4x4
 
 The model and the data of pg19_150m.py. Each chip has 65,536 tokens of the lane, and hands its
-memory and its window to the next one. Expect: it has not been run, only compiled. The plan gives, of
-each chip and in each step, MILLION.
+memory and its window to the next one. Expect: it has not been run, only compiled. The plan gives,
+of each chip and in each step, MILLION.
 """
 
-from configs import pg19_150m
+from rmat_jax import flags
 
 
 def get_config():
-    config = pg19_150m.get_config()
+    # of which the plan's figures are
+    config = flags.defaults()
+    config.data.tfds = "pg19"
+    config.data.tfds_feature = "book_text"
+    config.data.tokenizer = "bpe"
+    config.model.vocab_size = 32_768
+    config.model.tie_embeddings = True
+    config.model.width = 1024
+    config.model.num_layers = 12
+    config.model.num_heads = 8
+    config.model.mlp_width = 4096
+    config.model.chunk_len = 512
+    config.model.local.window = 128
+    config.model.dtype = "bfloat16"
+    config.model.remat = "block"
     config.mesh.context = 16
     config.batch_size = 1
     config.chunks_per_step = 2048
+    config.steps = 60_000
+    config.optim.learning_rate = 1e-3
+    config.optim.warmup_steps = 1000
+    config.log.eval_every = 1000
+    config.log.save_every = 200
     config.eval_batch_size = 1
+    config.eval_tokens = 2_097_152
     return config

@@ -1,7 +1,23 @@
-"""The one kind of error that a user can mend.
+"""The one kind of error that a user can mend, and what to install where a package is missing.
 
 May import: nothing.
 """
+
+# package -> the extra of pyproject.toml that brings it
+EXTRAS = {
+    "tokenizers": "text",
+    "tensorflow_datasets": "tfds",
+    "matplotlib": "report",
+    "tensorboardX": "tensorboard",
+    "torch": "torch",
+    "libtpu": "tpu",
+    "gcsfs": "gcs",
+}
+
+
+def install(package: str) -> str:
+    """The command that installs a package of EXTRAS."""
+    return f"pip install 'rmat_jax[{EXTRAS[package]}]'"
 
 
 class UserError(ValueError):

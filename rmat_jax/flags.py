@@ -23,7 +23,7 @@ from absl import flags as absl_flags
 from ml_collections import config_dict, config_flags
 
 from rmat_jax.config import Config, Local, Memory, RMATConfig, from_dict, to_dict, typed, unused
-from rmat_jax.errors import UserError
+from rmat_jax.errors import EXTRAS, UserError, install
 from rmat_jax.progress import drop_stdout
 
 # the keys of `model` that follow others where nobody sets them
@@ -97,7 +97,7 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
     """Runs `get_config()` of a Python file, sets keys of the result, and checks it.
 
     Args:
-        path: the file.
+        path: the file, or the name of one that the package has, such as quickstart.
         overrides: arguments `--config.section.key=value`.
         own: the names of the command's own flags, one of which a misspelt argument may mean.
 
@@ -105,16 +105,7 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
         UserError: the file is missing or fails, an override names no key of a config or has no
             effect, or a value has the wrong type or breaks a rule.
     """
-    if not Path(path).is_file():
-        files = (
-            sorted(str(p) for p in Path(path).parent.glob("*.py"))
-            if Path(path).parent.is_dir()
-            else []
-        )
-        near = difflib.get_close_matches(path, files, n=1) or files
-        raise UserError(
-            f"config file {path!r} is not there" + (f"; there is {', '.join(near)}" if near else "")
-        )
+    path = _config_file(path)
     known = _dotted(defaults().to_dict())
     for override in overrides:
         _check_override(override, known, own)
@@ -130,6 +121,26 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
     config = from_dict(Config, result)
     _check_effects(overrides, result)
     return config
+
+
+def _config_file(path: str) -> str:
+    """The file that a path or a name means. Raises UserError where there is none."""
+    if Path(path).is_file():
+        return path
+    if "/" in path or path.endswith(".py"):
+        folder = Path(path).parent
+        names = sorted(map(str, folder.glob("*.py"))) if folder.is_dir() else []
+    else:
+        here = Path(__file__).parent
+        # in a checkout they lie beside the package
+        folder = next((x for x in (here / "configs", here.parent / "configs") if x.is_dir()), here)
+        if (folder / f"{path}.py").is_file():
+            return str(folder / f"{path}.py")
+        names = sorted(file.stem for file in folder.glob("*.py") if folder != here)
+    near = difflib.get_close_matches(path, names, n=1) or names
+    raise UserError(
+        f"config file {path!r} is not there" + (f"; there is {', '.join(near)}" if near else "")
+    )
 
 
 def _run_file(path: str) -> config_dict.ConfigDict:
@@ -337,6 +348,11 @@ def run(main: Callable[[], int | None]) -> int:
         return _refuse(f"{error}")
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return _refuse(f"{package} is not installed; run: {install(package)}")
     except BrokenPipeError:
         # The reader of a pipe has seen enough.
         drop_stdout()

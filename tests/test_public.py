@@ -1,5 +1,7 @@
 """The public face: every name resolves, and the import alone is quick and starts no JAX."""
 
+import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -7,7 +9,7 @@ import tomllib
 import pytest
 
 import rmat_jax
-from rmat_jax import infer
+from rmat_jax import errors, flags, infer
 from tests.train.test_resume import ROOT
 
 
@@ -43,3 +45,45 @@ def test_the_version_has_one_home():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "rmat_jax.__version__"}
+
+
+def names(requirements):
+    return {re.match(r"[\w-]+", line)[0].lower() for line in requirements if line[0] != "#"}
+
+
+def test_each_package_is_in_an_extra_and_in_the_developers_file():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    listed = names((ROOT / "requirements.txt").read_text().splitlines())
+    used = ("text", "tfds", "report", "tensorboard", "torch", "dev")
+    assert listed == names([*project["dependencies"], *(x for name in used for x in extras[name])])
+    assert set(errors.EXTRAS.values()) <= extras.keys()
+    modules = importlib.metadata.packages_distributions()
+    for package, extra in errors.EXTRAS.items():
+        found = {name.lower() for name in modules.get(package, ())}
+        assert not found or found & names(extras[extra]) or package == "libtpu"
+
+
+def test_a_missing_extra_is_one_line(capsys):
+    def main():
+        raise ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot")
+
+    assert flags.run(main) == 2
+    said = "error: matplotlib is not installed; run: pip install 'rmat_jax[report]'\n"
+    assert capsys.readouterr().err == said
+
+    def other():
+        raise ModuleNotFoundError("No module named 'rmat_jax.typo'", name="rmat_jax.typo")
+
+    # the control: what is nobody's extra is our own fault
+    with pytest.raises(ModuleNotFoundError):
+        flags.run(other)
+
+
+def test_a_config_is_found_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert flags.load_config("quickstart") == flags.load_config(str(ROOT / "configs/quickstart.py"))
+    with pytest.raises(errors.UserError, match="'quikstart' is not there; there is quickstart"):
+        flags.load_config("quikstart")
+    with pytest.raises(errors.UserError, match="'configs/quickstart.py' is not there"):
+        flags.load_config("configs/quickstart.py")

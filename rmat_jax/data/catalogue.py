@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Iterator
 from types import ModuleType
 
-from rmat_jax.errors import UserError
+from rmat_jax.errors import UserError, install
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def reading_tfds(what: str, name: str, place: str) -> Iterator[ModuleType]:
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise UserError(f"{what} needs TFDS; run: pip install tensorflow-datasets") from None
+        raise UserError(f"{what} needs TFDS; run: {install('tensorflow_datasets')}") from None
     try:
         yield tfds
     except UserError:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rmat_jax.config import Config
 from rmat_jax.data.sources import Documents, blocks
-from rmat_jax.errors import UserError
+from rmat_jax.errors import UserError, install
 from rmat_jax.files import read_checked, write_checked
 
 # Of the text a byte-pair vocabulary is trained on: enough for its statistics, 10 s or so.
@@ -254,7 +254,7 @@ def _library():
         import tokenizers
     except ImportError:
         raise UserError(
-            "data.tokenizer other than 'bytes' needs a package; run: pip install tokenizers"
+            f"data.tokenizer other than 'bytes' needs a package; run: {install('tokenizers')}"
         ) from None
     return tokenizers
 

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from rmat_jax.config import IGNORE, RMATConfig
-from rmat_jax.errors import UserError
+from rmat_jax.errors import UserError, install
 from rmat_jax.interop.case import Case, Results
 
 try:
@@ -40,8 +40,8 @@ try:
     from torch.nn import functional
 except ImportError:
     raise UserError(
-        "this needs PyTorch, which is not installed; run: pip install torch --index-url "
-        "https://download.pytorch.org/whl/cpu"
+        f"this needs PyTorch, which is not installed; run: {install('torch')} (its CPU build is "
+        "small: --extra-index-url https://download.pytorch.org/whl/cpu)"
     ) from None
 
 Factory = Callable[[RMATConfig, Mapping[str, torch.Tensor]], torch.nn.Module]

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from rmat_jax import flops
 from rmat_jax.config import Config
-from rmat_jax.errors import UserError
+from rmat_jax.errors import UserError, install
 from rmat_jax.ops import fused
 from rmat_jax.plan import collectives, cycles
 from rmat_jax.plan.topology import Topology
@@ -76,9 +76,8 @@ def tpu_devices(topology: Topology) -> list[jax.Device]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"--topology={topology} needs the TPU compiler, which is not installed: pip install "
-            "'jax[tpu]' (700 MB, no TPU "
-            "needed); --topology=gpu:h100:8 needs nothing"
+            f"--topology={topology} needs the TPU compiler, which is not installed: "
+            f"{install('libtpu')} (700 MB, no TPU needed); --topology=gpu:h100:8 needs nothing"
         )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import jax
 from etils import epath
 
-from rmat_jax.errors import UserError
+from rmat_jax.errors import UserError, install
 from rmat_jax.progress import BestEffort
 from rmat_jax.train import processes
 
@@ -76,7 +76,9 @@ class Place:
                     (self.folder / name).parent.mkdir(exist_ok=True)
                     (self.folder / name).write_bytes(file.read_bytes())
         except ImportError as error:
-            raise UserError(f"--workdir={self} takes a package: {error}") from error
+            raise UserError(
+                f"--workdir={self} takes a package ({error}); run: {install('gcsfs')}"
+            ) from error
         except Exception as error:
             # whatever the library of the bucket makes of rights and networks
             raise UserError(

@@ -4,15 +4,15 @@ about to repeat.
 Records watch a run and must not end it: one that cannot be written costs a warning, once.
 """
 
+import contextlib
 import json
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar, text
-
+from rmat_jax.errors import install
 from rmat_jax.files import json_lines, write_whole
 from rmat_jax.progress import BestEffort, say
 
@@ -85,10 +85,23 @@ class MetricWriter:
                 lines = [json.dumps(record) + "\n" for record in self.records]
                 write_whole(self._path, "".join(lines))
         with self._try(workdir / "tensorboard"):
-            (workdir / "tensorboard").mkdir(exist_ok=True)
-            # not by a SummaryWriter: its thread may die, and then it waits for it without end
-            self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
-            self._write_event(step + 1, session_log=SessionLog(status=SessionLog.START))
+            try:
+                self._open_board(workdir / "tensorboard", step + 1)
+            except ModuleNotFoundError:
+                say(f"note: no files for TensorBoard; they take: {install('tensorboardX')}")
+
+    def _open_board(self, folder: Path, step: int) -> None:
+        """Begins a file for TensorBoard. Raises ModuleNotFoundError without its package."""
+        with _hidden("torch"):
+            from tensorboardX import summary
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2
+        folder.mkdir(exist_ok=True)
+        self._summary, self._events = summary, event_pb2
+        # not by a SummaryWriter: its thread may die, and then it waits for it without end
+        self._board = EventsWriter(str(folder / "events"))
+        begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write_event(step, session_log=begins)
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -105,7 +118,7 @@ class MetricWriter:
         with self._try(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         for name, value in values.items():
-            self._write_event(step, summary=scalar(f"{split}/{name}", value))
+            self._write_event(step, scalar=(f"{split}/{name}", value))
 
     def write_sample(self, step: int, sample: str) -> None:
         """Appends a text, unless a run that was stopped before it saved has left the same."""
@@ -115,13 +128,30 @@ class MetricWriter:
                 with self._samples.open("ab") as file:
                     file.write(written)
         shown = written.decode("utf-8", "replace").partition("\n")[2]
-        self._write_event(step, summary=text("sample", shown))
+        self._write_event(step, text=("sample", shown))
 
     def _write_event(self, step: int, **what: Any) -> None:
+        """Tells TensorBoard: `scalar=(name, number)`, `text=(name, text)`, or a field of Event."""
         if self._board is not None:
             with self._try("tensorboard"):
-                self._board.write_event(Event(wall_time=time.time(), step=step, **what))
+                for kind in {"scalar", "text"} & what.keys():
+                    what["summary"] = getattr(self._summary, kind)(*what.pop(kind))
+                event = self._events.Event(wall_time=time.time(), step=step, **what)
+                self._board.write_event(event)
                 self._board.flush()
+
+
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """What is imported in the block does not find a package that it could use, and need not."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 class NoWriter:

@@ -278,7 +278,7 @@ def test_tfds_that_is_not_installed_or_cannot_download_says_what_to_do(monkeypat
     with pytest.raises(UserError, match="run: pip install beam"):
         next(tfds_source("pg19", "train", "validation").train())
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match="run: pip install tensorflow-datasets"):
+    with pytest.raises(UserError, match=r"run: pip install 'rmat_jax\[tfds\]'"):
         next(tfds_source("pg19", "train", "validation").train())
 
 

@@ -151,7 +151,7 @@ def test_missing_and_damaged_tokenizers_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="tokenizer.json is not a tokenizer"):
         load_tokenizer(config(), tmp_path)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match="run: pip install tokenizers"):
+    with pytest.raises(UserError, match=r"run: pip install 'rmat_jax\[text\]'"):
         load_tokenizer(config(), tmp_path)
 
 

@@ -281,7 +281,7 @@ def test_the_command(config_file, tmp_path, capsys):
     [
         (["--topology=v7:4x4"], "known are v4, v5e, v5p, v6e"),
         (["--topology=gpu:v100:8"], "known are a100-40"),
-        (["--topology=v5e:2x2"], "pip install 'jax[tpu]'"),
+        (["--topology=v5e:2x2"], "pip install 'rmat_jax[tpu]'"),
         (["--topology=gpu:h100:8", "--config.mesh.fdsp=8"], "mesh.fsdp"),
         (["--topology=gpu:h100:8", "--topolgy=x"], "unknown argument"),
         (["--topology=gpu:h100:8", "--json=not/there/plan.json"], "there is no folder"),

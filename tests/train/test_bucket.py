@@ -64,7 +64,9 @@ def test_what_cannot_be_sent_costs_one_warning(stand_in, capsys):
 def test_a_bucket_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if importlib.util.find_spec("gcsfs") is None:
-        with pytest.raises(UserError, match="workdir=gs://b/run takes a package: .*gcsfs"):
+        with pytest.raises(
+            UserError, match="workdir=gs://b/run takes a package .*gcsfs.*rmat_jax.gcs"
+        ):
             bucket.find("gs://b/run").fetch()
 
     def refuse(self):

@@ -5,10 +5,12 @@ import json
 import sys
 
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 
 from rmat_jax import progress
 from rmat_jax.train import loop, metrics
 from rmat_jax.train.metrics import MetricWriter, read_metrics
+from tests.test_public import python
 from tests.train.test_loop import load
 from tests.train.test_resume import saved
 
@@ -35,7 +37,7 @@ def test_a_disk_that_fills_up_does_not_hang_the_board(tmp_path, monkeypatch, cap
         raise OSError(28, "No space left on device")
 
     with MetricWriter(tmp_path, 0) as writer:
-        monkeypatch.setattr(metrics.EventsWriter, "write_event", full)
+        monkeypatch.setattr(EventsWriter, "write_event", full)
         for step in range(1, 30):
             writer.write("made", step, loss=1.0, accuracy=0.5)
     assert capsys.readouterr().err.count("tensorboard cannot be written (No space left") == 1
@@ -135,3 +137,22 @@ def test_records_that_cannot_be_read_are_not_thrown_away(tmp_path, monkeypatch, 
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert "metrics.jsonl" in (told := capsys.readouterr().err) and "Permission denied" in told
     assert read_metrics(tmp_path) == []
+
+
+def test_no_board_without_its_package(tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("tensorboardX")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with MetricWriter(tmp_path, 0) as writer:
+        writer.write("made", 1, loss=1.0)
+    assert "they take: pip install 'rmat_jax[tensorboard]'" in capsys.readouterr().err
+    assert len(read_metrics(tmp_path)) == 1 and not (tmp_path / "tensorboard").exists()
+
+
+def test_the_board_does_not_bring_torch(tmp_path):
+    program = "import pathlib, sys; from rmat_jax.train.metrics import MetricWriter\n"
+    program += f"MetricWriter(pathlib.Path({str(tmp_path)!r}), 0)\n"
+    assert python(program + "print('torch' in sys.modules)") == "False\n"
+    assert (tmp_path / "tensorboard").exists()
+    # the control: the package would
+    assert python("import sys, tensorboardX; print('torch' in sys.modules)") == "True\n"
