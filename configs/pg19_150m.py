@@ -16,8 +16,8 @@ bits a byte, or perplexity a word, not a token.
 Hardware: a slice v5e:4x4, or any number of devices that divides 32; with fewer of 16 GB,
 --config.accumulation=2 or more, so that two lanes are computed at a time. Expect: it has not been
 run, only compiled. The plan for v5e:4x4 gives, of each chip and in each step of 131,072 tokens, a
-peak of 5.9 of 16 GiB, 1.7e13 FLOPs (0.08 s at the chip's peak), 1.4 GB sent (0.007 s over all its
-links), and the compiler's estimate of 0.37 s without the kernels of attention.
+peak of 4.7 of 16 GiB, 1.7e13 FLOPs (0.09 s at the chip's peak), 1.4 GB sent (0.007 s over all its
+links), and the compiler's estimate of 0.39 s without the kernels of attention.
 """
 
 from rmat_jax import flags

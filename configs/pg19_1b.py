@@ -9,9 +9,9 @@ TPU v5e chips.
 The hybrid block: 20 layers, width 2,048, 16 heads, chunks of 1,024 tokens, a memory of the last
 2,048 tokens' inputs and a window of 256. Hardware: a slice v5e:16x16. A step reads 64 lanes of 64
 chunks, 4.2 million tokens; four chips share the time of a lane. Expect: it has not been run, only
-compiled. The plan gives, of each chip and in each step, a peak of 13.8 of 16 GiB, 1.9e14 FLOPs
+compiled. The plan gives, of each chip and in each step, a peak of 13.2 of 16 GiB, 1.9e14 FLOPs
 (0.95 s at the chip's peak), 8.2 GB sent (0.04 s over all its links), and the compiler's estimate of
-3.4 s without the kernels of attention.
+3.2 s without the kernels of attention.
 """
 
 from rmat_jax import flags
