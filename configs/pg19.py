@@ -17,7 +17,7 @@ from rmat_jax.config import QUEUE
 def get_config():
     config = flags.defaults(QUEUE)
     config.data.tfds = "pg19"
-    config.data.tfds_feature = "book_text"
+    config.data.feature = "book_text"
     config.data.tokenizer = "bpe"
     config.model.vocab_size = 32_768
     config.model.tie_embeddings = True

@@ -27,7 +27,7 @@ def get_config():
     # of which the plan's figures are
     config = flags.defaults()
     config.data.tfds = "pg19"
-    config.data.tfds_feature = "book_text"
+    config.data.feature = "book_text"
     config.data.tokenizer = "bpe"
     config.model.vocab_size = 32_768
     config.model.tie_embeddings = True

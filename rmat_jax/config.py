@@ -368,19 +368,21 @@ class DataConfig(_Section):
 
     PREFIX = "data."
 
-    # a text file, or a folder read file by file
+    # a file, or a folder read file by file: text, JSON lines, CSV, parquet, also as .gz and .zst
     path: str = ""
     # its held-out counterpart; without it `heldout_fraction` of `path` is held out
     heldout_path: str = ""
     # which files of a folder
     pattern: str = "*"
+    # "auto": what a file's name and first bytes tell | "text": all files as they are
+    format: str = "auto"
+    # the field of rows that holds the text; empty: "text", or the only field of text there is
+    feature: str = ""
     # a TFDS name, such as pg19 or lm1b
     tfds: str = ""
     # split names, TFDS slicing included
     tfds_train: str = "train"
     tfds_heldout: str = "validation"
-    # the feature that holds the text; empty: the only text feature there is
-    tfds_feature: str = ""
     # where the set lies or is downloaded to; empty: TFDS's default
     tfds_dir: str = ""
     # "recall": key-value pairs in a document's first chunk, asked for in its last
@@ -415,6 +417,7 @@ class DataConfig(_Section):
         self._check(not both, "passkey", "needs text, data.synthetic has none; give one of them")
         self._choice("recall_place", ("first", "any", "even"))
         self._choice("tokenizer", ("bytes", "bpe", "words"))
+        self._choice("format", ("auto", "text"))
         self._fraction("heldout_fraction")
         self._positive("recall_pairs", "recall_symbols")
         self._not_negative("seed", "passkey_decoys", "recall_gap")
@@ -441,13 +444,16 @@ class DataConfig(_Section):
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig(_Section):
-    """AdamW (arXiv 1711.05101), linear warm-up, cosine decay, clipping by global norm."""
+    """AdamW (arXiv 1711.05101), linear warm-up, a schedule, clipping by global norm."""
 
     PREFIX = "optim."
 
     # the peak
     learning_rate: float = 1e-3
-    # of the peak, reached at the last step
+    # after the warm-up: "cosine" down to the last step | "wsd": the peak, until it falls in a
+    # straight line in the last tenth of the steps (arXiv 2405.18392) | "constant"
+    schedule: str = "cosine"
+    # of the peak, reached at the last step; without meaning where the schedule is constant
     final_fraction: float = 0.1
     warmup_steps: int = 100
     # decoupled; off for norms, biases, gates and fusion weights
@@ -465,6 +471,7 @@ class OptimConfig(_Section):
     def __post_init__(self):
         self._positive("learning_rate", "clip_norm", "bad_step_sigmas")
         self._choice("bad_step", ("stop", "skip", "rollback"))
+        self._choice("schedule", ("cosine", "wsd", "constant"))
         self._fraction("beta1", "beta2")
         self._not_negative("warmup_steps", "weight_decay")
         self._check(0 <= self.final_fraction <= 1, "final_fraction", "must lie in [0, 1]")

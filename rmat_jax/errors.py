@@ -7,6 +7,7 @@ May import: nothing.
 EXTRAS = {
     "tokenizers": "text",
     "tensorflow_datasets": "tfds",
+    "pyarrow": "parquet",
     "matplotlib": "report",
     "tensorboardX": "tensorboard",
     "torch": "torch",

@@ -121,7 +121,7 @@ BAD = {
         ["mesh.fsdp=2", "jit"],
     ),
     "an address for a workdir": (
-        ["--workdir=gs://bucket/run"],
+        ["--workdir=s3://bucket/run"],
         ["is an address", "mount the bucket"],
     ),
     "a process without the others": (

@@ -2,9 +2,10 @@
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
     python train.py --config=configs/quickstart.py --workdir=runs/mine --config.data.path=my_texts/
+    python train.py --config=configs/quickstart.py --workdir=runs/tuned --init_from=runs/mine
     srun python train.py --config=configs/pg19_150m.py --workdir=/shared/run
 
-`python -m rmat_jax train` is the same command. The third example runs on every host of a Slurm job;
+`python -m rmat_jax train` is the same command. The last example runs on every host of a Slurm job;
 docs/pods.md has more of these.
 
 Every key of the config can be set, as in --config.model.chunk_len=256. `rmat_jax/config.py` lists
@@ -12,8 +13,12 @@ the keys with their defaults. Ctrl-C saves the run before it ends.
 """
 
 import argparse
+from pathlib import Path
 
 from rmat_jax import flags
+from rmat_jax.config import Config
+from rmat_jax.errors import UserError
+from rmat_jax.progress import say
 
 SETS_CONFIG = True
 
@@ -35,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="STEP",
         help="the step after which the run saves and stops; the same command resumes it later",
+    )
+    parser.add_argument(
+        "--init_from",
+        type=flags.folder,
+        metavar="PATH",
+        help="where a new run's weights come from: a workdir, or a file of `export`",
     )
     meeting = parser.add_argument_group(
         "several processes",
@@ -75,4 +86,24 @@ def main(args: argparse.Namespace) -> int:
     processes.connect(
         args.coordinator, args.num_processes, args.process_id, args.start_timeout, args.workdir
     )
+    if args.init_from:
+        _begin_with(args.init_from, args.workdir, config)
     return processes.run(lambda: loop.run(config, args.workdir, until=args.until))
+
+
+def _begin_with(source: Path, workdir: Path | str, config: Config) -> None:
+    """Makes a run that stands at step 0, unless the workdir has one that goes on."""
+    import jax
+
+    from rmat_jax.interop import convert
+
+    if jax.process_count() > 1 or not isinstance(workdir, Path):
+        raise UserError(
+            "--init_from is for one process and a workdir on a disk; run `import` there first, "
+            "then train"
+        )
+    if convert.has_checkpoints(workdir):
+        say(f"--init_from={source} has no effect: the run in {workdir} goes on")
+        return
+    begin = convert.import_run if source.is_dir() else convert.import_weights
+    say(f"weights: {begin(workdir, source, config)}")

@@ -2,7 +2,8 @@
 
 `make_data` is the door. `lanes.py` says what a batch is.
 
-May import: config, errors, files, progress, grain, numpy, tensorflow_datasets, tokenizers.
+May import: config, errors, files, progress, grain, numpy, pyarrow, tensorflow_datasets,
+tokenizers.
 """
 
 import dataclasses

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import os
 import platform
 import sysconfig
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from rmat_jax.config import DataConfig
+from rmat_jax.data import formats
 from rmat_jax.data.catalogue import reading_tfds
 from rmat_jax.errors import UserError
 from rmat_jax.files import check_regular
@@ -55,7 +57,7 @@ def make_source(config: DataConfig) -> Source:
             config.tfds,
             config.tfds_train,
             config.tfds_heldout,
-            config.tfds_feature,
+            config.feature,
             config.tfds_dir,
         )
     if not config.heldout_path and config.heldout_fraction == 0:
@@ -65,7 +67,12 @@ def make_source(config: DataConfig) -> Source:
         )
     if config.path:
         return text_source(
-            config.path, config.heldout_path, config.pattern, config.heldout_fraction
+            config.path,
+            config.heldout_path,
+            config.pattern,
+            config.heldout_fraction,
+            feature=config.feature,
+            as_text=config.format == "text",
         )
     return stdlib_source(config.heldout_fraction)
 
@@ -79,21 +86,38 @@ def stdlib_source(heldout_fraction: float) -> Source:
             f"this Python keeps no sources of its standard library in {root}; give data.path"
         )
     return _file_source(
-        f"Python {platform.python_version()} library", *split_files(files, root, heldout_fraction)
+        f"Python {platform.python_version()} library",
+        *split_files(files, root, heldout_fraction),
+        lambda file: formats.documents(file, formats.Kind("text")),
     )
 
 
 def text_source(
-    path: str, heldout_path: str = "", pattern: str = "*", heldout_fraction: float = 0.05
+    path: str,
+    heldout_path: str = "",
+    pattern: str = "*",
+    heldout_fraction: float = 0.05,
+    *,
+    feature: str = "",
+    as_text: bool = False,
 ) -> Source:
     """A file, or a folder's files (those in folders below it too, hidden and empty ones not), each
-    one document.
+    one document, or one a row: see `formats.py`.
 
     Held out is `heldout_path` if given (a file of `path` that also lies there is not trained on);
-    else the files of a folder that `split_files` chooses, or the last `heldout_fraction` of a lone
-    file's bytes.
+    else the files of a folder that `split_files` chooses, of a lone file with rows every n-th row,
+    or of a lone text the last `heldout_fraction` of its bytes.
+
+    Args:
+        path, heldout_path, pattern, heldout_fraction, feature: of `DataConfig`.
+        as_text: take every file for one text, whatever it holds.
     """
     files = _text_files("data.path", path, pattern)
+
+    def read(file: Path) -> Iterator[bytes]:
+        kind = formats.Kind("text") if as_text else formats.kind_of(file)
+        return formats.documents(file, kind, feature)
+
     if heldout_path:
         heldout = _text_files("data.heldout_path", heldout_path, pattern)
         resolved = {file.resolve() for file in heldout}
@@ -103,7 +127,7 @@ def text_source(
                 f"data.heldout_path={heldout_path!r} leaves nothing of data.path={path!r}; hold "
                 "out less"
             )
-        return _file_source(path, files, heldout)
+        return _file_source(path, files, heldout, read)
     if len(files) > 1:
         train, heldout = split_files(files, Path(path).expanduser(), heldout_fraction)
         sizes = [sum(file.stat().st_size for file in side) for side in (train, heldout)]
@@ -113,23 +137,38 @@ def text_source(
                 f"bytes, {', '.join(str(file) for file in heldout[:3])}; give the text to hold out "
                 "as data.heldout_path, or a data.pattern that leaves other files out"
             )
-        return _file_source(path, train, heldout)
+        return _file_source(path, train, heldout, read)
 
     (file,), size = files, files[0].stat().st_size
-    if size == 1:
+    kind = formats.Kind("text") if as_text else formats.kind_of(file)
+    every = round(1 / heldout_fraction)
+    if kind.rows:
+        few = list(itertools.islice(read(file), every))
+        if len(few) < max(every, 2):
+            raise UserError(
+                f"data.path={path!r} has {len(few)} texts, too few to hold out one of {every}; "
+                "give data.heldout_path, or a larger data.heldout_fraction"
+            )
+    elif size == 1:
         raise UserError(
             f"data.path={path!r} has 1 byte, but a part must be held out; give a longer text"
         )
-    at = size - min(max(round(size * heldout_fraction), 1), size - 1)
+
+    def middle(size: int) -> int:
+        return size - min(max(round(size * heldout_fraction), 1), size - 1)
 
     def part(side: int) -> Iterator[bytes]:
-        data = _read(file)
-        middle = cut_near(data, at)
-        yield (data[:middle], data[middle:])[side]
+        if kind.rows:
+            # the last of each `every`
+            yield from (x for i, x in enumerate(read(file)) if (i % every == every - 1) == side)
+            return
+        (data,) = read(file)
+        at = cut_near(data, middle(len(data))) if len(data) > 1 else 0
+        yield (data[:at], data[at:])[side]
 
     return Source(
         path,
-        f"{path}: {size} bytes, held out from {at}",
+        f"{path}: {size} bytes, held out from {middle(size)}",
         functools.partial(part, 0),
         functools.partial(part, 1),
     )
@@ -170,8 +209,7 @@ def tfds_source(
             if not isinstance(text, (bytes, str)):
                 kind = type(text).__name__
                 raise UserError(
-                    f"feature {key!r} of {name} holds {kind}, not text; set data.tfds_feature to "
-                    "another"
+                    f"feature {key!r} of {name} holds {kind}, not text; set data.feature to another"
                 )
             yield text.encode() if isinstance(text, str) else text
 
@@ -189,7 +227,7 @@ def _text_feature(name: str, features: Any, wanted: str) -> str:
 
     if wanted and wanted not in features:
         raise UserError(
-            f"data.tfds_feature={wanted!r} is not a feature of {name}; it has {', '.join(features)}"
+            f"data.feature={wanted!r} is not a feature of {name}; it has {', '.join(features)}"
         )
     texts = (
         [wanted]
@@ -198,7 +236,7 @@ def _text_feature(name: str, features: Any, wanted: str) -> str:
     )
     if len(texts) != 1:
         raise UserError(
-            f"{name} has {len(texts)} text features; set data.tfds_feature to one of "
+            f"{name} has {len(texts)} text features; set data.feature to one of "
             f"{', '.join(features)}"
         )
     return texts[0]
@@ -268,6 +306,8 @@ def _list_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()) ->
         files += [here / name for name in names if not name.startswith(".")]
     files = [file for file in files if file.relative_to(root).match(pattern)]
     files = sorted(file for file in files if file.is_file() and file.stat().st_size)
+    if any(file.suffix == ".arrow" for file in files):
+        files = [file for file in files if file.name not in formats.SIDECARS]
     # the first path of each
     return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
 
@@ -277,7 +317,12 @@ def _is_workdir(folder: Path) -> bool:
     return (folder / "config.json").exists() and (folder / "checkpoints").is_dir()
 
 
-def _file_source(describe: str, train: list[Path], heldout: list[Path]) -> Source:
+def _file_source(
+    describe: str,
+    train: list[Path],
+    heldout: list[Path],
+    read: Callable[[Path], Iterator[bytes]],
+) -> Source:
     sides = (
         f"{len(files)} files of {sum(file.stat().st_size for file in files)} bytes"
         for files in (train, heldout)
@@ -285,16 +330,9 @@ def _file_source(describe: str, train: list[Path], heldout: list[Path]) -> Sourc
     return Source(
         describe,
         f"{describe}: {', held out '.join(sides)}",
-        lambda: map(_read, train),
-        lambda: map(_read, heldout),
+        lambda: itertools.chain.from_iterable(map(read, train)),
+        lambda: itertools.chain.from_iterable(map(read, heldout)),
     )
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        _unreadable(error)
 
 
 def _unreadable(error: OSError) -> NoReturn:

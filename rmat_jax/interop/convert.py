@@ -71,12 +71,76 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
     """
     config, tensors, metadata = read_weights(file, config)
     tokenizer = _tokenizer(file, config, metadata)
-    folder = workdir / "checkpoints"
-    if folder.is_dir() and any(folder.iterdir()):
+    if has_checkpoints(workdir):
         raise UserError(
             f"--workdir={workdir} has checkpoints of a run; choose another, where a new one can "
             "begin"
         )
+    _write_run(workdir, config, tensors, tokenizer)
+    origin = f"step {metadata['step']} there, " if "step" in metadata else ""
+    return (
+        f"{workdir}: {_describe(tensors)}, {file.stat().st_size:,} bytes read, "
+        f"{config.model.param_dtype}, {origin}step 0 here"
+    )
+
+
+def import_run(workdir: Path, other: Path, config: Config) -> str:
+    """Begins a run in `workdir` with the weights of another run's newest good checkpoint.
+
+    Args:
+        workdir: without a checkpoint.
+        other: the workdir of the other run.
+        config: the experiment's; it must describe the same model as far as weights go.
+
+    Returns:
+        What was made, in one line.
+
+    Raises:
+        UserError: the other run has no checkpoint, another tokenizer, or other weights; the first
+            that differs is named.
+    """
+    # a checkpoint may hold float64
+    with jax.enable_x64(True):
+        params, values, step, _ = restore_params(other / "checkpoints")
+    theirs = from_saved(Config, values, str(other))
+    wanted = jax.eval_shape(lambda: init_state(config, make_optimizer(config))).params
+    shapes = [
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (wanted, params)
+    ]
+    for name in sorted(shapes[0] | shapes[1]):
+        here, there = (found.get(name, "absent") for found in shapes)
+        if here != there:
+            raise UserError(
+                f"{name} is {here} with this config, {there} in {other}; set model.* as there: "
+                f"{other / 'config.json'}"
+            )
+    if theirs.data.tokenizer != config.data.tokenizer:
+        raise UserError(
+            f"data.tokenizer={config.data.tokenizer!r} is {theirs.data.tokenizer!r} in {other}, "
+            "whose weights know its ids alone; set it as there"
+        )
+    tokenizer = None
+    if _has_tokenizer(config):
+        tokenizer = read_checked(_tokenizer_file(other), "restore it")
+    tensors = from_jax(theirs.model, params)
+    _write_run(workdir, config, tensors, tokenizer)
+    return f"{workdir}: {_describe(tensors)}, step {step} of {other}, step 0 here"
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether a run was begun there."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _write_run(
+    workdir: Path, config: Config, tensors: Mapping[str, np.ndarray], tokenizer: str | None
+) -> None:
+    """Makes a workdir whose run stands at step 0. Raises UserError where it cannot be written."""
     float64 = config.model.param_dtype == "float64"
     with jax.enable_x64(float64 or jax.config.jax_enable_x64), np.errstate(over="ignore"):
         params = jax.tree.map(
@@ -95,13 +159,8 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
             ) from error
         # Last, since it is what makes a workdir one of a run. The file does not know what data the
         # run will read.
-        with Checkpoints(folder, keep=config.log.keep) as checkpoints:
+        with Checkpoints(workdir / "checkpoints", keep=config.log.keep) as checkpoints:
             checkpoints.save(0, state, config, {"seconds": 0.0, "data": None})
-    origin = f"step {metadata['step']} there, " if "step" in metadata else ""
-    return (
-        f"{workdir}: {_describe(tensors)}, {file.stat().st_size:,} bytes read, "
-        f"{config.model.param_dtype}, {origin}step 0 here"
-    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

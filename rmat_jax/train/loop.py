@@ -28,7 +28,7 @@ from rmat_jax.train.bad_steps import LIMIT, Health
 from rmat_jax.train.checkpoint import Checkpoints, check_same_config
 from rmat_jax.train.heldout import evaluate_heldout
 from rmat_jax.train.metrics import MetricWriter, NoWriter, read_metrics
-from rmat_jax.train.optim import make_optimizer, make_schedule
+from rmat_jax.train.optim import decay_begins, make_optimizer, make_schedule
 from rmat_jax.train.sharding import make_mesh
 from rmat_jax.train.state import TrainState
 from rmat_jax.train.step import Sums
@@ -95,6 +95,7 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
             state, step, seconds = begin(), 0, 0.0
         else:
             step, state, meta = restored
+            _check_steps(saved, config, step)
             seconds = meta["seconds"]
             data.check_same(meta["data"], workdir)
         processes.say(_summary(config, data, state, mesh))
@@ -295,6 +296,19 @@ def _check_not_lost(workdir: Path) -> None:
             f"{workdir / 'checkpoints'} is empty, but step {max(saved)} was saved there; bring the "
             f"checkpoints back, or begin again in another --workdir, or without "
             f"{workdir / 'metrics.jsonl'}"
+        )
+
+
+def _check_steps(saved: Config, config: Config, step: int) -> None:
+    """Raises UserError where other steps would have meant other learning rates until now."""
+    same_until = min(map(decay_begins, (saved, config)))
+    if saved.steps != config.steps and step > same_until:
+        c = saved.optim.schedule
+        raise UserError(
+            f"this workdir was trained with another config: steps was {saved.steps}, is "
+            f"{config.steps}, which with optim.schedule={c} may change until step {same_until}; "
+            f"step {step} is done; choose another --workdir, or set back "
+            f"--config.steps={saved.steps}"
         )
 
 

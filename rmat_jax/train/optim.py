@@ -1,4 +1,4 @@
-"""The optimiser: AdamW with decoupled decay, linear warm-up, cosine decay, clipping."""
+"""The optimiser: AdamW with decoupled decay, linear warm-up, a schedule, clipping."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,9 @@ from rmat_jax.types import PyTree
 
 # Path components that mark a parameter which is not decayed, wherever they stand.
 NOT_DECAYED = ("bias", "scale", "fusion", "memory_bias", "gate")
+
+# "wsd": one of so many steps is of the decay
+DECAY = 10
 
 
 def decayed(params: PyTree) -> PyTree:
@@ -23,19 +26,30 @@ def decayed(params: PyTree) -> PyTree:
 
 
 def make_schedule(config: Config) -> optax.Schedule:
-    """Learning rate by step: up to the peak in `warmup_steps`, then a cosine down to its
-    `final_fraction`.
-    """
-    c = config.optim
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=c.learning_rate,
-        warmup_steps=c.warmup_steps,
-        decay_steps=config.steps,
-        end_value=c.learning_rate * c.final_fraction,
-    )
+    """Learning rate by step: up to the peak in `warmup_steps`, then by `optim.schedule`."""
+    c, peak, end = config.optim, config.optim.learning_rate, config.optim.final_fraction
+    warm_up = optax.linear_schedule(0.0, peak, max(c.warmup_steps, 1))
+    left = config.steps - c.warmup_steps
+    if c.schedule == "constant":
+        parts, starts = [optax.constant_schedule(peak)], []
+    elif c.schedule == "wsd":
+        first = decay_begins(config)
+        fall = optax.linear_schedule(peak, peak * end, config.steps - first)
+        parts, starts = [optax.constant_schedule(peak), fall], [first]
+    else:
+        parts, starts = [optax.cosine_decay_schedule(peak, left, end)], []
+    schedule = optax.join_schedules([warm_up, *parts], [c.warmup_steps, *starts])
     # Of an integer step it would compute in float32, also where everything else is float64.
     return lambda step: schedule(jnp.asarray(step, jnp.result_type(float)))
+
+
+def decay_begins(config: Config) -> int:
+    """The step from which on the learning rate depends on how many steps there are."""
+    if config.optim.schedule == "constant":
+        return config.steps
+    if config.optim.schedule == "wsd":
+        return max(config.steps - -(-config.steps // DECAY), config.optim.warmup_steps)
+    return config.optim.warmup_steps
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:

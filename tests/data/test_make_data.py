@@ -19,7 +19,7 @@ def config(tmp_path, random_documents):
     for i, document in enumerate(random_documents([200 + 10 * i for i in range(20)])):
         (tmp_path / "text" / f"{i}.txt").write_bytes(document)
     model = RMATConfig(chunk_len=16)
-    data = DataConfig(path=str(tmp_path / "text"), heldout_fraction=0.2)
+    data = DataConfig(path=str(tmp_path / "text"), heldout_fraction=0.2, format="text")
     return Config(
         model=model, data=data, batch_size=4, chunks_per_step=2, eval_tokens=400, eval_batch_size=4
     )

@@ -77,13 +77,13 @@ def test_folder_is_read_file_by_file_without_hidden_and_empty_ones(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_bytes(b"secret")
     (tmp_path / "empty.txt").touch()
-    source = text_source(str(tmp_path))
+    source = text_source(str(tmp_path), as_text=True)
     everything = [*source.train(), *source.heldout()]
     assert sorted(everything) == sorted(
         [bytes([65 + i]) * 10 for i in range(9)] + [b"\xff\xfe\x00"]
     )
     # one file matches: it is split itself
-    only = text_source(str(tmp_path), pattern="*.bin", heldout_fraction=0.4)
+    only = text_source(str(tmp_path), pattern="*.bin", heldout_fraction=0.4, as_text=True)
     assert b"".join([*only.train(), *only.heldout()]) == b"\xff\xfe\x00"
 
 
@@ -209,7 +209,7 @@ def tfds_folder(tmp_path_factory):
 
 def test_tfds_gives_the_texts_of_its_splits_as_bytes(tfds_folder):
     config = DataConfig(
-        tfds="small_texts", tfds_feature="text", tfds_dir=tfds_folder, tfds_train="train[:80%]"
+        tfds="small_texts", feature="text", tfds_dir=tfds_folder, tfds_train="train[:80%]"
     )
     source = make_source(config)
     assert {document[:-2] for document in source.train()} == {"train téxt ".encode()}
@@ -242,16 +242,16 @@ def test_tfds_takes_the_only_text_feature_of_a_catalogued_set():
         ),
         ({"tfds_train": "nope"}, "split 'nope', cannot be read: Unknown split 'nope'"),
         (
-            {"tfds_feature": "nope"},
-            "data.tfds_feature='nope' is not a feature of small_texts; it has .*text",
+            {"feature": "nope"},
+            "data.feature='nope' is not a feature of small_texts; it has .*text",
         ),
-        ({"tfds_feature": ""}, "small_texts has 2 text features; set data.tfds_feature"),
-        ({"tfds_feature": "number"}, "feature 'number' of small_texts holds .*, not text"),
+        ({"feature": ""}, "small_texts has 2 text features; set data.feature"),
+        ({"feature": "number"}, "feature 'number' of small_texts holds .*, not text"),
     ],
 )
 def test_bad_tfds_names_are_one_clear_line(tfds_folder, settings, message):
     config = DataConfig(
-        **{"tfds": "small_texts", "tfds_feature": "text", "tfds_dir": tfds_folder} | settings
+        **{"tfds": "small_texts", "feature": "text", "tfds_dir": tfds_folder} | settings
     )
     with pytest.raises(UserError, match=message) as caught:
         next(make_source(config).train())
@@ -308,7 +308,7 @@ def test_links_are_followed_and_each_file_is_read_once(tmp_path):
 def test_a_run_below_the_text_is_not_text(tmp_path):
     root = write_files(tmp_path, a_txt="a", b_txt="b", run__config_json="{}", other__x_txt="x")
     (root / "run" / "config.json").write_text("{}", encoding="utf-8")
-    assert b"{}" in read(root)
+    assert b"{}" in read(root, format="text")
     (root / "run" / "checkpoints").mkdir()
     assert read(root) == [b"a", b"b", b"x"]
 

@@ -13,7 +13,8 @@ from rmat_jax import commands, flags
 from rmat_jax.config import Config
 from rmat_jax.data.tokenizer import BPETokenizer
 from rmat_jax.errors import UserError
-from rmat_jax.interop.convert import export_weights, import_weights
+from rmat_jax.flags import changed
+from rmat_jax.interop.convert import export_weights, import_run, import_weights
 from rmat_jax.interop.layout import from_jax, layout, random_weights
 from rmat_jax.interop.weights import read_weights, write_weights
 from rmat_jax.runs import load_run
@@ -50,18 +51,20 @@ def folder(tmp_path_factory):
     return folder
 
 
+CHANGES = {
+    "data.tokenizer": "bpe",
+    "model.vocab_size": 300,
+    "model.dropout": 0,
+    "accumulation": 1,
+    "log.eval_every": 0,
+    # two steps change much
+    "optim.learning_rate": 0.05,
+    "optim.warmup_steps": 0,
+}
+
+
 def config_of(folder):
-    changes = {
-        "data.tokenizer": "bpe",
-        "model.vocab_size": 300,
-        "model.dropout": 0,
-        "accumulation": 1,
-        "log.eval_every": 0,
-        # two steps change much
-        "optim.learning_rate": 0.05,
-        "optim.warmup_steps": 0,
-    }
-    more = [f"--config.{key}={value}" for key, value in changes.items()]
+    more = [f"--config.{key}={value}" for key, value in CHANGES.items()]
     return flags.load_config(CONFIG, [*small_flags(folder / "text.txt"), *more])
 
 
@@ -265,3 +268,48 @@ def test_values_that_are_not_finite_are_taken_and_told(folder, tmp_path):
     scale_D = params["layers"]["mlp_norm"]["scale"][1]
     np.testing.assert_array_equal(scale_D[:3], np.float32([1.0, np.nan, np.inf]))
     assert "layers.1.mlp_norm.weight first" in export_weights(tmp_path / "run", tmp_path / "y")
+
+
+def test_a_run_begins_with_the_weights_of_another(folder, tmp_path):
+    """With other data, rates and steps; the weights and the tokenizer are those of the other."""
+    config = changed(config_of(folder), {"optim.learning_rate": 1e-5, "steps": 9, "seed": 7})
+    assert f"step 2 of {folder / 'run'}, step 0 here" in import_run(
+        tmp_path / "tuned", folder / "run", config
+    )
+    tuned, other = (restore_params(x / "checkpoints") for x in (tmp_path / "tuned", folder / "run"))
+    assert digests(tuned.params) == digests(other.params) and tuned.step == 0
+    assert tuned.config["optim"]["learning_rate"] == 1e-5
+    file = "tokenizer/tokenizer.json"
+    assert (tmp_path / "tuned" / file).read_bytes() == (folder / "run" / file).read_bytes()
+    assert loop.run(config, tmp_path / "tuned", until=1) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model.mlp_width": 24},
+            r"layers/mlp/inner/bias is \[\d, 24\] with this config, \[.*\] in .*run; set model",
+        ),
+        ({"model.vocab_size": 400}, r"embed/embedding is \[400, .* with this config, \[300, "),
+        ({"model.memory.gate": "none"}, "layers/memory/gate/bz is absent with this config"),
+        ({"data.tokenizer": "words"}, "data.tokenizer='words' is 'bpe' in .*run"),
+    ],
+)
+def test_weights_of_another_model_are_refused(folder, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        import_run(tmp_path / "tuned", folder / "run", changed(config_of(folder), changes))
+    assert not (tmp_path / "tuned").exists()
+
+
+@pytest.mark.parametrize("source", ["run", "run.safetensors"])
+def test_train_takes_a_workdir_or_a_file(folder, tmp_path, monkeypatch, capsys, source):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    own = [f"--config.{key}={value}" for key, value in CHANGES.items()]
+    workdir = tmp_path / "tuned"
+    command = ["train", f"--config={CONFIG}", f"--workdir={workdir}", "--until=1"]
+    command += [*small_flags(folder / "text.txt"), *own, f"--init_from={folder / source}"]
+    assert commands.main(command) == 0
+    assert "step 0 here" in capsys.readouterr().err
+    assert commands.main(command) == 0
+    assert f"has no effect: the run in {workdir} goes on" in capsys.readouterr().err

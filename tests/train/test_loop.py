@@ -178,3 +178,22 @@ def test_the_same_text_may_lie_elsewhere(text, tmp_path, capsys):
     moved.write_text("Another line of text.\n" * 400, encoding="utf-8")
     with pytest.raises(UserError, match="has changed: it was text"):
         loop.run(load(moved), tmp_path / "run")
+
+
+def test_a_run_may_be_made_longer_where_its_rates_allow(text, tmp_path, capsys):
+    def of(schedule, steps):
+        more = [f"--config.optim.schedule={schedule}", f"--config.steps={steps}"]
+        return load(text, *more, "--config.log.eval_every=0", "--config.optim.warmup_steps=2")
+
+    assert loop.run(of("constant", 3), tmp_path / "run") == 0
+    assert loop.run(of("constant", 5), tmp_path / "run") == 0
+    assert "resuming from step 3" in capsys.readouterr().out
+    assert saved(of("constant", 5), tmp_path / "run")[0] == 5
+    # the control: a cosine has begun to fall
+    loop.run(of("cosine", 6), tmp_path / "falls", until=3)
+    with pytest.raises(
+        UserError, match="steps was 6, is 8, which with optim.schedule=cosine may ch"
+    ):
+        loop.run(of("cosine", 8), tmp_path / "falls")
+    with pytest.raises(UserError, match="optim.schedule was 'cosine', is 'constant'"):
+        loop.run(of("constant", 6), tmp_path / "falls")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from rmat_jax.config import Config, OptimConfig
-from rmat_jax.train.optim import decayed, make_optimizer, make_schedule
+from rmat_jax.flags import changed
+from rmat_jax.train.optim import decay_begins, decayed, make_optimizer, make_schedule
 from tests.models import make_params, tiny
 
 PARAMS = make_params(tiny(dtype="float32", tie_embeddings=False))
@@ -74,6 +75,32 @@ def test_without_a_gradient_only_decayed_parameters_move():
 )
 def test_warm_up_then_cosine(step, rate):
     np.testing.assert_allclose(make_schedule(CONFIG)(step), rate, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", {0: 0, 5: 0.25, 10: 0.5, 99: 0.5, 1000: 0.5}),
+        ("wsd", {0: 0, 5: 0.25, 10: 0.5, 90: 0.5, 95: 0.275, 100: 0.05, 200: 0.05}),
+    ],
+)
+def test_other_schedules(schedule, rates):
+    config = changed(CONFIG, {"optim.schedule": schedule})
+    for step, rate in rates.items():
+        np.testing.assert_allclose(make_schedule(config)(step), rate, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["cosine", "wsd", "constant"])
+def test_steps_may_change_as_long_as_the_rates_are_the_same(name):
+    config = changed(CONFIG, {"optim.schedule": name})
+    longer, end = changed(config, {"steps": 150}), decay_begins(config)
+    one, other = (
+        np.array([make_schedule(c)(step) for step in range(100)]) for c in (config, longer)
+    )
+    assert end == {"cosine": 10, "wsd": 90, "constant": 100}[name]
+    np.testing.assert_array_equal(one[: end + 1], other[: end + 1])
+    # the control
+    assert name == "constant" or one[end + 1] != other[end + 1]
 
 
 def test_gradients_are_clipped_together():

@@ -1,0 +1,238 @@
+"""What a file of data holds: one text, or rows, each with a text in one of its fields.
+
+Names end in .csv or .tsv where there are comma- or tab-separated values. All else is told by a
+file's first bytes: JSON lines, parquet, Arrow (the files of Hugging Face `datasets`), and gzip or
+Zstandard around any of these. What is none of these, and no text, is refused.
+"""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from rmat_jax.errors import UserError, install
+from rmat_jax.files import json_lines
+
+# of a file, by which its kind is told
+HEAD = 1 << 16
+# beside the Arrow files of a Hugging Face dataset; no text
+SIDECARS = {"dataset_info.json", "state.json", "dataset_dict.json"}
+# what compresses or packs, by its first bytes, and is not read here
+OTHERS = {
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"%PDF": "a PDF",
+}
+GZIP, ZSTD, PARQUET, ARROW = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xff\xff\xff\xff"
+BOM = b"\xef\xbb\xbf"
+AS_TEXT = "data.format=text reads it as it is"
+
+
+class Kind(NamedTuple):
+    """How a file is read."""
+
+    # "text", "json", "csv", "tsv", "parquet" or "arrow"
+    holds: str
+    # "", "gzip" or "zstd"
+    packed: str = ""
+
+    @property
+    def rows(self) -> bool:
+        """Whether it has many documents, one a row."""
+        return self.holds != "text"
+
+
+def kind_of(file: Path) -> Kind:
+    """The kind of a file, by its name and its first bytes.
+
+    Raises:
+        UserError: it holds neither text nor rows.
+    """
+    head, packed = _head(file, ""), ""
+    for name, magic in (("gzip", GZIP), ("zstd", ZSTD)):
+        if head.startswith(magic):
+            head, packed = _head(file, name), name
+    inner = file.with_suffix("") if packed and file.suffix in (".gz", ".zst", ".zstd") else file
+    for magic, holds in ((PARQUET, "parquet"), (ARROW, "arrow")):
+        if head.startswith(magic):
+            return Kind(holds, packed)
+    for magic, what in OTHERS.items():
+        if head.startswith(magic):
+            raise UserError(f"{file} is {what}; unpack it, or {AS_TEXT}")
+    if b"\0" in head:
+        place = head.index(b"\0")
+        raise UserError(
+            f"{file} is no text: byte {place} is 0; leave it out with data.pattern, or {AS_TEXT}"
+        )
+    if inner.suffix.lower() in (".csv", ".tsv"):
+        return Kind(inner.suffix.lower()[1:], packed)
+    line = head.removeprefix(BOM).lstrip().split(b"\n", 1)[0]
+    if line.startswith((b"{", b"[")) and (found := _json(line)) is not None:
+        if isinstance(found, dict):
+            return Kind("json", packed)
+        raise UserError(f"{file} is one JSON list; write a record a line, or {AS_TEXT}")
+    if inner.suffix.lower() in (".json", ".jsonl", ".ndjson"):
+        raise UserError(
+            f"{file} holds no JSON lines: its first line is no record; write a record a line, "
+            f"leave it out with data.pattern, or {AS_TEXT}"
+        )
+    return Kind("text", packed)
+
+
+def documents(file: Path, kind: Kind, feature: str = "") -> Iterator[bytes]:
+    """The texts of a file, in order. Rows without text are left out.
+
+    Args:
+        file: to read.
+        kind: of `kind_of`.
+        feature: the field that holds the text; "": the only field of text, or "text".
+
+    Raises:
+        UserError: it cannot be read, is not what it seemed, or lacks the field; it says where.
+    """
+    with _told(file):
+        if not kind.rows:
+            with _opened(file, kind.packed) as opened:
+                yield opened.read()
+            return
+        read = {"json": _json_rows, "parquet": _arrow_rows, "arrow": _arrow_rows}
+        for where, row in read.get(kind.holds, _csv_rows)(file, kind):
+            feature = feature or _only_text(where, row)
+            if feature not in row:
+                raise UserError(
+                    f"{where} has no field {feature!r}; it has {', '.join(map(str, row))}; set "
+                    "data.feature to the one that holds the text"
+                )
+            text = row[feature]
+            if not isinstance(text, (str, bytes, type(None))):
+                raise UserError(
+                    f"{where}: field {feature!r} holds {type(text).__name__}, not text; set "
+                    "data.feature to another"
+                )
+            if text:
+                yield text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+
+
+def _only_text(where: str, row: Mapping[str, Any]) -> str:
+    texts = [name for name, value in row.items() if isinstance(value, (str, bytes))]
+    if "text" in texts:
+        return "text"
+    if len(texts) != 1:
+        raise UserError(
+            f"{where} has {len(texts)} fields of text; set data.feature to one of "
+            f"{', '.join(map(str, row)) or 'its fields'}"
+        )
+    return texts[0]
+
+
+Rows = Iterator[tuple[str, Mapping[str, Any]]]
+
+
+def _json_rows(file: Path, kind: Kind) -> Rows:
+    with _opened(file, kind.packed) as opened:
+        lines = (line.removeprefix(BOM) for line in opened)
+        for where, row in json_lines(lines, f"{file}", f"write a record a line, or {AS_TEXT}"):
+            if not isinstance(row, dict):
+                raise UserError(f"{where} is no record; write {{...}} a line, or {AS_TEXT}")
+            yield where, row
+
+
+def _csv_rows(file: Path, kind: Kind) -> Rows:
+    with _opened(file, kind.packed) as opened:
+        text = io.TextIOWrapper(opened, "utf-8-sig", "surrogateescape", newline="")
+        csv.field_size_limit(1 << 30)
+        delimiter = {"csv": ",", "tsv": "\t"}[kind.holds]
+        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+        for row in reader:
+            where = f"{file}, line {reader.line_num}"
+            # more values than names, or fewer
+            if None in row or None in row.values():
+                raise UserError(f"{where} has not as many values as the first line has names")
+            yield where, {k: v.encode("utf-8", "surrogateescape") for k, v in row.items()}
+
+
+def _arrow_rows(file: Path, kind: Kind) -> Rows:
+    number = 0
+    for batch in _batches(file, kind):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{file}, row {number}", row
+
+
+def _batches(file: Path, kind: Kind) -> Iterator[Any]:
+    arrow = _arrow(file)
+    if kind.holds == "parquet":
+        from pyarrow import parquet
+
+        with _opened(file, kind.packed) as opened:
+            # what is compressed as a whole cannot be read from its end
+            source = arrow.BufferReader(opened.read()) if kind.packed else opened
+            yield from parquet.ParquetFile(source).iter_batches(1024)
+        return
+    with _opened(file, kind.packed) as opened, arrow.ipc.open_stream(opened) as stream:
+        yield from stream
+
+
+def _head(file: Path, packed: str) -> bytes:
+    with _told(file), _opened(file, packed) as opened:
+        return opened.read(HEAD)
+
+
+def _opened(file: Path, packed: str) -> BinaryIO:
+    if packed == "gzip":
+        return gzip.open(file)
+    if packed == "zstd":
+        # closes what it reads
+        return io.BufferedReader(_Zstd(_arrow(file).input_stream(f"{file}", compression="zstd")))
+    return file.open("rb")
+
+
+class _Zstd(io.RawIOBase):
+    """A stream of pyarrow as Python knows them."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        found = self._stream.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+
+def _arrow(file: Path) -> Any:
+    try:
+        import pyarrow.ipc
+    except ModuleNotFoundError:
+        raise UserError(f"{file} takes a package; run: {install('pyarrow')}") from None
+    return pyarrow
+
+
+def _json(line: bytes) -> Any:
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(line)
+    return None
+
+
+@contextlib.contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Tells whatever readers make of files that cannot be read, or are damaged."""
+    try:
+        yield
+    except (UserError, GeneratorExit):
+        raise
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
+        # those of pyarrow are ValueErrors or OSErrors
+        cause = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{file} cannot be read: {cause}; bring back a copy, change its mode, or leave it out "
+            "with data.pattern"
+        ) from error
