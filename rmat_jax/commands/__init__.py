@@ -20,6 +20,7 @@ from rmat_jax import flags
 from rmat_jax.commands import (
     ablate,
     bench,
+    chat,
     crosscheck,
     evaluate,
     export,
@@ -34,6 +35,7 @@ from rmat_jax.commands import (
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "generate": generate,
+    "chat": chat,
     "score": score,
     "evaluate": evaluate,
     "inspect": inspect,

@@ -1,0 +1,208 @@
+"""Talks with a model: it reads a line, and goes on with the text.
+
+    python -m rmat_jax chat --workdir=runs/quickstart
+    python -m rmat_jax chat --workdir=runs/mine --session=ann.safetensors --stop="Ann:"
+
+The model remembers the whole talk, however long it is, in a state of fixed size. A session file is
+gone on from, if it exists, and is saved at the end. Ctrl-C ends the text that is being written.
+
+Lines that begin with / are commands:
+
+    /undo            take back the last line and what was written after it
+    /keep NAME       remember where the talk stands
+    /go NAME         go on from there, as often as you like
+    /save FILE       write the session to a file
+    /load FILE       go on from a file
+    /again           write on without a new line
+    /help, /quit
+"""
+
+import argparse
+import collections
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from rmat_jax import flags
+from rmat_jax.commands.generate import SAMPLING
+from rmat_jax.errors import UserError
+from rmat_jax.files import check_writable
+from rmat_jax.infer.sampling import Sampling
+from rmat_jax.progress import say
+from rmat_jax.signals import Signals
+
+# turns that /undo can take back
+TURNS = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    parser.add_argument(
+        "--session",
+        type=flags.folder,
+        metavar="FILE",
+        help="a file that keeps the talk; the next command goes on from it",
+    )
+    flags.add_fields(parser, Sampling, SAMPLING)
+
+
+def main(args: argparse.Namespace) -> int:
+    # a line editor for input(), where there is one
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
+    lines = _typed() if flags.stdin().isatty() else sys.stdin
+    return chat(
+        args.workdir, args.session, lines, flags.stdout(), **flags.fields_of(args, Sampling)
+    )
+
+
+def chat(
+    workdir: Path, session_file: Path | None, lines: Iterable[str], out: TextIO, **sampling
+) -> int:
+    """Talks until the lines end, or one says /quit.
+
+    Args:
+        workdir: the folder of a training run.
+        session_file: a file to go on from, if it exists. The talk is saved there at the end.
+        lines: what is typed.
+        out: gets the text as it is written.
+        sampling: the fields of `Sampling`.
+
+    Returns:
+        The exit code: 0, or 128 + the signal that ended the talk. It is saved then too.
+
+    Raises:
+        UserError: bad input before the talk begins. Later errors are told, and the talk goes on.
+    """
+    rules = Sampling(**sampling)
+    if session_file is not None:
+        check_writable(session_file)
+
+    # JAX is imported here.
+    from rmat_jax.runs import load_engine
+
+    talk = Talk(load_engine(workdir, rows=1), rules, out)
+    if session_file is not None and session_file.exists():
+        talk.load(f"{session_file}")
+    say(f"the state has {talk.session.state_bytes:,} bytes; /help lists the commands")
+    ended = 0
+    for line in lines:
+        try:
+            if not talk.hear(line.rstrip("\r\n")):
+                break
+        except UserError as error:
+            say(f"error: {error}")
+        if talk.caught not in (0, 2):
+            ended = 128 + talk.caught
+            break
+    if session_file is not None:
+        talk.save(f"{session_file}")
+    return ended
+
+
+class Talk:
+    """A session, where it stood before, and what a line does to it."""
+
+    def __init__(self, engine, rules: Sampling, out: TextIO):
+        self.engine, self.session = engine, engine.open()
+        # the signal that ended the last text; 0: none
+        self.caught = 0
+        self._rules, self._out = vars(rules), out
+        self._before: collections.deque = collections.deque(maxlen=TURNS)
+        self._kept: dict[str, object] = {}
+        self._texts = 0
+
+    def hear(self, line: str) -> bool:
+        """Takes a line or a command. False: the talk is over. Raises UserError."""
+        if not line.startswith("/"):
+            self._before.append(self.session.fork())
+            self.session.read(line + "\n")
+            self._write()
+            return True
+        name, _, value = line[1:].partition(" ")
+        if name == "quit":
+            return False
+        plain = {"undo": self.undo, "again": self.again, "help": self.help}
+        named: dict[str, Callable[[str], None]] = {
+            "keep": self.keep,
+            "go": self.go,
+            "save": self.save,
+            "load": self.load,
+        }
+        if name in plain and not value:
+            plain[name]()
+        elif name in named and value.strip():
+            named[name](value.strip())
+        else:
+            lacks = " takes a name" if name in named else " takes nothing behind it"
+            known = name in plain or name in named
+            raise UserError(f"/{name}{lacks if known else ' is no command'}; /help lists them")
+        return True
+
+    def undo(self) -> None:
+        """Goes back to where the session stood before the last text."""
+        if not self._before:
+            raise UserError("there is nothing to take back")
+        self.session = self._before.pop()
+        say(f"back at {self.session.tokens:,} tokens")
+
+    def again(self) -> None:
+        """Goes on writing."""
+        if not self.session.tokens:
+            raise UserError("nothing was read yet; write a line first")
+        self._before.append(self.session.fork())
+        self._write()
+
+    def keep(self, name: str) -> None:
+        """Remembers where the session stands."""
+        self._kept[name] = self.session.fork()
+        say(f"kept as {name} at {self.session.tokens:,} tokens")
+
+    def go(self, name: str) -> None:
+        """Goes on from where `keep` was told."""
+        if name not in self._kept:
+            raise UserError(f"nothing is kept as {name!r}; there is {', '.join(self._kept) or '-'}")
+        self._before.append(self.session)
+        self.session = self._kept[name].fork()
+        say(f"at {name}, {self.session.tokens:,} tokens")
+
+    def save(self, file: str) -> None:
+        """Writes the session to a file."""
+        self.session.save(flags.folder(file))
+        say(f"{file} has read {self.session.tokens:,} tokens")
+
+    def load(self, file: str) -> None:
+        """Goes on from a file."""
+        loaded = self.engine.load(flags.folder(file))
+        self._before.append(self.session)
+        self.session = loaded
+        say(f"going on from {file} at {self.session.tokens:,} tokens")
+
+    def help(self) -> None:
+        """Lists the commands."""
+        say(__doc__.partition("are commands:\n\n")[2].rstrip())
+
+    def _write(self) -> None:
+        # another text each time
+        rules = self._rules | {"seed": self._rules["seed"] + self._texts}
+        self._texts += 1
+        with Signals("stopping after these tokens") as signals:
+            for piece in self.session.write(**rules):
+                self._out.write(piece)
+                self._out.flush()
+                if signals.caught:
+                    self.session.stop()
+        self._out.write("\n")
+        self._out.flush()
+        self.caught = signals.caught
+
+
+def _typed() -> Iterator[str]:
+    """Lines from the terminal, until Ctrl-D or Ctrl-C."""
+    while True:
+        try:
+            yield input("> ")
+        except (EOFError, KeyboardInterrupt):
+            return

@@ -1,0 +1,112 @@
+"""`chat`: what a line and each command do to the session."""
+
+import io
+import signal
+
+import pytest
+
+from rmat_jax.commands.chat import Talk, chat
+from rmat_jax.errors import UserError
+from rmat_jax.infer.sampling import Sampling
+from rmat_jax.runs import load_engine
+
+RULES = {"max_new_tokens": 12, "temperature": 5.0}
+
+
+@pytest.fixture(scope="module")
+def engine(workdir):
+    with load_engine(workdir, rows=1) as engine:
+        yield engine
+
+
+def begin(engine, **more):
+    return Talk(engine, Sampling(**RULES | more), io.StringIO())
+
+
+def written(talk):
+    """What was written since the last call."""
+    text = talk._out.getvalue()
+    talk._out.seek(0)
+    talk._out.truncate()
+    return text
+
+
+def test_it_writes_what_a_session_would(engine):
+    talk, session = begin(engine), engine.open()
+    for number, line in enumerate(("one", "two")):
+        talk.hear(line)
+        session.read(line + "\n")
+        assert written(talk) == "".join(session.write(**RULES, seed=number)) + "\n"
+    assert talk.session.tokens == session.tokens
+    # the control: what was said before counts
+    other = begin(engine)
+    other._texts = 1
+    other.hear("two")
+    session = engine.open("one\ntwo\n")
+    assert written(other) != "".join(session.write(**RULES, seed=1)) + "\n"
+
+
+def test_undo_goes_back_and_says_when_it_cannot(engine):
+    talk = begin(engine)
+    talk.hear("one")
+    stood, texts = talk.session.tokens, talk._texts
+    written(talk)
+    talk.hear("two")
+    first = written(talk)
+    talk.hear("/undo")
+    assert talk.session.tokens == stood
+    talk._texts = texts
+    talk.hear("two")
+    assert written(talk) == first
+    talk.hear("/undo")
+    talk.hear("/undo")
+    assert talk.session.tokens == 0
+    with pytest.raises(UserError, match="nothing to take back"):
+        talk.hear("/undo")
+
+
+def test_a_place_is_gone_on_from_more_than_once(engine):
+    talk, found = begin(engine), []
+    talk.hear("one")
+    talk.hear("/keep here")
+    for _ in range(2):
+        talk.hear("two")
+        talk.hear("/go here")
+        talk._texts = 5
+        written(talk)
+        talk.hear("/again")
+        found.append(written(talk))
+    assert found[0] == found[1]
+    with pytest.raises(UserError, match="nothing is kept as 'there'; there is here"):
+        talk.hear("/go there")
+
+
+def test_a_talk_goes_on_from_its_file(workdir, tmp_path, capsys):
+    file, out = tmp_path / "talk.safetensors", io.StringIO()
+    assert chat(workdir, file, ["one\n", "/quit\n", "never\n"], out, **RULES) == 0
+    assert file.exists() and "/help lists the commands" in capsys.readouterr().err
+    lines = ["/help\n", f"/save {tmp_path / 'b.safetensors'}\n", "/what\n", "/undo\n"]
+    assert chat(workdir, file, lines, out, **RULES) == 0
+    told = capsys.readouterr().err
+    assert "going on from" in told and "/keep NAME" in told and "b.safetensors has read" in told
+    assert "error: /what is no command; /help lists them" in told
+    # a name that is missing, and a file that is none
+    lines = ["/load\n", f"/load {tmp_path / 'none'}\n", "/undo now\n", "two\n"]
+    assert chat(workdir, None, lines, out, **RULES) == 0
+    told = capsys.readouterr().err
+    assert "error: /load takes a name" in told and "none does not exist" in told
+    assert "error: /undo takes nothing behind it" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_text_and_sigterm_the_talk(workdir, tmp_path, number):
+    class Interrupting(io.StringIO):
+        def write(self, text):
+            if not self.getvalue():
+                signal.raise_signal(number)
+            return super().write(text)
+
+    out, file = Interrupting(), tmp_path / "talk.safetensors"
+    code = chat(workdir, file, ["one\n", "two\n"], out, **RULES | {"max_new_tokens": 1500})
+    assert code == (0 if number == signal.SIGINT else 128 + number)
+    assert file.exists()
