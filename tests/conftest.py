@@ -2,10 +2,13 @@
 virtual devices.
 """
 
+import gc
 import importlib.metadata
 import os
 import signal
 
+# tracing makes many objects that stay: to look for circles among them all the time is slow
+gc.set_threshold(200_000, 50, 100)
 # tests raise it, and a shell's background jobs ignore it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests compile hundreds of tiny programs and run each for milliseconds. Unoptimised they compile

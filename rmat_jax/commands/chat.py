@@ -150,8 +150,6 @@ class Talk:
 
     def again(self) -> None:
         """Goes on writing."""
-        if not self.session.tokens:
-            raise UserError("nothing was read yet; write a line first")
         self._before.append(self.session.fork())
         self._write()
 

@@ -133,6 +133,7 @@ def editable(config, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_text_edited_between_two_commands_is_told(editable, tmp_path):
     out = tmp_path / "out"
     # another text is asked for, not edited: the control

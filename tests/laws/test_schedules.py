@@ -234,9 +234,9 @@ def on_cpu(monkeypatch):
     [
         ("hybrid", "cudnn"),
         ("hybrid", "splash"),
-        ("outputs", "cudnn"),
+        pytest.param("outputs", "cudnn", marks=pytest.mark.slow),
         ("stream", "splash"),
-        ("transformer_xl", "splash"),
+        pytest.param("transformer_xl", "splash", marks=pytest.mark.slow),
     ],
 )
 def test_kernels_are_given_what_the_obvious_code_sees(name, path):

@@ -118,13 +118,13 @@ def test_alternatives_are_valid_and_others():
         {"batch_size": 2},
     ]
     assert all(changed != config for _, changed in found)
+    assert found[0][1] == dataclasses.replace(
+        config, model=dataclasses.replace(MODEL, remat="chunk+block")
+    )
     # where a lane's products are divided, its time may be
     divided = experiment(mesh=MeshConfig(data=2, fsdp=1, tensor=4))
     found = alternatives(divided, {"data": 2, "fsdp": 1, "context": 1, "tensor": 4})
     assert {"mesh.tensor": 2, "mesh.context": 2} in [overrides for overrides, _ in found]
-    assert found[0][1] == dataclasses.replace(
-        config, model=dataclasses.replace(MODEL, remat="chunk+block")
-    )
 
 
 def test_an_alternative_that_the_experiment_refuses_is_left_out(uncompiled):

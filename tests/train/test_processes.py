@@ -232,6 +232,7 @@ def test_processes_that_were_started_unlike(folder, processes, devices, what):
         one_line(workdir, index, f"{what}; give each the same")
 
 
+@pytest.mark.slow
 def test_one_id_twice_ends_the_second_alone(folder):
     workdir, port = folder / "twice", free_port()
     first = launch(workdir, port, 1, 2, 1, *given(folder), "--until=1")
