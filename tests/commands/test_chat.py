@@ -60,7 +60,8 @@ def test_undo_goes_back_and_says_when_it_cannot(engine):
     assert written(talk) == first
     talk.hear("/undo")
     talk.hear("/undo")
-    assert talk.session.tokens == engine.open().tokens
+    # that a document begins is all that it has read
+    assert talk.session.tokens == 1
     with pytest.raises(UserError, match="nothing to take back"):
         talk.hear("/undo")
 
