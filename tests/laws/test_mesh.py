@@ -104,10 +104,13 @@ def assert_close(actual, expected, tolerance):
 
 
 FEWER = {f"context {n}": MeshConfig(data=1, context=n) for n in (2, 4)}
+# other meshes have these axes too
+SLOW = ("fsdp", "tensor", *FEWER)
 
 
 @pytest.mark.parametrize(
-    "name", [*MESHES, *(pytest.param(n, marks=pytest.mark.slow) for n in FEWER)]
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MESHES | FEWER],
 )
 def test_a_mesh_trains_like_one_device(name):
     state, losses = trained((MESHES | FEWER)[name])
@@ -253,7 +256,9 @@ def test_control_all_that_is_handed_over_counts(monkeypatch):
         assert abs(heldout_bits(MESHES["context"]) - whole).max() > 1e-4, lost
 
 
-@pytest.mark.parametrize("name", ["all", "fsdp", "tensor"])
+@pytest.mark.parametrize(
+    "name", ["all", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW[:2])]
+)
 def test_parameters_and_optimiser_state_are_divided_as_the_rules_say(name):
     """Counted in bytes on each device, after a step as after the start."""
     mesh = sharding.make_mesh(MESHES[name])

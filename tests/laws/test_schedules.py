@@ -67,7 +67,11 @@ def farthest(found, wanted):
     )
 
 
-@pytest.mark.parametrize("options", COVERING, ids=name)
+# every second one is slow, from the last backwards, which is the default
+HALF = [pytest.param(x, marks=[pytest.mark.slow] * (i % 2)) for i, x in enumerate(COVERING[::-1])]
+
+
+@pytest.mark.parametrize("options", HALF, ids=name)
 def test_every_schedule_and_path_is_the_obvious_code_chunk_by_chunk(options):
     obvious = tiny(**options, attention="obvious")
     wanted = results(dataclasses.replace(obvious, chunks_at_once=1))

@@ -117,7 +117,7 @@ def test_a_run_goes_back_and_on_past_the_data(text, tmp_path, spoil, capsys):
     assert digests(second.params) == digests(fresh.params) and int(second.step) == 2
 
 
-@pytest.mark.parametrize("policy", ["skip", "rollback"])
+@pytest.mark.parametrize("policy", [pytest.param("skip", marks=pytest.mark.slow), "rollback"])
 def test_a_run_with_bad_steps_resumes_bit_for_bit(policy, text, tmp_path, spoil):
     """Stopped at a bad step, between it and the moment it is noticed, and again and again."""
     spoil(5, 7)

@@ -150,6 +150,7 @@ def test_a_lane_spans_two_processes(folder, eight_devices):
     np.testing.assert_allclose(losses(folder / "spans"), eight_devices[:10], rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_saves_and_the_same_command_ends_the_same(
     folder, two_processes
 ):
@@ -178,6 +179,7 @@ def one_line(workdir: Path, index: int, *parts: str) -> None:
         assert part in lines[0]
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_read_is_damaged_for_all(folder, two_processes):
     """Both go on from the step before; the end is the same."""
     steps = sorted(int(path.name) for path in (folder / "term" / "checkpoints").iterdir())
@@ -209,6 +211,7 @@ def test_processes_with_different_flags(folder, flags_of, what):
     one_line(workdir, 1, what)
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_share_a_disk(folder):
     workdirs, port = (folder / "here", folder / "there"), free_port()
     assert finish([launch(workdirs[i], port, i, 2, 1, *given(folder)) for i in range(2)]) == [2, 2]
