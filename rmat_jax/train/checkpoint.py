@@ -520,6 +520,10 @@ def _read_leaves(
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
     args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
     read = ocp.PyTreeCheckpointHandler().restore(folder / str(step) / "state", args=args)
+    # of damaged metadata Orbax may make placeholders
+    lacks = [name for name in item if not isinstance(read.get(name), jax.Array)]
+    if lacks:
+        raise ValueError(f"{', '.join(lacks)} cannot be read")
     empty = {
         n: jnp.zeros(x.shape, x.dtype, device=x.sharding) for n, x in specs.items() if not x.size
     }

@@ -78,7 +78,7 @@ def test_a_small_model_passes_in_float32(run, tmp_path):
     assert (
         found["passed"]
         and len(found["differences"]) == 246
-        and found["versions"]["torch"] == torch.__version__
+        and torch.__version__.startswith(found["versions"]["torch"])
     )
     shares = {d["quantity"]: d["share"] for d in found["differences"]}
     # the tolerance has room for other orders of sums, and not for a fault
