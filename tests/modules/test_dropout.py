@@ -39,3 +39,16 @@ def test_without_a_key_or_a_rate_nothing_is_dropped(rate):
     out = Dropout(rate, 3).apply({}, x, rngs={"dropout": jax.random.key(0)} if not rate else None)
     np.testing.assert_array_equal(out, x)
     assert Dropout(0.5, 3).apply({}, x, rngs={"dropout": jax.random.key(0)}).dtype == x.dtype
+
+
+def test_each_chunk_has_a_mask_of_its_own_however_many_are_read_at_once():
+    x, key = jnp.ones((2, 12, 16)), {"dropout": jax.random.key(0)}
+
+    def drop_from(first, part):
+        return Dropout(0.25, 4).apply({}, part, first, rngs=key)
+
+    whole = drop_from(0, x)
+    np.testing.assert_array_equal(drop_from(1, x[:, 4:]), whole[:, 4:])
+    assert not np.array_equal(whole[:, :4], whole[:, 4:8])
+    # the control
+    assert not np.array_equal(drop_from(0, x[:, 4:]), whole[:, 4:])
