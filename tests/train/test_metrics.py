@@ -152,7 +152,8 @@ def test_no_board_without_its_package(tmp_path, monkeypatch, capsys):
 def test_the_board_does_not_bring_torch(tmp_path):
     program = "import pathlib, sys; from rmat_jax.train.metrics import MetricWriter\n"
     program += f"MetricWriter(pathlib.Path({str(tmp_path)!r}), 0)\n"
-    assert python(program + "print('torch' in sys.modules)") == "False\n"
+    any_of_it = "print(any(name.split('.')[0] == 'torch' for name in sys.modules))"
+    assert python(program + any_of_it) == "False\n"
     assert (tmp_path / "tensorboard").exists()
     # the control: the package would
-    assert python("import sys, tensorboardX; print('torch' in sys.modules)") == "True\n"
+    assert python("import sys, tensorboardX; " + any_of_it) == "True\n"
