@@ -8,10 +8,13 @@ import importlib
 
 __version__ = "0.1.0"
 
-# public name -> the module that defines it; presets of RMATConfig will stand here too
+# public name -> the module that defines it
 _HOMES = {
     "RMAT": "model",
     "RMATConfig": "config",
+    "PAPER": "config",
+    "QUEUE": "config",
+    "TRANSFORMER_XL": "config",
     "Config": "config",
     "UserError": "errors",
     "load_engine": "runs",

@@ -15,5 +15,10 @@ def main() -> None:
     flags.leave(flags.run(commands.main))
 
 
+def train() -> None:
+    """Trains with the arguments of this process, and ends with the exit code: `train.py`."""
+    flags.leave(flags.run(commands.train_alone))
+
+
 if __name__ == "__main__":
     main()

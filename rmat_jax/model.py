@@ -32,6 +32,32 @@ LOGITS = 1 << 24
 PADDING = {"tokens": 0, "targets": losses.IGNORE, "documents": rules.NOBODY}
 
 
+def check_context(config: RMATConfig, chunks: int, devices: int, named: str) -> None:
+    """Checks that a lane's chunks of one call can be divided over devices.
+
+    Args:
+        config: the model's.
+        chunks: of one device.
+        devices: that share them.
+        named: how the user has asked for them.
+
+    Raises:
+        UserError: a chunk waits for the whole model, or a device has less than a window.
+    """
+    if devices == 1:
+        return
+    if config.memory and config.memory.keeps_outputs:
+        raise UserError(
+            f"{named} divides no model with model.memory.keeps=outputs: a chunk waits for all "
+            "layers of the one before it; use model.memory.keeps=inputs, or one device along time"
+        )
+    if config.carries_window and config.local.window > chunks * config.chunk_len:
+        raise UserError(
+            f"{named} leaves each device {chunks * config.chunk_len} tokens of a lane, fewer than "
+            f"model.local.window={config.local.window}; use fewer devices along it"
+        )
+
+
 def chunks_at_once(config: RMATConfig, rows: int, chunks: int) -> int:
     """[G] how many chunks of a call the layers take at once: all where others wait for them."""
     if context.parts() > 1:
@@ -121,6 +147,18 @@ class RMAT(nn.Module):
             return None, losses.score(model.logits(x_BTD), targets_BT)
 
         return self._read(loss, {"tokens": tokens_BT, "targets": targets_BT}, state, documents)
+
+    def read(self, tokens_BT: Array, state: State) -> tuple[Array, State]:
+        """The logits after the last token alone, [B, V], and the state.
+
+        T is a multiple of the chunk. Otherwise like a call.
+        """
+
+        def vectors(model, x_BTD, _):
+            return x_BTD[:, -1:]
+
+        x_BND, state = self._read(vectors, {"tokens": tokens_BT}, state, None)
+        return self.logits(context.of_last(x_BND[:, -1:]))[:, 0], state
 
     def embed_tokens(
         self, tokens_BS: Array, before_BS: Array | None, first: Array | int = 0

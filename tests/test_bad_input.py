@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train
 from rmat_jax import commands, flags, infer
 from rmat_jax.config import RMATConfig
 from rmat_jax.errors import UserError
@@ -30,7 +29,7 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def run(*arguments, main=train.main):
+    def run(*arguments, main=commands.train_alone):
         monkeypatch.setattr("sys.argv", ["train.py", *map(str, arguments)])
         code = flags.run(main)
         return code, capsys.readouterr().err

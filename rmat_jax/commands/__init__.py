@@ -74,22 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _call(COMMANDS[vars(args).pop("command")], parser, args, rest, typed)
 
 
-def run_alone(module: ModuleType, prog: str, argv: Sequence[str] | None = None) -> int:
-    """Runs a command as a program of its own, and returns its exit code.
+def train_alone(argv: Sequence[str] | None = None) -> int:
+    """Runs `train.py`, the command train as a program, and returns its exit code.
 
     Args:
-        module: the command.
-        prog: the program's name, for its help.
         argv: the arguments after the program's name; None: those of this process.
 
     Raises:
         UserError: bad input.
     """
-    parser = flags.Parser(prog=prog, description=module.__doc__)
-    module.add_arguments(parser)
+    parser = flags.Parser(prog="train.py", description=train.__doc__)
+    train.add_arguments(parser)
     typed = list(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(typed)
-    return _call(module, parser, args, rest, typed)
+    return _call(train, parser, args, rest, typed)
 
 
 def _call(

@@ -21,7 +21,7 @@ from rmat_jax.model import RMAT
 from rmat_jax.modules import documents as rules
 from rmat_jax.modules.block import Block
 from rmat_jax.modules.documents import NOBODY
-from rmat_jax.modules.state import packed, slide, slide_documents, unpacked, window
+from rmat_jax.modules.state import State, packed, slide, slide_documents, unpacked, window
 from rmat_jax.ops.attention import Keys
 from rmat_jax.types import Array, PyTree
 
@@ -138,6 +138,54 @@ def unstack_layers(state: OpenState) -> OpenState:
     leaves, structure = jax.tree.flatten(state.layers)
     layers = tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True))
     return state.replace(layers=layers)
+
+
+def read_chunks(
+    config: RMATConfig, params: PyTree, state: OpenState, tokens_BT: Array
+) -> tuple[Array, OpenState]:
+    """Reads whole chunks as training does, many at once.
+
+    Args:
+        config: the model's.
+        params: its parameters, stacked.
+        state: of rows that all stand at a chunk's border, stacked.
+        tokens_BT: token ids, T a multiple of the chunk.
+
+    Returns:
+        The logits after the last token [B, V], and the state.
+    """
+    c, layers = config, state.layers
+    closed = State(
+        slots_LBMD=layers.slots_BMD,
+        window_keys_LBHEW=layers.window_keys_BHEW,
+        window_values_LBHEW=layers.window_values_BHEW,
+        window_documents_BW=state.window_documents_BW,
+        ages_BM=state.ages_BM,
+        document_B=state.document_B,
+        token_B=state.token_B,
+    )
+    logits_BV, after = RMAT(c).apply({"params": params}, tokens_BT, closed, method=RMAT.read)
+    layers = layers.replace(
+        slots_BMD=after.slots_LBMD,
+        window_keys_BHEW=after.window_keys_LBHEW,
+        window_values_BHEW=after.window_values_LBHEW,
+    )
+    state = state.replace(
+        ages_BM=after.ages_BM,
+        owner_B=after.document_B,
+        window_documents_BW=after.window_documents_BW,
+        document_B=after.document_B,
+        token_B=after.token_B,
+    )
+    if c.memory:
+        owners_1BM = rules.slot_documents(state.ages_BM, state.owner_B)[None]
+
+        def fill(_, weights, layer):
+            block = Block(c).bind({"params": weights})
+            return None, layer.replace(**_slot_keys(block, layer.slots_BMD, owners_1BM))
+
+        layers = _over_layers(fill, None, params["layers"], layers)[1]
+    return logits_BV, state.replace(layers=layers)
 
 
 def read(
@@ -362,15 +410,18 @@ def _closed(
     if c.memory:
         of_one = jax.tree.map(lambda x: x[None], at)
         slots_BMD, _ = block.write(layer.slots_BMD, layer.kept_BCD, of_one)
-        keys = block.slots(slots_BMD, of_one.owners_BM)
-        new["slots_BMD"] = slots_BMD
-        new["slot_keys_BHEM"] = packed(keys.keys_BJHE)
-        new["slot_values_BHEM"] = packed(keys.values_BJHE)
+        new |= {"slots_BMD": slots_BMD} | _slot_keys(block, slots_BMD, of_one.owners_BM)
     if c.carries_window:
         (before, chunk), _ = _past(c, state, layer)
         windows = slide(c, before.followed_by(chunk), c.chunk_len)
         new["window_keys_BHEW"], new["window_values_BHEW"] = windows
     return new
+
+
+def _slot_keys(block: Block, slots_BMD: Array, owners_1BM: Array) -> dict[str, Array]:
+    """The slots' keys and values, by field."""
+    keys = block.slots(slots_BMD, owners_1BM)
+    return {"slot_keys_BHEM": packed(keys.keys_BJHE), "slot_values_BHEM": packed(keys.values_BJHE)}
 
 
 def _carried(layer: OpenLayer) -> dict[str, Array]:

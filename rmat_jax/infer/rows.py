@@ -16,11 +16,13 @@ import numpy as np
 
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
+from rmat_jax.infer.devices import along_time, of_first, on_all
 from rmat_jax.infer.job import Job, Piece
 from rmat_jax.infer.open_chunk import stack_params, unstack_params
 from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.snapshot import fingerprint
 from rmat_jax.infer.streams import (
+    PREFILL_CHUNKS,
     ROOM,
     Requests,
     Streams,
@@ -30,6 +32,7 @@ from rmat_jax.infer.streams import (
     decode,
     put,
     read,
+    read_chunks,
     take,
 )
 from rmat_jax.infer.text import as_bytes, completes
@@ -54,7 +57,14 @@ class Rows:
     """
 
     def __init__(
-        self, model: RMAT, params: PyTree, tokenizer: Tokenizer, *, rows: int = 8, prompts: int = 4
+        self,
+        model: RMAT,
+        params: PyTree,
+        tokenizer: Tokenizer,
+        *,
+        rows: int = 8,
+        prompts: int = 4,
+        devices: int = 1,
     ):
         """Makes the batch. Rows that nobody uses are computed all the same.
 
@@ -64,13 +74,22 @@ class Rows:
             tokenizer: its tokenizer.
             rows: streams that are read or written at the same time.
             prompts: streams whose prompts one step reads together, at most `rows`.
+            devices: of this process, which divide the chunks of a long prompt. The first of them
+                does all else.
 
         Raises:
-            UserError: `rows` or `prompts` is below 1.
+            UserError: `rows`, `prompts` or `devices` is below 1, there are not so many devices, or
+                they cannot divide the chunks of this model.
         """
         if rows < 1 or prompts < 1:
             raise UserError(f"rows={rows} and prompts={prompts} must be at least 1")
         self.model, self.params, self.tokenizer = model, unstack_params(params), tokenizer
+        # the devices that read a prompt's whole chunks
+        self._mesh = along_time(model.config, PREFILL_CHUNKS, devices)
+        self._params_of_all = on_all(self._mesh, self.params)
+        self.params = of_first(self._mesh, self._params_of_all)
+        # tokens that they read in one call
+        self._whole = PREFILL_CHUNKS * model.config.chunk_len * devices
         self.prompts = min(prompts, rows)
         # one row that has read nothing; arrays never change, so all new streams share it
         self.beginning = begin(model, 1)
@@ -272,29 +291,28 @@ class Rows:
         self._wanting[ticket] = self._wanting.pop(ticket)
 
     def _read(self) -> None:
-        """Reads the next piece of some prompts.
-
-        A prompt is cut by its own length alone, so that company changes nothing.
-        """
-
-        def width(ticket):
-            return call_width(len(ticket.unread[0]), self.model.config.chunk_len)
-
+        """Reads the next piece of some prompts, of the same size."""
         with self._books:
             readers = [t for t in self._wanting if t.row is not None and t.unread]
             if not readers:
                 return
-            size = width(readers[0])
-            readers = [t for t in readers if width(t) == size][: self.prompts]
+            sizes = {t: self._next_piece_of(t) for t in readers}
+            _, size, whole = sizes[readers[0]]
+            readers = [t for t in readers if sizes[t][1:] == (size, whole)][: self.prompts]
             # A place beyond the last row stands for nobody.
             index_P = np.full(self.prompts, len(self._seats))
             tokens_PT = np.zeros((self.prompts, size), np.int32)
             lengths_P = np.zeros(self.prompts, np.int32)
             for place, ticket in enumerate(readers):
-                piece = ticket.unread[0][:size]
+                piece = ticket.unread[0][: sizes[ticket][0]]
                 index_P[place], lengths_P[place] = ticket.row, len(piece)
                 tokens_PT[place, : len(piece)] = piece
-        self._streams = read(self.model, self.params, self._streams, index_P, tokens_PT, lengths_P)
+        if whole:
+            self._read_chunks(index_P, tokens_PT)
+        else:
+            self._streams = read(
+                self.model, self.params, self._streams, index_P, tokens_PT, lengths_P
+            )
         jax.block_until_ready(self._streams.logits_BV)
         with self._books:
             for ticket, length in zip(readers, lengths_P.tolist(), strict=False):
@@ -304,6 +322,25 @@ class Rows:
                     ticket.unread.appendleft(rest)
                 # A long prompt lets others read.
                 self._to_the_end(ticket)
+
+    def _next_piece_of(self, ticket: Ticket) -> tuple[int, int, bool]:
+        """How a stream goes on reading: tokens, room of the call, whether they are whole chunks.
+
+        That depends on its own prompt and place alone, so that company changes nothing.
+        """
+        length, chunk_len = len(ticket.unread[0]), self.model.config.chunk_len
+        to_border = -ticket.tokens % chunk_len
+        if length < to_border + self._whole:
+            width = call_width(length, chunk_len)
+            return width, width, False
+        if to_border:
+            return to_border, call_width(to_border, chunk_len), False
+        return self._whole, self._whole, True
+
+    def _read_chunks(self, index_P: np.ndarray, tokens_PT: np.ndarray) -> None:
+        mesh, rows = self._mesh, take(self._streams, index_P)
+        rows = read_chunks(self.model, self._params_of_all, on_all(mesh, rows), tokens_PT, mesh)
+        self._streams = put(self._streams, index_P, of_first(mesh, rows))
 
     def _write(self) -> None:
         """Writes the next tokens of all streams that have a text to write."""

@@ -7,13 +7,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rmat_jax.config import IGNORE
 from rmat_jax.infer import open_chunk
+from rmat_jax.infer.devices import along_time, divided, on_all
 from rmat_jax.infer.open_chunk import OpenState, stack_layers, stack_params, unstack_layers
 from rmat_jax.infer.streams import PREFILL_CHUNKS, Streams, call_width
 from rmat_jax.model import RMAT
 from rmat_jax.modules.state import State, initial_state
+from rmat_jax.ops import context
 from rmat_jax.ops.losses import Scores
 from rmat_jax.ops.losses import score as score_logits
 from rmat_jax.types import Array, PyTree
@@ -28,15 +31,31 @@ class Scored(NamedTuple):
     nats: float
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=4)
+@functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=4)
 def _score(
-    model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: State
+    model: RMAT,
+    params: PyTree,
+    tokens_BT: Array,
+    targets_BT: Array,
+    state: State,
+    mesh: Mesh | None,
 ) -> tuple[Array, State]:
-    scores, state = model.apply({"params": params}, tokens_BT, targets_BT, state, method=RMAT.score)
-    return scores.loss_BT.sum(), state
+    def cost(params, tokens_BT, targets_BT, state):
+        scores, state = model.apply(
+            {"params": params}, tokens_BT, targets_BT, state, method=RMAT.score
+        )
+        return context.total(scores.loss_BT.sum()), state
+
+    return divided(mesh, cost, False, True, True, False)(params, tokens_BT, targets_BT, state)
 
 
-def score(model: RMAT, params: PyTree, pieces: Iterable[np.ndarray], end: int) -> Iterator[Scored]:
+def score(
+    model: RMAT,
+    params: PyTree,
+    pieces: Iterable[np.ndarray],
+    end: int,
+    devices: int = 1,
+) -> Iterator[Scored]:
     """What a document costs the model, token by token, whatever its length, at constant memory.
 
     Args:
@@ -45,12 +64,18 @@ def score(model: RMAT, params: PyTree, pieces: Iterable[np.ndarray], end: int) -
         pieces: the document's token ids, in pieces of any sizes that are asked for one after the
             other.
         end: the token that opens a document and, as the last target, ends it.
+        devices: of this process, which divide the document's chunks.
 
     Yields:
-        The running totals after every PREFILL_CHUNKS chunks, and after the document.
+        The running totals after every PREFILL_CHUNKS chunks of each device, and after the document.
+
+    Raises:
+        UserError: the devices cannot divide the chunks, or there are not so many.
     """
-    length = PREFILL_CHUNKS * model.config.chunk_len
-    state = initial_state(model.config, 1)
+    length = PREFILL_CHUNKS * model.config.chunk_len * devices
+    mesh = along_time(model.config, PREFILL_CHUNKS, devices)
+    params = on_all(mesh, params)
+    state = on_all(mesh, initial_state(model.config, 1))
     # read, its first token as input only
     held, ended = np.array([end]), False
     tokens, nats = 0, 0.0
@@ -67,7 +92,8 @@ def score(model: RMAT, params: PyTree, pieces: Iterable[np.ndarray], end: int) -
                 np.pad(inputs, (0, padding), constant_values=end),
                 np.pad(targets, (0, padding), constant_values=IGNORE),
             )
-            cost, state = _score(model, params, *(x[None].astype(np.int32) for x in batch), state)
+            batch = (x[None].astype(np.int32) for x in batch)
+            cost, state = _score(model, params, *batch, state, mesh)
             tokens, nats = tokens + len(targets), nats + float(cost)
             held = held[len(inputs) :]
             yield Scored(tokens, nats)

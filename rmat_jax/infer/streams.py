@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh
 
 from rmat_jax.errors import UserError
 from rmat_jax.infer import open_chunk
+from rmat_jax.infer.devices import divided
 from rmat_jax.infer.open_chunk import OpenState, stack_layers, stack_params, unstack_layers
 from rmat_jax.model import RMAT
 from rmat_jax.ops.sampling import sample
@@ -109,6 +111,29 @@ def read(
     logits_PV, state = open_chunk.last(model.config, params, state, tokens_PT, lengths_P)
     logits_PV = jnp.where(lengths_P[:, None] > 0, logits_PV, rows.logits_BV)
     return put(streams, index_P, rows.replace(state=unstack_layers(state), logits_BV=logits_PV))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def read_chunks(
+    model: RMAT, params: PyTree, rows: Streams, tokens_PT: Array, mesh: Mesh | None
+) -> Streams:
+    """Rows that stand at a chunk's border read whole chunks, as training does: many at once.
+
+    Args:
+        model: the model.
+        params: its parameters, unstacked.
+        rows: those that read.
+        tokens_PT: token ids, whole chunks for each device.
+        mesh: the devices that divide the chunks, which all hold the rows and the parameters; None:
+            one.
+    """
+
+    def read(params, state, tokens_PT):
+        return open_chunk.read_chunks(model.config, params, state, tokens_PT)
+
+    read = divided(mesh, read, False, False, True)
+    logits_PV, state = read(stack_params(params), stack_layers(rows.state), tokens_PT)
+    return rows.replace(state=unstack_layers(state), logits_BV=logits_PV)
 
 
 def call_width(length: int, chunk_len: int) -> int:
@@ -220,7 +245,11 @@ def prefill(
         raise UserError(f"a row's length is {lengths_B.max()}, but there are only {length} tokens")
     tokens_BT = np.where(np.arange(length) < lengths_B[:, None], tokens_BT, 0)
     check_tokens(tokens_BT, model.config.vocab_size)
-    done = 0
+    done, whole = 0, PREFILL_CHUNKS * model.config.chunk_len
+    if not np.asarray(streams.state.position_B).any():
+        while done + whole <= lengths_B.min():
+            streams = read_chunks(model, params, streams, tokens_BT[:, done : done + whole], None)
+            done += whole
     while done < length:
         width = call_width(length - done, model.config.chunk_len)
         part_BS = tokens_BT[:, done : done + width]

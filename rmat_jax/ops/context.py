@@ -64,3 +64,8 @@ def of_last(x: PyTree) -> PyTree:
         return x
     last = place() == count - 1
     return jax.tree.map(lambda x: jax.lax.psum(jnp.where(last, x, 0), CONTEXT), x)
+
+
+def total(x: Array) -> Array:
+    """The sum over all devices, on all."""
+    return x if parts() == 1 else jax.lax.psum(x, CONTEXT)

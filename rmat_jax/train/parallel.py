@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from rmat_jax.config import Config
 from rmat_jax.errors import UserError
+from rmat_jax.model import check_context
 from rmat_jax.modules.state import merge_rows, split_rows
 from rmat_jax.train import sharding
 from rmat_jax.train.state import TrainState, init_state
@@ -64,11 +65,6 @@ def _check_context(config: Config, count: int) -> None:
     c, named = config.model, f"mesh.context={count}"
     if count == 1:
         return
-    if c.memory and c.memory.keeps_outputs:
-        raise UserError(
-            f"{named} divides no model with model.memory.keeps=outputs: a chunk waits for all "
-            "layers of the one before it; use model.memory.keeps=inputs, or mesh.context=1"
-        )
     if config.chunks_per_step % count:
         larger = -(-config.chunks_per_step // count) * count
         raise UserError(
@@ -82,11 +78,7 @@ def _check_context(config: Config, count: int) -> None:
             f"{config.chunks_per_step} / {named} = {chunks}: others wait for what a device hands "
             "on; leave it out"
         )
-    if c.carries_window and c.local.window > chunks * c.chunk_len:
-        raise UserError(
-            f"{named} leaves each device {chunks * c.chunk_len} tokens of a lane, fewer than "
-            f"model.local.window={c.local.window}; use fewer devices along it"
-        )
+    check_context(c, chunks, count, named)
 
 
 def make_init(

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-import train
 from rmat_jax import commands, flags
 from rmat_jax.evals.options import Options
 from rmat_jax.infer import Sampling
@@ -106,14 +105,14 @@ def test_train_is_a_command_and_a_program(tmp_path, monkeypatch, capsys):
     step = (tmp_path / "run" / "checkpoints" / "1").stat().st_mtime_ns
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["train.py", *given])
-    assert flags.run(train.main) == 0
+    assert flags.run(commands.train_alone) == 0
     assert (tmp_path / "run" / "checkpoints" / "1").stat().st_mtime_ns == step
 
 
 def test_the_help_of_the_program_train(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py", "--help"])
     with pytest.raises(SystemExit):
-        train.main()
+        commands.train_alone()
     text = capsys.readouterr().out
     assert text.startswith("usage: train.py") and "    python train.py --config=" in text
     assert "--coordinator" in text and "docs/pods.md" in text

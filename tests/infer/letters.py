@@ -36,9 +36,14 @@ def quiet_params(config, seed: int = 0) -> dict:
     return params
 
 
-def make_engine(config=CONFIG, rows=3, prompts=2, params=None) -> Engine:
+def make_engine(config=CONFIG, rows=3, prompts=2, params=None, devices=1) -> Engine:
     return Engine(
-        RMAT(config), params or quiet_params(config), Letters(), rows=rows, prompts=prompts
+        RMAT(config),
+        params or quiet_params(config),
+        Letters(),
+        rows=rows,
+        prompts=prompts,
+        devices=devices,
     )
 
 
