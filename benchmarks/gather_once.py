@@ -56,8 +56,8 @@ def main() -> None:
         "the compiler divides": divided,
     }
     for name, step in steps.items():
-        program = compiled.compile_step(step.trace(state, batch), compiled.held(state, mesh))
-        sent = [program.bytes_sent[kind] / 1e9 for kind in collectives.KINDS]
+        program = compiled.compile_step(step.trace(state, batch), compiled.held(state, mesh), mesh)
+        sent = [program.sent.kinds[kind] / 1e9 for kind in collectives.KINDS]
         cells = " | ".join(
             f"{gigabytes:.2f}" for gigabytes in [*sent, sum(sent), program.peak / GIB]
         )

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from rmat_jax.config import Config, RMATConfig
 from rmat_jax.model import RMAT
 from rmat_jax.modules.state import initial_state
-from rmat_jax.plan.collectives import KINDS
+from rmat_jax.plan.collectives import Sent, add_up
 from rmat_jax.plan.compiled import Held
 
 # times that each block is computed forward, by remat
@@ -77,8 +77,8 @@ def kept(config: RMATConfig, lanes: int, chunks: int) -> int:
     return _bytes(backward) - _bytes(params)
 
 
-def bytes_sent(config: Config, mesh: dict[str, int], held: Held) -> dict[str, float]:
-    """Bytes that one device sends in a step, by kind, as `collectives` defines them.
+def bytes_sent(config: Config, mesh: dict[str, int], held: Held) -> Sent:
+    """Bytes that one device sends in a step, as `collectives` defines them.
 
     Once a step the parameters are gathered along `fsdp` and the gradients added up along `data` and
     `fsdp`; along `tensor` there are two all-reduces of [B, C, D] a layer and chunk whenever the
@@ -92,14 +92,16 @@ def bytes_sent(config: Config, mesh: dict[str, int], held: Held) -> dict[str, fl
     activations = rounds * lanes * config.segment_len * c.width * jnp.dtype(c.dtype).itemsize
     activations /= context
     carried = held.memory * (FORWARDS[c.remat] + 1) * _others(context)
-    return dict.fromkeys(KINDS, 0.0) | {
-        "all-gather": _others(mesh["fsdp"]) * held.gathered,
-        "reduce-scatter": _others(mesh["fsdp"]) * held.grads,
-        "all-reduce": 2 * _others(mesh["data"] * context) * held.grads / mesh["fsdp"]
-        + 2 * _others(mesh["tensor"]) * activations
-        + 2 * _others(context) * held.memory,
-        "collective-permute": carried,
-    }
+    alike = tuple(axis for axis in ("data", "context") if mesh[axis] > 1)
+    parts = (
+        ("all-gather", ("fsdp",), _others(mesh["fsdp"]) * held.gathered),
+        ("reduce-scatter", ("fsdp",), _others(mesh["fsdp"]) * held.grads),
+        ("all-reduce", alike, 2 * _others(mesh["data"] * context) * held.grads / mesh["fsdp"]),
+        ("all-reduce", ("tensor",), 2 * _others(mesh["tensor"]) * activations),
+        ("all-reduce", ("context",), 2 * _others(context) * held.memory),
+        ("collective-permute", ("context",), carried),
+    )
+    return add_up(part for part in parts if part[2])
 
 
 def _others(group: int) -> float:

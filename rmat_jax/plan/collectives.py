@@ -15,11 +15,18 @@ is called so.
 
 import collections
 import dataclasses
+import json
 import math
 import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
 
 from rmat_jax.plan import hlo
 
+# a shape, and perhaps an order of its axes
+IOTA = r"(\[[\d,]*\])(?:T\(([\d,]*)\))?"
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -31,12 +38,14 @@ class Collective:
     kind: str
     # bytes of the whole array, all operands together
     size: float
-    # devices that take part with one another
+    # devices that take part with one another; of a collective-permute 2
     group: int
     # times a call of the program
     runs: int
     # of the devices that send; all but in a collective-permute
     senders: float = 1.0
+    # of the mesh, along which the devices of a group lie
+    axes: tuple[str, ...] = ()
 
     @property
     def sent(self) -> float:
@@ -52,18 +61,38 @@ class Collective:
         )
 
 
-def bytes_sent(text: str) -> dict[str, float]:
-    """Bytes that one device sends in a call of the program, by kind, all of KINDS."""
-    total = dict.fromkeys(KINDS, 0.0)
-    for collective in find(text):
-        total[collective.kind] += collective.sent
-    return total
+class Sent(NamedTuple):
+    """Bytes that one device sends in a call of a program, in two divisions of the same sum."""
+
+    # by kind, all of KINDS
+    kinds: dict[str, float]
+    # by the axes of the mesh along which they go, joined by " x "
+    axes: dict[str, float]
 
 
-def find(text: str) -> list[Collective]:
+def bytes_sent(text: str, mesh: dict[str, int] | None = None) -> Sent:
+    """What the collectives of `compiled.as_text()` send. See `find`."""
+    return add_up((c.kind, c.axes, c.sent) for c in find(text, mesh))
+
+
+def add_up(parts: Iterable[tuple[str, Iterable[str], float]]) -> Sent:
+    """The sums of (kind, axes, bytes)."""
+    sent = Sent(dict.fromkeys(KINDS, 0.0), {})
+    for kind, axes, size in parts:
+        along = " x ".join(axes)
+        sent.kinds[kind] += size
+        sent.axes[along] = sent.axes.get(along, 0.0) + size
+    return sent
+
+
+def find(text: str, mesh: dict[str, int] | None = None) -> list[Collective]:
     """All collectives of `compiled.as_text()` that run, those between more than one device.
 
     Of a conditional all branches count.
+
+    Args:
+        text: of the program.
+        mesh: sizes of the axes that it was compiled for, in their order; None: axes have no names.
 
     Raises:
         ValueError: a loop around a collective whose number of iterations the text does not tell.
@@ -73,6 +102,7 @@ def find(text: str) -> list[Collective]:
         int(n)
         for n in re.findall(r"(?:replica_count|num_partitions)=(\d+)", text.partition("\n")[0])
     )
+    mesh = {"": devices} if mesh is None else mesh
     found: list[Collective] = []
     seen: set[tuple] = set()
 
@@ -81,13 +111,13 @@ def find(text: str) -> list[Collective]:
         for instruction in computations[name].values():
             kind = instruction.kind.removesuffix("-start")
             if kind in KINDS:
-                group = _group(instruction.rest, devices)
+                group, axes = _group(instruction.rest, devices, mesh)
                 chain = re.search(r'chain_id="\d+"', instruction.rest)
                 stage = (place, chain[0]) if chain else None
                 if group > 1 and stage not in seen:
                     shown = "reduce-scatter" if scatters and kind == "all-reduce" else kind
                     size, senders = _size(kind, instruction, group), _senders(instruction, devices)
-                    found.append(Collective(shown, size, group, runs, senders))
+                    found.append(Collective(shown, size, group, runs, senders, axes))
                 if stage:
                     seen.add(stage)
                 # what it calls adds two numbers
@@ -127,24 +157,51 @@ def _with_collectives(computations: dict[str, hlo.Computation]) -> set[str]:
     return seen
 
 
-def _group(rest: str, devices: int) -> int:
-    """Devices of one group, in any notation: {{0,1},{2,3}}, [2,4]<=[8], mesh['a'=2,'b'=4] {'b'}, or
-    pairs.
+def _group(rest: str, devices: int, mesh: dict[str, int]) -> tuple[int, tuple[str, ...]]:
+    """Devices of one group, and the axes along which they lie, in any notation: {{0,1},{2,3}},
+    [2,4]<=[2,4]T(1,0), mesh['a'=2,'b'=4] {'b'}, or pairs.
     """
-    if pairs := re.search(r"source_target_pairs=\{([^ ]*)\}", rest):
-        return 2 if any(a != b for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1])) else 1
-    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
-        return listed[1].count(",") + 1
-    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
-        return int(iota[2])
-    if mesh := re.search(r"replica_groups=@?mesh\[([^]]*)\][^{]*\{([^}]*)\}", rest):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
-        # An axis in part is written 'axis':(size before)size.
-        named = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in named)
-    if re.search(r"replica_groups=\{\}", rest) or "replica_groups" not in rest:
-        return devices
-    raise ValueError(f"replica_groups in a notation that is not known here: {rest[:200]}")
+    if named := re.search(r"replica_groups=@?mesh\[([^]]*)\]([^{]*)\{([^}]*)\}", rest):
+        members = _along_named(*named.groups())
+    elif pairs := re.search(r"source_target_pairs=\{([^ ]*)\}", rest):
+        found = re.findall(r"\{(\d+),(\d+)\}", pairs[1])
+        members = next(([int(a), int(b)] for a, b in found if a != b), [0])
+    elif listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        members = [int(n) for n in listed[1].split(",")]
+    elif iota := re.search(rf"replica_groups=(\[\d+,\d+\])<={IOTA}", rest):
+        members = _iota(iota[2], iota[3]).reshape(json.loads(iota[1]))[0]
+    elif re.search(r"replica_groups=\{\}", rest) or "replica_groups" not in rest:
+        members = range(devices)
+    else:
+        raise ValueError(f"replica_groups in a notation that is not known here: {rest[:200]}")
+    places = np.unravel_index(np.array(members), tuple(mesh.values()))
+    axes = (axis for axis, at in zip(mesh, places, strict=True) if axis and len({*at.tolist()}) > 1)
+    return len(members), tuple(axes)
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    """[2,4]T(1,0): eight numbers in that shape, transposed."""
+    shape = json.loads(shape)
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    return numbers.transpose([int(n) for n in order.split(",")] if order else None)
+
+
+def _along_named(sizes: str, order: str, axes: str) -> np.ndarray:
+    """The first group of mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}: the compiler's mesh has
+    names of its own.
+    """
+    sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", sizes)}
+    numbers = _iota(f"[{math.prod(sizes.values())}]", None)
+    if given := re.search(rf"device_ids=\({IOTA}\)", order):
+        numbers = _iota(*given.groups())
+    places = dict.fromkeys(sizes, [0])
+    # An axis in part is written 'axis':(size before)size.
+    for name, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
+        count = int(part or sizes[name])
+        stride = sizes[name] // (int(before or 1) * count)
+        more = stride * np.arange(count)
+        places[name] = np.add.outer(places[name], more).ravel()
+    return numbers.reshape(tuple(sizes.values()))[np.ix_(*places.values())].ravel()
 
 
 def _senders(instruction: hlo.Instruction, devices: int) -> float:

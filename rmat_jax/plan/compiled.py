@@ -61,8 +61,8 @@ class Program:
     peak: int
     # bytes that the compiler may use; 0: it did not say
     limit: int
-    # in a step, by kind: see `collectives`; empty where it does not fit or cannot be read
-    bytes_sent: dict[str, float]
+    # in a step; None where it does not fit or cannot be read
+    sent: collectives.Sent | None
     compile_seconds: float
     # of its time; None where it does not fit or cannot be read
     estimate: cycles.Estimate | None = None
@@ -175,7 +175,7 @@ def trace(config: Config, mesh: Mesh | AbstractMesh) -> tuple[jax.stages.Traced,
     return traced, flops.count(shown.jaxpr), held(state, mesh)
 
 
-def compile_step(traced: jax.stages.Traced, held: Held) -> Program:
+def compile_step(traced: jax.stages.Traced, held: Held, mesh: Mesh) -> Program:
     """Compiles; this takes minutes. A program that does not fit is no error."""
     start = time.monotonic()
     try:
@@ -184,14 +184,14 @@ def compile_step(traced: jax.stages.Traced, held: Held) -> Program:
         used, limit = parse_exhausted(str(error), held.params + held.optimizer + held.memory)
         if not used:
             raise
-        return Program(used, limit, {}, time.monotonic() - start)
+        return Program(used, limit, None, time.monotonic() - start)
     seconds = time.monotonic() - start
     m = compiled.memory_analysis()
     # not the sum of temporaries, which are not all there at a time
     peak = m.peak_memory_in_bytes + m.generated_code_size_in_bytes
-    text, sent, estimate = compiled.as_text(), {}, None
+    text, sent, estimate = compiled.as_text(), None, None
     try:
-        sent, estimate = collectives.bytes_sent(text), cycles.estimate(text)
+        sent, estimate = collectives.bytes_sent(text, dict(mesh.shape)), cycles.estimate(text)
     except ValueError as error:
         # a later compiler writes otherwise
         print(f"warning: exchanged bytes and cycles are not counted: {error}", file=sys.stderr)

@@ -19,6 +19,7 @@ from rmat_jax.errors import UserError
 from rmat_jax.flags import changed
 from rmat_jax.flops import per_token
 from rmat_jax.plan import arithmetic, compiled
+from rmat_jax.plan.collectives import Sent
 from rmat_jax.plan.compiled import Held
 from rmat_jax.plan.cycles import CLOCKS, Estimate
 from rmat_jax.plan.topology import Topology, parse_topology
@@ -63,8 +64,8 @@ class Report:
     limit: int
     # of a step, on all devices together, with what is computed again
     flops: int
-    # in a step, by kind of collective; empty where the program does not fit
-    bytes_sent: dict[str, float]
+    # in a step; None where the program does not fit
+    sent: Sent | None
     # 0: nothing was compiled
     compile_seconds: float
     # of a program that was compiled for a TPU
@@ -95,7 +96,7 @@ class Report:
     @property
     def communication_seconds(self) -> float:
         """Of a step, over all links of the chip at once."""
-        return sum(self.bytes_sent.values()) / self.topology.chip.bandwidth
+        return sum(self.sent.kinds.values()) / self.topology.chip.bandwidth if self.sent else 0.0
 
     @property
     def estimated_seconds(self) -> float | None:
@@ -116,9 +117,10 @@ class Report:
             "fits": self.fits,
             "flops_a_step": self.flops,
             "flops_a_step_and_device": self.flops / self.topology.count,
-            "bytes_sent_a_step": self.bytes_sent,
+            "bytes_sent_a_step": self.sent and self.sent.kinds,
+            "bytes_sent_along": self.sent and self.sent.axes,
             "compute_seconds": self.compute_seconds,
-            "communication_seconds": self.communication_seconds if self.bytes_sent else None,
+            "communication_seconds": self.communication_seconds if self.sent else None,
             "compile_seconds": self.compile_seconds,
             "estimate": self.estimate
             and {
@@ -188,13 +190,16 @@ class Report:
             f"  FLOPs                     {self.flops:.3e}  of all devices; {each:.3e} of each; "
             f"{self.flops / forward:.2f} forward passes (3 without recomputation)",
         ]
-        for kind, sent in self.bytes_sent.items():
-            lines.append(f"  {kind:26}{sent / 1e9:9.3f}  GB sent by each device")
+        if self.sent:
+            for kind, sent in self.sent.kinds.items():
+                lines.append(f"  {kind:26}{sent / 1e9:9.3f}  GB sent by each device")
+            for axes, sent in sorted(self.sent.axes.items()):
+                lines.append(f"  along {axes:20}{sent / 1e9:9.3f}  GB of these")
         lines.append(
             f"  computing                 {self.compute_seconds:9.3f}  s at least: arithmetic, "
             "bfloat16 peak"
         )
-        if self.bytes_sent:
+        if self.sent:
             lines.append(
                 f"  sending                   {self.communication_seconds:9.3f}  s at least: "
                 "arithmetic, all links"
@@ -332,7 +337,7 @@ def _compiled(
         f"{config.batch_size} lanes of {config.chunks_per_step} chunks, "
         f"remat={config.model.remat}); this takes minutes"
     )
-    program = compiled.compile_step(traced, held)
+    program = compiled.compile_step(traced, held, mesh)
     limit = program.limit or where.chip.memory
     return Report(
         config,
@@ -342,7 +347,7 @@ def _compiled(
         program.peak,
         limit,
         flops,
-        program.bytes_sent,
+        program.sent,
         program.compile_seconds,
         program.estimate,
     )

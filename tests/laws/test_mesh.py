@@ -368,7 +368,7 @@ def test_pmap_divides_nothing_but_lanes():
 
 
 def sent_along_context(mesh: MeshConfig, **changes) -> dict[str, float]:
-    """Bytes that a device sends in a step, by kind, in the text of the compiled program."""
+    """Bytes that a device sends in a step along `context`, in the text of the compiled program."""
     steps = {"accumulation": 1, **changes.pop("steps", {})}
     model = {"remat": "none", "dropout": 0.0, "vocab_size": 8, **changes}
     config = dataclasses.replace(make_config(mesh, **model), **steps)
@@ -380,7 +380,10 @@ def sent_along_context(mesh: MeshConfig, **changes) -> dict[str, float]:
         jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding.batch_sharding(devices)),
     )
     step = parallel.make_train_step(config, optimizer, devices)
-    return collectives.bytes_sent(step.lower(state, batch).compile().as_text())
+    text = step.lower(state, batch).compile().as_text()
+    sent = collectives.bytes_sent(text, dict(devices.shape))
+    assert set(sent.axes) == {"context"}
+    return sent.kinds
 
 
 @pytest.mark.parametrize("gate", ["none", "slot"])

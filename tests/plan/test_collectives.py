@@ -10,7 +10,6 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from rmat_jax.plan import collectives
 from rmat_jax.plan.collectives import KINDS, Collective, bytes_sent, find
 
 # numbers on one device
@@ -70,20 +69,24 @@ EXPECTED = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind(kind):
     body, expected = EXPECTED[kind]
-    assert bytes_sent(compiled(body)) == dict.fromkeys(KINDS, 0.0) | {kind: expected}
+    assert bytes_sent(compiled(body)).kinds == dict.fromkeys(KINDS, 0.0) | {kind: expected}
 
 
 @pytest.mark.parametrize("outer, inner", [(3, 5), (3, 1), (1, 5)])
 def test_loops_multiply(outer, inner):
     """Each length shows in the total, so that a loop left out would."""
     text = compiled(repeated(lambda x: add_up(repeated(add_up, inner)(x)), outer))
-    assert bytes_sent(text)["all-reduce"] == outer * (inner + 1) * 2 * 3 / 4 * BYTES
+    assert bytes_sent(text).kinds["all-reduce"] == outer * (inner + 1) * 2 * 3 / 4 * BYTES
 
 
 @pytest.mark.parametrize("axes, group", [("a", 2), ("b", 4), (("a", "b"), 8)])
 def test_the_group_is_of_those_who_talk(axes, group):
     text = compiled(functools.partial(add_up, axes=axes))
     assert find(text) == [Collective("all-reduce", BYTES, group, 1)]
+    sent = bytes_sent(text, {"a": 2, "b": 4})
+    assert sent.axes == {" x ".join(axes): sent.kinds["all-reduce"]}
+    # control: the axes in another order lie elsewhere
+    assert len(axes) == 2 or bytes_sent(text, {"b": 4, "a": 2}).axes != sent.axes
 
 
 def test_a_group_of_one_sends_nothing():
@@ -99,7 +102,7 @@ def test_tuples_are_added_up():
         one, other = jax.lax.psum((jnp.sin(x), jnp.cos(x).astype(jnp.bfloat16)), "b")
         return one + other
 
-    assert sum(bytes_sent(compiled(body)).values()) in (
+    assert sum(bytes_sent(compiled(body)).kinds.values()) in (
         2 * 3 / 4 * (BYTES + BYTES / 2),
         # the CPU's compiler adds bfloat16 up as float32
         2 * 3 / 4 * 2 * BYTES,
@@ -227,21 +230,25 @@ def test_an_all_reduce_of_which_a_part_is_kept_is_a_reduce_scatter():
 
 
 @pytest.mark.parametrize(
-    "groups, size",
+    "groups, size, axes",
     [
-        ("replica_groups={{0,1,2},{3,4,5}}", 3),
-        ("replica_groups=[2,4]<=[8]", 4),
-        ("replica_groups=[4,2]<=[2,4]T(1,0)", 2),
-        ("replica_groups={}", 8),
-        ("replica_groups=mesh['data'=1,'fsdp'=2,'tensor'=4] {'tensor'}", 4),
-        ("replica_groups=mesh['data'=1,'fsdp'=2,'tensor'=4] {'fsdp','tensor'}", 8),
-        ("replica_groups=mesh['x'=2,'y'=4], device_ids=([4,2]T(1,0)) {'y'}", 4),
-        ("replica_groups=mesh['x'=8] {'x':(2)4}", 4),
+        ("replica_groups={{0,1,2},{3,4,5}}", 3, "y"),
+        ("replica_groups={{0,4},{1,5}}", 2, "x"),
+        ("replica_groups=[2,4]<=[8]", 4, "y"),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", 2, "x"),
+        ("replica_groups={}", 8, "xy"),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 4, "y"),
+        ("replica_groups=mesh['w'=1,'x'=2,'y'=4] {'x','y'}", 8, "xy"),
+        ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", 2, "x"),
+        ("replica_groups=mesh['a'=8] {'a':(2)4}", 4, "y"),
+        ("replica_groups=mesh['a'=8] {'a':(1)2}", 2, "x"),
     ],
 )
-def test_groups_in_each_notation(groups, size):
+def test_groups_in_each_notation(groups, size, axes):
     entry = f"  %all-reduce.1 = f32[8]{{0}} all-reduce(%p), channel_id=1, {groups}, to_apply=%add"
-    assert find(program(entry=entry)) == [Collective("all-reduce", 32, size, 1)]
+    assert find(program(entry=entry), {"x": 2, "y": 4}) == [
+        Collective("all-reduce", 32, size, 1, axes=tuple(axes))
+    ]
 
 
 def test_groups_in_an_unknown_notation_are_refused():
@@ -283,4 +290,4 @@ def test_a_permutation_sends_its_operand():
 
 def test_what_never_runs_does_not_count():
     assert find(program(*STAGES, entry="  ROOT %copy = f32[8] copy(%p)")) == []
-    assert collectives.bytes_sent(program()) == dict.fromkeys(KINDS, 0.0)
+    assert bytes_sent(program()) == (dict.fromkeys(KINDS, 0.0), {})

@@ -48,8 +48,8 @@ def uncompiled(monkeypatch, eight):
     """
     limit = [10**10]
 
-    def say(traced, held):
-        return Program(10 * held.params, limit[0] if 10 * held.params > limit[0] else 0, {}, 1.0)
+    def say(traced, held, mesh):
+        return Program(10 * held.params, limit[0] if 10 * held.params > limit[0] else 0, None, 1.0)
 
     monkeypatch.setattr(compiled, "compile_step", say)
     return limit
@@ -78,18 +78,23 @@ def test_a_compiled_step_in_numbers_and_text(eight):
     assert "FITS" in text and f"{report.tokens:,} tokens" in text and "ARITHMETIC" not in text
 
     def sent(mesh, chunks):
-        return plan(experiment(mesh=mesh, chunks_per_step=chunks), "v5e:2x4").bytes_sent
+        return plan(experiment(mesh=mesh, chunks_per_step=chunks), "v5e:2x4").sent.kinds
 
     spread = MeshConfig(data=2, fsdp=4)
     once = sent(spread, 2)
     assert once == sent(spread, 6) and once["all-gather"] > 0 and once["all-reduce"] > 0
-    more = sum(sent(config.mesh, 8).values()) - sum(report.bytes_sent.values())
-    assert more > 0.4 * sum(report.bytes_sent.values())
+    more = sum(sent(config.mesh, 8).values()) - sum(report.sent.kinds.values())
+    assert more > 0.4 * sum(report.sent.kinds.values())
+    # the axes share the same bytes, and each has some
+    along = values["bytes_sent_along"]
+    assert {axis for axes in along for axis in axes.split(" x ")} == {"data", "fsdp", "tensor"}
+    assert sum(along.values()) == pytest.approx(sum(values["bytes_sent_a_step"].values()))
+    assert "along tensor" in text and "along context" not in text
 
 
 def test_one_device_holds_all_and_sends_nothing():
     one = plan(experiment(mesh=MeshConfig()), "gpu:h100:1")
-    assert sum(one.bytes_sent.values()) == 0 and one.held.gathered == 0
+    assert sum(one.sent.kinds.values()) == 0 and one.held.gathered == 0
     assert one.held.params == one.held.grads
 
 
@@ -177,7 +182,7 @@ def test_arithmetic_by_hand():
 
     def sent(data, fsdp, tensor, context=1):
         mesh = {"data": data, "fsdp": fsdp, "tensor": tensor, "context": context}
-        return {k: v for k, v in arithmetic.bytes_sent(config, mesh, HELD).items() if v}
+        return {k: v for k, v in arithmetic.bytes_sent(config, mesh, HELD).kinds.items() if v}
 
     assert sent(1, 1, 1) == {}
     assert sent(1, 4, 1) == {"all-gather": 3 / 4 * 800, "reduce-scatter": 3 / 4 * 800}
@@ -206,7 +211,7 @@ def test_arithmetic_says_so():
     report = plan(experiment(), "gpu:h100:8")
     assert "ARITHMETIC, nothing was compiled" in report.text()
     assert report.compute_seconds == pytest.approx(report.flops / 8 / 989e12)
-    assert report.communication_seconds == pytest.approx(sum(report.bytes_sent.values()) / 450e9)
+    assert report.communication_seconds == pytest.approx(sum(report.sent.kinds.values()) / 450e9)
 
 
 @pytest.mark.parametrize(
@@ -330,11 +335,12 @@ def test_a_step_for_a_tpu(topology, mesh):
     # Whole parameters are gathered and gradients added up, in float32 or narrower, and in no more
     # than twice the traffic.
     gathered = 3 / 4 * held.gathered if mesh.tensor == 1 else 1 / 2 * held.gathered
-    assert gathered / 2 <= report.bytes_sent["all-gather"]
-    sums = sum(report.bytes_sent.values()) - report.bytes_sent["all-gather"]
+    sent = report.sent.kinds
+    assert gathered / 2 <= sent["all-gather"]
+    sums = sum(sent.values()) - sent["all-gather"]
     assert sums >= gathered
     if mesh.tensor == 1:
-        assert report.bytes_sent["all-gather"] <= gathered * 1.01 and sums <= 2 * gathered * 1.01
+        assert sent["all-gather"] <= gathered * 1.01 and sums <= 2 * gathered * 1.01
 
 
 @pytest.mark.skipif(
