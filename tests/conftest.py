@@ -6,11 +6,13 @@ import gc
 import importlib.metadata
 import os
 import signal
+import tempfile
 
 # tracing makes many objects that stay: to look for circles among them all the time is slow
 gc.set_threshold(200_000, 50, 100)
-# tests raise it, and a shell's background jobs ignore it
+# tests raise them; a shell's background jobs ignore the one, nohup the other
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Tests compile hundreds of tiny programs and run each for milliseconds. Unoptimised they compile
 # several times as fast.
 FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
@@ -18,6 +20,11 @@ FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization
 if importlib.metadata.version("jaxlib") < "0.11":
     FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # all processes of a run of the tests share what XLA has compiled
+    COMPILED = tempfile.TemporaryDirectory(prefix="rmat_jax-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 import jax  # noqa: E402

@@ -112,9 +112,14 @@ def name(options: dict) -> str:
     return "-".join("+".join(v) if isinstance(v, tuple) else str(v) for v in options.values())
 
 
-@functools.cache
 def make_params(config: RMATConfig, seed: int = 0) -> dict:
     """Parameters in which nothing is zero, one or equal: a term that is left out shows."""
+    # the dicts are the caller's own
+    return jax.tree.map(lambda x: x, _make_params(config, seed))
+
+
+@functools.cache
+def _make_params(config: RMATConfig, seed: int) -> dict:
     rng = np.random.default_rng(seed)
     model = RMAT(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]

@@ -105,7 +105,7 @@ def assert_close(actual, expected, tolerance):
 
 FEWER = {f"context {n}": MeshConfig(data=1, context=n) for n in (2, 4)}
 # other meshes have these axes too
-SLOW = ("fsdp", "tensor", *FEWER)
+SLOW = ("fsdp", "tensor", "data", "lanes and context", *FEWER)
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,10 @@ OPTIONS = {
 @pytest.mark.parametrize(
     ("shape", "name"),
     [
-        ((2, 2, 2, 1), "global rope"),
         ((1, 2, 2, 2), "default"),
         ((2, 1, 1, 4), "long gru"),
-        ((1, 1, 1, 8), "long"),
+        pytest.param((1, 1, 1, 8), "long", marks=pytest.mark.slow),
+        pytest.param((2, 2, 2, 1), "global rope", marks=pytest.mark.slow),
         pytest.param((1, 1, 8, 1), "all", marks=pytest.mark.slow),
         pytest.param((2, 2, 2, 1), "default", marks=pytest.mark.slow),
         pytest.param((1, 1, 1, 8), "long queue", marks=pytest.mark.slow),

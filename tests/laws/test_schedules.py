@@ -239,7 +239,7 @@ def on_cpu(monkeypatch):
         ("hybrid", "cudnn"),
         ("hybrid", "splash"),
         pytest.param("outputs", "cudnn", marks=pytest.mark.slow),
-        ("stream", "splash"),
+        pytest.param("stream", "splash", marks=pytest.mark.slow),
         pytest.param("transformer_xl", "splash", marks=pytest.mark.slow),
     ],
 )

@@ -21,7 +21,14 @@ def load(text, *more):
     return flags.load_config(CONFIG, [*small_flags(text), *more])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_during_an_evaluation_saves_the_step(number, text, tmp_path, monkeypatch, capsys):
     """The step is on disk before it is evaluated, and training stops there."""
     config = load(text, "--config.log.eval_every=3", "--config.log.save_every=0")

@@ -199,7 +199,11 @@ def test_what_one_process_cannot_read_is_damaged_for_all(folder, two_processes):
     ("flags_of", "what"),
     [
         (("--config.steps=30", "--config.steps=40"), "steps is 30 in process 0, 40 here"),
-        (("--until=10", "--until=20"), "until is 10 in process 0, 20 here"),
+        pytest.param(
+            ("--until=10", "--until=20"),
+            "until is 10 in process 0, 20 here",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_processes_with_different_flags(folder, flags_of, what):
@@ -224,7 +228,12 @@ def test_processes_that_do_not_share_a_disk(folder):
     ("processes", "devices", "what"),
     [
         ((2, 2), (1, 2), "different numbers of devices (process 0: 1, process 1: 2)"),
-        ((2, 3), (1, 1), "different --num_processes (process 0: 2, process 1: 3)"),
+        pytest.param(
+            (2, 3),
+            (1, 1),
+            "different --num_processes (process 0: 2, process 1: 3)",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_processes_that_were_started_unlike(folder, processes, devices, what):
