@@ -26,6 +26,8 @@ class Mean(NamedTuple):
 
     def __format__(self, spec: str) -> str:
         """Writes value and error: `f"{mean:+.4f}"` is "+0.1234 ± 0.0056". The error has no sign."""
+        if np.isnan(self.error) and not np.isnan(self.value):
+            return f"{self.value:{spec}} (error unknown)"
         return f"{self.value:{spec}} ± {self.error:{spec.lstrip('+')}}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from rmat_jax.errors import UserError
+from rmat_jax.evals.conditions import verdict as judge
 from rmat_jax.evals.inputs import read_texts, source_name
 from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
@@ -103,6 +104,21 @@ def verdict(reaches: Sequence[int], bits_RN: np.ndarray, units_N: np.ndarray) ->
     return text + "."
 
 
+def of_memory(memory: Mean, all_of_it: Mean, units: str) -> str:
+    """Says how much of what the longest reach saves is the memory's.
+
+    Args:
+        memory: bits per token that the memory alone saves there.
+        all_of_it: bits per token that memory, window and last token save together.
+        units: that the errors are taken over, in the plural.
+    """
+    rest = "the rest is the window and the last token"
+    text = judge(memory, "The memory", "bits per token at the longest reach", units)
+    if memory.positive and all_of_it.positive:
+        text += f" That is {memory.value / all_of_it.value:.0%} of what it saves; {rest}."
+    return text
+
+
 def describe(
     found: Reaches, chunk_len: int, size: int, source: str, subject: Subject, out: Path
 ) -> Section:
@@ -128,21 +144,30 @@ def describe(
     ]
     c = subject.config.model
     marks = {"queue turns over": c.memory.slots // c.memory.writes * chunk_len} if c.memory else {}
-    figures.reach(out / "length.png", reaches, per_byte, gains, marks)
+    emptied = memory = None
     judged = verdict(reaches, found.bits_RN, units_N)
+    if found.emptied_N is not None:
+        emptied = found.emptied_N.sum() / size
+        memory = clustered_mean(found.emptied_N - found.bits_RN[-1], units_N)
+        judged += f" {of_memory(memory, gains[-1], name)}"
+    figures.reach(out / "length.png", reaches, per_byte, gains, marks, emptied)
     documents, scored = len(np.unique(found.documents_N)), found.bits_RN.shape[1]
     lines = [
         (f"{reach:,}", f"{bits:.4f}", f"{gain:+.4f}", f"{step:+.4f}")
         for reach, bits, gain, step in zip(reaches, per_byte, gains, steps, strict=True)
     ]
     lines[0] = (*lines[0][:2], "", "")
+    if memory:
+        saved = clustered_mean(found.bits_RN[0] - found.emptied_N, units_N)
+        lines.append(("memory emptied", f"{emptied:.4f}", f"{saved:+.4f}", ""))
     text = "\n\n".join(
         [
             judged,
             f"The same {scored:,} tokens at each reach, of {documents} documents of {source}. "
             "A token has reach r if its state began, fresh, r tokens before its chunk "
             f"({chunk_len} tokens) or a little more: less than 2r. Reach 0 is the chunk alone. "
-            "Memory and sliding window begin together. All scored tokens stand at least "
+            "Memory, sliding window and last token begin together; in the last row the memory "
+            "alone is emptied, before each chunk. All scored tokens stand at least "
             f"{reaches[-1]:,} tokens into their document; farther reaches would need longer "
             f"documents or a larger --max_tokens. Standard errors over {gains[0].units} {name}.",
             table(
@@ -157,6 +182,8 @@ def describe(
         "bits_per_byte": per_byte,
         "bits_per_token": found.bits_RN.mean(1),
         "saved": [gain._asdict() for gain in gains],
+        "bits_per_byte_memory_emptied": emptied,
+        "saved_by_memory": memory and memory._asdict(),
         "saved_by_doubling": [step._asdict() for step in steps],
         "scored": scored,
         "num_bytes": size,

@@ -40,6 +40,9 @@ class Reaches(NamedTuple):
     documents_N: np.ndarray
     # in the document, of the token that predicts
     places_N: np.ndarray
+    # that each token cost at the longest reach with the memory emptied before each chunk, while
+    # window and last token stay; None: the model has no memory
+    emptied_N: np.ndarray | None
 
 
 def longest_reach(chunks: Sequence[int], most: int) -> int:
@@ -94,6 +97,29 @@ def powers(longest: int) -> list[int]:
 
 def measure(subject: Subject, texts: Sequence[np.ndarray], windows: Sequence[Window]) -> Reaches:
     """Reads all windows, many side by side, and returns what their scored tokens cost."""
+    reaches, documents, places, bits = _read(subject, texts, windows)
+    chunks = np.unique(reaches).tolist()
+    documents_RN, places_RN, bits_RN = (
+        x.reshape(len(chunks), -1) for x in (documents, places, bits)
+    )
+    emptied_N = None
+    if subject.config.model.memory:
+        # a window reaches back once more in each layer; and the last token
+        c = subject.config.model
+        back = -(-(c.num_layers * (c.local.window if c.local else 0) + 1) // c.chunk_len)
+        whole = [w for w in windows if w.reach == chunks[-1]]
+        near = [w._replace(start=max(w.first - back, w.start)) for w in whole]
+        emptied_N = _read(subject, texts, near, cut=True)[-1]
+    return Reaches(chunks, bits_RN, documents_RN[0], places_RN[0], emptied_N)
+
+
+def _read(
+    subject: Subject, texts: Sequence[np.ndarray], windows: Sequence[Window], cut: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns reach, document, place and bits of each scored token, in that order of importance.
+
+    `cut`: the memory is emptied before each chunk.
+    """
     chunk_len = subject.config.model.chunk_len
 
     def make(index: int) -> Document:
@@ -107,16 +133,11 @@ def measure(subject: Subject, texts: Sequence[np.ndarray], windows: Sequence[Win
         [(w.end - w.start) * chunk_len for w in windows], make, chunk_len, forgets=False
     )
     say(f"{packed.tokens:,} tokens")
-    heldout = evaluate_heldout(subject.config, subject.params, packed, None)
+    heldout = evaluate_heldout(subject.config, subject.params, packed, None, cut=cut)
     of = np.array(windows)[packed.owners(heldout)]
-    documents, places = of[:, 0], of[:, 2] * chunk_len + heldout.offsets
-    # by reach, document, place
-    order = np.lexsort((places, documents, of[:, 1]))
-    chunks = sorted({w.reach for w in windows})
-    bits_RN, documents_RN, places_RN = (
-        x[order].reshape(len(chunks), -1) for x in (heldout.bits, documents, places)
-    )
-    return Reaches(chunks, bits_RN, documents_RN[0], places_RN[0])
+    documents, reaches, places = of[:, 0], of[:, 1], of[:, 2] * chunk_len + heldout.offsets
+    order = np.lexsort((places, documents, reaches))
+    return tuple(x[order] for x in (reaches, documents, places, heldout.bits))
 
 
 def units(found: Reaches) -> tuple[str, np.ndarray]:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from rmat_jax.errors import UserError
+from rmat_jax.evals.means import Mean
 from rmat_jax.evals.suite import Options, Subject
-from rmat_jax.evals.suites.length.suite import check, length, verdict
+from rmat_jax.evals.suites.length.suite import check, length, of_memory, verdict
 from rmat_jax.evals.suites.length.windows import longest_reach, measure, units, windows_of
 from rmat_jax.train.heldout import evaluate_heldout
+from tests.models import DEFAULT, make_params, tiny
 
 # of the documents; reaches up to 4
 CHUNKS = [11, 6, 9]
@@ -77,6 +79,32 @@ def test_reach_0_is_the_chunk_alone_and_reach_1_one_chunk_more(config, params, t
             np.testing.assert_allclose(found.bits_RN[row, here], bits, rtol=1e-4, atol=1e-5)
     # The control: the reaches differ, also the two longest.
     assert (np.abs(np.diff(found.bits_RN, axis=0)).mean(1) > 1e-2).all()
+
+
+def test_the_memory_alone_is_emptied(config, texts):
+    """A scored chunk then costs what it does after all that was read, but for the memory."""
+    model = tiny(dtype="float32", **DEFAULT)
+    config, params = dataclasses.replace(config, model=model), make_params(model)
+    found = measure(Subject(None, config, params, 0), texts, windows_of(CHUNKS, 4))
+    for number, text in enumerate(texts):
+        batch = {"tokens": text[:-1], "targets": text[1:], "documents": 0 * text[1:]}
+        batch["offsets"] = np.arange(len(text) - 1)
+        rows = {name: x[None] for name, x in batch.items()}
+        bits = evaluate_heldout(config, params, [rows], None, cut=True).bits
+        here = found.documents_N == number
+        np.testing.assert_allclose(
+            found.emptied_N[here], bits[found.places_N[here]], rtol=1e-4, atol=1e-4
+        )
+    # the control: neither the chunk alone nor the whole reach
+    assert (np.abs(found.bits_RN[[0, -1]] - found.emptied_N).mean(1) > 1e-2).all()
+
+
+def test_what_the_memory_saves_is_said_plainly():
+    all_of_it = Mean(0.1, 0.01, 20)
+    said = of_memory(Mean(0.06, 0.01, 20), all_of_it, "documents")
+    assert "**The memory helps:**" in said and "60% of what it saves" in said
+    assert "does not help measurably" in of_memory(Mean(0.01, 0.01, 20), all_of_it, "documents")
+    assert "**The memory does not help:**" in of_memory(Mean(-0.06, 0.01, 20), all_of_it, "texts")
 
 
 def test_the_longest_reach_leaves_enough_documents():
