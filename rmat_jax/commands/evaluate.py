@@ -2,7 +2,7 @@
 
     python -m rmat_jax evaluate --workdir=runs/quickstart --suite=position --out=runs/quickstart
     python -m rmat_jax evaluate --workdir=runs/mine --suite=length,recall --text=novels/ --out=far
-    python -m rmat_jax evaluate --workdir=runs/mine --suite=babi --babi=tasks/ --out=report
+    python -m rmat_jax evaluate --workdir=runs/mine --suite=code --code=src/ --out=report
 
 The report is report.md, with every number in report.json. docs/evaluation.md says what each suite
 measures. The suites are position, length, recall, babi, qa, summary, dialogue and code.
@@ -19,6 +19,11 @@ OPTIONS = {
         "PATH",
         "a file or folder of long texts for length and recall; "
         "without it they read held-out documents of the run",
+    ),
+    "code": (
+        "PATH",
+        "a file or folder of source code for the suite code; without it the suite reads held-out "
+        "documents of the run",
     ),
     "max_tokens": (
         "N",

@@ -131,6 +131,21 @@ def _only_text(where: str, row: Mapping[str, Any]) -> str:
     return texts[0]
 
 
+@contextlib.contextmanager
+def unpacked(file: Path) -> Iterator[BinaryIO]:
+    """Opens a file for reading, without the gzip or Zstandard around it.
+
+    Raises:
+        UserError: what is packed is damaged.
+    """
+    head = _head(file, "")
+    packed = "gzip" if head.startswith(GZIP) else "zstd" if head.startswith(ZSTD) else ""
+    with contextlib.ExitStack() as stack:
+        if packed:
+            stack.enter_context(_told(file))
+        yield stack.enter_context(_opened(file, packed))
+
+
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
 
 

@@ -1,6 +1,6 @@
 """What several suites read: long texts, and records of TFDS sets.
 
-Long texts are those of `--text`, or the held-out documents of the run.
+Long texts are those of an option, `--text` or `--code`, or the held-out documents of the run.
 """
 
 import os
@@ -21,22 +21,26 @@ from rmat_jax.files import check_regular
 BUDGET = 1 << 26
 
 
-def read_texts(subject: Subject, options: Options, limit: int) -> list[np.ndarray]:
+def read_texts(
+    subject: Subject, options: Options, limit: int, flag: str = "text"
+) -> list[np.ndarray]:
     """Returns long documents as int32 tokens [T], each opened by the tokenizer's `end`.
 
     The files of a folder come in an order that `options.seed` draws, held-out documents in their
     own.
 
     Args:
-        subject: its tokenizer and, without `options.text`, its held-out documents are used.
-        options: `text` and `seed` count.
+        subject: its tokenizer and, where the option names nothing, its held-out documents are used.
+        options: `flag` and `seed` count.
         limit: tokens of a document that are read, at most.
+        flag: the option that names them.
 
     Raises:
         UserError: nothing there, or nothing readable.
     """
     found, held = [], 0
-    for document in _files(options) if options.text is not None else subject.data.source.heldout():
+    given = getattr(options, flag) is not None
+    for document in _files(options, flag) if given else subject.data.source.heldout():
         tokens = first_tokens(document, subject.tokenizer, limit)
         if len(tokens) > 1:
             found.append(tokens)
@@ -44,7 +48,9 @@ def read_texts(subject: Subject, options: Options, limit: int) -> list[np.ndarra
         if held >= BUDGET:
             break
     if not found:
-        raise UserError(f"--text={options.text} holds no text; give a file or folder of texts")
+        raise UserError(
+            f"--{flag}={getattr(options, flag)} holds no text; give a file or folder of texts"
+        )
     return found
 
 
@@ -59,22 +65,24 @@ def first_tokens(document: bytes, tokenizer: Tokenizer, limit: int) -> np.ndarra
     return np.concatenate(parts)[:limit].astype(np.int32)
 
 
-def source_name(options: Options) -> str:
+def source_name(options: Options, flag: str = "text") -> str:
     """Returns how the report names the source of the texts."""
-    return "the run's held-out documents" if options.text is None else f"`{options.text}`"
+    value = getattr(options, flag)
+    return "the run's held-out documents" if value is None else f"`{value}`"
 
 
-def _files(options: Options) -> Iterator[bytes]:
-    root = Path(options.text).expanduser()
+def _files(options: Options, flag: str) -> Iterator[bytes]:
+    value = getattr(options, flag)
+    root = Path(value).expanduser()
     if not root.is_dir():
-        check_regular(root, "give a file or folder of texts", f"--text={options.text}")
+        check_regular(root, "give a file or folder of texts", f"--{flag}={value}")
     files = [root] if root.is_file() else sorted(_visible(root))
     for index in np.random.default_rng(options.seed).permutation(len(files)):
         try:
             yield files[index].read_bytes()
         except OSError as error:
             raise UserError(
-                f"{error.filename} cannot be read: {error.strerror}; change its mode or --text"
+                f"{error.filename} cannot be read: {error.strerror}; change its mode or --{flag}"
             ) from error
 
 

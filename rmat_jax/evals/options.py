@@ -17,6 +17,8 @@ class Options:
 
     # a file or folder of long texts; None: the run's own held-out documents
     text: str | None = None
+    # a file or folder of programs, for `code`; None: the run's own held-out documents
+    code: str | None = None
     # the longest reach, in tokens, at which `length` and `recall` measure
     max_tokens: int = 65_536
     # the most questions, dialogues, ... of a suite or of a cell in its table

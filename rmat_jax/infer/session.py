@@ -29,6 +29,11 @@ class Session:
         return self.ticket.tokens
 
     @property
+    def is_behind(self) -> bool:
+        """Tells whether it has been given more than it has read."""
+        return bool(self.ticket.unread)
+
+    @property
     def ended(self) -> str:
         """Says why the last text ended, see `Job`. It is "" before that."""
         return self.ticket.job.ended if self.ticket.job else ""

@@ -12,6 +12,8 @@ from rmat_jax.infer.scoring import Cost
 class PlantedSession:
     """What was read, and what of it is still remembered."""
 
+    is_behind = False
+
     def __init__(self, engine, text=b"", known=b"", tokens=0):
         self.engine, self.text, self.known, self.tokens = engine, text, known, tokens
 
@@ -20,9 +22,6 @@ class PlantedSession:
         self.text += self.engine.tokenizer.decode(tokens)
         self.known += self.engine.tokenizer.decode(tokens)
         self.tokens += len(tokens)
-
-    def catch_up(self):
-        pass
 
     def fork(self, *, forget=False):
         return PlantedSession(self.engine, self.text, b"" if forget else self.known, self.tokens)

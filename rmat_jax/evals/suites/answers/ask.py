@@ -8,6 +8,11 @@ from rmat_jax.evals.conditions import ALONE, EMPTIED, Condition, conditions
 from rmat_jax.evals.continuations import ROWS, finite_costs, groups_of
 from rmat_jax.evals.suite import Subject, say
 from rmat_jax.evals.suites.answers.questions import Asked, Item
+from rmat_jax.infer import Engine, Session
+from rmat_jax.progress import Progress
+
+# seconds between two lines of progress
+PATIENCE = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +66,7 @@ def ask(
             f"the longest of {longest:,} characters"
         )
         read = {index: engine.open(items[index].text) for index in documents}
-        for session in read.values():
-            session.catch_up()
+        _read_all(engine, list(read.values()), name)
         wanted = [(index, asked) for index in documents for asked in items[index].asked]
         for group in groups_of(ROWS, wanted):
             references = [b" " + asked.references[0].encode() for _, asked in group]
@@ -93,3 +97,13 @@ def ask(
             ]
             say(f"{name}: {len(answers)} of {total} questions")
     return answers
+
+
+def _read_all(engine: Engine, sessions: Sequence[Session], name: str) -> None:
+    """Reads the documents, side by side, with lines of progress."""
+    progress = Progress(PATIENCE)
+    while any(session.is_behind for session in sessions):
+        engine.step()
+        if progress.due():
+            read = sum(session.tokens for session in sessions)
+            say(f"{name}: {progress.speed(read)} of these documents")

@@ -108,6 +108,21 @@ def compare(
         "documents": len(np.unique(documents(answers))),
         "means": means,
         "gains": gains,
+        "answers": [
+            {
+                "question": answer.asked.question,
+                "references": answer.asked.references,
+                "document": answer.document,
+                "document_tokens": answer.tokens,
+                "written": {name: of[place] for name, of in texts.items()},
+                "bits": {name: answer.bits[of] for name, of in ways.items()},
+                "scores": {
+                    name: {score: float(scored[name, score][place]) for score in scores}
+                    for name in texts
+                },
+            }
+            for place, answer in enumerate(answers)
+        ],
     }
 
 

@@ -3,9 +3,10 @@
 Several spellings of the same few fields are read.
 """
 
+import ast
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs import tfds_records
-from rmat_jax.files import check_regular, json_lines
+from rmat_jax.evals.records import json_records
+from rmat_jax.evals.suites.dialogue.dialogues import sessions_of
 
 DOCUMENTS = (
     "documents",
@@ -26,8 +28,10 @@ DOCUMENTS = (
     "meeting_transcripts",
 )
 QUESTIONS = ("questions", "instructions", "question", "query")
-# QMSum's, each of {"query", "answer"}
-QUERIES = ("general_query_list", "specific_query_list")
+# lists of questions: QMSum's, LoCoMo's and LooGLE's
+QUERIES = ("general_query_list", "specific_query_list", "qa", "qa_pairs")
+# fields of an entry, as these spell them
+QUERY, ANSWER = ("query", "question", "Q"), ("answer", "A")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +92,8 @@ def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]
 
     Args:
         schema: of the records.
-        value: a file of JSON lines, which is read whole; or tfds:NAME, tfds:NAME@SPLIT, of which
-            `limit` records are drawn.
+        value: a file or folder of JSON, which is read whole; or tfds:NAME, tfds:NAME@SPLIT, of
+            which `limit` records are drawn.
         limit: questions.
         seed: of the draw.
 
@@ -109,7 +113,8 @@ def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]
             lambda count: sorted(rng.permutation(count)[:limit].tolist()),
         )
     else:
-        records = _json_lines(schema, value)
+        name = f"{schema.flag}={value!r}"
+        records = json_records(name, Path(value).expanduser(), "records", schema.example)
     # the same documents in several records are read once
     asked: dict[tuple[str, ...], dict[Asked, None]] = {}
     for where, record in records:
@@ -154,17 +159,15 @@ def parse(schema: Schema, record: Any, where: str) -> Item:
         raise UserError(
             f"{where}: a record must be an object, not {_kind(record)}; give {schema.example}"
         )
-    documents = tuple(_texts(_field(record, DOCUMENTS, schema, where), where))
+    sessions = record.get("conversation")
+    if isinstance(sessions, Mapping) and (found := sessions_of(sessions)):
+        # a session of a conversation is a document that begins with its date
+        documents = tuple("\n".join([date, *_texts(turns, where)]) for date, turns in found)
+    else:
+        documents = tuple(_texts(_field(record, DOCUMENTS, schema, where), where))
     if any(name in record for name in QUERIES):
-        lists = [record.get(name) or [] for name in QUERIES]
-        queries = [query for one in lists for query in (one if isinstance(one, list) else [one])]
-        if not all(
-            isinstance(query, Mapping) and {"query", "answer"} <= query.keys() for query in queries
-        ):
-            raise UserError(
-                f"{where}: each entry of {', '.join(QUERIES)} must have query and answer; add them"
-            )
-        pairs = [(query["query"], query["answer"]) for query in queries]
+        lists = [_listed(record.get(name)) for name in QUERIES]
+        pairs = [_query(query, where) for one in lists for query in one]
     else:
         pairs = _pairs(schema, record, where)
     asked = []
@@ -174,6 +177,27 @@ def parse(schema: Schema, record: Any, where: str) -> Item:
         if references and (question or not schema.needs_question):
             asked.append(Asked(question, references))
     return Item(documents, tuple(asked))
+
+
+def _listed(value: Any) -> list:
+    """The entries of a list of questions. LooGLE's is Python's text of a list, or "none"."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = None if value.strip().lower() in ("", "none") else value
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def _query(query: Any, where: str) -> tuple[Any, Any]:
+    """A question and its answer. One that LoCoMo cannot answer has none."""
+    fields = query if isinstance(query, Mapping) else {}
+    names = [next((name for name in of if name in fields), "") for of in (QUERY, ANSWER)]
+    if names[0] and (names[1] or "adversarial_answer" in fields):
+        return fields[names[0]], fields.get(names[1])
+    raise UserError(
+        f"{where}: each entry of {', '.join(QUERIES)} must have question and answer; add them"
+    )
 
 
 def _pairs(schema: Schema, record: Mapping, where: str) -> list[tuple[Any, Any]]:
@@ -221,8 +245,9 @@ def _texts(value: Any, where: str) -> list[str]:
             return ["".join(f"{text}\n" for part in texts for text in part)]
         return [text for part in texts for text in part]
     if isinstance(value, Mapping):
-        if "speaker" in value and "content" in value:
-            return [f"{value['speaker']}: {value['content']}"]
+        said = next((value[name] for name in ("content", "text") if name in value), None)
+        if "speaker" in value and said is not None:
+            return [f"{value['speaker']}: {said}"]
         named = [value[name] for name in ("title", "content", "text") if name in value]
         if len(named) == 1:
             # SQuAD's {"text": [...]} has several
@@ -251,16 +276,3 @@ def _plain(value: Any) -> Any:
 
 def _kind(value: Any) -> str:
     return f"{type(value).__name__} ({value!r:.40})"
-
-
-def _json_lines(schema: Schema, value: str) -> Iterator[tuple[str, Any]]:
-    file = Path(value).expanduser()
-    name = f"{schema.flag}={value!r}"
-    check_regular(file, "give a file of JSON lines, or tfds:NAME", name)
-    try:
-        with open(file, "rb") as lines:
-            yield from json_lines(lines, name, f"give one object a line: {schema.example}")
-    except OSError as error:
-        raise UserError(
-            f"{name} cannot be read: {error.strerror}; give a file of JSON lines, or tfds:NAME"
-        ) from error

@@ -49,7 +49,7 @@ def find(subject: Subject, options: Options) -> list[Line]:
     Raises:
         UserError: no text, or none with such lines.
     """
-    texts = read_texts(subject, options, options.max_tokens)[:FILES]
+    texts = read_texts(subject, options, options.max_tokens, "code")[:FILES]
     tokenizer, chunk_len = subject.tokenizer, subject.config.model.chunk_len
     places: list[tuple[int, Use, int, bool]] = []
     data = [tokenizer.decode(tokens) for tokens in texts]
@@ -70,8 +70,8 @@ def find(subject: Subject, options: Options) -> list[Line]:
     chosen = sorted(index for indices in taken.values() for index in indices[: options.examples])
     if not chosen:
         raise UserError(
-            f"{source_name(options)} has no line that uses a name defined {NEAREST} tokens before "
-            "or more; give --text=PATH with source code"
+            f"{source_name(options, 'code')} has no line that uses a name defined {NEAREST} tokens "
+            "before or more; give --code=PATH with source code"
         )
     found, last = [], (-1, 0)
     for file, use, distance, in_chunk in (places[index] for index in chosen):

@@ -58,9 +58,8 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
     }
     kinds = {kind: of for kind, of in kinds.items() if len(of.sizes)}
     ways = tuple(done.names.bits)
-    sizes = (
-        f"{len(found):,} lines of {len({x.file for x in found})} files of {source_name(options)}"
-    )
+    of = f"{len({x.file for x in found})} files of {source_name(options, 'code')}"
+    sizes = f"{len(found):,} lines of {of}"
     texts = [
         f"{sizes}. In each, one name occurs for the first time since the line that defined it; its "
         "first character is given, and counted is what the rest costs. Greedy completion is right "

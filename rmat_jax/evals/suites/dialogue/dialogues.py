@@ -1,16 +1,18 @@
 """The dialogues of `dialogue`: read from files or TFDS, and joined to long ones."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.evals.inputs import tfds_records
-from rmat_jax.files import check_regular, json_lines
+from rmat_jax.evals.records import json_records
 
 EXAMPLE = '{"turns": [{"speaker": "USER", "utterance": "Hello."}, ...]}'
+# QMSum's and ShareGPT's names beside our own
+TURNS = ("turns", "meeting_transcripts", "messages", "conversations", "dialogue", "conversation")
 SPEAKERS, UTTERANCES = ("speaker", "role", "from"), ("utterance", "content", "text", "value")
 
 
@@ -54,7 +56,7 @@ def load(value: str, limit: int) -> list[list[Turn]]:
     if value.startswith("tfds:"):
         records = tfds_records(flag, value, lambda count: range(min(limit, count)))
     else:
-        records = _files(flag, Path(value).expanduser())
+        records = json_records(flag, Path(value).expanduser(), "dialogues", EXAMPLE)
     dialogues = [parse(record, where) for where, record in records]
     dialogues = [dialogue for dialogue in dialogues if len(dialogue) > 1]
     if not dialogues:
@@ -94,7 +96,10 @@ def parse(record: Any, where: str) -> list[Turn]:
     Raises:
         UserError: it is no dialogue; `where` begins the message.
     """
-    turns = record.get("turns") if isinstance(record, Mapping) else None
+    record = record if isinstance(record, Mapping) else {}
+    turns = next((record[name] for name in TURNS if name in record), None)
+    if isinstance(turns, Mapping) and (sessions := sessions_of(turns)):
+        turns = [turn for _, session in sessions for turn in session]
     # TFDS gives a list of objects as an object of lists
     if isinstance(turns, Mapping) and turns:
         lists = {name: list(values) for name, values in turns.items()}
@@ -104,6 +109,19 @@ def parse(record: Any, where: str) -> list[Turn]:
     if not isinstance(turns, list):
         raise UserError(f"{where} has no list of turns; give records like {EXAMPLE}")
     return [turn for turn in (_turn(turn, where) for turn in turns) if turn.utterance]
+
+
+def sessions_of(conversation: Mapping[str, Any]) -> list[tuple[str, list]]:
+    """The sessions of a LoCoMo conversation in order, each with its date; [] for anything else."""
+    numbers = sorted(
+        int(found[1])
+        for name, turns in conversation.items()
+        if (found := re.fullmatch(r"session_(\d+)", name)) and isinstance(turns, list)
+    )
+    return [
+        (str(conversation.get(f"session_{n}_date_time", "")), conversation[f"session_{n}"])
+        for n in numbers
+    ]
 
 
 def _turn(turn: Any, where: str) -> Turn:
@@ -122,40 +140,3 @@ def _turn(turn: Any, where: str) -> Turn:
         )
     # Half a surrogate pair, which JSON can spell, is no text; a turn is one line.
     return Turn(*(" ".join(text.encode(errors="replace").decode().split()) for text in texts))
-
-
-def _files(flag: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Records, each with its place for errors."""
-    try:
-        files = (
-            sorted(file for file in path.rglob("*.json*") if file.is_file())
-            if path.is_dir()
-            else [path]
-        )
-        if not files:
-            raise UserError(
-                f"{flag} holds no *.json or *.jsonl file; give a file of dialogues: {EXAMPLE}"
-            )
-        for file in files:
-            check_regular(file, "give a file or folder of dialogues", "" if path.is_dir() else flag)
-            yield from _records(
-                f"{flag}, {file.name}" if path.is_dir() else flag, file.read_bytes()
-            )
-    except OSError as error:
-        raise UserError(
-            f"{flag} cannot be read: {error.strerror}; give a file or folder of dialogues"
-        ) from error
-
-
-def _records(where: str, data: bytes) -> Iterator[tuple[str, Any]]:
-    try:
-        whole = json.loads(data)
-    except (ValueError, RecursionError):
-        whole = None
-    if whole is not None:
-        several = whole if isinstance(whole, list) else [whole]
-        yield from (
-            (f"{where}, record {number}", record) for number, record in enumerate(several, 1)
-        )
-        return
-    yield from json_lines(data.splitlines(), where, f"give a list, or a line each, of {EXAMPLE}")

@@ -1,5 +1,6 @@
 """Records in their spellings, and what is drawn of them."""
 
+import gzip
 import json
 
 import numpy as np
@@ -93,8 +94,8 @@ def test_what_has_no_word_is_left_out():
             {"context": {"body": "x"}, "question": "Who?", "answer": "a"},
             "must be text, not dict",
         ),
-        (SUMMARY, {"document": "x", "general_query_list": ["a"]}, "must have query and answer"),
-        (SUMMARY, {"document": "x", "general_query_list": 3}, "must have query and answer"),
+        (SUMMARY, {"document": "x", "general_query_list": ["a"]}, "must have question and answer"),
+        (SUMMARY, {"document": "x", "general_query_list": 3}, "must have question and answer"),
     ],
 )
 def test_other_records_are_one_clear_line(schema, record, message):
@@ -114,7 +115,7 @@ def test_files_are_read_whole_and_documents_once(tmp_path):
     ]
     file.write_bytes(file.read_bytes() + b"\n\n{broken\n")
     with pytest.raises(
-        UserError, match=r"qa='.*a.jsonl', line 15 is not JSON: .*; give one object a line"
+        UserError, match=r"qa='.*a.jsonl', line 15 is not JSON: .*; give a list of records"
     ):
         load(QA, str(file), 1, seed=0)
     file.write_bytes(b"\xff\xfe\n")
@@ -157,3 +158,46 @@ def test_tfds_sets_are_read_by_name():
     ) as caught:
         load(QA, "tfds:no_such_set", 3, seed=0)
     assert "\n" not in str(caught.value)
+
+
+LOOGLE = {
+    "input": "A long text.",
+    "title": "T",
+    "qa_pairs": "[{'Q': 'Who?', 'A': 'She.', 'S': ['A long text.']}, {'Q': 'When?', 'A': 'Now.'}]",
+}
+LOCOMO = {
+    "sample_id": "conv-1",
+    "conversation": {
+        "speaker_a": "Ann",
+        "speaker_b": "Bob",
+        "session_2_date_time": "4 May",
+        "session_2": [{"speaker": "Bob", "dia_id": "D2:1", "text": "Still here."}],
+        "session_1_date_time": "3 May",
+        "session_1": [{"speaker": "Ann", "dia_id": "D1:1", "text": "Hello."}],
+        "session_3_date_time": "no talk",
+    },
+    "qa": [
+        {"question": "When?", "answer": 3, "evidence": ["D1:1"], "category": 2},
+        {"question": "Why?", "adversarial_answer": "No idea.", "category": 5},
+    ],
+}
+
+
+def test_published_files_are_read_as_they_are(tmp_path):
+    """LooGLE's list within a text; LoCoMo's conversations, one list of them, packed."""
+    item = parse(QA, LOOGLE, "here")
+    assert item.documents == ("A long text.",)
+    assert item.asked == (Asked("Who?", ("She.",)), Asked("When?", ("Now.",)))
+    # LooGLE has no question on some texts
+    assert parse(QA, LOOGLE | {"qa_pairs": "none"}, "here").asked == ()
+    with pytest.raises(UserError, match="must have question and answer"):
+        parse(QA, LOOGLE | {"qa_pairs": "[{'Q': 'Who?'}]"}, "here")
+    file = tmp_path / "locomo10.json.gz"
+    file.write_bytes(gzip.compress(json.dumps([LOCOMO], indent=1).encode()))
+    (item,) = load(QA, str(file), 10, seed=0)
+    assert item.documents == ("3 May\nAnn: Hello.\n", "4 May\nBob: Still here.\n")
+    # what has no answer is not asked
+    assert item.asked == (Asked("When?", ("3",)),)
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match="locomo10.json.gz cannot be read: .*bring back a copy"):
+        load(QA, str(file), 10, seed=0)

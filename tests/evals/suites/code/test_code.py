@@ -97,7 +97,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def measured(folder, tmp_path_factory):
     one = dataclasses.replace(subject(), workdir=tmp_path_factory.mktemp("run"))
-    found = find(one, Options(text=str(folder)))
+    found = find(one, Options(code=str(folder)))
     return one, found, measure(one, found)
 
 
@@ -135,7 +135,7 @@ def test_a_definition_in_the_open_chunk_is_told_apart(tmp_path):
     )
     for chunk_len, inside in ((64, True), (16, False)):
         one = dataclasses.replace(subject(chunk_len=chunk_len), workdir=tmp_path)
-        (line,) = find(one, Options(text=str(tmp_path / "a.py")))
+        (line,) = find(one, Options(code=str(tmp_path / "a.py")))
         assert line.in_chunk is inside and line.distance == len("(x):\n    return 1\n\n")
 
 
@@ -179,7 +179,7 @@ def test_decoys_are_names_that_the_file_has_not_had(folder, measured, tmp_path):
         (tmp_path / f"{number}.py").write_text(
             lines + "# nothing\n" * 4 + f"{names[0]}(2)\n{names[1]}(3)\n"
         )
-    shared = find(one, Options(text=str(tmp_path)))
+    shared = find(one, Options(code=str(tmp_path)))
     mine, others = shared[:2], shared[2:]
     if b"lose_it_again" in mine[0].context:
         mine, others = others, mine
@@ -198,7 +198,7 @@ def test_lines_without_a_decoy_are_left_out_of_the_control(folder, measured, tmp
 
 
 def test_the_section_is_whole(folder, measured, tmp_path):
-    section = code(measured[0], Options(text=str(folder)), tmp_path)
+    section = code(measured[0], Options(code=str(folder)), tmp_path)
     assert (tmp_path / "code.png").read_bytes().startswith(b"\x89PNG")
     values = json.loads(json.dumps(section.values))
     assert values["lines"] == 4 and values["files"] == 2
@@ -211,10 +211,10 @@ def test_the_section_is_whole(folder, measured, tmp_path):
 
 
 def test_a_cell_has_as_many_lines_as_it_may(folder, measured):
-    assert len(find(measured[0], Options(text=str(folder), examples=1))) < 4
+    assert len(find(measured[0], Options(code=str(folder), examples=1))) < 4
 
 
 def test_text_without_definitions_is_said(measured, tmp_path):
     (tmp_path / "prose.txt").write_text("There is nothing here.\n" * 20)
     with pytest.raises(UserError, match="no line that uses a name defined 16 tokens before"):
-        find(measured[0], Options(text=str(tmp_path)))
+        find(measured[0], Options(code=str(tmp_path)))

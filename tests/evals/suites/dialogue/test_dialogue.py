@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gzip
 import json
 
 import jax
@@ -16,6 +17,7 @@ from rmat_jax.evals.suites.dialogue.dialogues import Turn, join, load, parse
 from rmat_jax.evals.suites.dialogue.suite import check, dialogue, measure
 from rmat_jax.infer import open_chunk
 from rmat_jax.ops import losses
+from tests.evals.suites.answers.test_questions import LOCOMO
 from tests.evals.tiny import subject
 
 TALK = [
@@ -148,6 +150,23 @@ def test_files_of_several_kinds(tmp_path):
     assert load(str(tmp_path), 9) == [expected] * 3
     as_arrays = {"speaker": np.array([b"A", b"B"]), "utterance": np.array(["x", ""])}
     assert parse({"turns": as_arrays}, "here") == [Turn("A", "x")]
+
+
+def test_published_dialogues_are_read_as_they_are(tmp_path):
+    """QMSum's transcripts, LoCoMo's conversations, and SGD's folder with its schema."""
+    talk = [Turn("Ann", "Hello."), Turn("Bob", "Hi.")]
+    said = [{"speaker": turn.speaker, "content": turn.utterance} for turn in talk]
+    assert parse({"topic_list": [], "meeting_transcripts": said}, "here") == talk
+    assert parse(LOCOMO, "here") == [Turn("Ann", "Hello."), Turn("Bob", "Still here.")]
+    sgd = [{"speaker": turn.speaker, "utterance": turn.utterance} for turn in talk]
+    (tmp_path / "dialogues_001.json").write_text(json.dumps([{"turns": sgd}]))
+    (tmp_path / "schema.json").write_text(json.dumps([{"service_name": "Hotels_1"}]))
+    (tmp_path / "more.jsonl.gz").write_bytes(gzip.compress(json.dumps({"turns": sgd}).encode()))
+    assert load(str(tmp_path), 9) == [talk, talk]
+    # control: another file without turns is told of
+    (tmp_path / "hotels.json").write_text(json.dumps([{"service_name": "Hotels_1"}]))
+    with pytest.raises(UserError, match="hotels.json, record 1 has no list of turns"):
+        load(str(tmp_path), 9)
 
 
 @pytest.mark.parametrize(
