@@ -85,11 +85,17 @@ def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], 
         gains: what memory adds to it, against an emptied memory.
         thing: that is asked for.
     """
-    measurable = [gain.positive for gain in gains]
+    measurable, harm = [gain.positive for gain in gains], ""
+    worst = min(range(len(gains)), key=lambda at: gains[at].value)
+    if gains[worst].negative:
+        harm = (
+            f" **The memory does harm at {tokens[worst]:,} tokens of context**: "
+            f"{gains[worst]:+.3f} of accuracy to an emptied memory."
+        )
     if not any(measurable):
         return (
             f"**No {thing} is found again measurably** more often than with an emptied memory, "
-            "at any of these lengths."
+            f"at any of these lengths.{harm}"
         )
     # in a row, from the shortest
     lengths = next((i for i, mean in enumerate(kept) if mean.value < 0.9), len(kept))
@@ -106,7 +112,7 @@ def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], 
     return (
         text
         + ("" if all(measurable[:last]) else ", though not measurably at every shorter length")
-        + "."
+        + f".{harm}"
     )
 
 

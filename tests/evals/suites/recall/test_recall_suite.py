@@ -199,6 +199,11 @@ def test_verdict_follows_the_numbers():
     assert none in poor and "though not" in poor
     assert none in verdict(tokens, [wrong, right, right], [sure] * 3, "value")
     assert "up to 64 tokens" in verdict(tokens, [right, wrong, right], [sure] * 3, "value")
+    harmed = Mean(-0.3, 0.01, 9)
+    for gains in ([sure, unsure, harmed], [unsure, unsure, harmed]):
+        text = verdict(tokens, [right, right, wrong], gains, "value")
+        assert "**The memory does harm at 1,024 tokens of context**: -0.300" in text
+    assert "harm" not in verdict(tokens, [right] * 3, [sure, unsure, Mean(-0.01, 0.01, 9)], "value")
 
 
 def test_a_model_of_pairs_is_asked_for_more_and_fewer_of_them(pairs_config, tmp_path):
