@@ -28,7 +28,7 @@ class Seen:
 
     def _say(self, what, *values):
         if what == self.FAILS:
-            raise ConnectionError("no network")
+            raise ConnectionError("no\nnetwork")
         self.said.append((what, *values))
 
     def write(self, step, values):
