@@ -72,7 +72,10 @@ def records(workdir, split):
     return [line for line in read_metrics(workdir) if line["split"] == split]
 
 
-@pytest.mark.parametrize("more", [(), ("--config.optim.name=muon", "--config.optim.ema=0.9")])
+MUON = ("--config.optim.name=muon", "--config.optim.ema=0.9")
+
+
+@pytest.mark.parametrize("more", [(), pytest.param(MUON, marks=pytest.mark.slow)])
 def test_a_skipped_step_leaves_all_but_the_place_in_the_data(more, text, tmp_path, spoil, capsys):
     spoil(4)
     config = config_of(text, "skip", *more)
