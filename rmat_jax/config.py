@@ -442,13 +442,25 @@ class DataConfig(_Section):
         return 10 if self.passkey else self.recall_symbols
 
 
+OPTIMISERS = ("adamw", "muon", "adafactor", "lion", "schedule_free")
+
+
+def _following(default: float) -> typing.Any:
+    """A setting that another one fills or forbids."""
+    return dataclasses.field(default=None, metadata={"default": default})
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimConfig(_Section):
-    """AdamW (arXiv 1711.05101), linear warm-up, a schedule, clipping by global norm."""
+    """An optimiser, linear warm-up, a schedule, clipping by global norm."""
 
     PREFIX = "optim."
 
-    # the peak
+    # "adamw" (arXiv 1711.05101) | "muon" (kellerjordan.github.io/posts/muon; AdamW for embedding,
+    # output table and vectors) | "adafactor" (arXiv 1804.04235, without relative steps) | "lion"
+    # (arXiv 2302.06675) | "schedule_free" (AdamW, arXiv 2405.15682; its average is what is used)
+    name: str = "adamw"
+    # the peak; docs/training.md says which suits an optimiser
     learning_rate: float = 1e-3
     # after the warm-up: "cosine" down to the last step | "wsd": the peak, until it falls in a
     # straight line in the last tenth of the steps (arXiv 2405.18392) | "constant"
@@ -458,9 +470,15 @@ class OptimConfig(_Section):
     warmup_steps: int = 100
     # decoupled; off for norms, biases, gates and fusion weights
     weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
+    # of the first and second moments; with "schedule_free" the weight of the average and of the
+    # second moment, with "lion" those of its step and its momentum; None: 0.9 and 0.95, with "lion"
+    # 0.99; "adafactor" has none
+    beta1: float | None = _following(0.9)
+    beta2: float | None = _following(0.95)
     clip_norm: float = 1.0
+    # of the moving average of the weights, such as 0.999, which is then what is evaluated and used;
+    # 0: there is none
+    ema: float = 0.0
     # what is done at a gradient that is not finite: "stop" | "skip" | "rollback"; see
     # train/bad_steps.py
     bad_step: str = "stop"
@@ -469,10 +487,25 @@ class OptimConfig(_Section):
     bad_step_sigmas: float = 6.0
 
     def __post_init__(self):
+        self._choice("name", OPTIMISERS)
+        betas, where = self.name != "adafactor", "with optim.name=adafactor"
+        if self.name == "lion" and self.beta2 is None:
+            object.__setattr__(self, "beta2", 0.99)
+        self._fill("beta1", betas, where)
+        self._fill("beta2", betas, where)
         self._positive("learning_rate", "clip_norm", "bad_step_sigmas")
         self._choice("bad_step", ("stop", "skip", "rollback"))
         self._choice("schedule", ("cosine", "wsd", "constant"))
-        self._fraction("beta1", "beta2")
+        self._fraction("ema", *["beta1", "beta2"] * betas)
+        averages = self.name == "schedule_free"
+        self._check(
+            not averages or self.schedule == "constant",
+            "schedule",
+            "falls, and optim.name=schedule_free averages instead; give optim.schedule=constant",
+        )
+        self._check(not averages or self.beta1 > 0, "beta1", "must be positive: all is averaged")
+        rule = "averages what optim.name=schedule_free has averaged; leave one of them out"
+        self._check(not (averages and self.ema), "ema", rule)
         self._not_negative("warmup_steps", "weight_decay")
         self._check(0 <= self.final_fraction <= 1, "final_fraction", "must lie in [0, 1]")
 
@@ -519,6 +552,9 @@ class MeshConfig(_Section):
         return {"data": data, "fsdp": self.fsdp, "context": self.context, "tensor": self.tensor}
 
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
 @dataclasses.dataclass(frozen=True)
 class LogConfig(_Section):
     """What is shown and kept. May change when a run resumes: nothing here touches the training."""
@@ -535,18 +571,30 @@ class LogConfig(_Section):
     save_every: int = 500
     # newest checkpoints; the one with the lowest training loss stays besides
     keep: int = 2
+    # the checkpoint with the lowest held-out loss stays, too: `--step=best`
+    keep_best: bool = True
+    # the run ends after so many evaluations without a lower held-out loss; 0: at the last step
+    patience: int = 0
     # of sample text after each evaluation; 0: none
     sample_tokens: int = 256
     # empty: the start of a document
     sample_prompt: str = ""
+    # of "tensorboard", "wandb" and "trackio": what shows the records besides metrics.jsonl
+    trackers: tuple[str, ...] = ("tensorboard",)
     # START:STOP, two steps: what happens between them is traced for TensorBoard; empty: nothing
     profile: str = ""
 
     def __post_init__(self):
         rule = "must be START:STOP, two steps such as 10:13, START before STOP"
         self._check(not self.profile or self.traced is not None, "profile", rule)
+        object.__setattr__(self, "trackers", tuple(self.trackers))
+        for tracker in self.trackers:
+            rule = f"names {tracker!r}, there is {', '.join(TRACKERS)}"
+            self._check(tracker in TRACKERS and self.trackers.count(tracker) == 1, "trackers", rule)
         self._positive("every", "keep")
-        self._not_negative("seconds", "eval_every", "save_every", "sample_tokens")
+        self._not_negative("seconds", "eval_every", "save_every", "sample_tokens", "patience")
+        rule = "needs log.eval_every above 0: without evaluations it cannot count them"
+        self._check(not self.patience or self.eval_every > 0, "patience", rule)
 
     @property
     def traced(self) -> tuple[int, int] | None:
@@ -647,6 +695,8 @@ def _switched_on(
     if cls is Memory:
         off |= {"gate_bias"} if values.get("gate") == "none" else set()
         off |= {"key_bias"} if values.get("read") == "stream" else set()
+    if cls is OptimConfig:
+        off |= {"beta1", "beta2"} if values.get("name") == "adafactor" else set()
     return {key: value for key, value in values.items() if key not in off}
 
 
@@ -661,17 +711,20 @@ def unused(values: typing.Mapping[str, typing.Any]) -> dict[str, str]:
     for name, by in (("gate_bias", "gate"), ("key_bias", "read")):
         if name in memory and name not in _switched_on(Memory, memory):
             found[f"model.memory.{name}"] = f"model.memory.{by}={memory[by]}"
+    optim = values.get("optim", {})
+    for name in optim.keys() - _switched_on(OptimConfig, optim).keys():
+        found[f"optim.{name}"] = f"optim.name={optim['name']}"
     return found
 
 
-def _parts(value: typing.Any) -> tuple[str, ...]:
+def _parts(value: typing.Any, key: str = "model.branches") -> tuple[str, ...]:
     """The items of a list that may be typed as one text with commas."""
     items = [value] if isinstance(value, str) else value
     try:
         return tuple(part for item in items for part in item.split(",") if part)
     except (TypeError, AttributeError):
         raise UserError(
-            f"model.branches={value!r} must be a list of words, such as {','.join(BRANCHES)}"
+            f"{key}={value!r} must be a list of words, with commas between them"
         ) from None
 
 
@@ -687,7 +740,7 @@ def _value(key: str, value: typing.Any, hint: typing.Any, field: dataclasses.Fie
         _check(isinstance(value, typing.Mapping), f"{key}={value!r} must be a group of settings")
         return from_dict(kind, value)
     if typing.get_origin(kind) is tuple:
-        return _parts(value)
+        return _parts(value, key)
     if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         _check(math.isfinite(value), f"{key}={value} must be a finite number")
         return float(value)

@@ -10,6 +10,8 @@ EXTRAS = {
     "pyarrow": "parquet",
     "matplotlib": "report",
     "tensorboardX": "tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
     "torch": "torch",
     "libtpu": "tpu",
     "gcsfs": "gcs",

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import functools
 import io
 import os
 import runpy
@@ -22,23 +23,37 @@ from typing import Any, BinaryIO, NoReturn, TextIO
 from absl import flags as absl_flags
 from ml_collections import config_dict, config_flags
 
-from rmat_jax.config import Config, Local, Memory, RMATConfig, from_dict, to_dict, typed, unused
+from rmat_jax.config import (
+    Config,
+    Local,
+    Memory,
+    OptimConfig,
+    RMATConfig,
+    from_dict,
+    to_dict,
+    typed,
+    unused,
+)
 from rmat_jax.errors import EXTRAS, UserError, install
 from rmat_jax.progress import drop_stdout
 
-# the keys of `model` that follow others where nobody sets them
+# the keys that follow others where nobody sets them
 _FOLLOWING = {
-    "mlp_width": int,
-    "local.window": int,
-    "memory.slots": int,
-    "memory.writes": int,
-    "memory.gate_bias": float,
-    "memory.key_bias": float,
-    "chunks_at_once": int,
+    "model.mlp_width": int,
+    "model.local.window": int,
+    "model.memory.slots": int,
+    "model.memory.writes": int,
+    "model.memory.gate_bias": float,
+    "model.memory.key_bias": float,
+    "model.chunks_at_once": int,
+    "optim.beta1": float,
+    "optim.beta2": float,
 }
 
 
-def defaults(model: RMATConfig | None = None) -> config_dict.ConfigDict:
+def defaults(
+    model: RMATConfig | None = None, optim: OptimConfig | None = None
+) -> config_dict.ConfigDict:
     """Every key of Config with its default; a file in configs/ starts from this.
 
     Setting a key that Config does not have is an error. A size that nobody sets is empty, and
@@ -46,18 +61,21 @@ def defaults(model: RMATConfig | None = None) -> config_dict.ConfigDict:
 
     Args:
         model: where the keys of `model` start; None: RMATConfig().
+        optim: where those of `optim` start; None: OptimConfig().
     """
-    model = model or RMATConfig()
-    groups = {"local": model.local or Local(), "memory": model.memory or Memory()}
-    mine = to_dict(model) | {name: to_dict(group) for name, group in groups.items()}
+    model, optim = model or RMATConfig(), optim or OptimConfig()
+    local, memory = model.local or Local(), model.memory or Memory()
+    groups = {"model": model, "model.local": local, "model.memory": memory, "optim": optim}
+    mine = to_dict(model) | {"local": to_dict(local), "memory": to_dict(memory)}
+    values = to_dict(Config()) | {"model": mine, "optim": to_dict(optim)}
     # types are checked by `from_dict`, which names keys as they are typed
-    result = config_dict.ConfigDict(to_dict(Config()) | {"model": mine}, type_safe=False)
+    result = config_dict.ConfigDict(values, type_safe=False)
     for key, kind in _FOLLOWING.items():
         group, _, name = key.rpartition(".")
         # what it is where nobody sets it
-        bare = dataclasses.replace(groups[group] if group else model, **{name: None})
-        bare = bare.sized(model.chunk_len) if group else bare
-        found = result.model[group] if group else result.model
+        bare = dataclasses.replace(groups[group], **{name: None})
+        bare = bare.sized(model.chunk_len) if group in ("model.local", "model.memory") else bare
+        found = functools.reduce(lambda part, name: part[name], group.split("."), result)
         if found[name] in (None, getattr(bare, name)):
             found[name] = config_dict.placeholder(kind)
     return result.lock()
@@ -187,7 +205,8 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     Raises:
         UserError: a key that no config has or that has no effect, or a value against its rule.
     """
-    values = to_dict(config) | {"model": defaults(config.model).model.to_dict()}
+    start = defaults(config.model, config.optim).to_dict()
+    values = to_dict(config) | {"model": start["model"], "optim": start["optim"]}
     for key, value in changes.items():
         *path, last = key.split(".")
         part = values
@@ -271,6 +290,23 @@ def add_path(parser: argparse.ArgumentParser, name: str, metavar: str, help: str
     """Adds a flag that takes a path, and must be given unless `required=False`."""
     more = {"required": True, "type": folder, "metavar": metavar, "help": help} | more
     parser.add_argument(name, **more)
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that chooses one of a run's checkpoints."""
+    parser.add_argument(
+        "--step",
+        type=_step,
+        metavar="N",
+        help="the step whose weights are used; best: the one with the lowest held-out loss; "
+        "without it the newest",
+    )
+
+
+def _step(text: str) -> int | str:
+    if text != "best" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} must be the number of a step, or best")
+    return text if text == "best" else int(text)
 
 
 def whole_numbers(text: str) -> list[int]:

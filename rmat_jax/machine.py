@@ -51,6 +51,14 @@ def load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
+def peak_bytes() -> int | None:
+    """The most bytes that this process's fullest device has held at once; None: nobody counts them,
+    as on CPUs.
+    """
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
+
+
 def keep_memory() -> None:
     """Lets the C library keep memory that a step has freed for the next step, up to 1 GiB a block.
 

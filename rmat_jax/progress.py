@@ -70,6 +70,7 @@ class BestEffort:
                 self._warned.add(what)
                 cause = error.__cause__ or error
                 cause = getattr(cause, "strerror", None) or cause
+                cause = " ".join(f"{cause}".split())
                 say(f"warning: {what} cannot be written ({cause}); {self._work} goes on without it")
 
 

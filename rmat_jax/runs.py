@@ -14,30 +14,34 @@ from rmat_jax.train.checkpoint import restore_params
 from rmat_jax.types import PyTree
 
 
-def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
-    """Loads the newest weights of a training run, with its model and its tokenizer.
+def load_run(workdir: str | Path, step: int | str | None = None) -> tuple[RMAT, PyTree, Tokenizer]:
+    """Loads the weights of a training run, with its model and its tokenizer.
 
     Args:
         workdir: the folder that the run was trained in, or that weights were imported into.
+        step: whose weights; None: the newest; "best": those with the lowest held-out loss.
 
     Raises:
-        UserError: the workdir has no checkpoint or no tokenizer, or its weights are no numbers.
+        UserError: the workdir has no checkpoint, no such step or no tokenizer, or its weights are
+            no numbers.
     """
-    params, values, step, meta = restore_params(Path(workdir) / "checkpoints")
+    params, values, step, meta = restore_params(Path(workdir) / "checkpoints", step)
     check_finite(params, f"step {step} of {workdir}")
     config = from_saved(Config, values, str(workdir))
     tokenizer = load_tokenizer(config, Path(workdir) / "tokenizer", meta["data"])
     return RMAT(config.model), params, tokenizer
 
 
-def load_engine(workdir: str | Path, rows: int = 8) -> Engine:
-    """Makes an engine with the newest weights of a training run.
+def load_engine(workdir: str | Path, rows: int = 8, step: int | str | None = None) -> Engine:
+    """Makes an engine with the weights of a training run.
 
     Args:
         workdir: the folder that the run was trained in, or that weights were imported into.
         rows: sessions that are read or written at the same time.
+        step: as `load_run` takes it.
 
     Raises:
-        UserError: the workdir has no checkpoint or no tokenizer, or `rows` is below 1.
+        UserError: the workdir has no checkpoint, no such step or no tokenizer, or `rows` is below
+            1.
     """
-    return Engine(*load_run(workdir), rows=rows)
+    return Engine(*load_run(workdir, step), rows=rows)

@@ -149,6 +149,7 @@ RULES = [
     (OptimConfig, {"final_fraction": 2.0}, "optim.final_fraction=2.0 must lie in [0, 1]"),
     (OptimConfig, {"weight_decay": -0.1}, "optim.weight_decay=-0.1 must not be negative"),
     (LogConfig, {"every": 0}, "log.every=0 must be positive"),
+    (LogConfig, {"patience": 2, "eval_every": 0}, "log.patience=2 needs log.eval_every above 0"),
     (LogConfig, {"save_every": -1}, "log.save_every=-1 must not be negative"),
     (
         Config,

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from rmat_jax import machine
 from tests.test_public import ROOT
 
 FAULTS = """
@@ -34,3 +35,15 @@ def test_freed_blocks_are_kept_for_the_next_step():
     )
     before, after = map(int, run.stdout.split())
     assert after < 100 and before > 10 * max(after, 10)
+
+
+def test_the_fullest_device_counts(monkeypatch):
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    # a CPU counts nothing
+    assert machine.peak_bytes() is None
+    some = [Device(None), Device({"peak_bytes_in_use": 5}), Device({"peak_bytes_in_use": 7})]
+    monkeypatch.setattr(machine.jax, "local_devices", lambda: some)
+    assert machine.peak_bytes() == 7

@@ -31,8 +31,8 @@ def test_an_engine_has_rows(workdir):
 def test_weights_that_are_no_numbers_are_refused(workdir, monkeypatch):
     restore = runs.restore_params
 
-    def lost(folder):
-        found = restore(folder)
+    def lost(*args):
+        found = restore(*args)
         output = found.params["output"].at[3, 1].set(float("nan"))
         return found._replace(params=found.params | {"output": output})
 

@@ -39,6 +39,7 @@ TURNS = 50
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_step(parser)
     parser.add_argument(
         "--session",
         type=flags.folder,
@@ -54,12 +55,23 @@ def main(args: argparse.Namespace) -> int:
         import readline  # noqa: F401
     lines = _typed() if flags.stdin().isatty() else sys.stdin
     return chat(
-        args.workdir, args.session, lines, flags.stdout(), **flags.fields_of(args, Sampling)
+        args.workdir,
+        args.session,
+        lines,
+        flags.stdout(),
+        step=args.step,
+        **flags.fields_of(args, Sampling),
     )
 
 
 def chat(
-    workdir: Path, session_file: Path | None, lines: Iterable[str], out: TextIO, **sampling
+    workdir: Path,
+    session_file: Path | None,
+    lines: Iterable[str],
+    out: TextIO,
+    *,
+    step: int | str | None = None,
+    **sampling,
 ) -> int:
     """Talks until the lines end, or one says /quit.
 
@@ -68,6 +80,7 @@ def chat(
         session_file: a file to go on from, if it exists. The talk is saved there at the end.
         lines: what is typed.
         out: gets the text as it is written.
+        step: whose weights; see `load_run`.
         sampling: the fields of `Sampling`.
 
     Returns:
@@ -83,7 +96,7 @@ def chat(
     # JAX is imported here.
     from rmat_jax.runs import load_engine
 
-    talk = Talk(load_engine(workdir, rows=1), rules, out)
+    talk = Talk(load_engine(workdir, rows=1, step=step), rules, out)
     if session_file is not None and session_file.exists():
         talk.load(f"{session_file}")
     say(f"the state has {talk.session.state_bytes:,} bytes; /help lists the commands")

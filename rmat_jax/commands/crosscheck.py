@@ -28,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir",
         type=flags.folder,
         metavar="DIR",
-        help="the folder of a training run whose newest weights are checked",
+        help="the folder of a training run whose weights are checked",
     )
+    flags.add_step(parser)
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    made = {name: getattr(args, name) for name in ("workdir", "config", "seed", "steps")}
+    made = {name: getattr(args, name) for name in ("workdir", "step", "config", "seed", "steps")}
     made = {name: value for name, value in made.items() if value is not None}
     if args.against and made:
         given = " and ".join(f"--{name}" for name in made)

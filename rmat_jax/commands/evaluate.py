@@ -43,6 +43,7 @@ OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_step(parser)
     parser.add_argument(
         "--suite",
         default="position",
@@ -58,6 +59,7 @@ def main(args: argparse.Namespace) -> None:
 
     from rmat_jax.evals.evaluate import evaluate
 
-    report = evaluate(args.workdir, tuple(args.suite.split(",")), args.out, options)
+    suites = tuple(args.suite.split(","))
+    report = evaluate(args.workdir, suites, args.out, options, args.step)
     tell(report.read_text("utf-8", "replace").partition("\n## ")[0].strip())
     print(f"\nwritten: {report}")

@@ -13,6 +13,7 @@ from rmat_jax import flags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_step(parser)
     flags.add_path(parser, "--file", "FILE", "the file to write; an older one is replaced")
     parser.add_argument(
         "--dtype",
@@ -24,4 +25,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from rmat_jax.interop.convert import export_weights
 
-    print(f"written: {export_weights(args.workdir, args.file, args.dtype)}")
+    print(f"written: {export_weights(args.workdir, args.file, args.dtype, args.step)}")

@@ -53,6 +53,7 @@ SAMPLING = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_step(parser)
     parser.add_argument(
         "--prompt", metavar="TEXT", help="the text to go on with; - reads standard input"
     )
@@ -68,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     prompt = flags.stdin() if args.prompt == "-" else args.prompt
     out = flags.stdout().buffer
-    return generate(args.workdir, prompt, args.session, out, **flags.fields_of(args, Sampling))
+    sampling = flags.fields_of(args, Sampling)
+    return generate(args.workdir, prompt, args.session, out, step=args.step, **sampling)
 
 
 def generate(
@@ -76,6 +78,8 @@ def generate(
     prompt: str | BinaryIO | None,
     session_file: Path | None,
     out: BinaryIO,
+    *,
+    step: int | str | None = None,
     **sampling,
 ) -> int:
     """Goes on with a text, and writes the new part to `out` as it comes.
@@ -85,6 +89,7 @@ def generate(
         prompt: text, or an open file of any length. None goes on with the session as it stands.
         session_file: a file to go on from, if it exists. The session is saved there at the end.
         out: gets the bytes that were written, with whole characters.
+        step: whose weights; see `load_run`.
         sampling: the fields of `Sampling`. With `max_new_tokens=0` the prompt is only read.
 
     Returns:
@@ -123,7 +128,7 @@ def generate(
     # JAX is imported here.
     from rmat_jax.runs import load_engine
 
-    engine = load_engine(workdir, rows=1)
+    engine = load_engine(workdir, rows=1, step=step)
     session = engine.load(session_file) if goes_on else engine.open()
     read = _read_all(session, itertools.chain([first], blocks))
     writing, begun, failure = Progress(), session.tokens, None

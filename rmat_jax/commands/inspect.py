@@ -15,6 +15,7 @@ from rmat_jax.progress import tell
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_step(parser)
     flags.add_path(parser, "--text", "FILE", "the text, which is read as one document")
     flags.add_path(parser, "--out", "DIR", "the folder for inspect.md, its figures and text.html")
 
@@ -22,6 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from rmat_jax.evals.look.look import inspect
 
-    report = inspect(args.workdir, args.text, args.out)
+    report = inspect(args.workdir, args.text, args.out, args.step)
     tell(report.read_text("utf-8", "replace").partition("\n## ")[0].strip())
     print(f"\nwritten: {report}")

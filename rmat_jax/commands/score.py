@@ -31,6 +31,7 @@ BLOCK = 1 << 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_step(parser)
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a text to be scored; - reads standard input"
     )
@@ -39,16 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     if "-" in args.files:
         flags.stdin()
-    score_files(args.workdir, args.files, flags.stdout())
+    score_files(args.workdir, args.files, flags.stdout(), args.step)
 
 
-def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
+def score_files(
+    workdir: Path, files: Sequence[str], out: TextIO, step: int | str | None = None
+) -> None:
     """Prints what each file costs, in bits per byte, and the total, also if it is interrupted.
 
     Args:
         workdir: the folder of a training run.
         files: paths; "-" is standard input.
         out: gets the lines.
+        step: whose weights; see `load_run`.
 
     Raises:
         UserError: bad input.
@@ -62,7 +66,7 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
     from rmat_jax.modules.state import initial_state
     from rmat_jax.runs import load_run
 
-    model, params, tokenizer = load_run(workdir)
+    model, params, tokenizer = load_run(workdir, step)
     # There is a total to print from here on.
     flags.interrupts_raise()
     state_bytes = initial_state(model.config, 1).num_bytes()

@@ -31,8 +31,9 @@ def evaluate(
     suites: Sequence[str] = ("position",),
     out: Path | None = None,
     options: Options | None = None,
+    step: int | str | None = None,
 ) -> Path:
-    """Writes the report of the newest checkpoint, anew after each suite.
+    """Writes the report of a checkpoint, anew after each suite.
 
     The `check` functions of all suites are asked before any suite measures.
 
@@ -41,21 +42,23 @@ def evaluate(
         suites: names out of SUITES, in the order of the report.
         out: folder for report.md, report.json and the figures; None: the workdir itself.
         options: of the suites.
+        step: whose weights; None: the newest; "best": those with the lowest held-out loss.
 
     Returns:
         The path of report.md.
 
     Raises:
         UserError: an unknown suite or one that occurs twice, a file that is not given or not there,
-            no checkpoint, data that is no longer there. One that a suite raises only while it
-            measures is raised after the other suites have run; the report then holds theirs.
+            no checkpoint or no such step, data that is no longer there. One that a suite raises
+            only while it measures is raised after the other suites have run; the report then holds
+            theirs.
     """
     options = options or Options()
     check_names(suites, options)
     modules = {name: importlib.import_module(SUITES[name]) for name in suites}
     workdir = Path(workdir)
     out = workdir if out is None else Path(out)
-    subject = load_subject(workdir)
+    subject = load_subject(workdir, step)
     for name, module in modules.items():
         if name not in ANY_DATA:
             _ = subject.tokenizer
@@ -65,7 +68,7 @@ def evaluate(
 
     sections: dict[str, Section] = {}
     failures: dict[str, str] = {}
-    command = command_line(subject, suites, out, options)
+    command = command_line(subject, suites, out, options, step)
     for number, (name, module) in enumerate(modules.items(), 1):
         say(f"suite {name}, {number} of {len(modules)}")
         try:

@@ -73,13 +73,20 @@ def write_report(
     return report
 
 
-def command_line(subject: Subject, suites: Sequence[str], out: Path, options: Options) -> str:
+def command_line(
+    subject: Subject,
+    suites: Sequence[str],
+    out: Path,
+    options: Options,
+    step: int | str | None = None,
+) -> str:
     """Returns the command that measures this again, with the options that differ from defaults."""
     default = Options()
     changed = {
         name: value for name, value in vars(options).items() if value != getattr(default, name)
     }
-    flags = {"workdir": subject.workdir, "suite": ",".join(suites), "out": out, **changed}
+    asked = {} if step is None else {"step": step}
+    flags = {"workdir": subject.workdir, **asked, "suite": ",".join(suites), "out": out, **changed}
     return "python -m rmat_jax evaluate " + shlex.join(
         f"--{name}={value}" for name, value in flags.items()
     )

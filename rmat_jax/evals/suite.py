@@ -65,14 +65,14 @@ class Subject:
         return Engine(self.model, self.params, self.tokenizer, rows=rows, prompts=rows)
 
 
-def load_subject(workdir: Path) -> Subject:
-    """Returns the newest checkpoint of a run.
+def load_subject(workdir: Path, step: int | str | None = None) -> Subject:
+    """Returns a checkpoint of a run: a step, or the newest, or the "best".
 
     Raises:
         UserError: there is none, or its weights are no numbers.
     """
     workdir = Path(workdir)
-    found = restore_params(workdir / "checkpoints")
+    found = restore_params(workdir / "checkpoints", step)
     check_finite(found.params, f"step {found.step} of {workdir}")
     config = from_saved(Config, found.config, str(workdir))
     return Subject(workdir, config, found.params, found.step, found.meta.get("data"))

@@ -90,18 +90,22 @@ def make_case(
     wherever a rule changes.
 
     Args:
-        config: the experiment; dropout is switched off, and the schedule is shortened so that
-            `steps` steps see its warm-up, its peak and its end.
+        config: the experiment; dropout is switched off, the optimiser is AdamW with a cosine, and
+            shortened so that `steps` steps see its warm-up, its peak and its end.
         weights: by the names of `layout`.
         steps: of the optimiser, at least 1.
         seed: of tokens, targets and documents.
         text: token ids to read, the same passage for no two rows; None: random ids.
     """
     model = dataclasses.replace(config.model, dropout=0.0)
+    # what `interop/training.py` has
+    optim = dataclasses.replace(
+        config.optim, name="adamw", schedule="cosine", ema=0.0, warmup_steps=steps // 3
+    )
     config = dataclasses.replace(
         config,
         model=model,
-        optim=dataclasses.replace(config.optim, warmup_steps=steps // 3),
+        optim=optim,
         steps=steps,
         batch_size=BATCH,
         chunks_per_step=CHUNKS_PER_STEP,

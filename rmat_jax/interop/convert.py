@@ -20,25 +20,27 @@ from rmat_jax.train.state import TrainState, init_state
 from rmat_jax.types import PyTree
 
 
-def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
-    """Writes the parameters of the newest good checkpoint to `file`, with config, step and
-    byte-pair tokenizer.
+def export_weights(
+    workdir: Path, file: Path, dtype: str | None = None, step: int | str | None = None
+) -> str:
+    """Writes the parameters of a checkpoint to `file`, with config, step and byte-pair tokenizer.
 
     Args:
         workdir: of a run.
         file: is replaced if it is there; whole or not at all.
         dtype: as `write_weights` takes it; None: the parameters' own.
+        step: whose weights; None: the newest good one; "best": the lowest held-out loss.
 
     Returns:
         What was written, in one line.
 
     Raises:
-        UserError: no checkpoint, no tokenizer where the config needs one, or a file that cannot be
-            written.
+        UserError: no checkpoint or no such step, no tokenizer where the config needs one,
+            or a file that cannot be written.
     """
     # a checkpoint may hold float64
     with jax.enable_x64(True):
-        params, values, step, meta = restore_params(workdir / "checkpoints")
+        params, values, step, meta = restore_params(workdir / "checkpoints", step)
     config = from_saved(Config, values, str(workdir))
     tensors = from_jax(config.model, params)
     metadata = {"step": str(step)}
@@ -165,8 +167,7 @@ def _write_run(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _begin(config: Config, params: PyTree) -> TrainState:
-    optimizer = make_optimizer(config)
-    return init_state(config, optimizer).replace(params=params, opt_state=optimizer.init(params))
+    return init_state(config, make_optimizer(config), params)
 
 
 def _has_tokenizer(config: Config) -> bool:

@@ -118,13 +118,22 @@ def explain(d: Difference) -> str:
 
 
 def load_case(
-    *, workdir: Path | None = None, config: Config | None = None, steps: int = 10, seed: int = 0
+    *,
+    workdir: Path | None = None,
+    step: int | str | None = None,
+    config: Config | None = None,
+    steps: int = 10,
+    seed: int = 0,
 ) -> Case:
-    """The newest checkpoint of a run, on text that it can read; or `config`, or a small one, with
-    seeded random weights.
+    """A checkpoint of a run, on text that it can read; or `config`, or a small one, with seeded
+    random weights.
+
+    `step`: of the run; None: the newest; "best": the one with the lowest held-out loss.
     """
     if workdir is not None and config is not None:
         raise UserError("--workdir and --config are both given; a workdir has its own config")
+    if workdir is None and step is not None:
+        raise UserError(f"--step={step} is one of a run; give its --workdir")
     if workdir is None:
         config = dataclasses.replace(config or SMALL, seed=seed)
         return make_case(config, random_weights(config.model, seed), steps=steps, seed=seed)
@@ -136,7 +145,7 @@ def load_case(
 
     # a checkpoint may hold float64
     with jax.enable_x64(True):
-        params, values, *_ = restore_params(workdir / "checkpoints")
+        params, values, *_ = restore_params(workdir / "checkpoints", step)
     config = from_saved(Config, values, str(workdir))
     text = None
     if not config.data.synthetic:

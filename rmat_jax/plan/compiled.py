@@ -137,7 +137,7 @@ def held(state: TrainState, mesh: Mesh | AbstractMesh) -> Held:
     grads = tree_bytes(jax.tree.map(whole, state.params))
     return Held(
         params=tree_bytes(state.params),
-        optimizer=tree_bytes(state.opt_state),
+        optimizer=tree_bytes((state.opt_state, state.ema)),
         memory=tree_bytes(state.carried),
         gathered=grads if mesh.shape["fsdp"] > 1 else 0,
         grads=grads,

@@ -19,6 +19,8 @@ WINDOW = 128
 LIMIT = 10
 # of Health, what a return to an earlier checkpoint does not take back
 COUNTS = ("bad", "in_a_row")
+# what to do when a run stops
+LOWER = "lower --config.optim.learning_rate or raise --config.optim.warmup_steps in a new --workdir"
 
 
 @struct.dataclass

@@ -18,10 +18,11 @@ from etils import epath
 from rmat_jax.errors import UserError, install
 from rmat_jax.progress import BestEffort
 from rmat_jax.train import processes
+from rmat_jax.train.trackers import ID_FILE
 
 Result = TypeVar("Result")
 # what goes to the bucket and comes from there, beside the tokenizer's files
-SMALL = ("config.json", "metrics.jsonl", "samples.txt")
+SMALL = ("config.json", "metrics.jsonl", "samples.txt", ID_FILE)
 
 
 class Place:

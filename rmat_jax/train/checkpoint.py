@@ -9,14 +9,10 @@ meta, leaves: {name: {dtype, shape, digest}}}}. A leaf's name is its path, such 
 """
 
 import contextlib
-import errno
-import functools
 import json
-import logging
 import re
 import shlex
 import sys
-import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +25,10 @@ from etils import epath
 from rmat_jax.config import ABSENT, differences, to_saved
 from rmat_jax.digests import digests, named
 from rmat_jax.errors import UserError
-from rmat_jax.train import processes
+from rmat_jax.train import averages, processes
+from rmat_jax.train.best import best_of
+from rmat_jax.train.failures import cause, cure, denied, quieten
+from rmat_jax.train.metrics import read_metrics
 from rmat_jax.types import Array, PyTree
 
 # of a config, when a run resumes: the training stays the same
@@ -45,38 +44,13 @@ PART_BYTES = 1 << 28
 FORMAT = 1
 
 
-@functools.cache
-def _quieten() -> None:
-    """A read or write that fails is raised to us, once. Orbax logs it besides, with tracebacks, and
-    abandons what else was under way, which Python then reports piece by piece: hundreds of lines
-    around the one that says what to do.
-    """
-    report = sys.unraisablehook
-
-    def not_of_orbax(record: logging.LogRecord) -> bool:
-        source = record.pathname if record.name == "absl" else record.getMessage()
-        if record.exc_info:
-            frames = traceback.extract_tb(record.exc_info[2])
-            source += "".join(frame.filename for frame in frames)
-        return "orbax" not in source and "OCDBT" not in source
-
-    def report_others(unraisable: Any) -> None:
-        file = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
-        if "orbax" not in file and str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    logging.getLogger("absl").addFilter(not_of_orbax)
-    logging.getLogger("asyncio").addFilter(not_of_orbax)
-    sys.unraisablehook = report_others
-
-
 class Checkpoints:
     """The checkpoints of one folder, for the run that writes there. A context manager; leaving it
     waits for the save.
 
     The newest stay on disk. So does the one with the lowest `loss` in its `meta`, so that a run
-    that diverges does not lose its last good step, and the newest that is `planned` there, to
-    which a run may go back.
+    that diverges does not lose its last good step, the newest that is `planned` there, to which a
+    run may go back, and the one that the run names as the `best`.
 
     One run at a time, and each of its processes makes the same calls. What a killed run left
     half-written is removed. What is committed stays as it is until the first `save`.
@@ -88,15 +62,18 @@ class Checkpoints:
         """
         if keep < 1:
             raise UserError(f"keep={keep} must be at least 1")
-        _quieten()
+        quieten()
         self.folder = _path(folder)
         # the step last saved or restored here
         self.held: int | None = None
+        # a step that stays; known only after it is saved, since a save comes before the evaluation
+        self.best: int | None = None
         self._damaged: set[int] = set()
         self._meta: dict[int, Mapping[str, Any]] = {}
         self._proved = False
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Staying(keep, self._meta_of), cleanup_tmp_directories=True
+            preservation_policy=_Staying(keep, self._meta_of, lambda: self.best),
+            cleanup_tmp_directories=True,
         )
         try:
             # Orbax takes a file for a folder until it writes
@@ -104,7 +81,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise UserError(
-                f"{folder} cannot hold checkpoints: {_cause(error)}; choose another --workdir"
+                f"{folder} cannot hold checkpoints: {cause(error)}; choose another --workdir"
             ) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -188,7 +165,7 @@ class Checkpoints:
             raise
         except Exception as error:
             raise UserError(
-                f"{self.folder}: step {step} was saved and cannot be read again: {_cause(error)}; "
+                f"{self.folder}: step {step} was saved and cannot be read again: {cause(error)}; "
                 "choose another --workdir"
             ) from error
         self._proved = True
@@ -284,24 +261,27 @@ class Checkpoints:
         return body and body["config"]
 
     def _lost(self, step: int | None, error: BaseException) -> UserError:
-        return UserError(
-            f"{self.folder}: step {step} is not saved: {_cause(error)}; {_cure(error)}"
-        )
+        return UserError(f"{self.folder}: step {step} is not saved: {cause(error)}; {cure(error)}")
 
 
 class _Staying(ocp.checkpoint_managers.PreservationPolicy):
     """Says which steps stay on disk."""
 
-    def __init__(self, keep: int, meta_of: Callable[[int], Mapping[str, Any]]):
-        self._keep, self._meta_of = keep, meta_of
+    def __init__(
+        self,
+        keep: int,
+        meta_of: Callable[[int], Mapping[str, Any]],
+        best: Callable[[], int | None],
+    ):
+        self._keep, self._meta_of, self._best = keep, meta_of, best
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
         losses = {step: self._meta_of(step).get("loss") for step in steps}
         losses = {step: loss for step, loss in losses.items() if loss is not None}
-        best = {min(losses, key=losses.get)} if losses else set()
+        lowest = {min(losses, key=losses.get)} if losses else set()
         planned = [step for step in steps if self._meta_of(step).get("planned")]
-        stay = {*steps[-self._keep :], *best, *planned[-1:]}
+        stay = {*steps[-self._keep :], *lowest, *planned[-1:], self._best()}
         return [checkpoint.step in stay for checkpoint in checkpoints]
 
 
@@ -316,18 +296,23 @@ class Restored(NamedTuple):
     meta: dict[str, Any]
 
 
-def restore_params(folder: Any, step: int | None = None) -> Restored:
-    """Parameters for inference, verified, on this process's first device. Nothing else of the state
-    is read.
+def restore_params(folder: Any, step: int | str | None = None) -> Restored:
+    """Parameters for inference, verified, on this process's first device: the averaged ones where
+    the run has an average. Nothing else of the state is read.
 
-    `step`: None for the newest that verifies, with a warning line for each that does not.
+    Args:
+        folder: the checkpoints of a workdir.
+        step: None for the newest that verifies, with a warning line for each that does not; "best"
+            for the one that the records of the workdir give the lowest held-out loss.
 
     Raises:
-        UserError: there is no such folder or step, or it is damaged.
+        UserError: there is no such folder or step, it is damaged, or "best" was not kept.
     """
-    _quieten()
+    quieten()
     folder = _path(folder)
     there = sorted(_steps(folder))
+    if there and step == "best":
+        step = _best(folder, there)
     if not there or (step is not None and step not in there):
         lacks = f"no step {step}, only {', '.join(map(str, there))}" if there else "no checkpoint"
         raise UserError(
@@ -336,7 +321,7 @@ def restore_params(folder: Any, step: int | None = None) -> Restored:
 
     def read(step):
         body = _read_body(folder, step)
-        saved = {name: leaf for name, leaf in body["leaves"].items() if name.startswith("params/")}
+        saved = {name: body["leaves"][name] for name in averages.needed(body["leaves"])}
         wanted = {
             n: jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
             for n, leaf in saved.items()
@@ -348,13 +333,25 @@ def restore_params(folder: Any, step: int | None = None) -> Restored:
         folder, steps, read, set(), lambda found: _verify(found[0], found[1]["leaves"])
     )
     params: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        _, *path, last = name.split("/")
+    for name, leaf in averages.of_saved(leaves).items():
+        *path, last = name.split("/")
         node = params
         for key in path:
             node = node.setdefault(key, {})
         node[last] = leaf
     return Restored(params, body["config"], step, body["meta"])
+
+
+def _best(folder: epath.Path, there: Sequence[int]) -> int:
+    """The step with the lowest held-out loss. Raises UserError where it is not there."""
+    best, steps = best_of(read_metrics(folder.parent)).step, ", ".join(map(str, there))
+    if best in there:
+        return best
+    lacks = "no step was evaluated" if best is None else f"step {best} was the best, and is gone"
+    raise UserError(
+        f"--step=best: {folder.parent / 'metrics.jsonl'} says that {lacks}; "
+        f"give one of --step={steps}, or train with log.eval_every and log.keep_best=True"
+    )
 
 
 def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -416,12 +413,12 @@ def _newest(
             raise
         except Exception as error:
             # whatever Orbax, TensorStore and the file system make of damaged files
-            if _denied(error):
+            if denied(error):
                 raise UserError(
-                    f"step {step} of {folder} cannot be read: {_cause(error)}; make it readable, "
+                    f"step {step} of {folder} cannot be read: {cause(error)}; make it readable, "
                     "or move it away to go on from an older one"
                 ) from error
-            return None, _cause(error)
+            return None, cause(error)
 
     steps = json.loads(processes.tell(json.dumps(sorted(steps, reverse=True)))[0])
     for step in steps:
@@ -446,36 +443,6 @@ def _newest(
             "start anew"
         )
     return None
-
-
-def _denied(error: BaseException | None) -> bool:
-    """Whether the file system refused to read: that says nothing of what is written there."""
-    codes = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
-    while error is not None:
-        if getattr(error, "errno", None) in codes or "PERMISSION_DENIED" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-# of what a failed save says
-_CURES = {
-    "No space|quota|too large|EFBIG": "make room or change --workdir",
-    "Too many open files": "raise `ulimit -n`",
-    "ermission|not permitted|Read-only": "make it writable or change --workdir",
-    "arrier|oordination|DEADLINE|UNAVAILABLE|heartbeat": "another process has ended: start all "
-    "of them again",
-}
-
-
-def _cure(error: BaseException | None) -> str:
-    """What to do after a failed save, by its causes."""
-    said = ""
-    while error is not None:
-        said += f"{error} {getattr(error, 'strerror', '')} "
-        error = error.__cause__ or error.__context__
-    found = (cure for pattern, cure in _CURES.items() if re.search(pattern, said))
-    return f"{next(found, 'mend that')}; the same command goes on from the step before"
 
 
 def _read_body(folder: epath.Path, step: int) -> dict[str, Any]:
@@ -563,11 +530,3 @@ def _seal(body: Mapping[str, Any]) -> dict[str, Any]:
         "crc32": zlib.crc32(json.dumps(body, sort_keys=True).encode()),
         "body": body,
     }
-
-
-def _cause(error: BaseException) -> str:
-    """What first went wrong, in one line."""
-    while error.__cause__:
-        error = error.__cause__
-    text = " ".join(str(error).split(" [tensorstore_spec")[0].split())
-    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"

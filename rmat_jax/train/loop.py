@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import jax
 from jax.sharding import Mesh
 
 from rmat_jax import flops, infer
-from rmat_jax.chips import chip_of
 from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.tokenizer import count_words
@@ -23,18 +21,17 @@ from rmat_jax.machine import keep_memory
 from rmat_jax.model import RMAT
 from rmat_jax.progress import BestEffort
 from rmat_jax.signals import Signals
-from rmat_jax.train import bucket, parallel, processes, sharding
-from rmat_jax.train.bad_steps import LIMIT, Health
+from rmat_jax.train import averages, bucket, parallel, processes, sharding
+from rmat_jax.train.bad_steps import LIMIT, LOWER
+from rmat_jax.train.best import Best, best_of
 from rmat_jax.train.checkpoint import Checkpoints, check_same_config
 from rmat_jax.train.heldout import evaluate_heldout
+from rmat_jax.train.log import Log, clock
 from rmat_jax.train.metrics import MetricWriter, NoWriter, read_metrics
-from rmat_jax.train.optim import decay_begins, make_optimizer, make_schedule
+from rmat_jax.train.optim import decay_begins, make_optimizer
 from rmat_jax.train.sharding import make_mesh
 from rmat_jax.train.state import TrainState
-from rmat_jax.train.step import Sums
 from rmat_jax.train.trace import Trace
-
-LOWER = "lower --config.optim.learning_rate or raise --config.optim.warmup_steps in a new --workdir"
 
 
 def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int:
@@ -102,17 +99,19 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
         processes.say(
             f"resuming from step {step} of {place}" if restored else f"starting in {place}"
         )
-        if step < last_step:
-            processes.say("compiling the train step")
 
         train = parallel.make_train_step(config, optimizer, mesh)
         batches = data.train.batches(step)
         vote, stopped = processes.Vote(mesh), 0
         with (
-            MetricWriter(workdir, step) if processes.is_main() else NoWriter() as writer,
+            _writer(config, workdir, step) as writer,
             Trace(workdir / "profile", config.log.traced) as trace,
         ):
-            log = _Log(config, writer, seconds, started)
+            log = Log(config, writer, seconds, started)
+            best = Best(*json.loads(processes.tell(json.dumps(best_of(writer.records)))[0]))
+
+            def patience_ends():
+                return 0 < config.log.patience <= best.since
 
             def save():
                 log.flush()
@@ -158,17 +157,25 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
                     writer.write("saved", checkpoints.held)
 
             def evaluate():
+                nonlocal best
                 # first: an evaluation that fails must not cost the steps
                 save()
                 with log.paused():
-                    _evaluate(config, state, mesh, data, step, writer, log.seconds())
+                    bits = _evaluate(config, state, mesh, data, step, writer, log.seconds())
+                best = best.after(step, bits)
+                checkpoints.best = best.step if config.log.keep_best else None
 
+            checkpoints.best = best.step if config.log.keep_best else None
             # of a run that was killed between the two
             due = restored and _evaluates(config, step)
             lacks = "" if step in _steps(writer, "heldout") else "it"
             if due and processes.tell(lacks)[0]:
                 evaluate()
-            while step < last_step and not (stopped := vote.ask(signals.caught)):
+            if step < last_step and not patience_ends():
+                processes.say("compiling the train step")
+            while step < last_step and not patience_ends():
+                if stopped := vote.ask(signals.caught):
+                    break
                 trace.at(step, state)
                 batch = next(batches)
                 state, sums = train(
@@ -190,12 +197,18 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
                     place.send()
     if not step:
         processes.say("stopped before the first step; nothing to save")
+    elif patience_ends():
+        processes.say(
+            f"ended at step {step} of {config.steps}: in {best.since} evaluations the held-out "
+            f"loss was not below that of step {best.step} (log.patience={config.log.patience}); "
+            + ("--step=best takes it" if config.log.keep_best else "log.keep_best=False: not kept")
+        )
     elif step < config.steps:
         processes.say(
             f"saved at step {step} of {config.steps}; the same command goes on from there"
         )
     else:
-        processes.say(f"done: {step} steps in {_clock(log.seconds())}; {place}")
+        processes.say(f"done: {step} steps in {clock(log.seconds())}; {place}")
     return 128 + stopped if stopped else 0
 
 
@@ -268,6 +281,12 @@ def _make_workdir(workdir: Path) -> None:
     finally:
         if processes.is_main():
             mark.unlink(missing_ok=True)
+
+
+def _writer(config: Config, workdir: Path, step: int) -> MetricWriter | NoWriter:
+    if not processes.is_main():
+        return NoWriter()
+    return MetricWriter(workdir, step, config.log.trackers, to_dict(config))
 
 
 def _due(every: int, step: int) -> bool:
@@ -352,9 +371,10 @@ def _evaluate(
     step: int,
     writer: MetricWriter | NoWriter,
     seconds: float,
-) -> None:
-    """Held-out text with and without memory, and a sample."""
-    held = evaluate_heldout(config, state.params, data.heldout, data.heldout.num_bytes, mesh=mesh)
+) -> float:
+    """Held-out text with and without memory, and a sample. Returns the bits a token, with it."""
+    params = averages.evaluated(config.optim, state.params, state.opt_state, state.ema)
+    held = evaluate_heldout(config, params, data.heldout, data.heldout.num_bytes, mesh=mesh)
     values = {"accuracy": held.accuracy, "bits_per_token": held.bits_per_token}
     line = f"step {step}: held-out accuracy {held.accuracy:.3f}"
     if held.bits_per_byte is not None:
@@ -365,7 +385,7 @@ def _evaluate(
             line += f" (perplexity {2**bits:,.2f} a word)"
     if config.model.memory:
         cut = evaluate_heldout(
-            config, state.params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh
+            config, params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh
         )
         if cut.bits_per_byte is None:
             values["accuracy_without_memory"] = cut.accuracy
@@ -376,9 +396,9 @@ def _evaluate(
     processes.say(line)
     writer.write("heldout", step, **values, seconds=seconds)
     if not config.log.sample_tokens or data.tokenizer is None:
-        return
+        return held.bits_per_token
     # all processes help, one writes
-    params = sharding.on_one_device(mesh, state.params)
+    params = sharding.on_one_device(mesh, params)
     if processes.is_main():
         session = infer.Engine(RMAT(config.model), params, data.tokenizer, rows=1).open(
             config.log.sample_prompt
@@ -390,151 +410,4 @@ def _evaluate(
         )
         processes.say("\n".join("    | " + row for row in shown.splitlines()))
         writer.write_sample(step, text)
-
-
-class _Log:
-    """Progress lines and records. Sums are fetched one step late, so that the device never waits
-    for the host.
-    """
-
-    def __init__(
-        self, config: Config, writer: MetricWriter | NoWriter, seconds: float, started: float
-    ):
-        self._config, self._writer = config, writer
-        self._schedule = make_schedule(config)
-        self._offset = seconds - started
-        # FLOPs a second at the chips' peak in bfloat16; None: the chip is not known
-        chip = chip_of(jax.devices()[0].device_kind)
-        self._peak = chip and chip.flops * jax.device_count()
-        self._pending: tuple[int, Sums] | None = None
-        self._totals: list[Sums] = []
-        # nats and scored tokens since the last save
-        self._since_save = (0.0, 0)
-        # the bad step to go back from, and the counts after it
-        self.bad: tuple[int, Health] | None = None
-        self._paused_for = 0.0
-        self._printed = -math.inf
-        self._began = self._recorded = (
-            # (time, step) where the first step, which compiles, and the last record ended
-            None
-        )
-
-    def seconds(self) -> float:
-        """Since the run began, resumes included, pauses between them not."""
-        return time.monotonic() + self._offset
-
-    def loss_since_save(self) -> float | None:
-        """Nats a token, in the good steps since the last call; None: there was none."""
-        (loss, scored), self._since_save = self._since_save, (0.0, 0)
-        return loss / scored if scored else None
-
-    def step(self, step: int, sums: Sums, wait: bool = False) -> None:
-        """Takes what a step counted. With `wait`, its own sums are fetched at once, too."""
-        self.flush()
-        self._pending = step, sums
-        if wait:
-            self.flush()
-
-    def went_back(self) -> None:
-        """Forgets the bad step, and the one that was begun meanwhile."""
-        self._pending = self.bad = None
-
-    @contextlib.contextmanager
-    def paused(self):
-        """What happens inside does not count as training time."""
-        start = time.monotonic()
-        yield
-        self._paused_for += time.monotonic() - start
-
-    def flush(self) -> None:
-        """Fetches the last step's sums; records and prints when due."""
-        if self._pending is None or self.bad:
-            return
-        (step, sums), self._pending = self._pending, None
-        sums = jax.device_get(sums)
-        if sums.health.in_a_row:
-            self._bad_step(step, sums)
-        else:
-            self._totals.append(sums)
-            loss, scored = self._since_save
-            self._since_save = loss + float(sums.loss), scored + int(sums.scored)
-        now = time.monotonic() - self._paused_for
-        if self._began is None:
-            self._began = self._recorded = now, step
-        last = step == self._config.steps
-        if last or step % self._config.log.every == 0:
-            self._record(step, now)
-        if last or now - self._printed >= self._config.log.seconds:
-            self._print(step, sums, now)
-
-    def _bad_step(self, step: int, sums: Sums) -> None:
-        health, optim = sums.health, self._config.optim
-        what = f"step {step}: the loss is {sums.loss / max(sums.scored, 1):.4g} nats a token, the "
-        what += f"gradient norm {sums.grad_norm:.4g}"
-        if optim.bad_step == "stop":
-            raise UserError(
-                f"{what}; nothing from here on is saved. Go on with --config.optim.bad_step=skip "
-                f"or rollback, or {LOWER}"
-            )
-        highest = float(health.highest(optim.bad_step_sigmas))
-        what += f", above {highest:.4g}" if math.isfinite(highest) else ""
-        if health.in_a_row >= LIMIT:
-            raise UserError(f"{what}, the {LIMIT}th bad step in a row; {LOWER}")
-        processes.say(f"{what}; nothing is learned from it ({health.bad} bad steps so far)")
-        if optim.bad_step == "rollback" and self.bad is None:
-            self.bad = step, health
-
-    def _tokens(self, steps: int) -> int:
-        return steps * self._config.batch_size * self._config.segment_len
-
-    def _rate(self, now: float, step: int, since: tuple[float, int]) -> float:
-        return self._tokens(step - since[1]) / (now - since[0]) if step > since[1] else 0.0
-
-    def _mfu(self, rate: float) -> float:
-        """Model FLOPs utilisation: the products of a step, without what is computed again, by the
-        chips' peak (arXiv 2204.02311, appendix B).
-        """
-        return rate * 3 * flops.per_token(self._config.model) / self._peak
-
-    def _record(self, step: int, now: float) -> None:
-        if not self._totals:
-            return
-        health = self._totals[-1].health
-        counts = {} if self._config.optim.bad_step == "stop" else {"bad_steps": int(health.bad)}
-        scored = max(sum(int(s.scored) for s in self._totals), 1)
-        self._writer.write(
-            "train",
-            step,
-            tokens=self._tokens(step),
-            loss=sum(float(s.loss) for s in self._totals) / scored,
-            accuracy=sum(int(s.correct) for s in self._totals) / scored,
-            grad_norm=float(self._totals[-1].grad_norm),
-            learning_rate=float(self._schedule(health.good - 1)),
-            **counts,
-            tokens_per_second=(rate := self._rate(now, step, self._recorded)),
-            **({"mfu": self._mfu(rate)} if self._peak else {}),
-            seconds=self.seconds(),
-        )
-        self._totals, self._recorded = [], (now, step)
-
-    def _print(self, step: int, sums: Sums, now: float) -> None:
-        rate = self._rate(now, step, self._began)
-        loss = sums.loss / max(sums.scored, 1)
-        line = (
-            f"step {step}/{self._config.steps}  loss {loss:.4f} nats ({loss / math.log(2):.3f} "
-            "bits) a token"
-        )
-        if rate:
-            line += (
-                f"  {rate:,.0f} tokens/s  "
-                + (f"MFU {self._mfu(rate):.1%}  " if self._peak else "")
-                + f"{_clock(self._tokens(self._config.steps - step) / rate)} left"
-            )
-        processes.say(line)
-        self._printed = now
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    return held.bits_per_token

@@ -1,20 +1,18 @@
-"""What a run records: metrics.jsonl, TensorBoard, samples.txt. A resumed run takes back what it is
+"""What a run records: metrics.jsonl, samples.txt, trackers. A resumed run takes back what it is
 about to repeat.
 
 Records watch a run and must not end it: one that cannot be written costs a warning, once.
 """
 
-import contextlib
 import json
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rmat_jax.errors import install
 from rmat_jax.files import json_lines, write_whole
 from rmat_jax.progress import BestEffort, say
+from rmat_jax.train.trackers import TRACKERS, Tracker
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -64,14 +62,22 @@ def _is_record(record: dict[str, Any]) -> bool:
 class MetricWriter:
     """Appends to the records of a workdir; use as a context."""
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(
+        self,
+        workdir: Path,
+        step: int,
+        trackers: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ):
         """Begins to write. Lines of steps after `step`, where the run goes on, are dropped.
 
         Args:
             workdir: of the run.
             step: the last step that is done.
+            trackers: names of TRACKERS. One that cannot begin is told once and left out.
+            config: of the run, for the trackers that show it.
         """
-        self._try, self._board = BestEffort("training"), None
+        self._try = BestEffort("training")
         self._path, self._samples = workdir / "metrics.jsonl", workdir / "samples.txt"
         self.records: list[dict[str, Any]] = []
         # what cannot be read is not written over
@@ -84,32 +90,22 @@ class MetricWriter:
             if self.records != found or left_out:
                 lines = [json.dumps(record) + "\n" for record in self.records]
                 write_whole(self._path, "".join(lines))
-        with self._try(workdir / "tensorboard"):
-            try:
-                self._open_board(workdir / "tensorboard", step + 1)
-            except ModuleNotFoundError:
-                say(f"note: no files for TensorBoard; they take: {install('tensorboardX')}")
-
-    def _open_board(self, folder: Path, step: int) -> None:
-        """Begins a file for TensorBoard. Raises ModuleNotFoundError without its package."""
-        with _hidden("torch"):
-            from tensorboardX import summary
-            from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto import event_pb2
-        folder.mkdir(exist_ok=True)
-        self._summary, self._events = summary, event_pb2
-        # not by a SummaryWriter: its thread may die, and then it waits for it without end
-        self._board = EventsWriter(str(folder / "events"))
-        begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write_event(step, session_log=begins)
+        self._trackers: dict[str, Tracker] = {}
+        for name in trackers:
+            begin = TRACKERS[name]
+            with self._try(name):
+                try:
+                    self._trackers[name] = begin(workdir, step + 1, config or {})
+                except ModuleNotFoundError:
+                    say(f"note: no records for {name}; they take: {install(begin.PACKAGE)}")
 
     def __enter__(self) -> "MetricWriter":
         return self
 
     def __exit__(self, *_) -> None:
-        if self._board is not None:
-            with self._try("tensorboard"):
-                self._board.close()
+        for name, tracker in self._trackers.items():
+            with self._try(name):
+                tracker.close()
 
     def write(self, split: str, step: int, **values: float) -> None:
         """Writes one line: {"split": ..., "step": ..., name: number, ...}."""
@@ -117,8 +113,7 @@ class MetricWriter:
         self.records.append(record)
         with self._try(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        for name, value in values.items():
-            self._write_event(step, scalar=(f"{split}/{name}", value))
+        self._tell("write", step, {f"{split}/{name}": value for name, value in values.items()})
 
     def write_sample(self, step: int, sample: str) -> None:
         """Appends a text, unless a run that was stopped before it saved has left the same."""
@@ -128,30 +123,13 @@ class MetricWriter:
                 with self._samples.open("ab") as file:
                     file.write(written)
         shown = written.decode("utf-8", "replace").partition("\n")[2]
-        self._write_event(step, text=("sample", shown))
+        self._tell("write_text", step, "sample", shown)
 
-    def _write_event(self, step: int, **what: Any) -> None:
-        """Tells TensorBoard: `scalar=(name, number)`, `text=(name, text)`, or a field of Event."""
-        if self._board is not None:
-            with self._try("tensorboard"):
-                for kind in {"scalar", "text"} & what.keys():
-                    what["summary"] = getattr(self._summary, kind)(*what.pop(kind))
-                event = self._events.Event(wall_time=time.time(), step=step, **what)
-                self._board.write_event(event)
-                self._board.flush()
-
-
-@contextlib.contextmanager
-def _hidden(package: str) -> Iterator[None]:
-    """What is imported in the block does not find a package that it could use, and need not."""
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None
-    try:
-        yield
-    finally:
-        del sys.modules[package]
+    def _tell(self, what: str, step: int, *values: Any) -> None:
+        """Calls a method of every tracker."""
+        for name, tracker in self._trackers.items():
+            with self._try(name):
+                getattr(tracker, what)(step, *values)
 
 
 class NoWriter:

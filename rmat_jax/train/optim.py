@@ -1,10 +1,16 @@
-"""The optimiser: AdamW with decoupled decay, linear warm-up, a schedule, clipping."""
+"""The optimisers: clipping, a direction, decoupled decay, linear warm-up, a schedule.
+
+All but `schedule_free` differ in the direction alone. docs/training.md compares them.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon, schedule_free
 
-from rmat_jax.config import Config
+from rmat_jax.config import Config, OptimConfig
 from rmat_jax.types import PyTree
 
 # Path components that mark a parameter which is not decayed, wherever they stand.
@@ -12,6 +18,8 @@ NOT_DECAYED = ("bias", "scale", "fusion", "memory_bias", "gate")
 
 # "wsd": one of so many steps is of the decay
 DECAY = 10
+# Adafactor keeps two vectors in place of a matrix whose sides are at least as long
+FACTORED = 128
 
 
 def decayed(params: PyTree) -> PyTree:
@@ -53,10 +61,76 @@ def decay_begins(config: Config) -> int:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    c = config.optim
-    return optax.chain(
-        optax.clip_by_global_norm(c.clip_norm),
-        optax.adamw(
-            make_schedule(config), c.beta1, c.beta2, weight_decay=c.weight_decay, mask=decayed
-        ),
+    """The optimiser of `optim.name`: clipping by the global norm, then its own direction, decay of
+    the weights that `decayed` marks, and the learning rate.
+    """
+    c, rate = config.optim, make_schedule(config)
+    finish = (
+        optax.add_decayed_weights(c.weight_decay, decayed),
+        optax.scale_by_learning_rate(rate),
     )
+    if c.name == "schedule_free":
+        # momentum is the average's work: arXiv 2405.15682
+        direction = optax.scale_by_rms(c.beta2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
+        step = schedule_free(optax.chain(direction, *finish), rate, c.beta1)
+    else:
+        step = optax.chain(_direction(c), *finish)
+    return optax.chain(optax.clip_by_global_norm(c.clip_norm), step)
+
+
+def _direction(c: OptimConfig) -> optax.GradientTransformation:
+    """Where a gradient leads, with steps of about the size of Adam's."""
+    adam = optax.scale_by_adam(c.beta1, c.beta2)
+    if c.name == "adamw":
+        return adam
+    if c.name == "lion":
+        return optax.scale_by_lion(c.beta1, c.beta2)
+    if c.name == "muon":
+        return optax.partition({"muon": _muon(), "adam": adam}, _orthogonalised)
+    # each layer of a stack has factors and a size of its own, as if it stood alone
+    alone = optax.chain(
+        optax.scale_by_factored_rms(min_dim_size_to_factor=FACTORED),
+        optax.clip_by_block_rms(1.0),
+    )
+    return optax.partition({"layers": _each_layer(alone), "rest": alone}, _stacked)
+
+
+def _muon() -> optax.GradientTransformation:
+    """Momentum made orthogonal, each layer's matrix by itself (Newton-Schulz, five rounds). Its
+    root mean square is Adam's, 0.2, so that one learning rate serves all (arXiv 2502.16982).
+    """
+
+    def of_matrices(kernels):
+        return jax.tree.map(lambda _: MuonDimensionNumbers(-2, -1), kernels)
+
+    def to_size(updates, params=None):
+        # an orthogonal [m, n] matrix has a root mean square of 1 / sqrt(max(m, n))
+        return jax.tree.map(lambda x: 0.2 * math.sqrt(max(x.shape[-2:])) * x, updates)
+
+    orthogonal = scale_by_muon(weight_dimension_numbers=of_matrices)
+    return optax.chain(orthogonal, optax.stateless(to_size))
+
+
+def _orthogonalised(params: PyTree) -> PyTree:
+    """A tree of "muon" for the matrices between the embedding and the output table; they are called
+    kernels. "adam" for all else.
+    """
+
+    def label(path, _):
+        return "muon" if path[-1].key == "kernel" else "adam"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _stacked(params: PyTree) -> PyTree:
+    """A tree of "layers" for the parameters whose first dimension is L, "rest" for the others."""
+
+    def label(path, _):
+        return "layers" if path[0].key == "layers" else "rest"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _each_layer(alone: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same for stacked layers, each by itself; its state has L first, too."""
+    return optax.GradientTransformation(jax.vmap(alone.init), jax.vmap(alone.update))

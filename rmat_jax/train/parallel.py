@@ -128,7 +128,7 @@ def _pmapped(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
         sums, carried = totals(*lanes)
         return jax.lax.psum(sums, "data"), carried
 
-    by_device = TrainState(step=None, params=None, opt_state=None, key=None, carried=0, health=None)
+    by_device = TrainState(**dict.fromkeys(TrainState.__dataclass_fields__) | {"carried": 0})
     mapped = jax.pmap(
         functools.partial(train_step, config, optimizer, totals=totals_of_all),
         "data",

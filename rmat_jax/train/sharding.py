@@ -32,15 +32,20 @@ AXES = ("data", "fsdp", CONTEXT, "tensor")
 # a row of the batch belongs to the devices of one place along these
 LANES = ("data", "fsdp")
 
+# what holds an array for each parameter: the averages of the weights, and of the optimisers their
+# moments and schedule_free's `z`
+_ROOTS = "(params|ema|mu|nu|v|z)"
 # The first pattern that matches the end of a leaf's path decides. A spec names the axes that divide
 # each dimension, the leading ones first. Matrices into heads and hidden units are divided by
 # `tensor` along their outputs, those out of them along their inputs, so that each device keeps
 # whole heads and units of its own.
 RULES = (
+    # Adafactor's factors: two vectors stand for a matrix, so everybody has them
+    (r"v_(row|col)/.+", P()),
     # [V, D]
-    (r"(embed/embedding|params/output|[mn]u/output)", P("tensor", "fsdp")),
+    (rf"(embed/embedding|{_ROOTS}/output)", P("tensor", "fsdp")),
     # [D, D]
-    (r"(params|[mn]u)/previous/kernel", P("fsdp", "tensor")),
+    (rf"{_ROOTS}/previous/kernel", P("fsdp", "tensor")),
     # [L, D, F]
     (
         r"layers/(query|key|value|memory/key|memory/value|mlp/inner)/kernel",
@@ -61,7 +66,7 @@ RULES = (
     (r"(document_B|token_B|ages_BM|window_documents_BW)", P(LANES)),
     # of a batch
     (r"(tokens|targets|documents)", P(LANES, CONTEXT)),
-    (r"(step|key|count|health/\w+)", P()),
+    (r"(step|key|count|health/\w+|ns_coeffs|b1|weight_sum|step_count|max_lr)", P()),
 )
 
 
@@ -109,6 +114,9 @@ def specs(mesh: Mesh, tree: PyTree) -> PyTree:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, found in RULES:
             if re.search(f"(^|/){pattern}$", name):
+                # where Adafactor has factors, it keeps one zero a layer in the place of the whole
+                if "/v/" in name and leaf.ndim < len(found):
+                    return P()
                 _check_divides(mesh, name, leaf.shape, found)
                 return found
         raise UserError(

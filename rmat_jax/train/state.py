@@ -8,6 +8,7 @@ from flax import struct
 from rmat_jax.config import Config
 from rmat_jax.model import RMAT
 from rmat_jax.modules.state import State, initial_state
+from rmat_jax.train import averages
 from rmat_jax.train.bad_steps import COUNTS, Health, healthy
 from rmat_jax.types import Array, PyTree
 
@@ -25,6 +26,8 @@ class TrainState:
     # what the model remembers of every lane, at a chunk's border
     carried: State
     health: Health
+    # the moving average of `params`; None: there is none
+    ema: PyTree | None = None
 
     def moved_to(self, step: int, health: Health) -> "TrainState":
         """The same at another position in the data, after so many bad steps.
@@ -42,16 +45,20 @@ class TrainState:
         return self.replace(step=put(step, self.step), health=mine.replace(**counts))
 
 
-def init_state(config: Config, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, from `config.seed` alone."""
+def init_state(
+    config: Config, optimizer: optax.GradientTransformation, params: PyTree | None = None
+) -> TrainState:
+    """The state before the first step, from `config.seed` alone, or with these weights."""
     model = RMAT(config.model)
     init_key, key = jax.random.split(jax.random.key(config.seed))
-    params = model.init(init_key, jnp.zeros((1, config.model.chunk_len), jnp.int32))["params"]
+    if params is None:
+        params = model.init(init_key, jnp.zeros((1, config.model.chunk_len), jnp.int32))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
         key=key,
+        ema=averages.begin(config.optim, params),
         carried=initial_state(config.model, config.batch_size),
         health=healthy(),
     )

@@ -12,6 +12,7 @@ from rmat_jax.config import IGNORE, Config
 from rmat_jax.model import RMAT
 from rmat_jax.modules.state import State, merge_rows, split_rows, where_rows
 from rmat_jax.ops.losses import Scores
+from rmat_jax.train import averages
 from rmat_jax.train.bad_steps import Health, keep_good
 from rmat_jax.train.state import TrainState
 from rmat_jax.types import Array, PyTree
@@ -112,15 +113,22 @@ def train_step(
     scored = jnp.maximum(total.scored, 1)
     grads = jax.tree.map(lambda grad: grad / scored.astype(grad.dtype), total.grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    before = state.params, state.opt_state, state.carried
-    after = optax.apply_updates(state.params, updates), opt_state, carried
     norm = optax.tree.norm(grads)
     health = state.health.after(norm, total.loss, config.optim)
+    params = optax.apply_updates(state.params, updates)
+    ema = averages.move(config.optim, state.ema, params, health.good)
+    before = state.params, state.opt_state, state.ema, state.carried
+    after = params, opt_state, ema, carried
     if config.optim.bad_step != "stop":
         after = keep_good(before, after, health)
-    params, opt_state, carried = after
+    params, opt_state, ema, carried = after
     state = state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, carried=carried, health=health
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        ema=ema,
+        carried=carried,
+        health=health,
     )
     return state, Sums(total.loss, total.correct, total.scored, norm, health)
 

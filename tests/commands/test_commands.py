@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from rmat_jax import commands, flags
+from rmat_jax.errors import UserError
 from rmat_jax.evals.options import Options
 from rmat_jax.infer import Sampling
 from tests.train.test_resume import CONFIG, ROOT, small_flags
@@ -144,3 +145,36 @@ def test_what_is_no_path_is_refused(path, message):
     with pytest.raises(argparse.ArgumentTypeError, match=message):
         flags.folder(path)
     assert flags.folder("x" * 255)
+
+
+# of each command that reads a run, what it needs besides
+READERS = {
+    "generate": ["--prompt=a"],
+    "chat": [],
+    "score": [__file__],
+    "evaluate": ["--out=report"],
+    "inspect": [f"--text={__file__}", "--out=look"],
+    "export": ["--file=weights.safetensors"],
+    "crosscheck": [],
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_command_takes_the_step_it_is_told(name, workdir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = [name, f"--workdir={workdir}", *READERS[name]]
+    with pytest.raises(UserError, match="has no step 7, only 1; train first, or give"):
+        commands.main([*command, "--step=7"])
+    # one that was stopped before its first evaluation
+    with pytest.raises(UserError, match="no step was evaluated; give one of --step=1, or train"):
+        commands.main([*command, "--step=best"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_command_that_reads_a_run_takes_a_step():
+    with_workdir = {
+        name
+        for name, module in commands.COMMANDS.items()
+        if any("a training run" in (action.help or "") for action in actions(module))
+    }
+    assert with_workdir == READERS.keys()

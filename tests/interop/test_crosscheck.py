@@ -237,3 +237,13 @@ def test_bad_input_is_one_line(case, run, tmp_path):
     last = err.splitlines()[-1]
     assert code == 2 and last.startswith("error: "), err
     assert all(part in last for part in parts), last
+
+
+def test_the_steps_are_those_of_adamw_whatever_the_run_has():
+    more = {"optim.name": "lion", "optim.schedule": "constant", "optim.ema": 0.9}
+    config = flags.changed(Config(model=tiny()), more)
+    weights = random_weights(config.model, 0)
+    optim = make_case(config, weights, steps=3).config.optim
+    assert (optim.name, optim.schedule, optim.ema) == ("adamw", "cosine", 0.0)
+    # the control: what is not the optimiser stays
+    assert optim.weight_decay == config.optim.weight_decay

@@ -13,6 +13,7 @@ from rmat_jax.train import loop, parallel, step
 from rmat_jax.train.bad_steps import WINDOW, healthy
 from rmat_jax.train.checkpoint import digests
 from rmat_jax.train.metrics import read_metrics
+from rmat_jax.train.optim import make_schedule
 from tests.train.test_loop import load
 from tests.train.test_resume import saved
 
@@ -63,23 +64,27 @@ def spoil(monkeypatch):
     return spoil
 
 
-def config_of(text, policy):
-    return load(text, f"--config.optim.bad_step={policy}", "--config.log.save_every=3")
+def config_of(text, policy, *more):
+    return load(text, f"--config.optim.bad_step={policy}", "--config.log.save_every=3", *more)
 
 
 def records(workdir, split):
     return [line for line in read_metrics(workdir) if line["split"] == split]
 
 
-def test_a_skipped_step_leaves_all_but_the_place_in_the_data(text, tmp_path, spoil, capsys):
+MUON = ("--config.optim.name=muon", "--config.optim.ema=0.9")
+
+
+@pytest.mark.parametrize("more", [(), pytest.param(MUON, marks=pytest.mark.slow)])
+def test_a_skipped_step_leaves_all_but_the_place_in_the_data(more, text, tmp_path, spoil, capsys):
     spoil(4)
-    config = config_of(text, "skip")
+    config = config_of(text, "skip", *more)
     states = []
     for until in (3, 4, 9):
         loop.run(config, tmp_path, until=until)
         states.append(saved(config, tmp_path)[1])
     before, skipped, end = states
-    for part in ("params", "opt_state", "carried"):
+    for part in ("params", "opt_state", "carried", *["ema"] * bool(more)):
         assert digests(getattr(before, part)) == digests(getattr(skipped, part))
         assert digests(getattr(before, part)) != digests(getattr(end, part))
     meta = saved(config, tmp_path)[2]
@@ -92,7 +97,7 @@ def test_a_skipped_step_leaves_all_but_the_place_in_the_data(text, tmp_path, spo
     assert [line["bad_steps"] for line in lines] == [0] * 3 + [1] * 5
     # the optimiser's own count
     rates = {line["step"]: line["learning_rate"] for line in lines}
-    assert rates[5] == loop.make_schedule(config)(3)
+    assert rates[5] == make_schedule(config)(3)
 
 
 def test_a_run_goes_back_and_on_past_the_data(text, tmp_path, spoil, capsys):

@@ -24,7 +24,7 @@ import pytest
 from rmat_jax import config
 from rmat_jax.config import Config
 from rmat_jax.errors import UserError
-from rmat_jax.train import checkpoint
+from rmat_jax.train import checkpoint, failures
 from rmat_jax.train.checkpoint import (
     Checkpoints,
     check_same_config,
@@ -627,7 +627,7 @@ def test_other_log_lines_still_come_through(caplog):
 @pytest.mark.parametrize("module, shown", [("orbax/checkpoint/path.py", False), ("mine.py", True)])
 def test_what_orbax_leaves_behind_after_a_failure_is_not_told_again(module, shown, caplog):
     """A future that nobody waited for says where its error came from in its traceback alone."""
-    checkpoint._quieten()
+    failures.quieten()
     code = compile("raise OSError(28, 'No space left on device')", f"/site/{module}", "exec")
     try:
         exec(code)

@@ -30,21 +30,24 @@ from rmat_jax.progress import Progress
 BLOCK = 1 << 16
 
 
-def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
+def inspect(
+    workdir: str | Path, text: str | Path, out: str | Path, step: int | str | None = None
+) -> Path:
     """Reads a text of any length at constant memory and writes what the model did.
 
     Args:
-        workdir: of a training run; its newest checkpoint is used.
+        workdir: of a training run.
         text: a file, read as one document.
         out: folder, made if it is not there; gets inspect.md, its figures, inspect.json and, with a
             memory, text.html.
+        step: whose weights; None: the newest; "best": those with the lowest held-out loss.
 
     Returns:
         The path of inspect.md.
 
     Raises:
-        UserError: no checkpoint, a model of synthetic data, a text that cannot be read or is empty,
-            a folder that cannot be made.
+        UserError: no checkpoint or no such step, a model of synthetic data, a text that cannot
+            be read or is empty, a folder that cannot be made.
     """
     workdir, text, out = Path(workdir), Path(text), Path(out)
     try:
@@ -56,14 +59,16 @@ def inspect(workdir: str | Path, text: str | Path, out: str | Path) -> Path:
             f"--text={text} cannot be read: {error.strerror}; give a text file"
         ) from error
     with opened:
-        return _inspect(workdir, text, opened, size, out)
+        return _inspect(workdir, text, opened, size, out, step)
 
 
-def _inspect(workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path) -> Path:
+def _inspect(
+    workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path, step: int | str | None
+) -> Path:
     """`inspect`, of a text that is open."""
     if not opened.peek(1):
         raise UserError(f"--text={text} is empty; give a text file")
-    subject = load_subject(workdir)
+    subject = load_subject(workdir, step)
     tokenizer, model = subject.tokenizer, subject.config.model
     make_folder(out)
 
@@ -78,7 +83,8 @@ def _inspect(workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path) 
         lead = f"{text.name}, read by {workdir.resolve().name} at step {subject.step:,}."
         with replacing(out / "text.html") as file, file.open("w", encoding="utf-8") as written:
             written.writelines(page("What memory changed", lead, gauge))
-    again = shlex.join([f"--workdir={workdir}", f"--text={text}", f"--out={out}"])
+    asked = [] if step is None else [f"--step={step}"]
+    again = shlex.join([f"--workdir={workdir}", *asked, f"--text={text}", f"--out={out}"])
     head = [
         f"# {workdir.resolve().name}, step {subject.step:,}, reading {text.name}",
         _headline(model, values),

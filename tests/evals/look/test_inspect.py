@@ -323,7 +323,7 @@ def test_inspect_writes_what_there_is(tmp_path, monkeypatch, changes, missing):
     text.write_text("The queue of the memory forgets, the gate remembers. $x_1$ été\n" * 30)
     # one checkpoint is enough
     if missing:
-        monkeypatch.setattr("rmat_jax.evals.look.look.load_subject", lambda _: subject(**changes))
+        monkeypatch.setattr("rmat_jax.evals.look.look.load_subject", lambda *_: subject(**changes))
     else:
         kept_run(tmp_path / "run", **changes)
     report = inspect(tmp_path / "run", text, tmp_path / "out")
@@ -350,7 +350,7 @@ def test_inspect_writes_what_there_is(tmp_path, monkeypatch, changes, missing):
 
 
 def test_a_pipe_is_read_from_its_beginning(tmp_path, monkeypatch):
-    monkeypatch.setattr("rmat_jax.evals.look.look.load_subject", lambda _: subject())
+    monkeypatch.setattr("rmat_jax.evals.look.look.load_subject", lambda *_: subject())
     text, pipe = b"The gate remembers. " * 600, tmp_path / "pipe"
     os.mkfifo(pipe)
     threading.Thread(target=pipe.write_bytes, args=(text,), daemon=True).start()
