@@ -172,7 +172,7 @@ def test_on_a_mesh_it_is_the_same_and_its_state_is_divided(name, monkeypatch):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("name=muon", "ema=0.5"),
+        pytest.param(("name=muon", "ema=0.5"), marks=pytest.mark.slow),
         ("name=schedule_free", "schedule=constant"),
         pytest.param(("name=adafactor",), marks=pytest.mark.slow),
         pytest.param(("name=lion", "ema=0.5"), marks=pytest.mark.slow),
