@@ -116,7 +116,7 @@ class JSONTokenizer(OutsideTokenizer):
         self._text, self._end = text, end or self._find_end(what)
         if self._end not in vocabulary:
             raise UserError(
-                f"{what} has {self.vocab_size} entries and the end token {self._end!r} is not among "
+                f"{what} has {self.vocab_size} entries and the end token {self._end!r} is none of "
                 "them; name one of them as eos_token in tokenizer_config.json"
             )
         self.end = vocabulary[self._end]
@@ -188,7 +188,8 @@ class SentencePieceTokenizer(OutsideTokenizer):
             raise UserError(f"{what} is empty; copy it again")
         with reading(what):
             self._library = _sentencepiece().SentencePieceProcessor(model_proto=model)
-            # Messages that follow each other are merged: normalizer_spec { add_dummy_prefix: false }
+            # Protocol buffers that follow each other are merged. This one says
+            # normalizer_spec { add_dummy_prefix: false }.
             later = model + bytes([3 << 3 | 2, 2, 3 << 3, 0])
             self._later = _sentencepiece().SentencePieceProcessor(model_proto=later)
             self.vocab_size, self.end = self._library.vocab_size(), self._library.eos_id()
@@ -254,7 +255,8 @@ def _object(text: str, what: str) -> dict[str, Any]:
         raise UserError(f"{what} is not JSON ({error}); copy it again") from error
     if not isinstance(found, dict):
         raise UserError(
-            f"{what} holds a {type(found).__name__}, not the object of a tokenizer; give another file"
+            f"{what} is a JSON {type(found).__name__}, not the object that a tokenizer is; "
+            "give another file"
         )
     return found
 

@@ -170,8 +170,8 @@ class PassKey:
         digits = [tokenizer.encode(b"%d" % digit) for digit in range(10)]
         if any(len(digit) != 1 for digit in digits):
             raise UserError(
-                f"pass keys need a tokenizer in which each digit is one token, {tokenizer.describe} "
-                "is none; use data.tokenizer='bytes' or 'bpe'"
+                f"pass keys need a tokenizer in which a digit is a token, {tokenizer.describe} is "
+                "none; use data.tokenizer='bytes' or 'bpe'"
             )
         self._digits = np.concatenate(digits)
         self.sentence_len = len(self._before) + DIGITS + len(self._after)

@@ -238,6 +238,7 @@ def is_ours(spec: Mapping[str, Any]) -> bool:
     kinds = [step.get("type") for step in steps]
     added = [token.get("content") for token in spec.get("added_tokens") or ()]
     no_more = steps[0].get("use_regex") is False and steps[0].get("add_prefix_space") is False
+    no_more = no_more and not spec.get("normalizer")
     return kinds == ["ByteLevel", "Split"] and no_more and added == [END]
 
 

@@ -59,8 +59,9 @@ def _copied(config: Config, folder: Path) -> Tokenizer:
     check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={name}")
     if config.model.vocab_size > tokenizer.vocab_size:
         say(
-            f"warning: model.vocab_size={config.model.vocab_size} is more than data.tokenizer={name}"
-            f" has, {tokenizer.vocab_size}: the rest is never used; leave model.vocab_size out"
+            f"warning: model.vocab_size={config.model.vocab_size} is more than the "
+            f"{tokenizer.vocab_size} entries of data.tokenizer={name}: the rest is never "
+            "used; leave model.vocab_size out"
         )
     keep_tokenizer(tokenizer.files(), folder)
     return load_tokenizer(config, folder)
@@ -75,7 +76,7 @@ def check_same_tokenizer(config: Config, tokenizer: Tokenizer, where: str) -> No
     other = open_tokenizer(config.data.tokenizer)
     if other.describe != tokenizer.describe:
         raise UserError(
-            f"data.tokenizer={config.data.tokenizer!r} is another tokenizer, {other.describe}, than "
+            f"data.tokenizer={config.data.tokenizer!r} is {other.describe}, another tokenizer than "
             f"that of {where}, {tokenizer.describe}; bring it back, or choose another --workdir"
         )
 
@@ -210,7 +211,7 @@ def _made(files: Mapping[str, bytes], what: str) -> Tokenizer:
         return BPETokenizer.checked(text, what)
     if spec.get("decoder", 0) is None and (spec.get("pre_tokenizer") or {}).get("type") == "Split":
         raise UserError(
-            f"{what} was written by an older rmat_jax, in a format that this version does not read; "
+            f"{what} was written by an older rmat_jax, whose format this version does not read; "
             "train anew in another --workdir"
         )
     return JSONTokenizer(text, named_end(files, what), what)
