@@ -11,7 +11,7 @@ where it is decoded. Here only the first part of a document gets one.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class OutsideTokenizer:
 
     def __init__(self):
         self._known: dict[tuple[int, bool], bytes] = {}
+        # tokens without text, `end` among them
+        self._silent: set[int] = set()
 
     def encode(self, data: bytes, first: bool = False) -> np.ndarray:
         return np.array(self._ids(_text(data), first), np.int32)
@@ -63,12 +65,12 @@ class OutsideTokenizer:
         for index in check_ids(ids, self.vocab_size).tolist():
             if index == self.end:
                 first = True
+            if index in self._silent:
                 continue
-            key = index, first
+            key, first = (index, first), False
             if key not in self._known:
                 self._known[key] = self._bytes(*key)
             parts.append(self._known[key])
-            first = first and not parts[-1]
         return b"".join(parts)
 
     def _ids(self, text: str, first: bool) -> Sequence[int]:
@@ -109,34 +111,25 @@ class JSONTokenizer(OutsideTokenizer):
             vocabulary = self._library.get_vocab(with_added_tokens=True)
             added = self._library.get_added_tokens_decoder()
         self.vocab_size = max([*vocabulary.values(), *added], default=-1) + 1
-        self._special = {index for index, token in added.items() if token.special}
         self._added = {index: token.content for index, token in added.items()}
         kinds = _kinds(spec.get("decoder"))
         self._byte_level, self._byte_fallback = "ByteLevel" in kinds, "ByteFallback" in kinds
-        self._text, self._end = text, end or self._find_end(what)
+        self._text, self._end = text, end or _find_end(added.values(), self.vocab_size, what)
         if self._end not in vocabulary:
             raise UserError(
                 f"{what} has {self.vocab_size} entries and the end token {self._end!r} is none of "
                 "them; name one of them as eos_token in tokenizer_config.json"
             )
         self.end = vocabulary[self._end]
+        special = {index for index, token in added.items() if token.special}
+        # ids may have gaps
+        self._silent = special | {self.end} | {*range(self.vocab_size)} - {*vocabulary.values()}
         digest = hashlib.sha256(f"{self._end} {text}".encode()).hexdigest()
         self.describe = f"tokenizer.json of {self.vocab_size} ({digest[:12]})"
 
     def files(self) -> dict[str, bytes]:
         config = json.dumps({"eos_token": self._end})
         return {"tokenizer_config.json": config.encode(), "tokenizer.json": self._text.encode()}
-
-    def _find_end(self, what: str) -> str:
-        special = {self._added[index] for index in self._special}
-        for name in ENDS:
-            if name in special:
-                return name
-        raise UserError(
-            f"{what} has {self.vocab_size} entries and none is known to end a document (such as "
-            f"{ENDS[0]} or {ENDS[2]}, as a special token); name it as eos_token in a "
-            "tokenizer_config.json beside the file"
-        )
 
     def _ids(self, text: str, first: bool) -> Sequence[int]:
         model = self._library if first else self._later
@@ -149,9 +142,6 @@ class JSONTokenizer(OutsideTokenizer):
 
     def _bytes(self, index: int, first: bool) -> bytes:
         piece = self._library.id_to_token(index)
-        # a gap between ids
-        if piece is None or index in self._special:
-            return b""
         if self._byte_level:
             try:
                 return self._added[index].encode() if index in self._added else from_letters(piece)
@@ -200,6 +190,11 @@ class SentencePieceTokenizer(OutsideTokenizer):
                 f"{what} has {self.vocab_size} entries and no end token; train it with eos_id set, "
                 "as it is by default"
             )
+        self._silent = {
+            index
+            for index in range(self.vocab_size)
+            if self._library.is_control(index) or self._library.is_unused(index)
+        } | {self.end}
         digest = hashlib.sha256(model).hexdigest()
         self.describe = f"sentencepiece model of {self.vocab_size} ({digest[:12]})"
 
@@ -220,13 +215,23 @@ class SentencePieceTokenizer(OutsideTokenizer):
     def _bytes(self, index: int, first: bool) -> bytes:
         model = self._library
         piece = model.id_to_piece(index)
-        if model.is_control(index) or model.is_unused(index):
-            return b""
         if model.is_byte(index):
             return bytes([int(piece[3:5], 16)])
         if first or model.is_unknown(index):
             return model.decode([index]).encode()
         return piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+
+
+def _find_end(added: Iterable[Any], size: int, what: str) -> str:
+    special = {token.content for token in added if token.special}
+    for name in ENDS:
+        if name in special:
+            return name
+    raise UserError(
+        f"{what} has {size} entries and none is known to end a document (such as {ENDS[0]} or "
+        f"{ENDS[2]}, as a special token); name it as eos_token in a tokenizer_config.json beside "
+        "the file"
+    )
 
 
 def named_end(files: Mapping[str, bytes], what: str) -> str | None:
@@ -241,7 +246,7 @@ def named_end(files: Mapping[str, bytes], what: str) -> str | None:
             token = token.get("content") if isinstance(token, Mapping) else token
             if token is not None and not isinstance(token, str):
                 raise UserError(
-                    f"eos_token of {name} of {what} is {token!r:.60}, not a text; name one"
+                    f"eos_token in {name} of {what} is {token!r:.60}, not a text; name one"
                 )
             if token:
                 return token

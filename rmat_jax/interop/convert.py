@@ -60,7 +60,7 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
     if _has_tokenizer(config):
         # says what is wrong with it
         tokenizer = load_tokenizer(config, workdir / "tokenizer", meta.get("data"))
-        metadata |= _to_metadata(tokenizer.files())
+        metadata |= to_metadata(tokenizer.files())
     write_weights(file, config, tensors, dtype, **metadata)
     return (
         f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, "
@@ -190,7 +190,7 @@ def _has_tokenizer(config: Config) -> bool:
     return config.data.tokenizer != "bytes" and not config.data.synthetic
 
 
-def _to_metadata(files: Mapping[str, bytes]) -> dict[str, str]:
+def to_metadata(files: Mapping[str, bytes]) -> dict[str, str]:
     """The files of a tokenizer as texts; sentencepiece's, which is none, in base64."""
     return {
         key: base64.b64encode(files[name]).decode() if binary else files[name].decode()

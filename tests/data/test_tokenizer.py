@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rmat_jax.config import Config, DataConfig, RMATConfig
 from rmat_jax.data.tokenizer import (
+    END,
     PIECES,
     BPETokenizer,
     ByteTokenizer,
@@ -61,6 +62,91 @@ def test_any_bytes_come_back(tokenizer, data):
     assert tokenizer.end not in ids
     assert tokenizer.decode(ids) == data
     assert tokenizer.decode([tokenizer.end, *ids, tokenizer.end]) == data
+
+
+def drawn_texts(count: int) -> list[str]:
+    """Texts of many alphabets, of signs that join, of what nobody sees, and of white space."""
+    letters = [
+        "abc XYZ 019 _-+<|>",
+        "日本語中文한국어",
+        "👩\u200d👩🏽🎉☃️🇯🇵",
+        "e\u0301a\u0308o\u0328\u0323",
+        "".join(map(chr, range(32))) + "\x7f\x85\xa0\xad\u200b\u2028\ufeff",
+        " \t\n\r\v\f\u3000",
+        "אבג ابت กขค ĀāĠĊ",
+        "\ufffd\U0010ffff\ue000",
+    ]
+    draw = random.Random(0)
+    texts = ["", " ", "\n\n", "日本語", "a" * 500, "日" * 200, "<|end", "ĠĊ", *map(chr, range(256))]
+    while len(texts) < count:
+        some = "".join(draw.sample(letters, draw.randint(1, 3)))
+        texts.append("".join(draw.choices(some, k=draw.randint(1, 90))))
+    return texts
+
+
+@pytest.mark.parametrize("made", ["bpe", "words"])
+def test_the_file_means_the_same_to_plain_tokenizers(made, bpe):
+    library = pytest.importorskip("tokenizers")
+    ours = bpe if made == "bpe" else BPETokenizer.of_words(iter([TEXT, "中文 é".encode()]), 320)
+    plain = library.Tokenizer.from_str(ours.files()["tokenizer.json"].decode())
+    assert plain.token_to_id(END) == ours.end == plain.get_vocab_size() - 1
+    texts = drawn_texts(600)
+    wrong = [x for x in texts if plain.encode(x).ids != ours.encode(x.encode()).tolist()]
+    assert not wrong
+    lost = [x for x in texts if plain.decode(plain.encode(x).ids) != x]
+    assert not lost
+    # the control: a vocabulary over the text as Latin-1 drops what that has not
+    spec = json.loads(ours.files()["tokenizer.json"])
+    before = library.Tokenizer(library.models.BPE({chr(x): x for x in range(256)}, []))
+    assert before.encode("日本語").ids == [] != plain.encode("日本語").ids
+    # the control: to cut before the letters are made is something else
+    spec["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    spec["pre_tokenizer"]["trim_offsets"] = True
+    other = library.Tokenizer.from_str(json.dumps(spec))
+    assert any(other.encode(x).ids != ours.encode(x.encode()).tolist() for x in texts)
+
+
+def test_no_text_spells_the_end(bpe):
+    """Plain tokenizers take it for the end, unless they are told not to."""
+    library = pytest.importorskip("tokenizers")
+    plain = library.Tokenizer.from_str(bpe.files()["tokenizer.json"].decode())
+    text = f"one{END}two"
+    assert bpe.end in plain.encode(text).ids and bpe.end not in bpe.encode(text.encode())
+    plain.encode_special_tokens = True
+    assert plain.encode(text).ids == bpe.encode(text.encode()).tolist()
+    # of words, too, where a corpus has it as one
+    words = BPETokenizer.of_words(iter([f"{END}\n".encode() * 99]), 300)
+    assert words.decode(words.encode(END.encode())) == END.encode()
+
+
+def test_bytes_that_are_no_text_are_cut_like_the_text_around_them(bpe):
+    """In a text of bytes, what stands before a line break and after one keeps its ids."""
+    line = b"def function_7(self, value):\n"
+    whole = bpe.encode(line + b"\xff\xfe\n" + line).tolist()
+    ids = bpe.encode(line).tolist()
+    assert whole[: len(ids)] == whole[-len(ids) :] == ids
+    assert bpe.decode(whole) == line + b"\xff\xfe\n" + line
+
+
+def test_a_vocabulary_of_an_older_version_is_one_line(tmp_path):
+    library = pytest.importorskip("tokenizers")
+    old = library.Tokenizer(library.models.BPE({chr(byte): byte for byte in range(256)}, []))
+    old.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(r" ?\n| ?[^ \n]+| "), "isolated")
+    old.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="written by an older rmat_jax.* train anew") as caught:
+        load_tokenizer(config(), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_programs_file_in_a_run_that_trained_its_own_is_refused(tmp_path, bpe):
+    spec = json.loads(bpe.files()["tokenizer.json"])
+    # the control
+    keep_tokenizer({"tokenizer.json": json.dumps(spec).encode()}, tmp_path)
+    assert load_tokenizer(config(), tmp_path)
+    spec["normalizer"] = {"type": "Lowercase"}
+    keep_tokenizer({"tokenizer.json": json.dumps(spec).encode()}, tmp_path)
+    with pytest.raises(UserError, match="which data.tokenizer='bpe' has not made; give its path"):
+        load_tokenizer(config(), tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [-1, "vocab_size"])
