@@ -201,7 +201,7 @@ class RMATConfig(_Section):
 
     PREFIX = "model."
 
-    # [V]; 257 = bytes and the end-of-document token
+    # [V]; 257 = bytes and the end-of-document token, or what the tokenizer of another program has
     vocab_size: int = 257
     # [D]
     width: int = 256

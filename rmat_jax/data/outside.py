@@ -102,6 +102,9 @@ class JSONTokenizer(OutsideTokenizer):
         spec = _object(text, what)
         # of inputs that all have one length; the library adds special tokens where they are wanted
         spec |= {"truncation": None, "padding": None, "post_processor": None}
+        # BPE-dropout: the same text would have other ids each time
+        if isinstance(spec.get("model"), dict) and "dropout" in spec["model"]:
+            spec["model"]["dropout"] = None
         with reading(what):
             self._library = library().Tokenizer.from_str(json.dumps(spec))
             later = _within(spec)

@@ -149,9 +149,10 @@ def open_tokenizer(path: str) -> Tokenizer:
             raise UserError(f"{name} holds no {' or '.join(WHOLE)}; give the file itself")
         return _made(_read(file), name)
     check_regular(file, "give a tokenizer.json, its folder, or a sentencepiece .model", name)
-    files = {found: read_checked_bytes(file.with_name(found), name) for found in _beside(file)}
+    again = "copy it again"
+    files = {found: read_checked_bytes(file.with_name(found), again) for found in _beside(file)}
     whole = WHOLE[file.suffix == ".model"]
-    return _made(files | {whole: read_checked_bytes(file, "copy it again")}, name)
+    return _made(files | {whole: read_checked_bytes(file, again)}, name)
 
 
 def follow_tokenizer(config: Config, folder: Path | None = None) -> Config:

@@ -186,12 +186,30 @@ def test_a_run_keeps_its_own_copy(kind, paths, tmp_path):
         assert (kept.describe, kept.end) == (tokenizer.describe, tokenizer.end)
         np.testing.assert_array_equal(kept.encode(b"hello fox"), tokenizer.encode(b"hello fox"))
     assert follow_tokenizer(config(source), tmp_path / "kept") == settings
+    whole = next(x for x in (tmp_path / "kept").iterdir() if x.stem == "tokenizer")
+    sound = whole.read_bytes()
+    whole.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(UserError, match="is damaged: it is not what"):
+        load_tokenizer(settings, tmp_path / "kept")
+    whole.write_bytes(sound)
     # the control: another tokenizer at the same place
     other = "wordpiece" if kind in outside.JSON and kind != "wordpiece" else "unigram"
     outside.write(tmp_path / "source", other)
     if source.is_dir():
         with pytest.raises(UserError, match="is tokenizer.json of .*another tokenizer than that"):
             make_tokenizer(settings, tmp_path / "kept", lambda: iter([]))
+
+
+def test_the_same_text_has_the_same_ids_each_time(tmp_path):
+    made = outside.gpt2()
+    made.model.dropout = 0.5
+    made.save(str(tmp_path / "tokenizer.json"))
+    text = "hello world this is a test " * 9
+    found = open_tokenizer(str(tmp_path))
+    assert len({tuple(found.encode(text.encode())) for _ in range(9)}) == 1
+    # the control
+    made.no_truncation()
+    assert len({tuple(made.encode(text).ids) for _ in range(9)}) > 1
 
 
 def test_our_own_file_is_what_it_was_and_takes_any_bytes(tmp_path):
