@@ -44,7 +44,7 @@ from rmat_jax.ablate.runs import RESULT, Run
 from rmat_jax.config import Config
 from rmat_jax.data.corpus import build_corpus
 from rmat_jax.data.sources import make_source
-from rmat_jax.data.tokenizer import load_tokenizer
+from rmat_jax.data.tokenizer_files import load_tokenizer
 from rmat_jax.digests import digests
 from rmat_jax.errors import UserError
 from rmat_jax.files import write_checked

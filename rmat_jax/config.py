@@ -83,6 +83,12 @@ def typed(value: typing.Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else f"{value}"
 
 
+def tokenizer_kind(tokenizer: str) -> str:
+    """What `data.tokenizer` is: one of its words, or "file" for a path."""
+    path = "/" in tokenizer or tokenizer.endswith((".json", ".model"))
+    return "file" if path else tokenizer
+
+
 def _check_divides(small: str, small_value: int, large: str, large_value: int) -> None:
     if large_value % small_value:
         low = [d for d in range(1, math.isqrt(large_value) + 1) if large_value % d == 0]
@@ -195,7 +201,7 @@ class RMATConfig(_Section):
 
     PREFIX = "model."
 
-    # [V]; 257 = bytes and the end-of-document token
+    # [V]; 257 = bytes and the end-of-document token, or what the tokenizer of another program has
     vocab_size: int = 257
     # [D]
     width: int = 256
@@ -400,7 +406,8 @@ class DataConfig(_Section):
     # distinct keys, and distinct values: chance is 1 / recall_symbols
     recall_symbols: int = 8
     heldout_fraction: float = 0.05
-    # "bytes" | "bpe" | "words": made of the corpus, model.vocab_size entries, kept in the workdir
+    # "bytes" | "bpe" | "words": made of the corpus, model.vocab_size entries | a path: the folder
+    # of a tokenizer.json, or the file, or a sentencepiece .model; all are kept in the workdir
     tokenizer: str = "bytes"
     # of the documents' order
     seed: int = 0
@@ -416,7 +423,11 @@ class DataConfig(_Section):
         both = self.passkey and bool(self.synthetic)
         self._check(not both, "passkey", "needs text, data.synthetic has none; give one of them")
         self._choice("recall_place", ("first", "any", "even"))
-        self._choice("tokenizer", ("bytes", "bpe", "words"))
+        self._check(
+            self.tokenizer in ("bytes", "bpe", "words") or self.tokenizer_kind == "file",
+            "tokenizer",
+            "is not one of bytes, bpe, words, and no path; write a folder as ./NAME",
+        )
         self._choice("format", ("auto", "text"))
         self._fraction("heldout_fraction")
         self._positive("recall_pairs", "recall_symbols")
@@ -428,6 +439,11 @@ class DataConfig(_Section):
             "recall_pairs",
             f"must not exceed {self._named('recall_symbols')}: keys are distinct",
         )
+
+    @property
+    def tokenizer_kind(self) -> str:
+        """What `tokenizer` is, see `tokenizer_kind`."""
+        return tokenizer_kind(self.tokenizer)
 
     @property
     def scores_text(self) -> bool:

@@ -6,6 +6,7 @@ May import: nothing.
 # package -> the extra of pyproject.toml that brings it
 EXTRAS = {
     "tokenizers": "text",
+    "sentencepiece": "text",
     "tensorflow_datasets": "tfds",
     "pyarrow": "parquet",
     "matplotlib": "report",

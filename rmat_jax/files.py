@@ -54,16 +54,27 @@ def write_whole(file: Path, text: str) -> None:
         scratch.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def write_checked(file: Path, text: str) -> None:
-    """Writes a text file, and its digest beside it, as `sha256sum` does. Raises UserError."""
+def write_checked(file: Path, data: str | bytes) -> None:
+    """Writes a file, and its digest beside it, as `sha256sum` does. Raises UserError."""
+    data = data.encode() if isinstance(data, str) else data
     # a kill between the two leaves a file without a digest, not one with a wrong digest
     _digest_file(file).unlink(missing_ok=True)
-    write_whole(file, text)
-    write_whole(_digest_file(file), f"{hashlib.sha256(text.encode()).hexdigest()}  {file.name}\n")
+    with replacing(file) as scratch:
+        scratch.write_bytes(data)
+    write_whole(_digest_file(file), f"{hashlib.sha256(data).hexdigest()}  {file.name}\n")
 
 
 def read_checked(file: Path, remedy: str) -> str:
-    """The text that `write_checked` wrote. One without a digest is taken as it is.
+    """The text that `write_checked` wrote, see `read_checked_bytes`."""
+    data = read_checked_bytes(file, remedy)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} cannot be read ({error}); {remedy}") from error
+
+
+def read_checked_bytes(file: Path, remedy: str) -> bytes:
+    """What `write_checked` wrote. A file without a digest is taken as it is.
 
     Args:
         file: to read.
@@ -76,14 +87,13 @@ def read_checked(file: Path, remedy: str) -> str:
     try:
         data, digest_file = file.read_bytes(), _digest_file(file)
         digest = digest_file.read_bytes() if digest_file.exists() else None
-        text = data.decode()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{file} cannot be read ({error}); {remedy}") from error
     if digest is not None and digest.split()[:1] != [hashlib.sha256(data).hexdigest().encode()]:
         raise UserError(
             f"{file} is damaged: it is not what {digest_file.name} says; bring back a copy"
         )
-    return text
+    return data
 
 
 def _digest_file(file: Path) -> Path:

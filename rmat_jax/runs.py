@@ -6,7 +6,8 @@ May import: config, data, digests, infer, model, train, types.
 from pathlib import Path
 
 from rmat_jax.config import Config, from_saved
-from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.data.tokenizer_files import load_tokenizer
 from rmat_jax.digests import check_finite
 from rmat_jax.infer.engine import Engine
 from rmat_jax.model import RMAT

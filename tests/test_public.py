@@ -37,7 +37,9 @@ def test_every_name_resolves(module):
         value = getattr(module, name)
         assert name in dir(module)
         # presets are values
-        assert name.startswith("__") or (name.isupper() and name != "RMAT") or value.__name__ == name
+        assert (
+            name.startswith("__") or (name.isupper() and name != "RMAT") or value.__name__ == name
+        )
     with pytest.raises(AttributeError, match="has no attribute 'Rmat'"):
         _ = module.Rmat
 

@@ -77,7 +77,9 @@ def main(args: argparse.Namespace) -> int:
     config = flags.load_config(args.config, args.overrides, args.own)
 
     from rmat_jax import ablate
+    from rmat_jax.data.tokenizer_files import follow_tokenizer
 
+    config = follow_tokenizer(config)
     names = args.variants
     if names is None:
         names = "" if args.variant or args.vary else "grid"

@@ -47,8 +47,10 @@ def main(args: argparse.Namespace) -> None:
     # for accelerators that are not there cannot be taken from the cache (jax 0.10.2).
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
 
+    from rmat_jax.data.tokenizer_files import follow_tokenizer
     from rmat_jax.plan import plan
 
+    config = follow_tokenizer(config)
     report = plan(config, args.topology, advise=args.advise, progress=say)
     print(report.text())
     if args.json:

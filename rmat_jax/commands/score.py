@@ -136,8 +136,8 @@ def _costs(
     read: deque[tuple[int, int]] = deque()
 
     def pieces():
-        for block in read_blocks(opened, BLOCK):
-            tokens = tokenizer.encode(block)
+        for index, block in enumerate(read_blocks(opened, BLOCK)):
+            tokens = tokenizer.encode(block, first=index == 0)
             read.append((len(tokens), len(block)))
             yield tokens
 

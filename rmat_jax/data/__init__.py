@@ -2,8 +2,8 @@
 
 `make_data` is the door. `lanes.py` says what a batch is.
 
-May import: config, errors, files, progress, grain, numpy, pyarrow, tensorflow_datasets,
-tokenizers.
+May import: config, errors, files, progress, grain, numpy, pyarrow, sentencepiece,
+tensorflow_datasets, tokenizers.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from rmat_jax.data.heldout import HeldoutLanes
 from rmat_jax.data.lanes import Batch, Lanes
 from rmat_jax.data.recall import MadeLanes, PassKeyLanes, RecallLanes
 from rmat_jax.data.sources import Source, make_source
-from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
+from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.data.tokenizer_files import load_tokenizer, make_tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.progress import say
 

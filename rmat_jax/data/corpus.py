@@ -41,6 +41,8 @@ class Corpus:
     num_bytes: int
     # of the text and its cuts into documents
     digest: str
+    # [num_tokens + 1] of the text that each token stands for, in bytes; None: decoding tells it
+    sizes: np.ndarray | None = None
 
     @property
     def num_documents(self) -> int:
@@ -119,9 +121,8 @@ def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
         manifest = json.loads(read_checked(folder / "manifest.json", ""))
         if manifest.pop("sha256") != _digests(folder):
             return None
-        tokens, starts = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts")
-        )
+        arrays = {name: np.load(file, mmap_mode="r") for name, file in _arrays(folder).items()}
+        tokens, starts = arrays["tokens"], arrays["starts"]
         sizes = {"tokens": len(tokens) - 1, "documents": len(starts) - 1}
         if manifest != manifest | key | sizes:
             return None
@@ -129,7 +130,8 @@ def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     # Plain arrays over the same map: indexing a np.memmap is slow.
-    return Corpus(tokens.view(np.ndarray), starts.view(np.ndarray), num_bytes, digest)
+    arrays = {name: x.view(np.ndarray) for name, x in arrays.items()}
+    return Corpus(**arrays, num_bytes=num_bytes, digest=digest)
 
 
 def _write(
@@ -139,6 +141,8 @@ def _write(
     end = np.array([tokenizer.end], dtype)
     starts, position, num_bytes, progress = array.array("q"), 0, 0, Progress()
     digest = hashlib.sha256()
+    # scores are made of held-out text
+    spans = None if tokenizer.exact or name != "heldout" else array.array("I")
     with open(folder / "tokens.npy", "wb") as file:
         _write_header(file, dtype, 0)
         for document in filter(None, documents):
@@ -146,9 +150,16 @@ def _write(
             digest.update(len(document).to_bytes(8, "little") + document)
             file.write(end)
             position += 1
+            if spans is not None:
+                spans.append(0)
             for block in blocks(document):
-                tokens = tokenizer.encode(block).astype(dtype)
-                file.write(tokens)
+                first = position == starts[-1] + 1
+                if spans is None:
+                    tokens = tokenizer.encode(block, first)
+                else:
+                    tokens, lengths = tokenizer.encode_sized(block, first)
+                    spans.extend(lengths.tolist())
+                file.write(tokens.astype(dtype))
                 position += len(tokens)
                 num_bytes += len(block)
                 if progress.due():
@@ -166,17 +177,26 @@ def _write(
         _write_header(file, dtype, position + 1)
     starts.append(position)
     np.save(folder / "starts.npy", np.frombuffer(starts, np.int64))
+    if spans is not None:
+        spans.append(0)
+        np.save(folder / "sizes.npy", np.frombuffer(spans, np.uint32))
     manifest = {**key, "documents": len(starts) - 1, "tokens": position, "bytes": num_bytes}
     manifest["digest"] = digest.hexdigest()[:16]
     manifest["sha256"] = _digests(folder)
     write_checked(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
+def _arrays(folder: Path) -> dict[str, Path]:
+    """The files of the arrays; `sizes` is there only where decoding does not tell them."""
+    files = {name: folder / f"{name}.npy" for name in ("tokens", "starts", "sizes")}
+    return {name: file for name, file in files.items() if name != "sizes" or file.exists()}
+
+
 def _digests(folder: Path) -> dict[str, str]:
     """Of the arrays."""
     found = {}
-    for name in ("tokens", "starts"):
-        with open(folder / f"{name}.npy", "rb") as file:
+    for name, path in _arrays(folder).items():
+        with open(path, "rb") as file:
             found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 

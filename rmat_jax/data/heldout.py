@@ -51,15 +51,22 @@ class HeldoutLanes:
         parts, ordinal = cut(corpus, share)
         parts = parts[np.argsort(ordinal, kind="stable")]
         self._lanes = [_shorten(parts[row::batch_size], share) for row in range(batch_size)]
-        self.num_bytes = sum(map(len, self.texts()))
+        if corpus.sizes is None:
+            self.num_bytes = sum(map(len, self.texts()))
+        else:
+            self.num_bytes = sum(int(corpus.sizes[part].sum()) for part in self._targets())
 
     def texts(self) -> Iterator[bytes]:
         """The bytes that the scored targets of all rows stand for, one text for each part that is
         read.
         """
+        yield from (self._tokenizer.decode(self._tokens[part]) for part in self._targets())
+
+    def _targets(self) -> Iterator[slice]:
+        """Where the scored targets stand, part by part."""
         for lane in self._lanes:
             for start, length in zip(lane.starts, lane.lengths, strict=True):
-                yield self._tokenizer.decode(self._tokens[start + 1 : start + 1 + length])
+                yield slice(start + 1, start + 1 + length)
 
     def __len__(self) -> int:
         return -(-max(int(lane.lengths.sum()) for lane in self._lanes) // self.length)

@@ -163,11 +163,17 @@ class PassKey:
         chunk_len: of the model.
 
         Raises:
-            UserError: a chunk that is too short for the question.
+            UserError: a chunk that is too short for the question, or a digit of several tokens.
         """
         self._text, self._chunk_len, self._end = text, chunk_len, tokenizer.end
         self._before, self._after = (tokenizer.encode(part) for part in (BEFORE, AFTER))
-        self._digits = np.concatenate([tokenizer.encode(b"%d" % digit) for digit in range(10)])
+        digits = [tokenizer.encode(b"%d" % digit) for digit in range(10)]
+        if any(len(digit) != 1 for digit in digits):
+            raise UserError(
+                f"pass keys need a tokenizer in which a digit is a token, {tokenizer.describe} is "
+                "none; use data.tokenizer='bytes' or 'bpe'"
+            )
+        self._digits = np.concatenate(digits)
         self.sentence_len = len(self._before) + DIGITS + len(self._after)
         asked_len = len(self._before) + DIGITS
         if asked_len > chunk_len:

@@ -1,54 +1,104 @@
-"""Text to token ids and back, without loss for any bytes.
+"""Text to token ids and back, without loss for any bytes: bytes, and what is trained on a corpus.
 
 One id, `end`, stands for no text: it opens each document and, as a target, ends the one before.
+`outside.py` has the tokenizers of other programs, `tokenizer_files.py` says which one a run has.
 """
 
+import codecs
 import collections
+import contextlib
 import hashlib
 import itertools
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from rmat_jax.config import Config
-from rmat_jax.data.sources import Documents, blocks
+from rmat_jax.data.sources import blocks
 from rmat_jax.errors import UserError, install
-from rmat_jax.files import read_checked, write_checked
 
 # Of the text a byte-pair vocabulary is trained on: enough for its statistics, 10 s or so.
 TRAINING_BYTES = 32 << 20
+# how the file names `end`
+END = "<|endoftext|>"
+# what to do about a damaged file
+RESTORE = "restore it, or delete it to make a new one"
+
+# The letter that stands for each byte in a byte-level tokenizer.json, as in GPT-2: its own where
+# Latin-1 prints it, else the next from U+0100 on.
+_OWN = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_LATER = itertools.count(0x100)
+LETTERS = "".join(chr(byte if byte in _OWN else next(_LATER)) for byte in range(256))
+_BYTES = codecs.charmap_build(LETTERS)
+
+
+def letters(data: bytes) -> str:
+    """Bytes as a byte-level tokenizer spells them."""
+    return codecs.charmap_decode(data, "strict", LETTERS)[0]
+
+
+def from_letters(piece: str) -> bytes:
+    """The bytes of `letters`. Raises UnicodeEncodeError where a letter stands for none."""
+    return codecs.charmap_encode(piece, "strict", _BYTES)[0]
+
 
 # What merges stay inside of: a word with the space before it, a number, signs, white space; at most
 # 64 bytes of them, since time grows with the square of a piece. Bytes from 128 count as letters, so
 # that a word of any alphabet is one piece. Everything matches something, so no byte is lost.
-_SPACE = r" \t\n\r\f\v"
+_SPACE = letters(b" \t\n\r\f\v")
+_WORD = "A-Za-z_" + letters(bytes(range(0x80, 0x100)))
 _LONG = "{1,64}"
+_ONE = letters(b" ")
 PIECES = (
-    rf" ?[A-Za-z_\x{{80}}-\x{{ff}}]{_LONG}| ?[0-9]{_LONG}"
-    rf"| ?[^{_SPACE}0-9A-Za-z_\x{{80}}-\x{{ff}}]{_LONG}"
+    rf"{_ONE}?[{_WORD}]{_LONG}|{_ONE}?[0-9]{_LONG}"
+    rf"|{_ONE}?[^{_SPACE}0-9{_WORD}]{_LONG}"
     rf"|[{_SPACE}]{_LONG}(?![^{_SPACE}])|[{_SPACE}]{_LONG}"
 )
-# a line break is a word, and each holds the space before it
-WORDS = r" ?\n| ?[^ \n]+| "
+
+
+def _words(space: str, line: str) -> str:
+    """A line break is a word, and each holds the space before it."""
+    return f"{space}?{line}|{space}?[^{space}{line}]+|{space}"
+
+
+WORDS = _words(*letters(b" \n"))
 
 
 class Tokenizer(Protocol):
-    """`decode(encode(data)) == data`; `decode` drops `end`. Equal `describe` means equal ids for
-    every text.
+    """`decode` drops `end`, and joins: the bytes of some ids and of those after them are the bytes
+    of all. Equal `describe` means equal ids for every text.
     """
 
     vocab_size: int
     end: int
     describe: str
+    # decode(encode(data)) == data for any bytes
+    exact: bool
 
-    def encode(self, data: bytes) -> np.ndarray:
-        """Token ids, int32, `end` not among them."""
+    def encode(self, data: bytes, first: bool = False) -> np.ndarray:
+        """Token ids, int32.
 
-    def decode(self, ids: Sequence[int]) -> bytes:
-        """The bytes that `ids` stand for. Raises UserError for an id outside the vocabulary."""
+        Args:
+            data: a text, or a part of one.
+            first: it begins a document. Some tokenizers put a space there.
+        """
+
+    def decode(self, ids: Sequence[int], first: bool = False) -> bytes:
+        """The bytes that `ids` stand for.
+
+        Args:
+            ids: of tokens.
+            first: they begin a document, as those after an `end` do.
+
+        Raises:
+            UserError: an id is outside the vocabulary.
+        """
+
+    def files(self) -> dict[str, bytes]:
+        """What makes it again, by the names of the files of a folder."""
 
 
 class ByteTokenizer:
@@ -57,66 +107,70 @@ class ByteTokenizer:
     vocab_size = 257
     end = 256
     describe = "bytes"
+    exact = True
 
-    def encode(self, data: bytes) -> np.ndarray:
+    def encode(self, data: bytes, first: bool = False) -> np.ndarray:
         return np.frombuffer(data, np.uint8).astype(np.int32)
 
-    def decode(self, ids: Sequence[int]) -> bytes:
-        ids = _checked(ids, self.vocab_size)
+    def decode(self, ids: Sequence[int], first: bool = False) -> bytes:
+        ids = check_ids(ids, self.vocab_size)
         return ids[ids != self.end].astype(np.uint8).tobytes()
+
+    def files(self) -> dict[str, bytes]:
+        return {}
 
 
 class BPETokenizer:
-    """Byte pairs (arXiv 1508.07909) merged by the Hugging Face library, over the bytes as Latin-1
-    characters; or whole words.
+    """Byte pairs (arXiv 1508.07909) merged by the Hugging Face library; or whole words.
 
-    Each of the 256 characters is a token of its own, so any bytes can be encoded. `end` is the last
-    id and unknown to the library: no text can spell it.
+    It is a byte-level tokenizer.json that any program reads: text becomes bytes, each byte a letter
+    of `LETTERS`, and the letters are cut into pieces and merged. Bytes that are not UTF-8, which no
+    other program can hand over, take the same way here. `end` is the last id, and an added token
+    there. Here no text can spell it.
     """
 
-    def __init__(self, model: str):
-        """Args: model: the library's own JSON."""
-        self._model = _library().Tokenizer.from_str(model)
+    exact = True
+
+    def __init__(self, text: str):
+        """Args: text: of the file."""
+        self._text, spec = text, json.loads(text)
+        # the library gets letters: it need not make them, nor look for added tokens in them
+        cut = spec["pre_tokenizer"]["pretokenizers"][1:]
+        spec |= {
+            "added_tokens": [],
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": cut},
+            "decoder": None,
+        }
+        self._model = library().Tokenizer.from_str(json.dumps(spec))
         pieces = sorted((index, piece) for piece, index in self._model.get_vocab().items())
-        self._bytes = [piece.encode("latin-1") for _, piece in pieces] + [b""]
+        self._bytes = [from_letters(piece) for _, piece in pieces] + [b""]
         self.end = len(pieces)
         self.vocab_size = len(pieces) + 1
-        self.describe = (
-            f"bpe of {self.vocab_size} ({hashlib.sha256(model.encode()).hexdigest()[:12]})"
-        )
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self.describe = f"bpe of {self.vocab_size} ({digest[:12]})"
 
     @classmethod
-    def checked(cls, model: str, what: str) -> "BPETokenizer":
+    def checked(cls, text: str, what: str) -> "BPETokenizer":
         """A tokenizer from a file, after a round trip of every byte and every entry.
 
         Args:
-            model: the library's own JSON.
+            text: of the file.
             what: names it, for the errors.
 
         Raises:
             UserError: it is no tokenizer, or loses bytes.
         """
-        try:
-            tokenizer = cls(model)
+        with reading(what):
+            tokenizer = cls(text)
             if {*tokenizer._model.get_vocab().values()} != {*range(tokenizer.end)}:
                 raise ValueError(f"its ids are not 0..{tokenizer.end - 1}")
             texts = [bytes(range(256)), *(bytes([byte]) for byte in range(256)), *tokenizer._bytes]
             found = map(tokenizer.decode, tokenizer._encode_all(texts))
             lost = [text for text, back in zip(texts, found, strict=True) if text != back]
-        except UserError:
-            raise
-        # the library raises bare Exceptions, and panics are none
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise UserError(
-                f"{what} is not a tokenizer ({' '.join(str(error).split())[:200]}); restore it, or "
-                "delete it to train a new one"
-            ) from error
         if lost:
             raise UserError(
                 f"{what} is a tokenizer that loses bytes: {min(lost, key=len)!r:.60} does not come "
-                "back; restore it, or delete it to train a new one"
+                f"back; {RESTORE}"
             )
         return tokenizer
 
@@ -125,109 +179,73 @@ class BPETokenizer:
         """The most frequent pairs of the first TRAINING_BYTES; fewer than `vocab_size` entries if
         there are no more.
         """
-        library = _library()
-        model = library.Tokenizer(library.models.BPE())
-        model.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(PIECES), "isolated")
-        trainer = library.trainers.BpeTrainer(
-            vocab_size=vocab_size - 1,
-            initial_alphabet=[chr(byte) for byte in range(256)],
-            show_progress=False,
+        model = library().Tokenizer(library().models.BPE())
+        model.pre_tokenizer = _cut(PIECES)
+        trainer = library().trainers.BpeTrainer(
+            vocab_size=vocab_size - 1, initial_alphabet=[*LETTERS], show_progress=False
         )
         text = itertools.chain.from_iterable(map(blocks, documents))
-        model.train_from_iterator(
-            (block.decode("latin-1") for block in _first(text, TRAINING_BYTES)), trainer
-        )
-        return cls(model.to_str())
+        model.train_from_iterator(map(letters, _first(text, TRAINING_BYTES)), trainer)
+        return cls(_standard(model, PIECES))
 
     @classmethod
     def of_words(cls, documents: Iterator[bytes], vocab_size: int) -> "BPETokenizer":
         """The most frequent words of all text, as it separates them by spaces; any other is
-        spelled, character by character.
+        spelled, byte by byte.
         """
-        library = _library()
-        split = library.pre_tokenizers.Split(library.Regex(WORDS), "isolated")
-        counts = collections.Counter()
+        split, counts = _cut(WORDS), collections.Counter()
         for block in itertools.chain.from_iterable(map(blocks, documents)):
-            counts.update(
-                piece
-                for piece, _ in split.pre_tokenize_str(block.decode("latin-1"))
-                if len(piece) > 1
-            )
-        vocabulary = [
-            *map(chr, range(256)),
-            *(word for word, _ in counts.most_common(vocab_size - 257)),
-        ]
-        ids = {piece: index for index, piece in enumerate(vocabulary)}
-        # a known word, or its characters
-        model = library.Tokenizer(library.models.BPE(ids, [], ignore_merges=True))
-        model.pre_tokenizer = split
-        return cls(model.to_str())
+            pieces = (piece for piece, _ in split.pre_tokenize_str(letters(block)))
+            counts.update(piece for piece in pieces if len(piece) > 1 and piece != END)
+        words = (word for word, _ in counts.most_common(vocab_size - 257))
+        ids = {piece: index for index, piece in enumerate([*LETTERS, *words])}
+        # a known word, or its bytes
+        return cls(
+            _standard(library().Tokenizer(library().models.BPE(ids, [], ignore_merges=True)), WORDS)
+        )
 
-    def save(self, file: Path) -> None:
-        """Whole or not at all: a reader never sees half a file."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_checked(file, self._model.to_str())
+    def files(self) -> dict[str, bytes]:
+        return {"tokenizer.json": self._text.encode()}
 
-    def encode(self, data: bytes) -> np.ndarray:
+    def encode(self, data: bytes, first: bool = False) -> np.ndarray:
         return self._encode_all([data])[0]
 
     def _encode_all(self, texts: Sequence[bytes]) -> list[np.ndarray]:
-        found = self._model.encode_batch_fast([text.decode("latin-1") for text in texts])
+        found = self._model.encode_batch_fast([*map(letters, texts)])
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
-    def decode(self, ids: Sequence[int]) -> bytes:
-        return b"".join(self._bytes[index] for index in _checked(ids, self.vocab_size).tolist())
+    def decode(self, ids: Sequence[int], first: bool = False) -> bytes:
+        return b"".join(self._bytes[index] for index in check_ids(ids, self.vocab_size).tolist())
+
+
+def _cut(pattern: str) -> Any:
+    return library().pre_tokenizers.Split(library().Regex(pattern), "isolated")
+
+
+def _standard(model: Any, pattern: str) -> str:
+    """The file of a model of letters, for text."""
+    found = library()
+    to_letters = found.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    model.pre_tokenizer = found.pre_tokenizers.Sequence([to_letters, _cut(pattern)])
+    model.decoder = found.decoders.ByteLevel()
+    model.add_special_tokens([END])
+    return model.to_str()
+
+
+def is_ours(spec: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer.json is one that BPETokenizer has written."""
+    steps = (spec.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
+    kinds = [step.get("type") for step in steps]
+    added = [token.get("content") for token in spec.get("added_tokens") or ()]
+    no_more = steps[0].get("use_regex") is False and steps[0].get("add_prefix_space") is False
+    no_more = no_more and not spec.get("normalizer")
+    return kinds == ["ByteLevel", "Split"] and no_more and added == [END]
 
 
 def count_words(texts: Iterable[bytes]) -> int:
     """The words of texts, line breaks among them, whether a vocabulary holds them or not."""
-    pattern = re.compile(WORDS.encode())
+    pattern = re.compile(_words(" ", "\n").encode())
     return sum(len(pattern.findall(text)) for text in texts)
-
-
-def make_tokenizer(config: Config, folder: Path, documents: Documents) -> Tokenizer:
-    """The tokenizer kept in `folder`, or a new one, trained on `documents` and kept there."""
-    file = folder / "tokenizer.json"
-    if config.data.tokenizer != "bytes" and not file.exists():
-        # Before training: a vocabulary that is too large for this model must not be kept for the
-        # next.
-        check_vocabulary(
-            config, ByteTokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}"
-        )
-        make = BPETokenizer.train if config.data.tokenizer == "bpe" else BPETokenizer.of_words
-        make(documents(), config.model.vocab_size).save(file)
-    return load_tokenizer(config, folder)
-
-
-def load_tokenizer(config: Config, folder: Path, trained_on: str | None = None) -> Tokenizer:
-    """The tokenizer of a run, from its `folder`; needs no corpus.
-
-    Args:
-        config: the run's.
-        folder: that holds it.
-        trained_on: the identity of the data that the weights have seen; None: not known.
-
-    Raises:
-        UserError: none there, an unreadable one, one with more entries than the model has, or
-            another than the weights were trained with.
-    """
-    if config.data.synthetic:
-        raise UserError(
-            f"data.synthetic={config.data.synthetic!r} has no text and no tokenizer; use a model "
-            "of text"
-        )
-    tokenizer = (
-        ByteTokenizer()
-        if config.data.tokenizer == "bytes"
-        else _load_bpe(folder / "tokenizer.json")
-    )
-    check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
-    if trained_on is not None and not trained_on.endswith(tokenizer.describe):
-        raise UserError(
-            f"{folder} has another tokenizer than the weights were trained with: {trained_on}, is "
-            f"{tokenizer.describe}; bring it back"
-        )
-    return tokenizer
 
 
 def check_vocabulary(config: Config, size: int, maker: str) -> None:
@@ -240,16 +258,8 @@ def check_vocabulary(config: Config, size: int, maker: str) -> None:
         )
 
 
-def _load_bpe(file: Path) -> BPETokenizer:
-    if not file.exists():
-        raise UserError(
-            f"{file} does not exist; train a model in this workdir first, or set "
-            "data.tokenizer='bytes'"
-        )
-    return BPETokenizer.checked(read_checked(file, "restore it"), str(file))
-
-
-def _library():
+def library() -> Any:
+    """The Hugging Face library. Raises UserError where it is not installed."""
     try:
         import tokenizers
     except ImportError:
@@ -259,7 +269,24 @@ def _library():
     return tokenizers
 
 
-def _checked(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Tells the errors of a block that makes a tokenizer of a file's contents."""
+    try:
+        yield
+    except UserError:
+        raise
+    # the library raises bare Exceptions, and panics are none
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):
+            raise
+        raise UserError(
+            f"{what} is not a tokenizer ({' '.join(str(error).split())[:200]}); {RESTORE}"
+        ) from error
+
+
+def check_ids(ids: Sequence[int], vocab_size: int) -> np.ndarray:
+    """Ids as int64. Raises UserError where one is outside the vocabulary."""
     ids = np.asarray(ids, np.int64)
     outside = ids[(ids < 0) | (ids >= vocab_size)]
     if outside.size:

@@ -60,7 +60,7 @@ def first_tokens(document: bytes, tokenizer: Tokenizer, limit: int) -> np.ndarra
     for block in blocks(document):
         if count >= limit:
             break
-        parts.append(tokenizer.encode(block))
+        parts.append(tokenizer.encode(block, first=count == 1))
         count += len(parts[-1])
     return np.concatenate(parts)[:limit].astype(np.int32)
 

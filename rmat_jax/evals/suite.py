@@ -14,7 +14,8 @@ from typing import Any
 from rmat_jax import progress
 from rmat_jax.config import Config, from_saved
 from rmat_jax.data import Data, make_data
-from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.data.tokenizer_files import load_tokenizer
 from rmat_jax.digests import check_finite
 from rmat_jax.evals.options import Options as Options
 from rmat_jax.infer import Engine

@@ -51,7 +51,7 @@ class Engine(Rows):
                 outside the vocabulary.
         """
         session = Session(self, Ticket(self.beginning))
-        session.read(np.concatenate([[self.tokenizer.end], self.encode(prompt)]))
+        session.read(np.concatenate([[self.tokenizer.end], self.encode(prompt, first=True)]))
         return session
 
     def load(self, file: str | Path) -> Session:
@@ -80,7 +80,7 @@ class Engine(Rows):
         Raises:
             UserError: a text is empty, or an id is outside the vocabulary.
         """
-        texts = [self.encode(text) for _, text in asked]
+        texts = [self.encode(text, first=session.ticket.is_new) for session, text in asked]
         if not all(map(len, texts)):
             raise UserError("an empty text costs nothing; ask for at least one token")
         rows = [self.standing(session)[0] for session, _ in asked]

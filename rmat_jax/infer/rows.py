@@ -116,14 +116,18 @@ class Rows:
         """Counts the bytes that the model remembers of one stream, whatever it has read."""
         return self.beginning.state.num_bytes()
 
-    def encode(self, prompt: str | bytes | Sequence[int]) -> np.ndarray:
+    def encode(self, prompt: str | bytes | Sequence[int], first: bool = False) -> np.ndarray:
         """Turns text, bytes or ids into [n] token ids.
+
+        Args:
+            prompt: to be read.
+            first: it begins a document.
 
         Raises:
             UserError: the prompt is none of these, or an id is outside the vocabulary.
         """
         if isinstance(prompt, str | bytes | bytearray | memoryview):
-            return self.tokenizer.encode(as_bytes(prompt))
+            return self.tokenizer.encode(as_bytes(prompt), first)
         try:
             tokens = np.asarray(prompt)
         except ValueError:
@@ -366,8 +370,8 @@ class Rows:
             for ticket, row, job in writers:
                 count = int(written.count_B[row])
                 tokens = written.tokens_BT[row, :count]
+                text = self.tokenizer.decode(tokens, first=ticket.is_new)
                 ticket.tokens += count
-                text = self.tokenizer.decode(tokens)
                 job.add(tokens, written.logprobs_BT[row, :count], text, bool(written.ended_B[row]))
 
     def _requests(self, writers: Sequence[tuple[int, Job]]) -> Requests:

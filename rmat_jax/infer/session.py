@@ -51,7 +51,7 @@ class Session:
         Raises:
             UserError: the prompt is something else, or an id is outside the vocabulary.
         """
-        self.engine.take_in(self.ticket, self.engine.encode(prompt))
+        self.engine.take_in(self.ticket, self.engine.encode(prompt, first=self.ticket.is_new))
 
     def catch_up(self) -> None:
         """Drives the engine until all that was taken in is read."""

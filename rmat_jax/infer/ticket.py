@@ -31,6 +31,11 @@ class Ticket:
     job: Job | None = None
 
     @property
+    def is_new(self) -> bool:
+        """Tells whether nothing but the token that opens a document is read, or will be."""
+        return self.tokens + sum(map(len, self.unread)) <= 1
+
+    @property
     def is_writing(self) -> bool:
         """Tells whether a text has begun and is not over."""
         return self.job is not None and not self.job.ended

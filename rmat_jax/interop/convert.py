@@ -1,5 +1,6 @@
 """From a checkpoint to a file of weights, and back to a run."""
 
+import base64
 import functools
 import json
 from collections.abc import Mapping
@@ -9,9 +10,16 @@ import jax
 import numpy as np
 
 from rmat_jax.config import Config, from_saved, to_saved
-from rmat_jax.data.tokenizer import BPETokenizer, check_vocabulary, load_tokenizer
+from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.data.tokenizer_files import (
+    check_same_tokenizer,
+    follow_tokenizer,
+    keep_tokenizer,
+    load_tokenizer,
+    tokenizer_of,
+)
 from rmat_jax.errors import UserError
-from rmat_jax.files import read_checked, write_checked, write_whole
+from rmat_jax.files import well_formed, write_whole
 from rmat_jax.interop.layout import from_jax, to_jax
 from rmat_jax.interop.weights import read_weights, write_weights
 from rmat_jax.train.checkpoint import Checkpoints, restore_params
@@ -19,11 +27,18 @@ from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.state import TrainState, init_state
 from rmat_jax.types import PyTree
 
+# a tokenizer in the metadata of a file: key -> name of its file, and whether that is no text
+TOKENIZER_KEYS = {
+    "tokenizer": ("tokenizer.json", False),
+    "tokenizer_config": ("tokenizer_config.json", False),
+    "tokenizer_model": ("tokenizer.model", True),
+}
+
 
 def export_weights(
     workdir: Path, file: Path, dtype: str | None = None, step: int | str | None = None
 ) -> str:
-    """Writes the parameters of a checkpoint to `file`, with config, step and byte-pair tokenizer.
+    """Writes the parameters of a checkpoint to `file`, with config, step and tokenizer.
 
     Args:
         workdir: of a run.
@@ -46,8 +61,8 @@ def export_weights(
     metadata = {"step": str(step)}
     if _has_tokenizer(config):
         # says what is wrong with it
-        load_tokenizer(config, workdir / "tokenizer", meta["data"])
-        metadata["tokenizer"] = read_checked(_tokenizer_file(workdir), "restore it")
+        tokenizer = load_tokenizer(config, workdir / "tokenizer", meta.get("data"))
+        metadata |= to_metadata(tokenizer.files())
     write_weights(file, config, tensors, dtype, **metadata)
     return (
         f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, "
@@ -71,6 +86,7 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
         UserError: a file that `read_weights` refuses, a tokenizer that is missing or wrong, or a
             workdir in use.
     """
+    config = config and follow_tokenizer(config)
     config, tensors, metadata = read_weights(file, config)
     tokenizer = _tokenizer(file, config, metadata)
     if has_checkpoints(workdir):
@@ -103,8 +119,9 @@ def import_run(workdir: Path, other: Path, config: Config) -> str:
     """
     # a checkpoint may hold float64
     with jax.enable_x64(True):
-        params, values, step, _ = restore_params(other / "checkpoints")
+        params, values, step, meta = restore_params(other / "checkpoints")
     theirs = from_saved(Config, values, str(other))
+    config = follow_tokenizer(config, other / "tokenizer")
     wanted = jax.eval_shape(lambda: init_state(config, make_optimizer(config))).params
     shapes = [
         {
@@ -120,14 +137,15 @@ def import_run(workdir: Path, other: Path, config: Config) -> str:
                 f"{name} is {here} with this config, {there} in {other}; set model.* as there: "
                 f"{other / 'config.json'}"
             )
-    if theirs.data.tokenizer != config.data.tokenizer:
+    if theirs.data.tokenizer != config.data.tokenizer and config.data.tokenizer_kind != "file":
         raise UserError(
             f"data.tokenizer={config.data.tokenizer!r} is {theirs.data.tokenizer!r} in {other}, "
             "whose weights know its ids alone; set it as there"
         )
     tokenizer = None
     if _has_tokenizer(config):
-        tokenizer = read_checked(_tokenizer_file(other), "restore it")
+        tokenizer = load_tokenizer(theirs, other / "tokenizer", meta.get("data"))
+        check_same_tokenizer(config, tokenizer, f"{other}")
     tensors = from_jax(theirs.model, params)
     _write_run(workdir, config, tensors, tokenizer)
     return f"{workdir}: {_describe(tensors)}, step {step} of {other}, step 0 here"
@@ -140,7 +158,7 @@ def has_checkpoints(workdir: Path) -> bool:
 
 
 def _write_run(
-    workdir: Path, config: Config, tensors: Mapping[str, np.ndarray], tokenizer: str | None
+    workdir: Path, config: Config, tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer | None
 ) -> None:
     """Makes a workdir whose run stands at step 0. Raises UserError where it cannot be written."""
     float64 = config.model.param_dtype == "float64"
@@ -153,8 +171,7 @@ def _write_run(
             workdir.mkdir(parents=True, exist_ok=True)
             write_whole(workdir / "config.json", json.dumps(to_saved(config), indent=1))
             if tokenizer is not None:
-                _tokenizer_file(workdir).parent.mkdir(exist_ok=True)
-                write_checked(_tokenizer_file(workdir), tokenizer)
+                keep_tokenizer(tokenizer.files(), workdir / "tokenizer")
         except OSError as error:
             raise UserError(
                 f"--workdir={workdir} cannot be written: {error.strerror}; choose another"
@@ -174,26 +191,39 @@ def _has_tokenizer(config: Config) -> bool:
     return config.data.tokenizer != "bytes" and not config.data.synthetic
 
 
-def _tokenizer_file(workdir: Path) -> Path:
-    return workdir / "tokenizer" / "tokenizer.json"
+def to_metadata(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The files of a tokenizer as texts; sentencepiece's, which is none, in base64."""
+    return {
+        key: base64.b64encode(files[name]).decode() if binary else files[name].decode()
+        for key, (name, binary) in TOKENIZER_KEYS.items()
+        if name in files
+    }
 
 
-def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str | None:
-    """The JSON of the tokenizer that goes with the weights, verified; None if the config needs
-    none.
-    """
+def _from_metadata(metadata: Mapping[str, str]) -> dict[str, bytes]:
+    return {
+        name: base64.b64decode(metadata[key], validate=True) if binary else metadata[key].encode()
+        for key, (name, binary) in TOKENIZER_KEYS.items()
+        if key in metadata
+    }
+
+
+def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> Tokenizer | None:
+    """The tokenizer that goes with the weights, verified; None if the config needs none."""
     if not _has_tokenizer(config):
         return None
-    if "tokenizer" not in metadata:
+    if not {"tokenizer", "tokenizer_model"} & {*metadata}:
         raise UserError(
             f"{file} has no tokenizer in its metadata, and "
             f"data.tokenizer={config.data.tokenizer!r}; save it with metadata "
             "tokenizer=TEXT, TEXT being that of a workdir's tokenizer/tokenizer.json"
         )
     what = f"the tokenizer in the metadata of {file}"
-    tokenizer = BPETokenizer.checked(metadata["tokenizer"], what)
-    check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
-    return metadata["tokenizer"]
+    with well_formed(what, "export it again"):
+        files = _from_metadata(metadata)
+    tokenizer = tokenizer_of(config, files, what)
+    check_same_tokenizer(config, tokenizer, f"{file}")
+    return tokenizer
 
 
 def _describe(tensors: Mapping[str, np.ndarray]) -> str:

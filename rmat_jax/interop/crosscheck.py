@@ -140,7 +140,7 @@ def load_case(
     import jax
 
     from rmat_jax.config import from_saved
-    from rmat_jax.data.tokenizer import load_tokenizer
+    from rmat_jax.data.tokenizer_files import load_tokenizer
     from rmat_jax.train.checkpoint import restore_params
 
     # a checkpoint may hold float64

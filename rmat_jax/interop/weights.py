@@ -1,8 +1,8 @@
 """Weights as one safetensors file that explains itself. Needs no PyTorch.
 
 Tensors have the names, shapes and layouts of `layout`. Metadata, all text: `format`, `config` (JSON
-of the experiment's Config), and what a writer adds: `step`, `tokenizer` (the JSON of a byte-pair
-tokenizer).
+of the experiment's Config), and what a writer adds: `step`, and the files of the tokenizer,
+`tokenizer` (the text of tokenizer.json) among them.
 """
 
 import json
@@ -125,7 +125,7 @@ def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Co
 
 def _meaning(config: Config) -> dict[str, Any]:
     """The settings on which it depends what weights and token ids mean."""
-    return {"model": config.model.meaning(), "data": {"tokenizer": config.data.tokenizer}}
+    return {"model": config.model.meaning(), "data": {"tokenizer": config.data.tokenizer_kind}}
 
 
 def _verify(file: Path, config: Config, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from rmat_jax.config import ABSENT, differences, to_saved
+from rmat_jax.config import ABSENT, differences, to_saved, tokenizer_kind
 from rmat_jax.digests import digests, named
 from rmat_jax.errors import UserError
 from rmat_jax.train import averages, processes
@@ -359,6 +359,12 @@ def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> N
     resumed run may change.
     """
     found = differences(saved, current, ignore=MAY_CHANGE + PLACES)
+    # a path is a place too
+    found = [
+        (key, was, now)
+        for key, was, now in found
+        if key != "data.tokenizer" or {tokenizer_kind(was), tokenizer_kind(now)} != {"file"}
+    ]
     if found:
         shown = "; ".join(f"{key} was {was!r}, is {now!r}" for key, was, now in found)
         flags = " ".join(

@@ -14,6 +14,7 @@ from rmat_jax import flops, infer
 from rmat_jax.config import Config, differences, from_saved, to_dict, to_saved
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.tokenizer import count_words
+from rmat_jax.data.tokenizer_files import follow_tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.files import locked, write_whole
 from rmat_jax.infer import open_chunk
@@ -53,6 +54,7 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
     started = time.monotonic()
     place = bucket.find(workdir)
     workdir = place.folder
+    config = follow_tokenizer(config, workdir / "tokenizer")
     last_step = config.steps if until is None else min(until, config.steps)
     if last_step < 1:
         raise UserError(f"until={until} must be at least 1")

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from rmat_jax.config import Config, DataConfig, RMATConfig
 from rmat_jax.data.tokenizer import (
+    END,
     PIECES,
     BPETokenizer,
     ByteTokenizer,
     count_words,
-    load_tokenizer,
-    make_tokenizer,
+    from_letters,
+    letters,
 )
+from rmat_jax.data.tokenizer_files import keep_tokenizer, load_tokenizer, make_tokenizer
 from rmat_jax.errors import UserError
 
 TEXT = b"".join(
@@ -60,6 +62,91 @@ def test_any_bytes_come_back(tokenizer, data):
     assert tokenizer.end not in ids
     assert tokenizer.decode(ids) == data
     assert tokenizer.decode([tokenizer.end, *ids, tokenizer.end]) == data
+
+
+def drawn_texts(count: int) -> list[str]:
+    """Texts of many alphabets, of signs that join, of what nobody sees, and of white space."""
+    letters = [
+        "abc XYZ 019 _-+<|>",
+        "日本語中文한국어",
+        "👩\u200d👩🏽🎉☃️🇯🇵",
+        "e\u0301a\u0308o\u0328\u0323",
+        "".join(map(chr, range(32))) + "\x7f\x85\xa0\xad\u200b\u2028\ufeff",
+        " \t\n\r\v\f\u3000",
+        "אבג ابت กขค ĀāĠĊ",
+        "\ufffd\U0010ffff\ue000",
+    ]
+    draw = random.Random(0)
+    texts = ["", " ", "\n\n", "日本語", "a" * 500, "日" * 200, "<|end", "ĠĊ", *map(chr, range(256))]
+    while len(texts) < count:
+        some = "".join(draw.sample(letters, draw.randint(1, 3)))
+        texts.append("".join(draw.choices(some, k=draw.randint(1, 90))))
+    return texts
+
+
+@pytest.mark.parametrize("made", ["bpe", "words"])
+def test_the_file_means_the_same_to_plain_tokenizers(made, bpe):
+    library = pytest.importorskip("tokenizers")
+    ours = bpe if made == "bpe" else BPETokenizer.of_words(iter([TEXT, "中文 é".encode()]), 320)
+    plain = library.Tokenizer.from_str(ours.files()["tokenizer.json"].decode())
+    assert plain.token_to_id(END) == ours.end == plain.get_vocab_size() - 1
+    texts = drawn_texts(600)
+    wrong = [x for x in texts if plain.encode(x).ids != ours.encode(x.encode()).tolist()]
+    assert not wrong
+    lost = [x for x in texts if plain.decode(plain.encode(x).ids) != x]
+    assert not lost
+    # the control: a vocabulary over the text as Latin-1 drops what that has not
+    spec = json.loads(ours.files()["tokenizer.json"])
+    before = library.Tokenizer(library.models.BPE({chr(x): x for x in range(256)}, []))
+    assert before.encode("日本語").ids == [] != plain.encode("日本語").ids
+    # the control: to cut before the letters are made is something else
+    spec["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    spec["pre_tokenizer"]["trim_offsets"] = True
+    other = library.Tokenizer.from_str(json.dumps(spec))
+    assert any(other.encode(x).ids != ours.encode(x.encode()).tolist() for x in texts)
+
+
+def test_no_text_spells_the_end(bpe):
+    """Plain tokenizers take it for the end, unless they are told not to."""
+    library = pytest.importorskip("tokenizers")
+    plain = library.Tokenizer.from_str(bpe.files()["tokenizer.json"].decode())
+    text = f"one{END}two"
+    assert bpe.end in plain.encode(text).ids and bpe.end not in bpe.encode(text.encode())
+    plain.encode_special_tokens = True
+    assert plain.encode(text).ids == bpe.encode(text.encode()).tolist()
+    # of words, too, where a corpus has it as one
+    words = BPETokenizer.of_words(iter([f"{END}\n".encode() * 99]), 300)
+    assert words.decode(words.encode(END.encode())) == END.encode()
+
+
+def test_bytes_that_are_no_text_are_cut_like_the_text_around_them(bpe):
+    """In a text of bytes, what stands before a line break and after one keeps its ids."""
+    line = b"def function_7(self, value):\n"
+    whole = bpe.encode(line + b"\xff\xfe\n" + line).tolist()
+    ids = bpe.encode(line).tolist()
+    assert whole[: len(ids)] == whole[-len(ids) :] == ids
+    assert bpe.decode(whole) == line + b"\xff\xfe\n" + line
+
+
+def test_a_vocabulary_of_an_older_version_is_one_line(tmp_path):
+    library = pytest.importorskip("tokenizers")
+    old = library.Tokenizer(library.models.BPE({chr(byte): byte for byte in range(256)}, []))
+    old.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(r" ?\n| ?[^ \n]+| "), "isolated")
+    old.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="written by an older rmat_jax.* train anew") as caught:
+        load_tokenizer(config(), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_programs_file_in_a_run_that_trained_its_own_is_refused(tmp_path, bpe):
+    spec = json.loads(bpe.files()["tokenizer.json"])
+    # the control
+    keep_tokenizer({"tokenizer.json": json.dumps(spec).encode()}, tmp_path)
+    assert load_tokenizer(config(), tmp_path)
+    spec["normalizer"] = {"type": "Lowercase"}
+    keep_tokenizer({"tokenizer.json": json.dumps(spec).encode()}, tmp_path)
+    with pytest.raises(UserError, match="which data.tokenizer='bpe' has not made; give its path"):
+        load_tokenizer(config(), tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [-1, "vocab_size"])
@@ -132,7 +219,7 @@ def test_text_with_few_pairs_makes_a_smaller_vocabulary_that_fits(tmp_path):
     ],
 )
 def test_bad_settings_are_one_clear_line(tmp_path, bpe, settings, message):
-    bpe.save(tmp_path / "tokenizer.json")
+    keep_tokenizer(bpe.files(), tmp_path)
     assert load_tokenizer(config(), tmp_path).describe == bpe.describe
     with pytest.raises(UserError, match=message):
         load_tokenizer(config(**settings), tmp_path)
@@ -176,52 +263,52 @@ def test_a_flipped_bit_in_a_tokenizer_is_noticed(tmp_path):
     assert load_tokenizer(config(), tmp_path).describe != made.describe
 
 
-STRIP = {"type": "Strip", "strip_left": True, "strip_right": True}
 SPLIT = {
     "type": "Split",
-    "pattern": {"String": " "},
+    "pattern": {"String": letters(b" ")},
     "behavior": "Removed",
     "invert": False,
 }
 WRONG = {
-    "lower case": (lambda x: x.update(normalizer={"type": "Lowercase"}), "b'A' does not come back"),
-    "no white space": (lambda x: x.update(normalizer=STRIP), r"b'\\t' does not come back"),
-    "no spaces": (lambda x: x.update(pre_tokenizer=SPLIT), "b' ' does not come back"),
+    "lower case": (
+        lambda x: x.update(normalizer={"type": "Lowercase"}),
+        r"b'\\x00' does not come back",
+    ),
+    "no spaces": (
+        lambda x: x["pre_tokenizer"]["pretokenizers"].append(SPLIT),
+        "b' ' does not come back",
+    ),
     "no Q": (lambda x: x["model"]["vocab"].pop("Q"), "its ids are not 0..397"),
     "an id too high": (lambda x: x["model"]["vocab"].update(more=500), "its ids are not 0..399"),
-    "other letters": (lambda x: x["model"]["vocab"].update({"\u2603": 399}), "latin-1"),
+    "other letters": (lambda x: x["model"]["vocab"].update({"\u2603": 399}), "maps to <undefined>"),
     "another model": (lambda x: x["model"].update(type="Unigram"), "is not a tokenizer"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_tokenizer_that_loses_bytes_is_refused(case, bpe, tmp_path):
+def test_a_tokenizer_that_loses_bytes_is_refused(case, bpe):
     change, message = WRONG[case]
-    bpe.save(tmp_path / "tokenizer.json")
-    model = json.loads((tmp_path / "tokenizer.json").read_text())
+    text = bpe.files()["tokenizer.json"].decode()
+    model = json.loads(text)
     change(model)
     with pytest.raises(UserError, match=message) as caught:
         BPETokenizer.checked(json.dumps(model), "it")
     assert "\n" not in str(caught.value)
     # the control
-    assert BPETokenizer.checked((tmp_path / "tokenizer.json").read_text(), "it").describe
+    assert BPETokenizer.checked(text, "it").describe
 
 
-@pytest.mark.parametrize("letters", ["ACGT", " \n", "0123", "+-", "\xe9\xff"])
-def test_a_text_without_white_space_is_cut_into_short_pieces(letters):
+@pytest.mark.parametrize("drawn", ["ACGT", " \n", "0123", "+-", "\xe9\xff"])
+def test_a_text_without_white_space_is_cut_into_short_pieces(drawn):
     """The time of training grows with the square of a piece."""
     library = pytest.importorskip("tokenizers")
     split = library.pre_tokenizers.Split(library.Regex(PIECES), "isolated")
-    text = "".join(random.Random(0).choice(letters) for _ in range(10_000))
-    pieces = [piece for piece, _ in split.pre_tokenize_str(text)]
-    assert "".join(pieces) == text and max(map(len, pieces)) <= 65
+    text = "".join(random.Random(0).choice(drawn) for _ in range(10_000)).encode("latin-1")
+    pieces = [from_letters(piece) for piece, _ in split.pre_tokenize_str(letters(text))]
+    assert b"".join(pieces) == text and max(map(len, pieces)) <= 65
     # the control: what is short is not cut
-    assert [piece for piece, _ in split.pre_tokenize_str("a short line\n")] == [
-        "a",
-        " short",
-        " line",
-        "\n",
-    ]
+    short = split.pre_tokenize_str(letters(b"a short line\n"))
+    assert [from_letters(piece) for piece, _ in short] == [b"a", b" short", b" line", b"\n"]
 
 
 def test_words_are_counted_as_the_words_tokenizer_takes_them():

@@ -15,10 +15,10 @@ class Letters:
 
     vocab_size, end, describe = 11, 10, "letters"
 
-    def encode(self, data: bytes) -> np.ndarray:
+    def encode(self, data: bytes, first: bool = False) -> np.ndarray:
         return np.frombuffer(data, np.uint8).astype(np.int32) - ord("a")
 
-    def decode(self, ids) -> bytes:
+    def decode(self, ids, first: bool = False) -> bytes:
         ids = np.asarray(ids)
         return (ids[ids != self.end] + ord("a")).astype(np.uint8).tobytes()
 

@@ -12,6 +12,7 @@ import pytest
 from rmat_jax import commands, flags
 from rmat_jax.config import Config
 from rmat_jax.data.tokenizer import BPETokenizer
+from rmat_jax.data.tokenizer_files import keep_tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.flags import changed
 from rmat_jax.interop.convert import export_weights, import_run, import_weights
@@ -226,13 +227,13 @@ def test_weights_go_with_the_tokenizer_they_were_trained_with(folder, tmp_path):
     shutil.copytree(folder / "run", run)
     load_run(run)
     other = BPETokenizer.train(iter([b"Another text, with other pairs. " * 50]), 300)
-    other.save(run / "tokenizer" / "tokenizer.json")
+    keep_tokenizer(other.files(), run / "tokenizer")
     for load in (load_run, lambda run: export_weights(run, tmp_path / "weights")):
         with pytest.raises(UserError, match="another tokenizer than the weights were trained with"):
             load(run)
     # the control: imported weights know no text, and take the one that lies there
     shutil.copytree(folder / "mine", tmp_path / "mine")
-    other.save(tmp_path / "mine" / "tokenizer" / "tokenizer.json")
+    keep_tokenizer(other.files(), tmp_path / "mine" / "tokenizer")
     load_run(tmp_path / "mine")
 
 

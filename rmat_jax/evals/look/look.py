@@ -109,8 +109,8 @@ def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: Te
     def pieces() -> Iterator[np.ndarray]:
         nonlocal bytes_read
         for block in read_blocks(text, BLOCK):
+            yield subject.tokenizer.encode(block, first=not bytes_read)
             bytes_read += len(block)
-            yield subject.tokenizer.encode(block)
 
     for tokens_NC, targets_NC in windows(model, pieces(), subject.tokenizer.end):
         marked_NR = mark_ages(model, counts.chunks, len(tokens_NC)) == 0

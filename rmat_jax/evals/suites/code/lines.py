@@ -52,10 +52,11 @@ def find(subject: Subject, options: Options) -> list[Line]:
     texts = read_texts(subject, options, options.max_tokens, "code")[:FILES]
     tokenizer, chunk_len = subject.tokenizer, subject.config.model.chunk_len
     places: list[tuple[int, Use, int, bool]] = []
-    data = [tokenizer.decode(tokens) for tokens in texts]
+    # the first token is no text
+    pieces = [[tokenizer.decode([token]) for token in tokens] for tokens in texts]
+    data = [b"".join(parts) for parts in pieces]
     for file, text in enumerate(data):
-        # the first token is no text
-        ends = np.cumsum([len(tokenizer.decode([token])) for token in texts[file]])
+        ends = np.cumsum([*map(len, pieces[file])])
         for use in uses(text):
             defined, line = (int(np.searchsorted(ends, place)) for place in (use.defined, use.line))
             if line - defined >= NEAREST:
