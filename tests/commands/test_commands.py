@@ -14,6 +14,9 @@ from rmat_jax.evals.options import Options
 from rmat_jax.infer import Sampling
 from tests.train.test_resume import CONFIG, ROOT, small_flags
 
+# one device, and quick to compile
+FAST = "--xla_backend_optimization_level=0"
+
 
 def run(*arguments, **environment):
     """What a process printed."""
@@ -102,7 +105,7 @@ def test_train_is_a_command_and_a_program(tmp_path, monkeypatch, capsys):
     text = tmp_path / "text.txt"
     text.write_text("A line of text, and another.\n" * 400)
     given = [f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", *small_flags(text), "--until=1"]
-    run("-m", "rmat_jax", "train", *given, XDG_CACHE_HOME=str(tmp_path), XLA_FLAGS="")
+    run("-m", "rmat_jax", "train", *given, XDG_CACHE_HOME=str(tmp_path), XLA_FLAGS=FAST)
     step = (tmp_path / "run" / "checkpoints" / "1").stat().st_mtime_ns
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["train.py", *given])
