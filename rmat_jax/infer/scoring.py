@@ -32,6 +32,8 @@ class Scored(NamedTuple):
 def _score(
     model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: State
 ) -> tuple[Array, State]:
+    if isinstance(params["layers"], tuple):
+        params = stack_params(params)
     scores, state = model.apply({"params": params}, tokens_BT, targets_BT, state, method=RMAT.score)
     return scores.loss_BT.sum(), state
 
@@ -41,7 +43,7 @@ def score(model: RMAT, params: PyTree, pieces: Iterable[np.ndarray], end: int) -
 
     Args:
         model: the model.
-        params: its parameters.
+        params: its parameters, unstacked or not.
         pieces: the document's token ids, in pieces of any sizes that are asked for one after the
             other.
         end: the token that opens a document and, as the last target, ends it.
