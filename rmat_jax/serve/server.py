@@ -117,7 +117,8 @@ def serve(
         say(f"{store.in_folder:,} sessions of {sessions_dir} are there")
     if not local and not keys:
         say("warning: everybody who reaches this address may use it; see --api_key_file")
-    _Server(config, service, lambda: say(f"serving at http://{shown}:{port}")).run([sock])
+    with contextlib.closing(store):
+        _Server(config, service, lambda: say(f"serving at http://{shown}:{port}")).run([sock])
     if service.worker.failure is not None:
         failure = " ".join(f"{service.worker.failure}".split())
         raise UserError(f"the model stopped working ({failure}); start the server again")

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from rmat_jax.errors import UserError
+from rmat_jax.infer.snapshot import REMEDY
 from rmat_jax.serve.bodies import copy_body, read_fields, wrong
 from rmat_jax.serve.refusals import Refusal, ending
 from rmat_jax.serve.service import Service, while_there
@@ -59,8 +60,9 @@ async def upload(request: Request) -> Response:
         try:
             session = await asyncio.to_thread(service.store.load, file)
         except UserError as error:
-            # the file's name here is no business of the sender's
+            # the file has a name only here
             message = f"{error}".replace(f"{file}", "the body")
+            message = message.replace(REMEDY, "send what GET /v1/sessions/{id}/state gives")
             raise Refusal(400, message, code="invalid_session") from error
     record: dict[str, Any] = {
         "id": new_id(),

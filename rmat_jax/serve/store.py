@@ -50,6 +50,7 @@ class Store:
             UserError: the folder cannot be made or written to, or another server has it.
         """
         self._engine, self._folder, self._limits = engine, folder, limits
+        self._lock: IO[bytes] | None = None
         # by use, the last one last
         self._memory: OrderedDict[str, Kept] = OrderedDict()
         self._files: OrderedDict[str, None] = OrderedDict()
@@ -63,6 +64,11 @@ class Store:
             self._engine.open().save(Path(scratch) / "state")
             # The header's numbers may have more digits.
             self.file_bytes = (Path(scratch) / "state").stat().st_size + 1024
+
+    def close(self) -> None:
+        """Gives the folder to whoever wants it next."""
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def in_memory(self) -> int:
