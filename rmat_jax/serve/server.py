@@ -104,8 +104,9 @@ def serve(
         ws="none",
         loop="asyncio",
         lifespan="on",
-        # the program's own, as far as it has one
         log_config=None,
+        # What clients send wrong is theirs to know. Errors of ours are logged.
+        log_level="error",
         access_log=False,
         limit_concurrency=fixed.CONNECTIONS,
         server_header=False,
