@@ -11,14 +11,14 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rmat_jax.errors import UserError
 from rmat_jax.serve import completions, responses, sessions
 from rmat_jax.serve.metrics import Counted
-from rmat_jax.serve.refusals import Refusal, of_user_error
+from rmat_jax.serve.refusals import Json, Refusal, of_user_error
 from rmat_jax.serve.service import Gone, Service
 
 # They say nothing of anybody's texts.
@@ -97,7 +97,7 @@ async def health(request: Request) -> Response:
     service: Service = request.app.state.service
     failed = service.worker.failure is not None
     status = "failed" if failed else "ending" if service.closing else "ok"
-    return JSONResponse({"status": status}, 200 if status == "ok" else 503)
+    return Json({"status": status}, 200 if status == "ok" else 503)
 
 
 async def metrics(request: Request) -> Response:
@@ -107,14 +107,14 @@ async def metrics(request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """Answers `GET /v1/models`."""
-    return JSONResponse({"object": "list", "data": [_model(request.app.state.service)]})
+    return Json({"object": "list", "data": [_model(request.app.state.service)]})
 
 
 async def model(request: Request) -> Response:
     """Answers `GET /v1/models/{id}`."""
     service: Service = request.app.state.service
     service.check_model(request.path_params["id"])
-    return JSONResponse(_model(service))
+    return Json(_model(service))
 
 
 def _model(service: Service) -> dict:

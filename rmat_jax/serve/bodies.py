@@ -7,6 +7,8 @@ from typing import Any, BinaryIO
 
 from starlette.requests import Request
 
+from rmat_jax.errors import UserError
+from rmat_jax.infer.text import as_bytes
 from rmat_jax.serve import limits
 from rmat_jax.serve.refusals import Refusal
 
@@ -87,11 +89,12 @@ class Fields:
         if not isinstance(found, list) or len(found) > most:
             raise wrong(name, value, rule)
         for text in found:
-            # its bytes are no fewer than its characters
-            if (
-                not isinstance(text, str)
-                or not 1 <= len(text.encode(errors="replace")) <= most_bytes
-            ):
+            try:
+                size = len(as_bytes(text)) if isinstance(text, str) else 0
+            except UserError:
+                # JSON can spell half a character of UTF-16
+                size = 0
+            if not 1 <= size <= most_bytes:
                 raise wrong(name, value, rule)
         return found
 

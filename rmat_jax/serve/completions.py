@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.infer.sampling import Sampling
 from rmat_jax.serve.bodies import Fields, read_fields, wrong
 from rmat_jax.serve.limits import STOP_BYTES, STOPS, Limits
-from rmat_jax.serve.refusals import Refusal, ending, of_user_error
+from rmat_jax.serve.refusals import Json, Refusal, ending, of_user_error
 from rmat_jax.serve.service import Answer, Events, Service, while_there
 
 KNOWN = "POST /v1/completions takes the fields in docs/serving.md"
@@ -93,7 +93,10 @@ def asked_for(fields: Fields, limits: Limits) -> Asked:
     prompts = prompt if many else [prompt]
     if not all(isinstance(p, str | list) for p in prompts):
         raise wrong("prompt", prompt, "must be a text, token ids, or a list of such")
-    copies = fields.whole("n", 1, 1, limits.rows + limits.waiting)
+    copies = fields.whole("n", 1, 1, limits.texts)
+    if copies * len(prompts) > limits.texts:
+        asks = f"{len(prompts):,} prompts with n={copies} are {copies * len(prompts):,} texts"
+        raise Refusal(400, f"{asks}; at most {limits.texts} are possible", param="n")
     seeded = fields.has("seed")
     rules = sampling(fields, "max_tokens", min(MAX_TOKENS, limits.answer_tokens), limits)
     logprobs = fields.take("logprobs")
@@ -139,7 +142,7 @@ async def completions(request: Request) -> Response:
         if asked.stream:
             return Events(_events(service, asked, texts, head, count), stack.pop_all())
         content = await while_there(request, _whole(service, asked, texts, head, count))
-        return JSONResponse(content)
+        return Json(content)
 
 
 async def _whole(service: Service, asked: Asked, texts, head: dict, count: int) -> dict:

@@ -48,3 +48,8 @@ class Limits:
             # written this way round, since no number is also not below
             if not value >= least:
                 raise UserError(f"{field.name}={value} must be at least {least}")
+
+    @property
+    def texts(self) -> int:
+        """Counts the texts that may be written or wait at a time."""
+        return self.rows + self.waiting

@@ -1,6 +1,8 @@
 """A request that is not granted: its status, and why, in OpenAI's form."""
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.responses import JSONResponse
 
@@ -14,6 +16,14 @@ KINDS = {
 }
 # Bad values come back in the message, and may be as long as a body.
 MOST_CHARACTERS = 500
+
+
+class Json(JSONResponse):
+    """Writes JSON in ASCII, which also spells what UTF-8 cannot: a request may have sent it."""
+
+    def render(self, content: Any) -> bytes:
+        """Returns the body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 class Refusal(Exception):
@@ -44,9 +54,9 @@ class Refusal(Exception):
         }
         return {"error": error}
 
-    def response(self) -> JSONResponse:
+    def response(self) -> Json:
         """Returns the answer to the request."""
-        return JSONResponse(self.content(), self.status, headers=self.headers)
+        return Json(self.content(), self.status, headers=self.headers)
 
 
 def of_user_error(error: UserError) -> Refusal:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from rmat_jax.errors import UserError
 from rmat_jax.infer.sampling import Sampling
@@ -19,7 +19,7 @@ from rmat_jax.infer.session import Session
 from rmat_jax.serve.bodies import Fields, read_fields, wrong
 from rmat_jax.serve.completions import event, sampling
 from rmat_jax.serve.limits import Limits
-from rmat_jax.serve.refusals import Refusal, ending, of_user_error
+from rmat_jax.serve.refusals import Json, Refusal, ending, of_user_error
 from rmat_jax.serve.service import Answer, Events, Service, while_there
 from rmat_jax.serve.store import Kept, new_id
 
@@ -112,13 +112,13 @@ async def create(request: Request) -> Response:
         writing = _Writing(service, asked, session, len(tokens))
         if asked.stream:
             return Events(writing.events(), stack.pop_all())
-        return JSONResponse(await while_there(request, writing.whole()))
+        return Json(await while_there(request, writing.whole()))
 
 
 async def retrieve(request: Request) -> Response:
     """Answers `GET /v1/responses/{id}`."""
     service: Service = request.app.state.service
-    return JSONResponse((await service.store.find(request.path_params["id"])).record)
+    return Json((await service.store.find(request.path_params["id"])).record)
 
 
 async def delete(request: Request) -> Response:
@@ -126,7 +126,7 @@ async def delete(request: Request) -> Response:
     service: Service = request.app.state.service
     name = request.path_params["id"]
     await service.store.delete(name)
-    return JSONResponse({"id": name, "object": "response", "deleted": True})
+    return Json({"id": name, "object": "response", "deleted": True})
 
 
 class _Writing:

@@ -25,7 +25,7 @@ from rmat_jax.serve.store import Store
 from rmat_jax.serve.worker import Worker
 from rmat_jax.signals import Signals
 
-# seconds that clients have to read the end of their answers
+# seconds that clients have to read the end of an answer, at the server's or their own request's end
 LAST_SECONDS = 5.0
 
 
@@ -145,29 +145,45 @@ class Punctual(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._head = self.loop.call_later(fixed.HEAD_SECONDS, transport.abort)
-        self._reading: asyncio.TimerHandle | None = None
+        # what the connection is closed for if it takes too long
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._expect("head", fixed.HEAD_SECONDS)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._came("rest")
         # IDLE: a request's head is not complete
         if self.conn.their_state is not h11.IDLE:
-            self._head.cancel()
-        elif self._head.cancelled():
-            self._head = self.loop.call_later(fixed.HEAD_SECONDS, self.transport.abort)
+            self._came("head")
+        elif "head" not in self._timers:
+            self._expect("head", fixed.HEAD_SECONDS)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # Whoever was refused while sending has time to read why, but not to send without end.
+        if self.conn.their_state is h11.SEND_BODY:
+            self._expect("rest", LAST_SECONDS)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reading = self.loop.call_later(fixed.WRITE_SECONDS, self.transport.abort)
+        self._expect("reading", fixed.WRITE_SECONDS)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._reading is not None:
-            self._reading.cancel()
+        self._came("reading")
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._head.cancel()
+        for what in list(self._timers):
+            self._came(what)
         super().connection_lost(error)
+
+    def _expect(self, what: str, seconds: float) -> None:
+        self._timers[what] = self.loop.call_later(seconds, self.transport.abort)
+
+    def _came(self, what: str) -> None:
+        if what in self._timers:
+            self._timers.pop(what).cancel()
 
 
 class _Server(uvicorn.Server):

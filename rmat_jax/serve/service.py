@@ -101,14 +101,11 @@ class Service:
         """Lets a request in, with its streams.
 
         Raises:
-            Refusal: 400, there is never room for so many; 429, there is none now; 503, the server
-                is ending.
+            Refusal: 429, there is no room now; 503, the server is ending.
         """
-        most = self.limits.rows + self.limits.waiting
+        most = self.limits.texts
         if self.closing:
             raise ending()
-        if streams > most:
-            raise Refusal(400, f"the request asks for {streams} texts; at most {most} are possible")
         if self.streams + streams > most:
             raise Refusal(
                 429,

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from rmat_jax.errors import UserError
 from rmat_jax.infer.snapshot import REMEDY
 from rmat_jax.serve.bodies import copy_body, read_fields, wrong
-from rmat_jax.serve.refusals import Refusal, ending
+from rmat_jax.serve.refusals import Json, Refusal, ending
 from rmat_jax.serve.service import Service, while_there
 from rmat_jax.serve.store import Kept, new_id
 
@@ -26,7 +26,7 @@ async def look(request: Request) -> Response:
     """Answers `GET /v1/sessions/{id}`."""
     service: Service = request.app.state.service
     name = request.path_params["id"]
-    return JSONResponse(_told(name, await service.store.find(name)))
+    return Json(_told(name, await service.store.find(name)))
 
 
 async def fork(request: Request) -> Response:
@@ -111,7 +111,7 @@ async def score(request: Request) -> Response:
                 "bits_per_byte": bits / size,
             }
         )
-    return JSONResponse({"object": "list", "model": service.name, "data": data})
+    return Json({"object": "list", "model": service.name, "data": data})
 
 
 def _saved(kept: Kept) -> bytes:
@@ -127,7 +127,7 @@ async def _costs(service: Service, texts: list[str]) -> list[tuple[int, float]]:
 async def _keep(service: Service, kept: Kept) -> Response:
     name = kept.record["id"]
     await service.store.keep(name, kept)
-    return JSONResponse(_told(name, kept), 201)
+    return Json(_told(name, kept), 201)
 
 
 def _told(name: str, kept: Kept) -> dict:

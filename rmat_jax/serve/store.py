@@ -178,6 +178,6 @@ def _take(folder: Path) -> IO[bytes]:
 
 def _unknown(name: str) -> Refusal:
     message = (
-        f"there is no session {name[:60]!r}: it never was, was deleted, or was too long unused"
+        f"there is no session {name[:60]!r}: it never was, was deleted, or was unused for too long"
     )
     return Refusal(404, message, code="not_found")

@@ -17,6 +17,13 @@ from tests.infer.letters import CONFIG, Letters, make_engine, quiet_params
 ROWS = 3
 
 
+@pytest.fixture(autouse=True, scope="package")
+def forget_programs():
+    """The files of this folder share their few programs."""
+    yield
+    jax.clear_caches()
+
+
 def sharp_params() -> dict:
     """Makes a model whose texts tell what it has read: its letters' logits are far apart."""
     params = jax.tree.map(np.copy, quiet_params(CONFIG))

@@ -46,6 +46,9 @@ def error_of(answer, status):
         (COMPLETIONS, {"prompt": "a", "top_p": 0}, "top_p"),
         (COMPLETIONS, {"prompt": "a", "top_k": -1}, "top_k"),
         (COMPLETIONS, {"prompt": "a", "n": 0}, "n"),
+        (COMPLETIONS, {"prompt": "a", "n": 12}, "n"),
+        (COMPLETIONS, {"prompt": ["a"] * 6, "n": 2}, "n"),
+        (COMPLETIONS, {"prompt": [""] * 500_000}, "n"),
         (COMPLETIONS, {"prompt": "a", "seed": 0.5}, "seed"),
         (COMPLETIONS, {"prompt": "a", "stop": [""]}, "stop"),
         (COMPLETIONS, {"prompt": "a", "stop": ["a"] * 5}, "stop"),
@@ -59,6 +62,7 @@ def error_of(answer, status):
         (COMPLETIONS, {"prompt": "a", "echo": 0}, "echo"),
         (COMPLETIONS, {"prompt": "a", "logit_bias": {"1": 2}}, "logit_bias"),
         (COMPLETIONS, {"prompt": "a", "x" * 5000: 1}, "x" * 60),
+        (COMPLETIONS, {"prompt": "a", "\ud800": 1}, "\ud800"),
         (COMPLETIONS, {"prompt": "a", "model": 1}, "model"),
         (RESPONSES, {"input": 1}, "input"),
         (RESPONSES, {"input": ["a"]}, "input"),
@@ -86,6 +90,9 @@ def test_what_changes_nothing_is_taken(client):
     same = {"echo": False, "best_of": 1, "presence_penalty": 0.0, "logit_bias": {}, "suffix": None}
     rules = {"prompt": "abc", "temperature": 0, "logprobs": None, "user": "me"}
     assert client.post(COMPLETIONS, json=rules | same).status_code == 200
+    odd = {"input": "a", "metadata": {"a": "\ud800"}}
+    for more in ({}, {"stream": True}):
+        assert "\\ud800" in client.post(RESPONSES, content=json.dumps(odd | more)).text
     same = {"tools": [], "truncation": "disabled", "instructions": None, "background": False}
     assert client.post(RESPONSES, json={"input": "a", "store": False} | same).status_code == 200
 

@@ -129,6 +129,7 @@ def test_texts_that_take_too_long_are_cut_and_kept(engine, tmp_path):
 
 def test_slow_senders_are_left_and_vanished_clients_free_their_rows(monkeypatch):
     monkeypatch.setattr(fixed, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(server, "LAST_SECONDS", 0.2)
 
     def metric(port, name):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -136,6 +137,8 @@ def test_slow_senders_are_left_and_vanished_clients_free_their_rows(monkeypatch)
         lines = connection.getresponse().read().decode().splitlines()
         connection.close()
         return next(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 
     def scene(port):
         for sent in (b"", b"POST /v1/compl", b"GET / HTTP/1.1\r\nHost: localhost\r\nA: "):
@@ -146,8 +149,16 @@ def test_slow_senders_are_left_and_vanished_clients_free_their_rows(monkeypatch)
                 with contextlib.suppress(ConnectionResetError):
                     assert slow.recv(10) == b""
                 assert 0.1 < time.perf_counter() - start < 5
+        # one that is refused, and sends on
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as refused:
+            refused.sendall(head % 10**8)
+            assert refused.recv(1000).startswith(b"HTTP/1.1 413")
+            start = time.perf_counter()
+            with pytest.raises(ConnectionError):
+                while time.perf_counter() - start < 10:
+                    refused.sendall(b"a" * 1000)
+                    time.sleep(0.01)
         body = json.dumps({"prompt": PROMPT, "max_tokens": 4096, "stream": True, "n": 3}).encode()
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as gone:
             gone.sendall(head % len(body) + body)
             assert gone.recv(20).startswith(b"HTTP/1.1 200")
