@@ -4,7 +4,8 @@
     python -m rmat_jax chat --workdir=runs/mine --session=ann.safetensors --stop="Ann:"
 
 The model remembers the whole talk, however long it is, in a state of fixed size. A session file is
-gone on from, if it exists, and is saved at the end. Ctrl-C ends the text that is being written.
+gone on from, if it exists, and is saved at the end. Ctrl-C ends the text that is being written, or
+else the talk.
 
 Lines that begin with / are commands:
 
