@@ -303,6 +303,17 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag for devices that read a long text together."""
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the devices of this machine that read a long text together (default %(default)s)",
+    )
+
+
 def _step(text: str) -> int | str:
     if text != "best" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} must be the number of a step, or best")

@@ -33,16 +33,19 @@ def load_run(workdir: str | Path, step: int | str | None = None) -> tuple[RMAT, 
     return RMAT(config.model), params, tokenizer
 
 
-def load_engine(workdir: str | Path, rows: int = 8, step: int | str | None = None) -> Engine:
+def load_engine(
+    workdir: str | Path, rows: int = 8, step: int | str | None = None, devices: int = 1
+) -> Engine:
     """Makes an engine with the weights of a training run.
 
     Args:
         workdir: the folder that the run was trained in, or that weights were imported into.
         rows: sessions that are read or written at the same time.
         step: as `load_run` takes it.
+        devices: of this process, which divide the chunks of a long prompt.
 
     Raises:
-        UserError: the workdir has no checkpoint, no such step or no tokenizer, or `rows` is below
-            1.
+        UserError: the workdir has no checkpoint, no such step or no tokenizer, `rows` is below 1,
+            or the devices are too few or cannot divide the chunks of this model.
     """
-    return Engine(*load_run(workdir, step), rows=rows)
+    return Engine(*load_run(workdir, step), rows=rows, devices=devices)

@@ -58,7 +58,7 @@ def test_each_package_is_in_an_extra_and_in_the_developers_file():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     listed = names((ROOT / "requirements.txt").read_text().splitlines())
-    used = ("text", "tfds", "parquet", "report", "tensorboard", "torch", "dev")
+    used = ("text", "tfds", "parquet", "report", "tensorboard", "serve", "torch", "dev")
     assert listed == names([*project["dependencies"], *(x for name in used for x in extras[name])])
     assert set(errors.EXTRAS.values()) <= extras.keys()
     modules = importlib.metadata.packages_distributions()

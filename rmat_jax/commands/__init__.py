@@ -29,6 +29,7 @@ from rmat_jax.commands import (
     inspect,
     plan,
     score,
+    serve,
     train,
 )
 
@@ -36,6 +37,7 @@ COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "generate": generate,
     "chat": chat,
+    "serve": serve,
     "score": score,
     "evaluate": evaluate,
     "inspect": inspect,

@@ -4,7 +4,8 @@
     python -m rmat_jax chat --workdir=runs/mine --session=ann.safetensors --stop="Ann:"
 
 The model remembers the whole talk, however long it is, in a state of fixed size. A session file is
-gone on from, if it exists, and is saved at the end. Ctrl-C ends the text that is being written.
+gone on from, if it exists, and is saved at the end. Ctrl-C ends the text that is being written, or
+else the talk.
 
 Lines that begin with / are commands:
 
@@ -20,6 +21,7 @@ Lines that begin with / are commands:
 import argparse
 import collections
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -101,15 +103,23 @@ def chat(
         talk.load(f"{session_file}")
     say(f"the state has {talk.session.state_bytes:,} bytes; /help lists the commands")
     ended = 0
-    for line in lines:
-        try:
-            if not talk.hear(line.rstrip("\r\n")):
-                break
-        except UserError as error:
-            say(f"error: {error}")
-        if talk.caught not in (0, 2):
-            ended = 128 + talk.caught
-            break
+    # There is something to lose from here on, also while a line is waited for.
+    flags.interrupts_raise()
+    try:
+        with _signals_raise():
+            for line in lines:
+                try:
+                    if not talk.hear(line.rstrip("\r\n")):
+                        break
+                except UserError as error:
+                    say(f"error: {error}")
+                if talk.caught not in (0, signal.SIGINT):
+                    ended = 128 + talk.caught
+                    break
+    except _Signalled as error:
+        ended = 128 + error.number
+    except KeyboardInterrupt:
+        ended = 128 + signal.SIGINT
     if session_file is not None:
         talk.save(f"{session_file}")
     return ended
@@ -181,12 +191,12 @@ class Talk:
 
     def save(self, file: str) -> None:
         """Writes the session to a file."""
-        self.session.save(flags.folder(file))
+        self.session.save(_path(file))
         say(f"{file} has read {self.session.tokens:,} tokens")
 
     def load(self, file: str) -> None:
         """Goes on from a file."""
-        loaded = self.engine.load(flags.folder(file))
+        loaded = self.engine.load(_path(file))
         self._before.append(self.session)
         self.session = loaded
         say(f"going on from {file} at {self.session.tokens:,} tokens")
@@ -208,6 +218,40 @@ class Talk:
         self._out.write("\n")
         self._out.flush()
         self.caught = signals.caught
+
+
+def _path(text: str) -> Path:
+    try:
+        return flags.folder(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{error}") from error
+
+
+class _Signalled(BaseException):
+    """Says that a signal came. It is no error, and nobody but `chat` catches it."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP, the end of a terminal, end the wait for a line."""
+
+    def end(number, _) -> None:
+        raise _Signalled(number)
+
+    before = {}
+    try:
+        # Outside the main thread signals are not ours.
+        with contextlib.suppress(ValueError):
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    before[number] = signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _typed() -> Iterator[str]:

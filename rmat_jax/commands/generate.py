@@ -54,6 +54,7 @@ SAMPLING = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
     flags.add_step(parser)
+    flags.add_devices(parser)
     parser.add_argument(
         "--prompt", metavar="TEXT", help="the text to go on with; - reads standard input"
     )
@@ -70,7 +71,15 @@ def main(args: argparse.Namespace) -> int:
     prompt = flags.stdin() if args.prompt == "-" else args.prompt
     out = flags.stdout().buffer
     sampling = flags.fields_of(args, Sampling)
-    return generate(args.workdir, prompt, args.session, out, step=args.step, **sampling)
+    return generate(
+        args.workdir,
+        prompt,
+        args.session,
+        out,
+        step=args.step,
+        devices=args.devices,
+        **sampling,
+    )
 
 
 def generate(
@@ -80,6 +89,7 @@ def generate(
     out: BinaryIO,
     *,
     step: int | str | None = None,
+    devices: int = 1,
     **sampling,
 ) -> int:
     """Goes on with a text, and writes the new part to `out` as it comes.
@@ -90,6 +100,7 @@ def generate(
         session_file: a file to go on from, if it exists. The session is saved there at the end.
         out: gets the bytes that were written, with whole characters.
         step: whose weights; see `load_run`.
+        devices: that read a long prompt together.
         sampling: the fields of `Sampling`. With `max_new_tokens=0` the prompt is only read.
 
     Returns:
@@ -117,7 +128,9 @@ def generate(
 
     blocks = filter(
         None,
-        [as_bytes(prompt or "")] if isinstance(prompt, str | None) else read_blocks(prompt, BLOCK),
+        [as_bytes(prompt or "")]
+        if isinstance(prompt, str | None)
+        else read_blocks(prompt, BLOCK * devices),
     )
     first = next(blocks, b"")
     if not first and not goes_on:
@@ -128,7 +141,7 @@ def generate(
     # JAX is imported here.
     from rmat_jax.runs import load_engine
 
-    engine = load_engine(workdir, rows=1, step=step)
+    engine = load_engine(workdir, rows=1, step=step, devices=devices)
     session = engine.load(session_file) if goes_on else engine.open()
     read = _read_all(session, itertools.chain([first], blocks))
     writing, begun, failure = Progress(), session.tokens, None

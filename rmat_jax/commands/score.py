@@ -32,6 +32,7 @@ BLOCK = 1 << 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
     flags.add_step(parser)
+    flags.add_devices(parser)
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a text to be scored; - reads standard input"
     )
@@ -40,11 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     if "-" in args.files:
         flags.stdin()
-    score_files(args.workdir, args.files, flags.stdout(), args.step)
+    score_files(args.workdir, args.files, flags.stdout(), args.step, args.devices)
 
 
 def score_files(
-    workdir: Path, files: Sequence[str], out: TextIO, step: int | str | None = None
+    workdir: Path,
+    files: Sequence[str],
+    out: TextIO,
+    step: int | str | None = None,
+    devices: int = 1,
 ) -> None:
     """Prints what each file costs, in bits per byte, and the total, also if it is interrupted.
 
@@ -53,6 +58,7 @@ def score_files(
         files: paths; "-" is standard input.
         out: gets the lines.
         step: whose weights; see `load_run`.
+        devices: that read a long text together.
 
     Raises:
         UserError: bad input.
@@ -90,7 +96,7 @@ def score_files(
                 if name == "-"
                 else Path(name).open("rb") as opened
             ):
-                for so_far in _costs(model, params, tokenizer, opened):
+                for so_far in _costs(model, params, tokenizer, opened, devices):
                     if progress.due():
                         now = total + so_far
                         say(line(now, f"so far: {progress.speed(now.tokens)}"))
@@ -126,7 +132,11 @@ class _Cost(NamedTuple):
 
 
 def _costs(
-    model: "RMAT", params: "PyTree", tokenizer: "Tokenizer", opened: BinaryIO
+    model: "RMAT",
+    params: "PyTree",
+    tokenizer: "Tokenizer",
+    opened: BinaryIO,
+    devices: int,
 ) -> Iterator[_Cost]:
     """Yields the running totals of one document, and nothing for an empty one."""
     from rmat_jax.data.sources import read_blocks
@@ -142,7 +152,7 @@ def _costs(
             yield tokens
 
     before = size = 0
-    for scored in score(model, params, pieces(), tokenizer.end):
+    for scored in score(model, params, pieces(), tokenizer.end, devices):
         new, before = scored.tokens - before, scored.tokens
         while read and new >= read[0][0]:
             new, size = new - read[0][0], size + read.popleft()[1]

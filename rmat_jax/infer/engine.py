@@ -18,7 +18,7 @@ A thread that waits for a session drives the engine for all sessions, one step a
 has `Session.stream`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -27,7 +27,7 @@ import numpy as np
 
 from rmat_jax.errors import UserError
 from rmat_jax.infer.rows import Rows
-from rmat_jax.infer.scoring import Cost, continuations
+from rmat_jax.infer.scoring import Cost, Scored, continuations, score
 from rmat_jax.infer.session import Session
 from rmat_jax.infer.snapshot import load_stream
 from rmat_jax.infer.streams import Streams
@@ -71,6 +71,19 @@ class Engine(Rows):
     def standing(self, session: Session) -> tuple[Streams, int]:
         """Copies where a session stands: a row of its own, and the number of tokens it has read."""
         return self.copy(session.ticket)
+
+    def score(self, text: str | bytes | Sequence[int]) -> Iterator[Scored]:
+        """Computes what a text costs as a document of its own, its end included.
+
+        Yields:
+            The running totals. Each takes one call of a few chunks; the last is the whole text's.
+
+        Raises:
+            UserError: the text is neither text nor bytes nor a list of token ids, or an id is
+                outside the vocabulary.
+        """
+        tokens = self.encode(text, first=True)
+        return score(self.model, self.params, [tokens], self.tokenizer.end)
 
     def costs(self, asked: Sequence[tuple[Session, str | bytes | Sequence[int]]]) -> list[Cost]:
         """Computes what each text would cost as the next text of its session.

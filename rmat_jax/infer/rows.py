@@ -9,6 +9,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,15 @@ PACE = 0.05
 
 
 CLOSED = "this engine is closed; save the session, and load it in another engine"
+
+
+class Traffic(NamedTuple):
+    """Counts the streams that have something to read or to write."""
+
+    # those with a row
+    seated: int
+    # those that wait for one
+    waiting: int
 
 
 class Rows:
@@ -191,6 +201,25 @@ class Rows:
                 raise job.error
             return None
 
+    def drop(self, ticket: Ticket) -> None:
+        """Ends all that is to be done for a stream: what it has not read yet is dropped.
+
+        The step that another thread makes is waited for.
+        """
+        with self._books:
+            self._books.wait_for(lambda: not self._stepping)
+            ticket.unread.clear()
+            if ticket.job is not None:
+                ticket.job.give_up()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Counts the streams that the next step can do something for."""
+        with self._books:
+            working = [ticket for ticket in self._wanting if ticket.has_work]
+            seated = sum(ticket.row is not None for ticket in working)
+            return Traffic(seated, len(working) - seated)
+
     def copy(self, ticket: Ticket) -> tuple[Streams, int]:
         """Copies where a stream stands. It first reads all that it was given.
 
@@ -199,7 +228,8 @@ class Rows:
         """
         self.catch_up(ticket)
         with self._books:
-            self._books.wait_for(lambda: not self._stepping)
+            # A stream without a row stands still, whatever the step does.
+            self._books.wait_for(lambda: ticket.row is None or not self._stepping)
             if ticket.row is None:
                 return ticket.stream, ticket.tokens
             self._check_whole()

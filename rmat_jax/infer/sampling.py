@@ -56,7 +56,7 @@ class Sampling:
         value = getattr(self, name)
         try:
             holds = rule(float(value))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             holds = False
         if not holds:
             raise UserError(f"{name}={value!r} must {text}")

@@ -40,6 +40,9 @@ def _score(
     state: State,
     mesh: Mesh | None,
 ) -> tuple[Array, State]:
+    if isinstance(params["layers"], tuple):
+        params = stack_params(params)
+
     def cost(params, tokens_BT, targets_BT, state):
         scores, state = model.apply(
             {"params": params}, tokens_BT, targets_BT, state, method=RMAT.score
@@ -60,7 +63,7 @@ def score(
 
     Args:
         model: the model.
-        params: its parameters.
+        params: its parameters, unstacked or not.
         pieces: the document's token ids, in pieces of any sizes that are asked for one after the
             other.
         end: the token that opens a document and, as the last target, ends it.

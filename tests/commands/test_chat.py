@@ -111,3 +111,29 @@ def test_a_signal_ends_the_text_and_sigterm_the_talk(workdir, tmp_path, number):
     code = chat(workdir, file, ["one\n", "two\n"], out, **RULES | {"max_new_tokens": 1500})
     assert code == (0 if number == signal.SIGINT else 128 + number)
     assert file.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_line_is_waited_for_loses_nothing(workdir, tmp_path, number):
+    def lines():
+        yield "one\n"
+        signal.raise_signal(number)
+        yield "two\n"
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    file, out = tmp_path / "talk.safetensors", io.StringIO()
+    assert chat(workdir, file, lines(), out, **RULES) == 128 + number
+    assert {n: signal.getsignal(n) for n in before} == before
+    with load_engine(workdir, rows=1) as engine:
+        talk = begin(engine)
+        talk.hear("one")
+        assert engine.load(file).tokens == talk.session.tokens > 1
+        assert written(talk) == out.getvalue()
+
+
+def test_a_name_that_is_no_path_does_not_end_the_talk(engine):
+    talk = begin(engine)
+    for name in ("http://here/talk", "~nobody-of-that-name/talk", "x" * 300):
+        for command in ("/save", "/load"):
+            with pytest.raises(UserError, match="copy the folder|in full|shorten"):
+                talk.hear(f"{command} {name}")

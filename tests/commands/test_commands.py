@@ -159,6 +159,7 @@ READERS = {
     "inspect": [f"--text={__file__}", "--out=look"],
     "export": ["--file=weights.safetensors"],
     "crosscheck": [],
+    "serve": ["--port=0"],
 }
 
 

@@ -1,0 +1,134 @@
+"""Serves a model over HTTP, as OpenAI's clients expect it.
+
+    python -m rmat_jax serve --workdir=runs/quickstart --port=8000
+    python -m rmat_jax serve --workdir=runs/mine --sessions_dir=runs/talks --api_key_file=keys
+
+The page at http://127.0.0.1:8000 shows it in a browser. Clients use http://127.0.0.1:8000/v1: they
+get texts, and sessions of any length that go on at a constant cost. With --sessions_dir sessions
+are still there when the server is started again. Ctrl-C ends the server: it finishes the texts that
+are being written first.
+
+It needs the extra `serve`. docs/serving.md has every address, with examples.
+"""
+
+import argparse
+from pathlib import Path
+
+from rmat_jax import flags
+from rmat_jax.errors import UserError
+from rmat_jax.progress import say
+from rmat_jax.serve.limits import Limits
+
+LIMITS = {
+    "rows": ("N", "the number of texts that are written at the same time (default %(default)s)"),
+    "waiting": ("N", "the number of texts beyond these that may wait (default %(default)s)"),
+    "sessions": ("N", "the number of sessions in memory (default %(default)s)"),
+    "stored": ("N", "the number of sessions in --sessions_dir (default %(default)s)"),
+    "prompt_tokens": ("N", "the most tokens that one request may give (default %(default)s)"),
+    "answer_tokens": ("N", "the most tokens that one text may have (default %(default)s)"),
+    "body_bytes": ("N", "the most bytes of one request (default %(default)s)"),
+    "grace": (
+        "SECONDS",
+        "the time that texts have to be finished when the server ends (default %(default)s)",
+    ),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_step(parser)
+    flags.add_devices(parser)
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen at; 0.0.0.0: every network's (default %(default)s)",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="the port to listen at; 0: any that is free (default %(default)s)",
+    )
+    parser.add_argument(
+        "--name", help="the model's name for clients (default: that of the workdir)"
+    )
+    flags.add_path(
+        parser,
+        "--api_key_file",
+        "FILE",
+        "a file with the keys that clients may send, one a line; none: everybody may ask",
+        required=False,
+    )
+    flags.add_path(
+        parser,
+        "--sessions_dir",
+        "DIR",
+        "a folder that keeps sessions; none: they end with the server",
+        required=False,
+    )
+    flags.add_fields(parser, Limits, LIMITS)
+
+
+def main(args: argparse.Namespace) -> None:
+    serve(
+        args.workdir,
+        step=args.step,
+        devices=args.devices,
+        host=args.host,
+        port=args.port,
+        name=args.name,
+        api_key_file=args.api_key_file,
+        sessions_dir=args.sessions_dir,
+        **flags.fields_of(args, Limits),
+    )
+
+
+def serve(
+    workdir: Path,
+    *,
+    step: int | str | None = None,
+    devices: int = 1,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str | None = None,
+    api_key_file: Path | None = None,
+    sessions_dir: Path | None = None,
+    **limits,
+) -> None:
+    """Serves until a signal ends it.
+
+    Args:
+        workdir: the folder of a training run.
+        step: whose weights; see `load_run`.
+        devices: that read a long prompt together.
+        host: the address to listen at.
+        port: 0 takes any that is free.
+        name: the model's, for clients; None: that of the workdir.
+        api_key_file: a file with keys, one a line; None: everybody may ask.
+        sessions_dir: keeps sessions; None: they end with the server.
+        limits: the fields of `Limits`.
+
+    Raises:
+        UserError: bad input, or an address that cannot be listened to.
+    """
+    taken = Limits(**limits)
+    if not 0 <= port <= 65535:
+        raise UserError(f"port={port} must lie in 0..65535")
+    # The packages of the extra are found missing before anything is loaded.
+    from rmat_jax.serve import server
+
+    keys, sock = server.read_keys(api_key_file), server.listen(host, port)
+    with sock:
+        from rmat_jax.runs import load_engine
+
+        say(f"loading {workdir}")
+        with load_engine(workdir, taken.rows, step, devices) as engine:
+            server.serve(
+                engine,
+                name or Path(workdir).resolve().name,
+                sock,
+                taken,
+                keys=keys,
+                sessions_dir=sessions_dir,
+            )
