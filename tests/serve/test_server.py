@@ -13,6 +13,7 @@ import pytest
 
 from rmat_jax.commands.serve import serve as command
 from rmat_jax.errors import UserError
+from rmat_jax.infer import Engine
 from rmat_jax.serve import limits as fixed
 from rmat_jax.serve import server
 from rmat_jax.serve.limits import Limits
@@ -65,6 +66,19 @@ def play(scene, folder=None, *, number=signal.SIGTERM, **limits):
     return done[0]
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """Texts are still being written when a signal comes. Steps take as long as a large model's."""
+    step = Engine.step
+
+    def slow(self):
+        time.sleep(0.02)
+        step(self)
+
+    monkeypatch.setattr(Engine, "step", slow)
+
+
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_texts_end_and_keeps_sessions(engine, tmp_path, number, capsys):
     rules = {"temperature": 2.0, "seed": 1}
@@ -99,6 +113,7 @@ def test_a_signal_lets_texts_end_and_keeps_sessions(engine, tmp_path, number, ca
     assert status == 200 and second["output"][0]["content"][0]["text"] == text
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_texts_that_take_too_long_are_cut_and_kept(engine, tmp_path):
     found = {}
     texts = {
