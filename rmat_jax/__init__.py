@@ -15,6 +15,7 @@ _HOMES = {
     "PAPER": "config",
     "QUEUE": "config",
     "TRANSFORMER_XL": "config",
+    "FULL_ATTENTION": "config",
     "Config": "config",
     "UserError": "errors",
     "load_engine": "runs",
