@@ -374,7 +374,8 @@ class DataConfig(_Section):
     heldout_path: str = ""
     # which files of a folder
     pattern: str = "*"
-    # "auto": what a file's name and first bytes tell | "text": all files as they are
+    # "auto": what a file's name and first bytes tell | "text": all files as they are | "messages":
+    # rows are dialogues, or prompts with answers; the loss is on the answers alone
     format: str = "auto"
     # the field of rows that holds the text; empty: "text", or the only field of text there is
     feature: str = ""
@@ -417,7 +418,9 @@ class DataConfig(_Section):
         self._check(not both, "passkey", "needs text, data.synthetic has none; give one of them")
         self._choice("recall_place", ("first", "any", "even"))
         self._choice("tokenizer", ("bytes", "bpe", "words"))
-        self._choice("format", ("auto", "text"))
+        self._choice("format", ("auto", "text", "messages"))
+        rule = "reads records of data.path; give that, without data.passkey"
+        self._check(not self.answers_only or (self.path and not self.passkey), "format", rule)
         self._fraction("heldout_fraction")
         self._positive("recall_pairs", "recall_symbols")
         self._not_negative("seed", "passkey_decoys", "recall_gap")
@@ -435,6 +438,11 @@ class DataConfig(_Section):
         accuracy.
         """
         return not (self.synthetic or self.passkey)
+
+    @property
+    def answers_only(self) -> bool:
+        """Whether the answers of a text's dialogues alone are predicted."""
+        return self.format == "messages"
 
     @property
     def choices(self) -> int:

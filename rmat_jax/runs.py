@@ -1,13 +1,15 @@
 """What a training run left in its workdir, ready for use: the model, its weights, its tokenizer.
 
-May import: config, data, digests, infer, model, train, types.
+May import: config, data, digests, files, infer, model, train, types.
 """
 
+import json
 from pathlib import Path
 
 from rmat_jax.config import Config, from_saved
 from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rmat_jax.digests import check_finite
+from rmat_jax.files import FAULTS
 from rmat_jax.infer.engine import Engine
 from rmat_jax.model import RMAT
 from rmat_jax.train.checkpoint import restore_params
@@ -41,3 +43,13 @@ def load_engine(workdir: str | Path, rows: int = 8) -> Engine:
         UserError: the workdir has no checkpoint or no tokenizer, or `rows` is below 1.
     """
     return Engine(*load_run(workdir), rows=rows)
+
+
+def answers_only(workdir: str | Path) -> bool:
+    """Tells whether a run was trained on the answers of dialogues, by its config.json."""
+    try:
+        values = json.loads(Path(workdir, "config.json").read_bytes())
+        return from_saved(Config, values, str(workdir)).data.answers_only
+    # UserError among them
+    except (OSError, *FAULTS):
+        return False

@@ -2,7 +2,8 @@
 
 Layout: each document is `[end] + tokens`, one after the other, and a last `end` closes the array.
 So the token that follows any token of a document is its target: at the document's last token that
-is the next one's `end`.
+is the next one's `end`. Where the documents are dialogues, a further array says which tokens are
+learned: those of answers, and after each answer `end`, whatever follows it.
 """
 
 import array
@@ -11,27 +12,32 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from rmat_jax.config import IGNORE
+from rmat_jax.data.messages import Dialogue
 from rmat_jax.data.sources import Documents, blocks
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.files import read_checked, write_checked
 from rmat_jax.progress import Progress, say
 
-PROGRESS_SECONDS = 5.0
+ARRAYS = ("tokens", "starts", "learned")
+# what a token is as a target: none, itself, or `end`, since an answer ends before it
+PROMPT, LEARNED, ENDING = range(3)
+# bytes of text that are encoded at once, on all cores
+GROUP = min(os.cpu_count() or 1, 32) << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Document i is `tokens[starts[i] : starts[i + 1]]`, its targets are the same slice moved by
-    one.
-    """
+    """Document i is `tokens[starts[i] : starts[i + 1]]`, its targets are those of these places."""
 
     # [num_tokens + 1], uint16 or uint32, not in memory
     tokens: np.ndarray
@@ -39,8 +45,10 @@ class Corpus:
     starts: np.ndarray
     # of the text
     num_bytes: int
-    # of the text and its cuts into documents
+    # of the text and its cuts into documents, and of the places of answers
     digest: str
+    # [num_tokens + 1] uint8, PROMPT, LEARNED or ENDING; None: all are learned
+    learned: np.ndarray | None = None
 
     @property
     def num_documents(self) -> int:
@@ -50,6 +58,22 @@ class Corpus:
     def num_tokens(self) -> int:
         return len(self.tokens) - 1
 
+    def targets(self, places: np.ndarray | slice) -> np.ndarray:
+        """The target of each place, int32: the token after it, or IGNORE.
+
+        Args:
+            places: below `num_tokens`.
+        """
+        if isinstance(places, slice):
+            places = np.arange(places.start, places.stop)
+        targets = self.tokens[places + 1].astype(np.int32)
+        if self.learned is not None:
+            kinds = self.learned[places + 1]
+            # the array begins with `end`
+            targets[kinds == ENDING] = self.tokens[0]
+            targets[kinds == PROMPT] = IGNORE
+        return targets
+
     def documents(self, tokenizer: Tokenizer) -> Iterator[bytes]:
         """The text again, document by document."""
         for start, stop in itertools.pairwise(self.starts):
@@ -57,9 +81,12 @@ class Corpus:
 
     @property
     def describe(self) -> str:
+        answers = ""
+        if self.learned is not None:
+            answers = f" ({np.count_nonzero(self.learned):,} of answers)"
         return (
-            f"{self.num_documents:,} documents, {self.num_tokens:,} tokens, {self.num_bytes:,} "
-            "bytes"
+            f"{self.num_documents:,} documents, {self.num_tokens:,} tokens{answers}, "
+            f"{self.num_bytes:,} bytes"
         )
 
 
@@ -119,8 +146,10 @@ def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
         manifest = json.loads(read_checked(folder / "manifest.json", ""))
         if manifest.pop("sha256") != _digests(folder):
             return None
-        tokens, starts = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts")
+        tokens, starts, learned = (
+            # a plain array over the same map: indexing a np.memmap is slow
+            np.load(file, mmap_mode="r").view(np.ndarray) if file.exists() else None
+            for file in (folder / f"{name}.npy" for name in ARRAYS)
         )
         sizes = {"tokens": len(tokens) - 1, "documents": len(starts) - 1}
         if manifest != manifest | key | sizes:
@@ -128,8 +157,44 @@ def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
         num_bytes, digest = manifest["bytes"], manifest["digest"]
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    # Plain arrays over the same map: indexing a np.memmap is slow.
-    return Corpus(tokens.view(np.ndarray), starts.view(np.ndarray), num_bytes, digest)
+    return Corpus(tokens, starts, num_bytes, digest, learned)
+
+
+class _Run(NamedTuple):
+    """A piece of a document that is encoded by itself."""
+
+    text: bytes
+    # whether the document begins with it
+    begins: bool
+    # what its tokens are as targets
+    kind: int
+
+
+def _runs(documents: Iterator[bytes], digest: Any) -> Iterator[_Run]:
+    """The pieces of all documents that are not empty. The digest takes these in."""
+    for document in filter(None, documents):
+        digest.update(len(document).to_bytes(8, "little") + document)
+        begins, runs = True, [(document, True)]
+        if isinstance(document, Dialogue):
+            digest.update(repr(document.answers).encode())
+            runs = document.runs()
+        for text, learned in runs:
+            for block in blocks(text):
+                yield _Run(block, begins, LEARNED if learned else PROMPT)
+                begins = False
+
+
+def _groups(runs: Iterator[_Run]) -> Iterator[list[_Run]]:
+    """Runs in order, GROUP bytes at a time."""
+    group, size = [], 0
+    for run in runs:
+        group.append(run)
+        size += len(run.text)
+        if size >= GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _write(
@@ -138,35 +203,51 @@ def _write(
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = np.array([tokenizer.end], dtype)
     starts, position, num_bytes, progress = array.array("q"), 0, 0, Progress()
-    digest = hashlib.sha256()
-    with open(folder / "tokens.npy", "wb") as file:
+    digest, before = hashlib.sha256(), PROMPT
+    first = next(filter(None, documents), None)
+    if first is None:
+        raise UserError(
+            f"the {name} part of the corpus ({key['source']}) is empty; give one with text in it"
+        )
+    # elsewhere all tokens are learned, and that is kept nowhere
+    answers = isinstance(first, Dialogue)
+    with (
+        open(folder / "tokens.npy", "wb") as file,
+        open(folder / "learned.npy", "wb") if answers else open(os.devnull, "wb") as learned,
+    ):
         _write_header(file, dtype, 0)
-        for document in filter(None, documents):
-            starts.append(position)
-            digest.update(len(document).to_bytes(8, "little") + document)
-            file.write(end)
-            position += 1
-            for block in blocks(document):
-                tokens = tokenizer.encode(block).astype(dtype)
-                file.write(tokens)
-                position += len(tokens)
-                num_bytes += len(block)
-                if progress.due():
-                    sizes = (
-                        f"{len(starts):,} documents, {position / 1e6:.1f}M tokens, "
-                        f"{num_bytes / 1e6:.1f} MB"
-                    )
-                    say(f"reading the {name} text: {sizes}")
-        if not starts:
-            raise UserError(
-                f"the {name} part of the corpus ({key['source']}) is empty; give one with text in "
-                "it"
-            )
-        file.write(end)
-        _write_header(file, dtype, position + 1)
-    starts.append(position)
+        _write_header(learned, np.dtype(np.uint8), 0)
+
+        def append(tokens: np.ndarray, kind: int) -> None:
+            nonlocal position, before
+            kinds = np.full(len(tokens), kind, np.uint8)
+            if before == LEARNED and kind == PROMPT:
+                kinds[:1] = ENDING
+            file.write(tokens)
+            learned.write(kinds)
+            position, before = position + len(tokens), kind
+
+        for group in _groups(_runs(itertools.chain([first], documents), digest)):
+            for run, tokens in zip(
+                group, tokenizer.encode_all([r.text for r in group]), strict=True
+            ):
+                if run.begins:
+                    starts.append(position)
+                    append(end, PROMPT)
+                append(tokens.astype(dtype), run.kind)
+                num_bytes += len(run.text)
+            if progress.due():
+                sizes = (
+                    f"{len(starts):,} documents, {position / 1e6:.1f}M tokens, "
+                    f"{num_bytes / 1e6:.1f} MB, {num_bytes / 1e6 / progress.seconds:.1f} MB/s"
+                )
+                say(f"reading the {name} text: {sizes}")
+        append(end, PROMPT)
+        _write_header(file, dtype, position)
+        _write_header(learned, np.dtype(np.uint8), position)
+    starts.append(position - 1)
     np.save(folder / "starts.npy", np.frombuffer(starts, np.int64))
-    manifest = {**key, "documents": len(starts) - 1, "tokens": position, "bytes": num_bytes}
+    manifest = {**key, "documents": len(starts) - 1, "tokens": position - 1, "bytes": num_bytes}
     manifest["digest"] = digest.hexdigest()[:16]
     manifest["sha256"] = _digests(folder)
     write_checked(folder / "manifest.json", json.dumps(manifest, indent=1))
@@ -175,9 +256,10 @@ def _write(
 def _digests(folder: Path) -> dict[str, str]:
     """Of the arrays."""
     found = {}
-    for name in ("tokens", "starts"):
-        with open(folder / f"{name}.npy", "rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name in ARRAYS:
+        if (folder / f"{name}.npy").exists():
+            with open(folder / f"{name}.npy", "rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 

@@ -20,7 +20,7 @@ class HeldoutLanes:
     that ends early is padded with unscored `end` tokens, which make a document of their own.
 
     bits per byte = total nats / ln 2 / num_bytes. The target `end` costs nats and stands for no
-    byte.
+    byte. Of dialogues both are those of the answers alone.
 
     Args:
         corpus, batch_size, length: as for `Lanes`.
@@ -28,7 +28,7 @@ class HeldoutLanes:
         tokenizer: the corpus' own.
 
     Raises:
-        UserError: the budget has no token for each row.
+        UserError: the budget has no token for each row, or none of an answer.
     """
 
     def __init__(
@@ -46,12 +46,17 @@ class HeldoutLanes:
                 "token for each row"
             )
         self.length = length
-        self._tokens = corpus.tokens
+        self._corpus = corpus
         self._tokenizer = tokenizer
         parts, ordinal = cut(corpus, share)
         parts = parts[np.argsort(ordinal, kind="stable")]
         self._lanes = [_shorten(parts[row::batch_size], share) for row in range(batch_size)]
         self.num_bytes = sum(map(len, self.texts()))
+        if not self.num_bytes and corpus.learned is not None:
+            raise UserError(
+                f"eval_tokens={eval_tokens} ends before the first answer; raise it, or lower "
+                f"eval_batch_size={batch_size}"
+            )
 
     def texts(self) -> Iterator[bytes]:
         """The bytes that the scored targets of all rows stand for, one text for each part that is
@@ -59,7 +64,8 @@ class HeldoutLanes:
         """
         for lane in self._lanes:
             for start, length in zip(lane.starts, lane.lengths, strict=True):
-                yield self._tokenizer.decode(self._tokens[start + 1 : start + 1 + length])
+                targets = self._corpus.targets(slice(start, start + length))
+                yield self._tokenizer.decode(targets[targets != IGNORE])
 
     def __len__(self) -> int:
         return -(-max(int(lane.lengths.sum()) for lane in self._lanes) // self.length)
@@ -78,7 +84,7 @@ class HeldoutLanes:
             ):
                 batch[name][index] = fill
             if count:
-                for name, values in lane.read(self._tokens, position, count).items():
+                for name, values in lane.read(self._corpus, position, count).items():
                     batch[name][index, :count] = values
         return batch
 

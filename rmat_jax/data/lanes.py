@@ -48,7 +48,7 @@ class Parts:
     def __getitem__(self, index: np.ndarray | slice) -> "Parts":
         return Parts(self.starts[index], self.lengths[index])
 
-    def read(self, tokens: np.ndarray, position: int, count: int) -> Batch:
+    def read(self, corpus: Corpus, position: int, count: int) -> Batch:
         """A row of a batch, [count] each, from the stream's place `position` on. The stream must
         hold that much.
 
@@ -64,7 +64,11 @@ class Parts:
         places = np.repeat(spanned.starts, counts) + offsets
         documents = np.repeat(np.arange(first, last + 1), counts)
         return dict(
-            zip(FIELDS, (tokens[places], tokens[places + 1], documents, offsets), strict=True)
+            zip(
+                FIELDS,
+                (corpus.tokens[places], corpus.targets(places), documents, offsets),
+                strict=True,
+            )
         )
 
 
@@ -97,7 +101,7 @@ class Lanes:
     ):
         self.rows = range(batch_size) if rows is None else rows
         self.length = length
-        self._tokens = corpus.tokens
+        self._corpus = corpus
         self._seed = seed
         parts, _ = cut(corpus, -(-corpus.num_tokens // batch_size))
         lanes = deal(parts.lengths, batch_size, seed)
@@ -126,7 +130,7 @@ class Lanes:
                 )
                 parts = self._shuffled(row, epoch)
                 count = min(self.length - filled, int(parts.ends[-1]) - position)
-                piece = parts.read(self._tokens, position, count)
+                piece = parts.read(self._corpus, position, count)
                 piece["documents"] = (piece["documents"] + epoch * len(parts)) & LAST_ID
                 for name, values in piece.items():
                     batch[name][index, filled : filled + count] = values

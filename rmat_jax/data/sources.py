@@ -72,7 +72,7 @@ def make_source(config: DataConfig) -> Source:
             config.pattern,
             config.heldout_fraction,
             feature=config.feature,
-            as_text=config.format == "text",
+            format=config.format,
         )
     return stdlib_source(config.heldout_fraction)
 
@@ -99,7 +99,7 @@ def text_source(
     heldout_fraction: float = 0.05,
     *,
     feature: str = "",
-    as_text: bool = False,
+    format: str = "auto",
 ) -> Source:
     """A file, or a folder's files (those in folders below it too, hidden and empty ones not), each
     one document, or one a row: see `formats.py`.
@@ -109,14 +109,15 @@ def text_source(
     or of a lone text the last `heldout_fraction` of its bytes.
 
     Args:
-        path, heldout_path, pattern, heldout_fraction, feature: of `DataConfig`.
-        as_text: take every file for one text, whatever it holds.
+        path, heldout_path, pattern, heldout_fraction, feature, format: of `DataConfig`.
     """
     files = _text_files("data.path", path, pattern)
 
+    def kind_of(file: Path) -> formats.Kind:
+        return formats.Kind("text") if format == "text" else formats.kind_of(file)
+
     def read(file: Path) -> Iterator[bytes]:
-        kind = formats.Kind("text") if as_text else formats.kind_of(file)
-        return formats.documents(file, kind, feature)
+        return formats.documents(file, kind_of(file), feature, messages=format == "messages")
 
     if heldout_path:
         heldout = _text_files("data.heldout_path", heldout_path, pattern)
@@ -140,7 +141,7 @@ def text_source(
         return _file_source(path, train, heldout, read)
 
     (file,), size = files, files[0].stat().st_size
-    kind = formats.Kind("text") if as_text else formats.kind_of(file)
+    kind = kind_of(file)
     every = round(1 / heldout_fraction)
     if kind.rows:
         few = list(itertools.islice(read(file), every))

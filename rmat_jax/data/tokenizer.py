@@ -47,6 +47,9 @@ class Tokenizer(Protocol):
     def encode(self, data: bytes) -> np.ndarray:
         """Token ids, int32, `end` not among them."""
 
+    def encode_all(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        """`encode` of each, on as many cores as the library knows to use."""
+
     def decode(self, ids: Sequence[int]) -> bytes:
         """The bytes that `ids` stand for. Raises UserError for an id outside the vocabulary."""
 
@@ -60,6 +63,9 @@ class ByteTokenizer:
 
     def encode(self, data: bytes) -> np.ndarray:
         return np.frombuffer(data, np.uint8).astype(np.int32)
+
+    def encode_all(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> bytes:
         ids = _checked(ids, self.vocab_size)
@@ -101,7 +107,7 @@ class BPETokenizer:
             if {*tokenizer._model.get_vocab().values()} != {*range(tokenizer.end)}:
                 raise ValueError(f"its ids are not 0..{tokenizer.end - 1}")
             texts = [bytes(range(256)), *(bytes([byte]) for byte in range(256)), *tokenizer._bytes]
-            found = map(tokenizer.decode, tokenizer._encode_all(texts))
+            found = map(tokenizer.decode, tokenizer.encode_all(texts))
             lost = [text for text, back in zip(texts, found, strict=True) if text != back]
         except UserError:
             raise
@@ -169,9 +175,9 @@ class BPETokenizer:
         write_checked(file, self._model.to_str())
 
     def encode(self, data: bytes) -> np.ndarray:
-        return self._encode_all([data])[0]
+        return self.encode_all([data])[0]
 
-    def _encode_all(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+    def encode_all(self, texts: Sequence[bytes]) -> list[np.ndarray]:
         found = self._model.encode_batch_fast([text.decode("latin-1") for text in texts])
         return [np.array(encoding.ids, np.int32) for encoding in found]
 

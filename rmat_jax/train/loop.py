@@ -359,10 +359,13 @@ def _evaluate(
     line = f"step {step}: held-out accuracy {held.accuracy:.3f}"
     if held.bits_per_byte is not None:
         values["bits_per_byte"] = held.bits_per_byte
-        line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte"
+        what = "answers, " if config.data.answers_only else ""
+        line = f"step {step}: held-out {what}{held.bits_per_byte:.4f} bits per byte"
         if config.data.tokenizer == "words":
             bits = held.bits.sum() / count_words(data.heldout.texts())
             line += f" (perplexity {2**bits:,.2f} a word)"
+        if config.data.answers_only:
+            line += f" (perplexity {2**held.bits_per_token:,.2f} a token)"
     if config.model.memory:
         cut = evaluate_heldout(
             config, state.params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh

@@ -77,13 +77,13 @@ def test_folder_is_read_file_by_file_without_hidden_and_empty_ones(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_bytes(b"secret")
     (tmp_path / "empty.txt").touch()
-    source = text_source(str(tmp_path), as_text=True)
+    source = text_source(str(tmp_path), format="text")
     everything = [*source.train(), *source.heldout()]
     assert sorted(everything) == sorted(
         [bytes([65 + i]) * 10 for i in range(9)] + [b"\xff\xfe\x00"]
     )
     # one file matches: it is split itself
-    only = text_source(str(tmp_path), pattern="*.bin", heldout_fraction=0.4, as_text=True)
+    only = text_source(str(tmp_path), pattern="*.bin", heldout_fraction=0.4, format="text")
     assert b"".join([*only.train(), *only.heldout()]) == b"\xff\xfe\x00"
 
 
