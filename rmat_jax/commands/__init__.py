@@ -28,11 +28,13 @@ from rmat_jax.commands import (
     import_,
     inspect,
     plan,
+    prepare,
     score,
     train,
 )
 
 COMMANDS: dict[str, ModuleType] = {
+    "prepare": prepare,
     "train": train,
     "generate": generate,
     "chat": chat,

@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -58,6 +58,12 @@ class Corpus:
     def num_tokens(self) -> int:
         return len(self.tokens) - 1
 
+    @property
+    def size_on_disk(self) -> int:
+        """Bytes of its arrays."""
+        arrays = (self.tokens, self.starts, self.learned)
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def targets(self, places: np.ndarray | slice) -> np.ndarray:
         """The target of each place, int32: the token after it, or IGNORE.
 
@@ -73,6 +79,10 @@ class Corpus:
             targets[kinds == ENDING] = self.tokens[0]
             targets[kinds == PROMPT] = IGNORE
         return targets
+
+    def read(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        """The tokens at these places, and their targets."""
+        return {"tokens": self.tokens[places], "targets": self.targets(places)}
 
     def documents(self, tokenizer: Tokenizer) -> Iterator[bytes]:
         """The text again, document by document."""
@@ -91,7 +101,12 @@ class Corpus:
 
 
 def build_corpus(
-    documents: Documents, tokenizer: Tokenizer, folder: Path, name: str, source: str
+    documents: Documents,
+    tokenizer: Tokenizer,
+    folder: Path,
+    name: str,
+    source: str,
+    title: str = "",
 ) -> Corpus:
     """The corpus kept in `folder/name` if `source` (a key) and tokenizer are those it was made
     from, else a new one.
@@ -100,10 +115,60 @@ def build_corpus(
     build that is killed leaves nothing behind that would be taken for a corpus, and several
     processes may build the same one at once.
 
+    Args:
+        documents: the text.
+        tokenizer: its own.
+        folder: that holds corpora.
+        name: of this one.
+        source: a key that changes when the text does.
+        title: names the text; "": "NAME (SOURCE)".
+
     Raises:
         UserError: there is no document, or one cannot be read.
     """
-    key = {"source": source, "tokenizer": tokenizer.describe}
+    key = _key(source, tokenizer)
+    title = title or f"{name} ({source})"
+    return _keep(folder, name, key, lambda new: _write(documents(), tokenizer, new, title, key))
+
+
+def link_corpus(
+    make: Callable[[], tuple[Corpus, Path]],
+    tokenizer: Tokenizer,
+    folder: Path,
+    name: str,
+    source: str,
+) -> Corpus:
+    """As `build_corpus`, but a new corpus is one that lies elsewhere, of which `folder/name` has
+    the same files: hard links, or symbolic ones from another disk.
+
+    Args:
+        make: gives the corpus and its folder.
+        tokenizer, folder, name, source: as for `build_corpus`.
+    """
+    key = _key(source, tokenizer)
+
+    def link(new: Path) -> Corpus:
+        corpus, there = make()
+        for file in there.glob("*.npy"):
+            try:
+                os.link(file, new / file.name)
+            except OSError:
+                (new / file.name).symlink_to(file.absolute())
+        manifest = json.loads(read_checked(there / "manifest.json", "")) | key
+        write_checked(new / "manifest.json", json.dumps(manifest, indent=1))
+        return corpus
+
+    return _keep(folder, name, key, link)
+
+
+def _key(source: str, tokenizer: Tokenizer) -> dict[str, str]:
+    return {"source": source, "tokenizer": tokenizer.describe}
+
+
+def _keep(
+    folder: Path, name: str, key: dict[str, str], make: Callable[[Path], Corpus | None]
+) -> Corpus:
+    """The corpus in `folder/name`, or what `make` leaves in a new folder that takes its place."""
     corpus = _load(folder / name, key)
     if corpus is not None:
         return corpus
@@ -115,13 +180,11 @@ def build_corpus(
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as scratch:
         new = Path(scratch, "new")
         new.mkdir()
-        _write(documents(), tokenizer, new, name, key)
         # the map stays valid when the files are moved, or deleted by another process
-        corpus = _load(new, key)
+        corpus = make(new) or _load(new, key)
         if corpus is None:
             raise UserError(
-                f"{folder} cannot be read again where the {name} text was written; choose another "
-                "--workdir"
+                f"{folder} cannot be read again where {name} was written; choose another --workdir"
             )
         if _load(folder / name, key) is None:
             with contextlib.suppress(FileNotFoundError):
@@ -198,7 +261,7 @@ def _groups(runs: Iterator[_Run]) -> Iterator[list[_Run]]:
 
 
 def _write(
-    documents: Iterator[bytes], tokenizer: Tokenizer, folder: Path, name: str, key: dict[str, str]
+    documents: Iterator[bytes], tokenizer: Tokenizer, folder: Path, title: str, key: dict[str, str]
 ) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = np.array([tokenizer.end], dtype)
@@ -206,9 +269,7 @@ def _write(
     digest, before = hashlib.sha256(), PROMPT
     first = next(filter(None, documents), None)
     if first is None:
-        raise UserError(
-            f"the {name} part of the corpus ({key['source']}) is empty; give one with text in it"
-        )
+        raise UserError(f"the text {title} is empty; give one with text in it")
     # elsewhere all tokens are learned, and that is kept nowhere
     answers = isinstance(first, Dialogue)
     with (
@@ -241,7 +302,7 @@ def _write(
                     f"{len(starts):,} documents, {position / 1e6:.1f}M tokens, "
                     f"{num_bytes / 1e6:.1f} MB, {num_bytes / 1e6 / progress.seconds:.1f} MB/s"
                 )
-                say(f"reading the {name} text: {sizes}")
+                say(f"reading {title}: {sizes}")
         append(end, PROMPT)
         _write_header(file, dtype, position)
         _write_header(learned, np.dtype(np.uint8), position)

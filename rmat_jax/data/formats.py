@@ -21,8 +21,6 @@ from rmat_jax.files import json_lines
 
 # of a file, by which its kind is told
 HEAD = 1 << 16
-# beside the Arrow files of a Hugging Face dataset; no text
-SIDECARS = {"dataset_info.json", "state.json", "dataset_dict.json"}
 # what compresses or packs, by its first bytes, and is not read here
 OTHERS = {
     b"PK\x03\x04": "a zip archive",

@@ -86,7 +86,7 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
             with BestEffort("training")(workdir / "config.json"):
                 write_whole(workdir / "config.json", json.dumps(to_saved(config), indent=1))
         rows = sharding.local_rows(mesh, config.batch_size)
-        data = place.made(lambda: make_data(config, workdir, rows))
+        data = place.made(lambda: make_data(config, workdir, rows, share=jax.process_count() == 1))
 
         begin = parallel.make_init(config, optimizer, mesh)
         restored = checkpoints.restore(abstract)

@@ -127,6 +127,6 @@ def test_long_builds_show_progress_and_short_ones_do_not(tmp_path, capsys, monke
 
 
 def test_empty_corpus_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"the train part of the corpus \(source\) is empty"):
+    with pytest.raises(UserError, match=r"the text train \(source\) is empty"):
         build(tmp_path, [b"", b""])
     assert list(tmp_path.iterdir()) == []
