@@ -1,6 +1,8 @@
 """Files that are written whole or not at all, and JSON lines that say where they are wrong.
 
 May import: errors.
+
+May import: errors.
 """
 
 import contextlib

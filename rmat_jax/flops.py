@@ -1,6 +1,8 @@
 """FLOPs of a program, from its jaxpr: the compiler's own count takes the body of a loop once.
 
 May import: config, model, modules, ops, jax.
+
+May import: config, model, modules, ops, jax.
 """
 
 import dataclasses

@@ -1,6 +1,8 @@
 """What this process runs on, as reports name it.
 
 May import: jax.
+
+May import: jax.
 """
 
 import contextlib

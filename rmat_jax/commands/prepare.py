@@ -4,9 +4,9 @@
     python -m rmat_jax prepare --config=quickstart --config.data.path=my_texts/ --workdir=runs/mine
 
 Training then starts at once, in any workdir on this machine: what is made lies in a folder that all
-runs share, ~/.cache/rmat_jax/corpora or RMAT_JAX_CORPORA. With --workdir it is in that run's folder
-too. All cores encode. The keys of the config are those of the training to come: data.*,
-model.vocab_size, batch_size and eval_tokens count.
+runs share, ~/.cache/rmat_jax/corpora or RMAT_JAX_CORPORA. With --workdir it lies in that run's
+folder alone, where a run of several machines looks for it. All cores encode. The keys of the config
+are those of the training to come: data.*, model.vocab_size, batch_size and eval_tokens count.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--workdir",
         "DIR",
-        "the folder of the run to come; without it, only the shared folder gets what is made",
+        "the folder of the run to come, which gets what is made instead of the shared folder",
         required=False,
     )
 
@@ -47,7 +47,7 @@ def prepare(config: Config, workdir: Path | None = None) -> Data:
 
     Args:
         config: the experiment.
-        workdir: of the run to come; None: only the shared folder gets them.
+        workdir: of the run to come, which gets them; None: the shared folder does.
 
     Raises:
         UserError: there is no text, nothing to keep it in, or too little for this experiment.
@@ -57,8 +57,8 @@ def prepare(config: Config, workdir: Path | None = None) -> Data:
             f"data.synthetic={config.data.synthetic} is made while it trains: there is nothing to "
             "prepare"
         )
-    folder = shared_folder()
-    if folder is None and workdir is None:
+    folder = workdir or shared_folder()
+    if folder is None:
         raise UserError(f"no folder is shared by all runs; give --workdir, or set {VARIABLE}=DIR")
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -66,12 +66,12 @@ def prepare(config: Config, workdir: Path | None = None) -> Data:
         say(
             f"preparing {config.data.path or config.data.mixture or config.data.tfds or 'the text'}"
         )
-        data = make_data(config, place)
+        data = make_data(config, place, share=workdir is None)
     for name, corpus in data.corpora.items():
         tell(
             f"{name}: {corpus.describe}, {corpus.num_bytes / corpus.num_tokens:.2f} bytes a token, "
             f"{corpus.size_on_disk / 1e6:,.1f} MB on disk"
         )
     tell(f"tokenizer: {data.tokenizer.describe}")
-    tell(f"ready in {workdir or folder} after {time.perf_counter() - start:.1f} s")
+    tell(f"ready in {folder} after {time.perf_counter() - start:.1f} s")
     return data

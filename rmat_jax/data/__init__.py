@@ -4,6 +4,8 @@
 
 May import: config, errors, files, progress, grain, numpy, pyarrow, tensorflow_datasets,
 tokenizers.
+
+May import: config, errors, files, progress, grain, numpy, pyarrow, tensorflow_datasets, tokenizers.
 """
 
 import dataclasses

@@ -1,4 +1,6 @@
 """Pure functions from arrays to arrays. Nothing here knows a parameter.
 
 May import: config, types, flax, jax, numpy.
+
+May import: config, types, flax, jax, numpy.
 """
