@@ -1,8 +1,6 @@
 """What a chip can hold, compute and send. Data sheets' figures: nothing here is measured.
 
 May import: nothing.
-
-May import: nothing.
 """
 
 import dataclasses

@@ -1,8 +1,6 @@
 """The colours of all figures: colour-blind readers can tell them apart (Okabe and Ito 2008).
 
 May import: nothing.
-
-May import: nothing.
 """
 
 BLUE = "#0072B2"

@@ -4,8 +4,6 @@ Frozen dataclasses over the standard library only, so that code without JAX can 
 the one home of each default: `configs/*.py` start from these values and change some.
 
 May import: errors.
-
-May import: errors.
 """
 
 import dataclasses

@@ -1,8 +1,6 @@
 """Digests of trees of arrays, by which damage and differences are found.
 
 May import: errors, types, jax.
-
-May import: errors, types, jax.
 """
 
 import math

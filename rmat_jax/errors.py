@@ -1,8 +1,6 @@
 """The one kind of error that a user can mend, and what to install where a package is missing.
 
 May import: nothing.
-
-May import: nothing.
 """
 
 # package -> the extra of pyproject.toml that brings it

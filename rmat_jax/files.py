@@ -1,8 +1,6 @@
 """Files that are written whole or not at all, and JSON lines that say where they are wrong.
 
 May import: errors.
-
-May import: errors.
 """
 
 import contextlib

@@ -1,8 +1,6 @@
 """Reads the command line: flags, the keys of a Config, and bad input as one clear line.
 
 May import: config, errors, files, progress, absl, ml_collections.
-
-May import: config, errors, files, progress, absl, ml_collections.
 """
 
 import argparse

@@ -1,8 +1,6 @@
 """FLOPs of a program, from its jaxpr: the compiler's own count takes the body of a loop once.
 
 May import: config, model, modules, ops, jax.
-
-May import: config, model, modules, ops, jax.
 """
 
 import dataclasses

@@ -1,8 +1,6 @@
 """What this process runs on, as reports name it.
 
 May import: jax.
-
-May import: jax.
 """
 
 import contextlib

@@ -1,8 +1,6 @@
 """The language model: embed, scan over layers inside a scan over groups of chunks, project.
 
 May import: config, errors, modules, ops, types, flax, jax.
-
-May import: config, errors, modules, ops, types, flax, jax.
 """
 
 import functools

@@ -1,8 +1,6 @@
 """What is said while a piece of work goes on: what is at work, how far it is and how fast.
 
 May import: nothing.
-
-May import: nothing.
 """
 
 import contextlib

@@ -1,8 +1,6 @@
 """What a training run left in its workdir, ready for use: the model, its weights, its tokenizer.
 
 May import: config, data, digests, files, infer, model, train, types.
-
-May import: config, data, digests, files, infer, model, train, types.
 """
 
 import json

@@ -5,8 +5,6 @@ A file is written whole or not at all, and the same arguments give the same byte
 kind and header are judged before a tensor is read. Needs neither JAX nor PyTorch.
 
 May import: errors, files, numpy, safetensors.
-
-May import: errors, files, numpy, safetensors.
 """
 
 import hashlib

@@ -1,8 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP as a wish that is granted where nothing is lost.
 
 May import: progress.
-
-May import: progress.
 """
 
 import contextlib

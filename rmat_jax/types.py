@@ -15,8 +15,6 @@ A 1 stands for an axis of length 1. Public functions spell shapes out in their d
 the suffix is the documentation.
 
 May import: jax.
-
-May import: jax.
 """
 
 from typing import Any

@@ -5,9 +5,6 @@ them.
 
 May import: colours, config, errors, evals, files, flags, flops, infer, machine, model, progress,
 signals, train, jax, numpy, scipy.
-
-May import: colours, config, errors, evals, files, flags, flops, infer, machine, model, progress,
-signals, train, jax, numpy, scipy.
 """
 
 from rmat_jax.ablate.ablate import ablate

@@ -6,8 +6,4 @@ PyTorch and the packages of its models are used where they are installed.
 May import: colours, config, errors, files, flops, infer, machine, model, modules, ops, progress,
 train, types, block_recurrent_transformer_pytorch, jax, matplotlib, memorizing_transformers_pytorch,
 numpy, recurrent_memory_transformer_pytorch, torch, transformers.
-
-May import: colours, config, errors, files, flops, infer, machine, model, modules, ops, progress,
-train, types, block_recurrent_transformer_pytorch, jax, matplotlib, memorizing_transformers_pytorch,
-numpy, recurrent_memory_transformer_pytorch, torch, transformers.
 """

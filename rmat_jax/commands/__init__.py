@@ -9,8 +9,6 @@ Beside a command's own flags `args` holds `typed`, all arguments as they were gi
 arguments, and `own` the names of the command's flags, one of which a misspelt key may mean.
 
 May import: everything.
-
-May import: everything.
 """
 
 import argparse

@@ -4,8 +4,6 @@
 
 May import: config, errors, files, progress, grain, numpy, pyarrow, tensorflow_datasets,
 tokenizers.
-
-May import: config, errors, files, progress, grain, numpy, pyarrow, tensorflow_datasets, tokenizers.
 """
 
 import dataclasses

@@ -5,7 +5,4 @@ they share.
 
 May import: colours, config, data, digests, errors, files, infer, machine, model, modules, progress,
 train, types, flax, jax, matplotlib, numpy.
-
-May import: colours, config, data, digests, errors, files, infer, machine, model, modules, progress,
-train, types, flax, jax, matplotlib, numpy.
 """

@@ -7,9 +7,6 @@ The names are imported when they are first used: `Sampling` alone needs no JAX.
 
 May import: config, data, digests, errors, model, modules, ops, sealed, signals, types, flax, jax,
 numpy.
-
-May import: config, data, digests, errors, model, modules, ops, sealed, signals, types, flax, jax,
-numpy.
 """
 
 import importlib

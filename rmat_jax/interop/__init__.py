@@ -6,7 +6,4 @@ JAX is needed by `run_jax`, `convert` and `layout` (so by a file of weights), Py
 
 May import: config, data, errors, files, infer, model, modules, progress, sealed, train, types,
 flax, jax, numpy, torch.
-
-May import: config, data, errors, files, infer, model, modules, progress, sealed, train, types,
-flax, jax, numpy, torch.
 """

@@ -1,6 +1,4 @@
 """Linen modules of the block, and the values they carry from chunk to chunk.
 
 May import: config, errors, ops, types, flax, jax.
-
-May import: config, errors, ops, types, flax, jax.
 """

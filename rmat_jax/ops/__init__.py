@@ -1,6 +1,4 @@
 """Pure functions from arrays to arrays. Nothing here knows a parameter.
 
 May import: config, types, flax, jax, numpy.
-
-May import: config, types, flax, jax, numpy.
 """

@@ -2,7 +2,4 @@
 
 May import: chips, config, data, digests, errors, files, flops, infer, machine, model, modules, ops,
 progress, signals, types, etils, flax, jax, numpy, optax, orbax, tensorboardX.
-
-May import: chips, config, data, digests, errors, files, flops, infer, machine, model, modules, ops,
-progress, signals, types, etils, flax, jax, numpy, optax, orbax, tensorboardX.
 """

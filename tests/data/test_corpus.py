@@ -138,12 +138,12 @@ def test_empty_corpus_is_refused(tmp_path):
 THREADS = """
 import hashlib, os, sys
 from pathlib import Path
-from rmat_jax.data import corpus
+from rmat_jax.data import corpus, encode
 from rmat_jax.data.tokenizer import BPETokenizer
 texts = [b"some words and 123 numbers, %d of them\\n" % i * (i % 40) for i in range(800)]
 tokenizer = BPETokenizer.train(iter(texts), 400)
 before = len(os.listdir("/proc/self/task"))
-corpus.GROUP = int(sys.argv[2])
+encode.GROUP = int(sys.argv[2])
 made = corpus.build_corpus(lambda: iter(texts), tokenizer, Path(sys.argv[1]), "train", "source")
 print(hashlib.sha256(made.tokens.tobytes() + made.starts.tobytes()).hexdigest())
 print(len(os.listdir("/proc/self/task")))
