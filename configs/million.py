@@ -1,7 +1,7 @@
 """Back-propagation through a million tokens of one lane, on 16 TPU v5e chips.
 
-    # on every host: see docs/pods.md
-    python train.py --config=configs/million.py --workdir=DIR --config.data.tfds_dir=DIR
+    # the books, as in pg19.py; then on every host: see docs/pods.md
+    python train.py --config=configs/million.py --workdir=DIR
     # what it takes, without a TPU
     python -m rmat_jax plan --config=configs/million.py --topology=v5e:4x4
 
@@ -18,8 +18,9 @@ from rmat_jax import flags
 def get_config():
     # of which the plan's figures are
     config = flags.defaults()
-    config.data.tfds = "pg19"
-    config.data.feature = "book_text"
+    config.data.path = "pg19/train"
+    config.data.heldout_path = "pg19/validation"
+    config.data.format = "text"
     config.data.tokenizer = "bpe"
     config.model.vocab_size = 32_768
     config.model.tie_embeddings = True

@@ -1,13 +1,19 @@
-"""PG-19 (whole books, arXiv 1911.05507) through TensorFlow Datasets, with a byte-pair vocabulary of
-32,768 entries.
+"""PG-19 (whole books, arXiv 1911.05507), with a byte-pair vocabulary of 32,768 entries.
 
-    python train.py --config=configs/pg19.py --workdir=runs/pg19 --config.data.tfds_dir=DIR
+    gcloud storage cp -r gs://deepmind-gutenberg/train gs://deepmind-gutenberg/validation pg19/
+    python -m rmat_jax prepare --config=configs/pg19.py
+    python train.py --config=configs/pg19.py --workdir=runs/pg19
 
-Hardware: one accelerator with 80 GB. The first start downloads 11 GB into DIR, trains the
-vocabulary and writes the corpus as tokens into the workdir; later starts read these.
-Back-propagation spans 16 chunks = 8,192 tokens. Expect: it has not been run, since the data set
-could not be downloaded where this was written; the reader is tested on a small data set of the same
-kind.
+The books are plain files, one each, 11 GB. Wherever they lie: --config.data.path=TRAIN
+--config.data.heldout_path=VALIDATION. `prepare` makes vocabulary and tokens on all cores, once for
+all runs; without it the first training does. TensorFlow Datasets has the same books, but prepares
+them with TensorFlow only. Where that was done: --config.data.path= --config.data.heldout_path=
+--config.data.format=auto --config.data.tfds=pg19 --config.data.feature=book_text
+--config.data.tfds_dir=DIR.
+
+Hardware: one accelerator with 80 GB. Back-propagation spans 16 chunks = 8,192 tokens. Expect: it
+has not been run, since the books could not be copied where this was written; the readers are tested
+on small sets of the same kinds.
 """
 
 from rmat_jax import flags
@@ -16,8 +22,9 @@ from rmat_jax.config import QUEUE
 
 def get_config():
     config = flags.defaults(QUEUE)
-    config.data.tfds = "pg19"
-    config.data.feature = "book_text"
+    config.data.path = "pg19/train"
+    config.data.heldout_path = "pg19/validation"
+    config.data.format = "text"
     config.data.tokenizer = "bpe"
     config.model.vocab_size = 32_768
     config.model.tie_embeddings = True

@@ -1,8 +1,8 @@
 """PG-19 with 1.1 billion parameters and back-propagation through 65,536 tokens, on a slice of 256
 TPU v5e chips.
 
-    # on every host: see docs/pods.md
-    srun python train.py --config=configs/pg19_1b.py --workdir=DIR --config.data.tfds_dir=DIR
+    # the books, as in pg19.py; then on every host: see docs/pods.md
+    srun python train.py --config=configs/pg19_1b.py --workdir=DIR
     # what it takes, without a TPU
     python -m rmat_jax plan --config=configs/pg19_1b.py --topology=v5e:16x16
 
@@ -20,8 +20,9 @@ from rmat_jax import flags
 def get_config():
     # of which the plan's figures are
     config = flags.defaults()
-    config.data.tfds = "pg19"
-    config.data.feature = "book_text"
+    config.data.path = "pg19/train"
+    config.data.heldout_path = "pg19/validation"
+    config.data.format = "text"
     config.data.tokenizer = "bpe"
     config.model.vocab_size = 32_768
     config.model.tie_embeddings = True

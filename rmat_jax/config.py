@@ -376,11 +376,14 @@ class DataConfig(_Section):
 
     # a file, or a folder read file by file: text, JSON lines, CSV, parquet, also as .gz and .zst
     path: str = ""
+    # in place of `path`, several with weights: "books/:0.7,code/:0.3"; see data/mixture.py
+    mixture: str = ""
     # its held-out counterpart; without it `heldout_fraction` of `path` is held out
     heldout_path: str = ""
     # which files of a folder
     pattern: str = "*"
-    # "auto": what a file's name and first bytes tell | "text": all files as they are
+    # "auto": what a file's name and first bytes tell | "text": all files as they are | "messages":
+    # rows are dialogues, or prompts with answers; the loss is on the answers alone
     format: str = "auto"
     # the field of rows that holds the text; empty: "text", or the only field of text there is
     feature: str = ""
@@ -413,12 +416,14 @@ class DataConfig(_Section):
     seed: int = 0
 
     def __post_init__(self):
-        named = [name for name in ("path", "tfds", "synthetic") if getattr(self, name)]
+        named = [name for name in ("path", "mixture", "tfds", "synthetic") if getattr(self, name)]
         _check(len(named) <= 1, f"data.{' and data.'.join(named)} are both set; give one source")
+        files = bool(self.path or self.shares)
         _check(
-            bool(self.path) or not self.heldout_path,
-            "data.heldout_path is set without data.path; give both",
+            files or not self.heldout_path, "data.heldout_path is set without data.path; give both"
         )
+        cuts = self.passkey and bool(self.mixture)
+        self._check(not cuts, "passkey", "cuts one text, not a data.mixture; give data.path")
         self._choice("synthetic", ("", "recall"))
         both = self.passkey and bool(self.synthetic)
         self._check(not both, "passkey", "needs text, data.synthetic has none; give one of them")
@@ -428,7 +433,9 @@ class DataConfig(_Section):
             "tokenizer",
             "is not one of bytes, bpe, words, and no path; write a folder as ./NAME",
         )
-        self._choice("format", ("auto", "text"))
+        self._choice("format", ("auto", "text", "messages"))
+        rule = "reads records of data.path or data.mixture; give one, without data.passkey"
+        self._check(not self.answers_only or (files and not self.passkey), "format", rule)
         self._fraction("heldout_fraction")
         self._positive("recall_pairs", "recall_symbols")
         self._not_negative("seed", "passkey_decoys", "recall_gap")
@@ -451,6 +458,33 @@ class DataConfig(_Section):
         accuracy.
         """
         return not (self.synthetic or self.passkey)
+
+    @property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """The paths of `mixture` and their weights, which add up to 1."""
+        found = []
+        for item in filter(None, self.mixture.split(",")):
+            path, colon, weight = item.rpartition(":")
+            try:
+                found.append((path, float(weight)))
+            except ValueError:
+                colon = ""
+            if not (colon and path):
+                raise UserError(
+                    f"data.mixture names {item!r}, which must be PATH:WEIGHT, such as books/:0.7"
+                )
+            if not 0 < found[-1][1] < math.inf:
+                raise UserError(
+                    f"data.mixture gives {path} the weight {weight}, which must be a positive "
+                    "number; leave out what shall not be read"
+                )
+        total = sum(weight for _, weight in found)
+        return tuple((path, weight / total) for path, weight in found)
+
+    @property
+    def answers_only(self) -> bool:
+        """Whether the answers of a text's dialogues alone are predicted."""
+        return self.format == "messages"
 
     @property
     def choices(self) -> int:

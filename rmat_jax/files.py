@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -46,6 +47,17 @@ def replacing(file: Path) -> Iterator[Path]:
         # it is gone already if all went well
         with contextlib.suppress(OSError):
             scratch.unlink()
+
+
+def cache_folder(name: str) -> Path | None:
+    """Where something may be kept for all runs: ~/.cache/rmat_jax/NAME, or below XDG_CACHE_HOME.
+
+    None: containers may have no home.
+    """
+    with contextlib.suppress(RuntimeError):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cache / "rmat_jax" / name
+    return None
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """Reads the command line: flags, the keys of a Config, and bad input as one clear line.
 
-May import: config, errors, progress, absl, ml_collections.
+May import: config, errors, files, progress, absl, ml_collections.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from rmat_jax.config import (
     unused,
 )
 from rmat_jax.errors import EXTRAS, UserError, install
+from rmat_jax.files import cache_folder
 from rmat_jax.progress import drop_stdout
 
 # the keys that follow others where nobody sets them
@@ -383,8 +384,7 @@ def run(main: Callable[[], int | None]) -> int:
     The programs that JAX compiles are kept between runs, so that a restart is quick.
     """
     # JAX reads this when it is first imported. Containers may have no home, and so no cache.
-    with contextlib.suppress(RuntimeError):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmat_jax"
+    if (cache := cache_folder("")) is not None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # what a terminal cannot show is no reason to end

@@ -1,14 +1,16 @@
 """What a training run left in its workdir, ready for use: the model, its weights, its tokenizer.
 
-May import: config, data, digests, infer, model, train, types.
+May import: config, data, digests, files, infer, model, train, types.
 """
 
+import json
 from pathlib import Path
 
 from rmat_jax.config import Config, from_saved
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.data.tokenizer_files import load_tokenizer
 from rmat_jax.digests import check_finite
+from rmat_jax.files import FAULTS
 from rmat_jax.infer.engine import Engine
 from rmat_jax.model import RMAT
 from rmat_jax.train.checkpoint import restore_params
@@ -49,3 +51,13 @@ def load_engine(
             or the devices are too few or cannot divide the chunks of this model.
     """
     return Engine(*load_run(workdir, step), rows=rows, devices=devices)
+
+
+def answers_only(workdir: str | Path) -> bool:
+    """Tells whether a run was trained on the answers of dialogues, by its config.json."""
+    try:
+        values = json.loads(Path(workdir, "config.json").read_bytes())
+        return from_saved(Config, values, str(workdir)).data.answers_only
+    # UserError among them
+    except (OSError, *FAULTS):
+        return False

@@ -28,12 +28,14 @@ from rmat_jax.commands import (
     import_,
     inspect,
     plan,
+    prepare,
     score,
     serve,
     train,
 )
 
 COMMANDS: dict[str, ModuleType] = {
+    "prepare": prepare,
     "train": train,
     "generate": generate,
     "chat": chat,

@@ -5,7 +5,8 @@
 
 The model remembers the whole talk, however long it is, in a state of fixed size. A session file is
 gone on from, if it exists, and is saved at the end. Ctrl-C ends the text that is being written, or
-else the talk.
+else the talk. A model that was trained on dialogues (data.format=messages) gets each line in their
+template.
 
 Lines that begin with / are commands:
 
@@ -29,6 +30,7 @@ from typing import TextIO
 
 from rmat_jax import flags
 from rmat_jax.commands.generate import SAMPLING
+from rmat_jax.data.messages import asking
 from rmat_jax.errors import UserError
 from rmat_jax.files import check_writable
 from rmat_jax.infer.sampling import Sampling
@@ -96,9 +98,10 @@ def chat(
         check_writable(session_file)
 
     # JAX is imported here.
-    from rmat_jax.runs import load_engine
+    from rmat_jax.runs import answers_only, load_engine
 
-    talk = Talk(load_engine(workdir, rows=1, step=step), rules, out)
+    engine = load_engine(workdir, rows=1, step=step)
+    talk = Talk(engine, rules, out, template=answers_only(workdir))
     if session_file is not None and session_file.exists():
         talk.load(f"{session_file}")
     say(f"the state has {talk.session.state_bytes:,} bytes; /help lists the commands")
@@ -128,8 +131,16 @@ def chat(
 class Talk:
     """A session, where it stood before, and what a line does to it."""
 
-    def __init__(self, engine, rules: Sampling, out: TextIO):
-        self.engine, self.session = engine, engine.open()
+    def __init__(self, engine, rules: Sampling, out: TextIO, *, template: bool = False):
+        """Begins a talk.
+
+        Args:
+            engine: makes the session.
+            rules: of the texts.
+            out: gets them.
+            template: write lines as the template of dialogues does, see `data/messages.py`.
+        """
+        self.engine, self.session, self._template = engine, engine.open(), template
         # the signal that ended the last text; 0: none
         self.caught = 0
         self._rules, self._out = vars(rules), out
@@ -141,7 +152,9 @@ class Talk:
         """Takes a line or a command. False: the talk is over. Raises UserError."""
         if not line.startswith("/"):
             self._before.append(self.session.fork())
-            self.session.read(line + "\n")
+            # that a document begins is all that a new session has read
+            goes_on = self.session.tokens > 1
+            self.session.read(asking(line, goes_on=goes_on) if self._template else line + "\n")
             self._write()
             return True
         name, _, value = line[1:].partition(" ")

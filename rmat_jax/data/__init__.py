@@ -8,29 +8,28 @@ tensorflow_datasets, tokenizers.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rmat_jax.config import Config
-from rmat_jax.data.corpus import Corpus, build_corpus, kept_corpus
+from rmat_jax.data.corpus import Corpus, kept_corpus
 from rmat_jax.data.heldout import HeldoutLanes
 from rmat_jax.data.lanes import Batch, Lanes
+from rmat_jax.data.mixture import MixedLanes
 from rmat_jax.data.recall import MadeLanes, PassKeyLanes, RecallLanes
-from rmat_jax.data.sources import Source, make_source
+from rmat_jax.data.shared import Shelf
+from rmat_jax.data.sources import Documents, Source, make_source
 from rmat_jax.data.tokenizer import Tokenizer
-from rmat_jax.data.tokenizer_files import load_tokenizer, make_tokenizer
+from rmat_jax.data.tokenizer_files import load_tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.progress import say
-
-# of a text: a corpus each
-SIDES = ("train", "heldout")
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Training batches, read ahead by threads."""
 
-    lanes: Lanes | MadeLanes
+    lanes: Lanes | MixedLanes | MadeLanes
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """The batches from `start_step` on, without end. The step is all there is to remember of
@@ -56,6 +55,8 @@ class Data:
     heldout: HeldoutLanes | MadeLanes
     tokenizer: Tokenizer | None
     source: Source | None
+    # by name: "train" or, of a mixture, "train-0" and so on; "heldout"
+    corpora: Mapping[str, Corpus] = dataclasses.field(default_factory=dict)
 
     def check_same(self, trained_on: str | None, workdir: Path) -> None:
         """Raises UserError where this is not the data of a checkpoint, by its identity; None: of
@@ -69,7 +70,9 @@ class Data:
             )
 
 
-def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) -> Data:
+def make_data(
+    config: Config, workdir: Path, rows: Sequence[int] | None = None, *, share: bool = True
+) -> Data:
     """All data of an experiment; corpus and tokenizer are kept in `workdir` and found there again.
 
     Args:
@@ -77,6 +80,7 @@ def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) 
         workdir: gets corpus/ and tokenizer/.
         rows: of the training batch that this process reads; None: all. The batch is the same
             whoever reads what. Held-out text is read whole by everybody.
+        share: whether other runs on this machine may have made both, see `shared.py`.
 
     Raises:
         UserError: bad settings, or nothing to read.
@@ -111,37 +115,70 @@ def make_data(config: Config, workdir: Path, rows: Sequence[int] | None = None) 
     except UserError as error:
         source, tokenizer, corpora = _kept(config, workdir, error)
     else:
-        tokenizer = make_tokenizer(config, Path(workdir, "tokenizer"), source.train)
-        corpora = [
-            build_corpus(documents, tokenizer, Path(workdir, "corpus"), name, source.key)
-            for name, documents in zip(SIDES, (source.train, source.heldout), strict=True)
-        ]
+        shelf = Shelf(share)
+        tokenizer = shelf.tokenizer(config, Path(workdir, "tokenizer"), source)
+        corpora = {
+            name: shelf.corpus(part, documents, tokenizer, Path(workdir, "corpus"), name)
+            for name, (part, documents) in _texts(source).items()
+        }
+    *training, held = corpora.values()
     describe = "{}: {}; held out: {}".format(
-        source.describe, *(corpus.describe for corpus in corpora)
+        source.describe, "; ".join(corpus.describe for corpus in training), held.describe
     )
-    identity = "text {}, held-out text {}, {}".format(
-        *(corpus.digest for corpus in corpora), tokenizer.describe
-    )
+    shares = config.data.shares
+    text = training[0].digest
+    if shares:
+        mixed = zip(shares, training, strict=True)
+        text = " + ".join(f"{weight!r} {corpus.digest}" for (_, weight), corpus in mixed)
+    identity = f"text {text}, held-out text {held.digest}, {tokenizer.describe}"
     if config.data.passkey:
-        train, heldout = made(PassKeyLanes, *((corpus.tokens, tokenizer) for corpus in corpora))
+        train, heldout = made(
+            PassKeyLanes, *((corpus.tokens, tokenizer) for corpus in corpora.values())
+        )
         describe = f"pass keys in documents of {train.document_len} tokens cut from {describe}"
     else:
-        train = Lanes(corpora[0], batch_size, length, config.data.seed, rows)
-        heldout = HeldoutLanes(corpora[1], eval_batch_size, length, config.eval_tokens, tokenizer)
-    return Data(describe, identity, Train(train), heldout, tokenizer, source)
+        how = batch_size, length, config.data.seed, rows
+        if shares:
+            train = MixedLanes(training, [weight for _, weight in shares], *how)
+        else:
+            train = Lanes(training[0], *how)
+        heldout = HeldoutLanes(held, eval_batch_size, length, config.eval_tokens, tokenizer)
+    return Data(describe, identity, Train(train), heldout, tokenizer, source, corpora)
+
+
+def _texts(source: Source) -> dict[str, tuple[Source, Documents]]:
+    """What becomes a corpus, by name: the text to train on, or each of a mixture; what is held out,
+    which is the last.
+    """
+    found = {"train": (source, source.train)}
+    if source.parts:
+        parts = enumerate(part for _, part in source.parts)
+        found = {f"train-{index}": (part, part.train) for index, part in parts}
+    return found | {"heldout": (source, source.heldout)}
 
 
 def _kept(
     config: Config, workdir: Path, error: UserError
-) -> tuple[Source, Tokenizer, list[Corpus]]:
+) -> tuple[Source, Tokenizer, dict[str, Corpus]]:
     """What a run has kept of a text that is no longer there. Raises `error` where it has not."""
     try:
         tokenizer = load_tokenizer(config, Path(workdir, "tokenizer"))
     except UserError:
         raise error from None
-    corpora = [kept_corpus(Path(workdir, "corpus"), name, tokenizer) for name in SIDES]
-    if None in corpora:
+    names = [f"train-{index}" for index in range(len(config.data.shares))] or ["train"]
+    corpora = {
+        name: kept_corpus(Path(workdir, "corpus"), name, tokenizer) for name in [*names, "heldout"]
+    }
+    if None in corpora.values():
         raise error
     say(f"warning: {error}; going on with the tokens that {workdir} has kept of it")
-    train, heldout = (functools.partial(corpus.documents, tokenizer) for corpus in corpora)
-    return Source("tokens kept by the run", "", train, heldout), tokenizer, corpora
+    *train, heldout = (
+        functools.partial(corpus.documents, tokenizer) for corpus in corpora.values()
+    )
+    chained = functools.partial(_chained, train)
+    return Source("tokens kept by the run", "", chained, heldout), tokenizer, corpora
+
+
+def _chained(several: Sequence[Documents]) -> Iterator[bytes]:
+    for documents in several:
+        yield from documents()

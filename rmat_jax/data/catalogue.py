@@ -7,6 +7,12 @@ from types import ModuleType
 
 from rmat_jax.errors import UserError, install
 
+# in the format that is read without TensorFlow
+PREPARE = (
+    'pip install tensorflow tensorflow-datasets && python -c "import tensorflow_datasets as tfds; '
+    "tfds.builder('{name}', data_dir='DIR', file_format='array_record').download_and_prepare()\""
+)
+
 
 @contextlib.contextmanager
 def reading_tfds(what: str, name: str, place: str) -> Iterator[ModuleType]:
@@ -38,6 +44,13 @@ def reading_tfds(what: str, name: str, place: str) -> Iterator[ModuleType]:
         # TFDS raises whatever its downloads, readers and builders raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
         advice = f"check name, split and network, or point {place} at a prepared copy"
+        if isinstance(error, ImportError) and error.name == "tensorflow":
+            prepare = PREPARE.format(name=name.split("/")[0])
+            raise UserError(
+                f"{what} is prepared by TensorFlow, once, which is not installed; in an "
+                f"environment that has it, run: {prepare}; then set {place}=DIR, or use the set's "
+                "plain files"
+            ) from error
         if isinstance(error, ImportError) and error.name:
             advice = f"run: pip install {error.name}"
         raise UserError(f"{what} cannot be read: {reason}; {advice}") from error

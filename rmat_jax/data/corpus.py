@@ -2,36 +2,36 @@
 
 Layout: each document is `[end] + tokens`, one after the other, and a last `end` closes the array.
 So the token that follows any token of a document is its target: at the document's last token that
-is the next one's `end`.
+is the next one's `end`. Where the documents are dialogues, a further array says which tokens are
+learned: those of answers, and after each answer `end`, whatever follows it.
 """
 
-import array
 import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from rmat_jax.data.sources import Documents, blocks
+from rmat_jax.config import IGNORE
+from rmat_jax.data.encode import ENDING, PROMPT, write_arrays
+from rmat_jax.data.sources import Documents
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.files import read_checked, write_checked
-from rmat_jax.progress import Progress, say
+from rmat_jax.progress import say
 
-PROGRESS_SECONDS = 5.0
+ARRAYS = ("tokens", "starts", "learned", "sizes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Document i is `tokens[starts[i] : starts[i + 1]]`, its targets are the same slice moved by
-    one.
-    """
+    """Document i is `tokens[starts[i] : starts[i + 1]]`, its targets are those of these places."""
 
     # [num_tokens + 1], uint16 or uint32, not in memory
     tokens: np.ndarray
@@ -39,8 +39,10 @@ class Corpus:
     starts: np.ndarray
     # of the text
     num_bytes: int
-    # of the text and its cuts into documents
+    # of the text and its cuts into documents, and of the places of answers
     digest: str
+    # [num_tokens + 1] uint8, PROMPT, LEARNED or ENDING; None: all are learned
+    learned: np.ndarray | None = None
     # [num_tokens + 1] of the text that each token stands for, in bytes; None: decoding tells it
     sizes: np.ndarray | None = None
 
@@ -52,6 +54,32 @@ class Corpus:
     def num_tokens(self) -> int:
         return len(self.tokens) - 1
 
+    @property
+    def size_on_disk(self) -> int:
+        """Bytes of its arrays."""
+        arrays = (self.tokens, self.starts, self.learned, self.sizes)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    def targets(self, places: np.ndarray | slice) -> np.ndarray:
+        """The target of each place, int32: the token after it, or IGNORE.
+
+        Args:
+            places: below `num_tokens`.
+        """
+        if isinstance(places, slice):
+            places = np.arange(places.start, places.stop)
+        targets = self.tokens[places + 1].astype(np.int32)
+        if self.learned is not None:
+            kinds = self.learned[places + 1]
+            # the array begins with `end`
+            targets[kinds == ENDING] = self.tokens[0]
+            targets[kinds == PROMPT] = IGNORE
+        return targets
+
+    def read(self, places: np.ndarray) -> dict[str, np.ndarray]:
+        """The tokens at these places, and their targets."""
+        return {"tokens": self.tokens[places], "targets": self.targets(places)}
+
     def documents(self, tokenizer: Tokenizer) -> Iterator[bytes]:
         """The text again, document by document."""
         for start, stop in itertools.pairwise(self.starts):
@@ -59,14 +87,22 @@ class Corpus:
 
     @property
     def describe(self) -> str:
+        answers = ""
+        if self.learned is not None:
+            answers = f" ({np.count_nonzero(self.learned):,} of answers)"
         return (
-            f"{self.num_documents:,} documents, {self.num_tokens:,} tokens, {self.num_bytes:,} "
-            "bytes"
+            f"{self.num_documents:,} documents, {self.num_tokens:,} tokens{answers}, "
+            f"{self.num_bytes:,} bytes"
         )
 
 
 def build_corpus(
-    documents: Documents, tokenizer: Tokenizer, folder: Path, name: str, source: str
+    documents: Documents,
+    tokenizer: Tokenizer,
+    folder: Path,
+    name: str,
+    source: str,
+    title: str = "",
 ) -> Corpus:
     """The corpus kept in `folder/name` if `source` (a key) and tokenizer are those it was made
     from, else a new one.
@@ -75,10 +111,66 @@ def build_corpus(
     build that is killed leaves nothing behind that would be taken for a corpus, and several
     processes may build the same one at once.
 
+    Args:
+        documents: the text.
+        tokenizer: its own.
+        folder: that holds corpora.
+        name: of this one.
+        source: a key that changes when the text does.
+        title: names the text; "": "NAME (SOURCE)".
+
     Raises:
         UserError: there is no document, or one cannot be read.
     """
-    key = {"source": source, "tokenizer": tokenizer.describe}
+    key = _key(source, tokenizer)
+    title = title or f"{name} ({source})"
+    # scores are made of held-out text; that of an exact tokenizer is what it decodes to
+    sized = name.startswith("heldout") and not tokenizer.exact
+
+    def write(new: Path) -> None:
+        _write(documents(), tokenizer, new, title, key, sized)
+
+    return _keep(folder, name, key, write)
+
+
+def link_corpus(
+    make: Callable[[], tuple[Corpus, Path]],
+    tokenizer: Tokenizer,
+    folder: Path,
+    name: str,
+    source: str,
+) -> Corpus:
+    """As `build_corpus`, but a new corpus is one that lies elsewhere, of which `folder/name` has
+    the same files: hard links, or symbolic ones from another disk.
+
+    Args:
+        make: gives the corpus and its folder.
+        tokenizer, folder, name, source: as for `build_corpus`.
+    """
+    key = _key(source, tokenizer)
+
+    def link(new: Path) -> Corpus:
+        corpus, there = make()
+        for file in there.glob("*.npy"):
+            try:
+                os.link(file, new / file.name)
+            except OSError:
+                (new / file.name).symlink_to(file.absolute())
+        manifest = json.loads(read_checked(there / "manifest.json", "")) | key
+        write_checked(new / "manifest.json", json.dumps(manifest, indent=1))
+        return corpus
+
+    return _keep(folder, name, key, link)
+
+
+def _key(source: str, tokenizer: Tokenizer) -> dict[str, str]:
+    return {"source": source, "tokenizer": tokenizer.describe}
+
+
+def _keep(
+    folder: Path, name: str, key: dict[str, str], make: Callable[[Path], Corpus | None]
+) -> Corpus:
+    """The corpus in `folder/name`, or what `make` leaves in a new folder that takes its place."""
     corpus = _load(folder / name, key)
     if corpus is not None:
         return corpus
@@ -90,13 +182,11 @@ def build_corpus(
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as scratch:
         new = Path(scratch, "new")
         new.mkdir()
-        _write(documents(), tokenizer, new, name, key)
         # the map stays valid when the files are moved, or deleted by another process
-        corpus = _load(new, key)
+        corpus = make(new) or _load(new, key)
         if corpus is None:
             raise UserError(
-                f"{folder} cannot be read again where the {name} text was written; choose another "
-                "--workdir"
+                f"{folder} cannot be read again where {name} was written; choose another --workdir"
             )
         if _load(folder / name, key) is None:
             with contextlib.suppress(FileNotFoundError):
@@ -121,7 +211,11 @@ def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
         manifest = json.loads(read_checked(folder / "manifest.json", ""))
         if manifest.pop("sha256") != _digests(folder):
             return None
-        arrays = {name: np.load(file, mmap_mode="r") for name, file in _arrays(folder).items()}
+        arrays = {
+            # a plain array over the same map: indexing a np.memmap is slow
+            name: np.load(file, mmap_mode="r").view(np.ndarray)
+            for name, file in _arrays(folder).items()
+        }
         tokens, starts = arrays["tokens"], arrays["starts"]
         sizes = {"tokens": len(tokens) - 1, "documents": len(starts) - 1}
         if manifest != manifest | key | sizes:
@@ -129,67 +223,26 @@ def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
         num_bytes, digest = manifest["bytes"], manifest["digest"]
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    # Plain arrays over the same map: indexing a np.memmap is slow.
-    arrays = {name: x.view(np.ndarray) for name, x in arrays.items()}
     return Corpus(**arrays, num_bytes=num_bytes, digest=digest)
 
 
 def _write(
-    documents: Iterator[bytes], tokenizer: Tokenizer, folder: Path, name: str, key: dict[str, str]
+    documents: Iterator[bytes],
+    tokenizer: Tokenizer,
+    folder: Path,
+    title: str,
+    key: dict[str, str],
+    sized: bool,
 ) -> None:
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    end = np.array([tokenizer.end], dtype)
-    starts, position, num_bytes, progress = array.array("q"), 0, 0, Progress()
-    digest = hashlib.sha256()
-    # scores are made of held-out text
-    spans = None if tokenizer.exact or name != "heldout" else array.array("I")
-    with open(folder / "tokens.npy", "wb") as file:
-        _write_header(file, dtype, 0)
-        for document in filter(None, documents):
-            starts.append(position)
-            digest.update(len(document).to_bytes(8, "little") + document)
-            file.write(end)
-            position += 1
-            if spans is not None:
-                spans.append(0)
-            for block in blocks(document):
-                first = position == starts[-1] + 1
-                if spans is None:
-                    tokens = tokenizer.encode(block, first)
-                else:
-                    tokens, lengths = tokenizer.encode_sized(block, first)
-                    spans.extend(lengths.tolist())
-                file.write(tokens.astype(dtype))
-                position += len(tokens)
-                num_bytes += len(block)
-                if progress.due():
-                    sizes = (
-                        f"{len(starts):,} documents, {position / 1e6:.1f}M tokens, "
-                        f"{num_bytes / 1e6:.1f} MB"
-                    )
-                    say(f"reading the {name} text: {sizes}")
-        if not starts:
-            raise UserError(
-                f"the {name} part of the corpus ({key['source']}) is empty; give one with text in "
-                "it"
-            )
-        file.write(end)
-        _write_header(file, dtype, position + 1)
-    starts.append(position)
-    np.save(folder / "starts.npy", np.frombuffer(starts, np.int64))
-    if spans is not None:
-        spans.append(0)
-        np.save(folder / "sizes.npy", np.frombuffer(spans, np.uint32))
-    manifest = {**key, "documents": len(starts) - 1, "tokens": position, "bytes": num_bytes}
-    manifest["digest"] = digest.hexdigest()[:16]
+    manifest = key | write_arrays(documents, tokenizer, folder, title, sized)
     manifest["sha256"] = _digests(folder)
     write_checked(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def _arrays(folder: Path) -> dict[str, Path]:
-    """The files of the arrays; `sizes` is there only where decoding does not tell them."""
-    files = {name: folder / f"{name}.npy" for name in ("tokens", "starts", "sizes")}
-    return {name: file for name, file in files.items() if name != "sizes" or file.exists()}
+    """The files of the arrays. Not every corpus has all of them."""
+    files = {name: folder / f"{name}.npy" for name in ARRAYS}
+    return {name: file for name, file in files.items() if file.exists()}
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -199,16 +252,3 @@ def _digests(folder: Path) -> dict[str, str]:
         with open(path, "rb") as file:
             found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def _write_header(file: IO[bytes], dtype: np.dtype, length: int) -> None:
-    """Of a one-dimensional .npy. NumPy leaves room for the length to grow, so it can be written
-    again at the end.
-    """
-    file.seek(0)
-    header = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": (length,),
-    }
-    np.lib.format.write_array_header_1_0(file, header)

@@ -15,13 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from rmat_jax.data.messages import dialogue_of, is_dialogue
 from rmat_jax.errors import UserError, install
 from rmat_jax.files import json_lines
 
 # of a file, by which its kind is told
 HEAD = 1 << 16
-# beside the Arrow files of a Hugging Face dataset; no text
-SIDECARS = {"dataset_info.json", "state.json", "dataset_dict.json"}
 # what compresses or packs, by its first bytes, and is not read here
 OTHERS = {
     b"PK\x03\x04": "a zip archive",
@@ -85,24 +84,35 @@ def kind_of(file: Path) -> Kind:
     return Kind("text", packed)
 
 
-def documents(file: Path, kind: Kind, feature: str = "") -> Iterator[bytes]:
+def documents(
+    file: Path, kind: Kind, feature: str = "", *, messages: bool = False
+) -> Iterator[bytes]:
     """The texts of a file, in order. Rows without text are left out.
 
     Args:
         file: to read.
         kind: of `kind_of`.
         feature: the field that holds the text; "": the only field of text, or "text".
+        messages: rows are dialogues, see `messages.py`.
 
     Raises:
         UserError: it cannot be read, is not what it seemed, or lacks the field; it says where.
     """
     with _told(file):
+        if messages and not kind.rows:
+            raise UserError(
+                f"{file} has no records; data.format=messages takes JSON lines, CSV, parquet or "
+                "Arrow; leave it out with data.pattern"
+            )
         if not kind.rows:
             with _opened(file, kind.packed) as opened:
                 yield opened.read()
             return
         read = {"json": _json_rows, "parquet": _arrow_rows, "arrow": _arrow_rows}
         for where, row in read.get(kind.holds, _csv_rows)(file, kind):
+            if messages:
+                yield dialogue_of(where, row, feature)
+                continue
             feature = feature or _only_text(where, row)
             if feature not in row:
                 raise UserError(
@@ -113,7 +123,7 @@ def documents(file: Path, kind: Kind, feature: str = "") -> Iterator[bytes]:
             if not isinstance(text, (str, bytes, type(None))):
                 raise UserError(
                     f"{where}: field {feature!r} holds {type(text).__name__}, not text; set "
-                    "data.feature to another"
+                    f"data.feature to another{_or_messages(row)}"
                 )
             if text:
                 yield text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
@@ -126,7 +136,7 @@ def _only_text(where: str, row: Mapping[str, Any]) -> str:
     if len(texts) != 1:
         raise UserError(
             f"{where} has {len(texts)} fields of text; set data.feature to one of "
-            f"{', '.join(map(str, row)) or 'its fields'}"
+            f"{', '.join(map(str, row)) or 'its fields'}{_or_messages(row)}"
         )
     return texts[0]
 
@@ -144,6 +154,10 @@ def unpacked(file: Path) -> Iterator[BinaryIO]:
         if packed:
             stack.enter_context(_told(file))
         yield stack.enter_context(_opened(file, packed))
+
+
+def _or_messages(row: Mapping[str, Any]) -> str:
+    return ", or data.format=messages, which learns the answers alone" * is_dialogue(row)
 
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]

@@ -20,7 +20,7 @@ class HeldoutLanes:
     that ends early is padded with unscored `end` tokens, which make a document of their own.
 
     bits per byte = total nats / ln 2 / num_bytes. The target `end` costs nats and stands for no
-    byte.
+    byte. Of dialogues both are those of the answers alone.
 
     Args:
         corpus, batch_size, length: as for `Lanes`.
@@ -28,7 +28,7 @@ class HeldoutLanes:
         tokenizer: the corpus' own.
 
     Raises:
-        UserError: the budget has no token for each row.
+        UserError: the budget has no token for each row, or none of an answer.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class HeldoutLanes:
                 "token for each row"
             )
         self.length = length
-        self._tokens = corpus.tokens
+        self._corpus = corpus
         self._tokenizer = tokenizer
         parts, ordinal = cut(corpus, share)
         parts = parts[np.argsort(ordinal, kind="stable")]
@@ -54,19 +54,32 @@ class HeldoutLanes:
         if corpus.sizes is None:
             self.num_bytes = sum(map(len, self.texts()))
         else:
-            self.num_bytes = sum(int(corpus.sizes[part].sum()) for part in self._targets())
+            self.num_bytes = sum(map(self._size, self._parts()))
+        if not self.num_bytes and corpus.learned is not None:
+            raise UserError(
+                f"eval_tokens={eval_tokens} ends before the first answer; raise it, or lower "
+                f"eval_batch_size={batch_size}"
+            )
 
     def texts(self) -> Iterator[bytes]:
         """The bytes that the scored targets of all rows stand for, one text for each part that is
         read.
         """
-        yield from (self._tokenizer.decode(self._tokens[part]) for part in self._targets())
+        for part in self._parts():
+            targets = self._corpus.targets(part)
+            yield self._tokenizer.decode(targets[targets != IGNORE])
 
-    def _targets(self) -> Iterator[slice]:
-        """Where the scored targets stand, part by part."""
+    def _parts(self) -> Iterator[slice]:
+        """The places that are read, part by part."""
         for lane in self._lanes:
             for start, length in zip(lane.starts, lane.lengths, strict=True):
-                yield slice(start + 1, start + 1 + length)
+                yield slice(start, start + length)
+
+    def _size(self, part: slice) -> int:
+        """The bytes that the scored targets of a part stand for. `end` stands for none."""
+        after = slice(part.start + 1, part.stop + 1)
+        scored = self._corpus.targets(part) == self._corpus.tokens[after]
+        return int(self._corpus.sizes[after][scored].sum())
 
     def __len__(self) -> int:
         return -(-max(int(lane.lengths.sum()) for lane in self._lanes) // self.length)
@@ -85,7 +98,7 @@ class HeldoutLanes:
             ):
                 batch[name][index] = fill
             if count:
-                for name, values in lane.read(self._tokens, position, count).items():
+                for name, values in lane.read(self._corpus, position, count).items():
                     batch[name][index, :count] = values
         return batch
 

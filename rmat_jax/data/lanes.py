@@ -4,7 +4,7 @@ A batch is a dict of int32 arrays [rows, T]:
 
     tokens     what the model reads
     targets    the token to predict at each place; IGNORE where none is asked for
-    documents  which document of its lane a token belongs to, counted from 0 modulo 2^31;
+    documents  which document of its lane a token belongs to, a number that grows modulo 2^31;
                neighbours always differ
     offsets    the token's place in its document, counted from 0
 
@@ -48,12 +48,28 @@ class Parts:
     def __getitem__(self, index: np.ndarray | slice) -> "Parts":
         return Parts(self.starts[index], self.lengths[index])
 
-    def read(self, tokens: np.ndarray, position: int, count: int) -> Batch:
-        """A row of a batch, [count] each, from the stream's place `position` on. The stream must
-        hold that much.
+    @classmethod
+    def joined(cls, several: "Sequence[Parts]") -> "Parts":
+        """All parts of one after those of the other."""
+        return cls(
+            *(np.concatenate([getattr(p, n) for p in several]) for n in ("starts", "lengths"))
+        )
 
-        The target of a part's last token is what follows it in the corpus, not in the stream: right
-        also where a document was cut.
+    def between(self, position: int, count: int) -> "Parts":
+        """The stream from a place on: the same parts, the first and the last perhaps cut."""
+        first, last = np.searchsorted(self.ends, (position, position + count - 1), side="right")
+        found = self[first : last + 1]
+        ends = np.minimum(self.ends[first : last + 1], position + count)
+        begins = np.maximum(self.ends[first : last + 1] - found.lengths, position)
+        starts = found.starts + found.lengths - (self.ends[first : last + 1] - begins)
+        return Parts(starts, ends - begins)
+
+    def places(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The stream's place `position` and those that follow it, [count] each. It must hold so
+        many.
+
+        Returns:
+            Places in the corpus; the index of the part that each lies in; its offset in that.
         """
         first, last = np.searchsorted(self.ends, (position, position + count - 1), side="right")
         spanned = self[first : last + 1]
@@ -62,19 +78,68 @@ class Parts:
         counts = np.minimum(ends, position + count) - np.maximum(begins, position)
         offsets = np.arange(position, position + count) - np.repeat(begins, counts)
         places = np.repeat(spanned.starts, counts) + offsets
-        documents = np.repeat(np.arange(first, last + 1), counts)
-        return dict(
-            zip(FIELDS, (tokens[places], tokens[places + 1], documents, offsets), strict=True)
-        )
+        return places, np.repeat(np.arange(first, last + 1), counts), offsets
+
+    def read(self, corpus: Corpus, position: int, count: int) -> Batch:
+        """A row of a batch, [count] each, from the stream's place `position` on. The stream must
+        hold that much.
+
+        The target of a part's last token is what follows it in the corpus, not in the stream: right
+        also where a document was cut.
+        """
+        places, documents, offsets = self.places(position, count)
+        return corpus.read(places) | {"documents": documents, "offsets": offsets}
 
 
-class Lanes:
-    """Training batches: each lane reads its documents in a new order every pass, for ever.
+class Passes:
+    """The parts of a corpus in endless passes: each lane has its own parts, and reads them in a new
+    order every pass.
 
     A document longer than a lane's fair share of the corpus is cut into parts of at most that size,
     so that a corpus of one document feeds every lane with another part of it; a part counts as a
     document of its own. Parts are dealt to the lanes so that these are about equally long, once and
     for all: each lane sees all of its parts in each pass.
+
+    Args:
+        corpus: what to read.
+        batch_size: B, lanes of the global batch.
+        seed: of the dealing and of the order in every lane and pass.
+        rows: which lanes are asked for.
+    """
+
+    def __init__(
+        self, corpus: Corpus, batch_size: int, seed: int | tuple[int, ...], rows: Sequence[int]
+    ):
+        self._seed = seed if isinstance(seed, tuple) else (seed,)
+        parts, _ = cut(corpus, -(-corpus.num_tokens // batch_size))
+        lanes = deal(parts.lengths, batch_size, seed)
+        # tokens of the shortest lane
+        self.shortest = int(min(parts.lengths[mine].sum() for mine in lanes))
+        self._lanes = {row: parts[lanes[row]] for row in rows}
+        # Two passes of each lane: a batch may lie across their border.
+        self.shuffled = functools.lru_cache(2 * len(rows))(self._shuffle)
+
+    def length(self, row: int) -> int:
+        """Tokens of one pass of a lane."""
+        return int(self._lanes[row].ends[-1])
+
+    def between(self, row: int, position: int, count: int) -> Parts:
+        """A lane's parts from a place on, over all passes; the first and the last perhaps cut."""
+        found = []
+        while count:
+            epoch, begin = divmod(position, self.length(row))
+            here = min(count, self.length(row) - begin)
+            found.append(self.shuffled(row, epoch).between(begin, here))
+            position, count = position + here, count - here
+        return Parts.joined(found)
+
+    def _shuffle(self, row: int, epoch: int) -> Parts:
+        parts = self._lanes[row]
+        return parts[np.random.default_rng((*self._seed, row, epoch)).permutation(len(parts))]
+
+
+class Lanes:
+    """Training batches: each lane reads its documents in a new order every pass, for ever.
 
     Args:
         corpus: what to read.
@@ -97,21 +162,14 @@ class Lanes:
     ):
         self.rows = range(batch_size) if rows is None else rows
         self.length = length
-        self._tokens = corpus.tokens
-        self._seed = seed
-        parts, _ = cut(corpus, -(-corpus.num_tokens // batch_size))
-        lanes = deal(parts.lengths, batch_size, seed)
-        shortest = min(parts.lengths[mine].sum() for mine in lanes)
-        if shortest <= length:
+        self._corpus = corpus
+        self._passes = Passes(corpus, batch_size, seed, self.rows)
+        if self._passes.shortest <= length:
             raise UserError(
-                f"the corpus has {corpus.num_tokens} tokens, its shortest lane {shortest}: too "
-                "few for "
-                f"batch_size={batch_size} lanes that read {length} tokens a step; lower "
-                "batch_size or chunks_per_step"
+                f"the corpus has {corpus.num_tokens} tokens, its shortest lane "
+                f"{self._passes.shortest}: too few for batch_size={batch_size} lanes that read "
+                f"{length} tokens a step; lower batch_size or chunks_per_step"
             )
-        self._lanes = {row: parts[lanes[row]] for row in self.rows}
-        # Two passes of each lane: a batch may lie across their border.
-        self._shuffled = functools.lru_cache(2 * len(self.rows))(self._shuffle)
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -119,23 +177,17 @@ class Lanes:
     def __getitem__(self, step: int) -> Batch:
         batch = {name: np.empty((len(self.rows), self.length), np.int32) for name in FIELDS}
         for index, row in enumerate(self.rows):
-            filled = 0
+            filled, pass_len = 0, self._passes.length(row)
             while filled < self.length:
-                epoch, position = divmod(
-                    step * self.length + filled, int(self._lanes[row].ends[-1])
-                )
-                parts = self._shuffled(row, epoch)
-                count = min(self.length - filled, int(parts.ends[-1]) - position)
-                piece = parts.read(self._tokens, position, count)
+                epoch, position = divmod(step * self.length + filled, pass_len)
+                parts = self._passes.shuffled(row, epoch)
+                count = min(self.length - filled, pass_len - position)
+                piece = parts.read(self._corpus, position, count)
                 piece["documents"] = (piece["documents"] + epoch * len(parts)) & LAST_ID
                 for name, values in piece.items():
                     batch[name][index, filled : filled + count] = values
                 filled += count
         return batch
-
-    def _shuffle(self, row: int, epoch: int) -> Parts:
-        parts = self._lanes[row]
-        return parts[np.random.default_rng((self._seed, row, epoch)).permutation(len(parts))]
 
 
 def cut(corpus: Corpus, limit: int) -> tuple[Parts, np.ndarray]:
@@ -151,7 +203,7 @@ def cut(corpus: Corpus, limit: int) -> tuple[Parts, np.ndarray]:
     ), ordinal
 
 
-def deal(lengths: np.ndarray, num_lanes: int, seed: int) -> list[np.ndarray]:
+def deal(lengths: np.ndarray, num_lanes: int, seed: int | tuple[int, ...]) -> list[np.ndarray]:
     """For each lane the indices of its parts: longest first, each to the lane that has least;
     `seed` breaks ties.
     """

@@ -41,7 +41,16 @@ class OutsideTokenizer:
         self._silent: set[int] = set()
 
     def encode(self, data: bytes, first: bool = False) -> np.ndarray:
-        return np.array(self._ids(_text(data), first), np.int32)
+        return self.encode_all([data], [first])[0]
+
+    def encode_all(self, texts: Sequence[bytes], firsts: Sequence[bool] = ()) -> list[np.ndarray]:
+        found = {}
+        for first in (True, False):
+            begins = firsts or [False] * len(texts)
+            places = [place for place in range(len(texts)) if begins[place] == first]
+            ids = self._ids([_text(texts[place]) for place in places], first)
+            found |= dict(zip(places, ids, strict=True))
+        return [np.array(found[place], np.int32) for place in range(len(texts))]
 
     def encode_sized(self, data: bytes, first: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The ids of `encode`, and how many bytes of `data` each stands for: [n] int64.
@@ -73,7 +82,7 @@ class OutsideTokenizer:
             parts.append(self._known[key])
         return b"".join(parts)
 
-    def _ids(self, text: str, first: bool) -> Sequence[int]:
+    def _ids(self, texts: list[str], first: bool) -> list[Sequence[int]]:
         raise NotImplementedError
 
     def _ids_and_ends(self, text: str, first: bool) -> tuple[Sequence[int], Sequence[int]]:
@@ -134,9 +143,9 @@ class JSONTokenizer(OutsideTokenizer):
         config = json.dumps({"eos_token": self._end})
         return {"tokenizer_config.json": config.encode(), "tokenizer.json": self._text.encode()}
 
-    def _ids(self, text: str, first: bool) -> Sequence[int]:
+    def _ids(self, texts: list[str], first: bool) -> list[Sequence[int]]:
         model = self._library if first else self._later
-        return model.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return [found.ids for found in model.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _ids_and_ends(self, text: str, first: bool) -> tuple[Sequence[int], Sequence[int]]:
         model = self._library if first else self._later
@@ -204,8 +213,8 @@ class SentencePieceTokenizer(OutsideTokenizer):
     def files(self) -> dict[str, bytes]:
         return {"tokenizer.model": self._model}
 
-    def _ids(self, text: str, first: bool) -> Sequence[int]:
-        return self._at(text, first).encode(text)
+    def _ids(self, texts: list[str], first: bool) -> list[Sequence[int]]:
+        return [self._at(text, first).encode(text) for text in texts]
 
     def _ids_and_ends(self, text: str, first: bool) -> tuple[Sequence[int], Sequence[int]]:
         found = self._at(text, first).encode(text, return_type="offset_mapping")

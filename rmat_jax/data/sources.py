@@ -7,23 +7,26 @@ corpus need not.
 import dataclasses
 import functools
 import hashlib
+import heapq
 import io
 import itertools
 import os
 import platform
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from rmat_jax.config import DataConfig
-from rmat_jax.data import formats
+from rmat_jax.data import formats, saved
 from rmat_jax.data.catalogue import reading_tfds
 from rmat_jax.errors import UserError
 from rmat_jax.files import check_regular
-from rmat_jax.progress import say
+from rmat_jax.progress import Progress, say
 
 Documents = Callable[[], Iterator[bytes]]
+# how files become documents; raise it when the same files give others
+READING = 1
 
 NOT_LIBRARY = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -36,13 +39,16 @@ class Source:
     every time.
 
     `describe` names the source to people. `key` changes when the documents do, as far as their
-    number and sizes tell.
+    number and sizes tell. `contents` reads the files for a key that tells them from any others.
     """
 
     describe: str
     key: str
     train: Documents
     heldout: Documents
+    contents: Callable[[], str] = str
+    # of a mixture: its sources, with their weights
+    parts: tuple[tuple[float, "Source"], ...] = ()
 
 
 def make_source(config: DataConfig) -> Source:
@@ -65,16 +71,64 @@ def make_source(config: DataConfig) -> Source:
             "data.heldout_fraction=0 leaves no text to evaluate on; try 0.05, or give "
             "data.heldout_path"
         )
-    if config.path:
+
+    def text(path: str) -> Source:
         return text_source(
-            config.path,
+            path,
             config.heldout_path,
             config.pattern,
             config.heldout_fraction,
             feature=config.feature,
-            as_text=config.format == "text",
+            format=config.format,
         )
-    return stdlib_source(config.heldout_fraction)
+
+    if config.mixture:
+        weights = [weight for _, weight in config.shares]
+        sources = [text(path) for path, _ in config.shares]
+        return mixed_source(sources, weights, sources[0].heldout if config.heldout_path else None)
+    return text(config.path) if config.path else stdlib_source(config.heldout_fraction)
+
+
+def mixed_source(
+    sources: Sequence[Source], weights: Sequence[float], heldout: Documents | None = None
+) -> Source:
+    """All sources as one, which has them as its `parts`.
+
+    Its documents come in turns, each from the source that has given the fewest bytes for its
+    weight. So the beginning, of which a vocabulary is made and what is held out is read, is a
+    sample of all. Each document comes once.
+
+    Args:
+        sources: one at least.
+        weights: of each; they add up to 1.
+        heldout: in place of what the sources hold out; None: that.
+    """
+    sides = [[source.train for source in sources], [source.heldout for source in sources]]
+    train, held = (functools.partial(_in_turns, side, weights) for side in sides)
+    named = [f"{weight:.3g} {s.describe}" for s, weight in zip(sources, weights, strict=True)]
+    parts = tuple(zip(weights, sources, strict=True))
+    return Source(
+        f"mixture of {', '.join(named)}",
+        "; ".join(f"{weight} {source.key}" for weight, source in parts),
+        train,
+        heldout or held,
+        lambda: "; ".join(f"{weight} {source.contents()}" for weight, source in parts),
+        parts,
+    )
+
+
+def _in_turns(sources: Sequence[Documents], weights: Sequence[float]) -> Iterator[bytes]:
+    # a heap of (bytes for its weight, which source)
+    left = [(0.0, index) for index in range(len(sources))]
+    opened = [documents() for documents in sources]
+    while left:
+        given, index = left[0]
+        document = next(opened[index], None)
+        if document is None:
+            heapq.heappop(left)
+            continue
+        heapq.heapreplace(left, (given + len(document) / weights[index], index))
+        yield document
 
 
 def stdlib_source(heldout_fraction: float) -> Source:
@@ -89,6 +143,7 @@ def stdlib_source(heldout_fraction: float) -> Source:
         f"Python {platform.python_version()} library",
         *split_files(files, root, heldout_fraction),
         lambda file: formats.documents(file, formats.Kind("text")),
+        "text",
     )
 
 
@@ -99,7 +154,7 @@ def text_source(
     heldout_fraction: float = 0.05,
     *,
     feature: str = "",
-    as_text: bool = False,
+    format: str = "auto",
 ) -> Source:
     """A file, or a folder's files (those in folders below it too, hidden and empty ones not), each
     one document, or one a row: see `formats.py`.
@@ -109,17 +164,30 @@ def text_source(
     or of a lone text the last `heldout_fraction` of its bytes.
 
     Args:
-        path, heldout_path, pattern, heldout_fraction, feature: of `DataConfig`.
-        as_text: take every file for one text, whatever it holds.
+        path, heldout_path, pattern, heldout_fraction, feature, format: of `DataConfig`.
     """
-    files = _text_files("data.path", path, pattern)
+    root = saved.choose_split("data.path", Path(path).expanduser(), saved.TRAIN)
+    splits = saved.split_folders(Path(path).expanduser())
+    if not heldout_path:
+        held = next((splits[name] for name in saved.HELDOUT if name in splits), root)
+        heldout_path = "" if held == root else f"{held}"
+    if splits:
+        held = heldout_path or "a part of it"
+        say(f"data.path={path} has splits: training on {root}, held out is {held}")
+    files = _text_files("data.path", f"{root}", pattern)
+
+    def kind_of(file: Path) -> formats.Kind:
+        return formats.Kind("text") if format == "text" else formats.kind_of(file)
 
     def read(file: Path) -> Iterator[bytes]:
-        kind = formats.Kind("text") if as_text else formats.kind_of(file)
-        return formats.documents(file, kind, feature)
+        return formats.documents(file, kind_of(file), feature, messages=format == "messages")
 
+    settings = f"{format}, {feature}, {heldout_fraction}"
     if heldout_path:
-        heldout = _text_files("data.heldout_path", heldout_path, pattern)
+        held = saved.choose_split(
+            "data.heldout_path", Path(heldout_path).expanduser(), saved.HELDOUT
+        )
+        heldout = _text_files("data.heldout_path", f"{held}", pattern)
         resolved = {file.resolve() for file in heldout}
         files = [file for file in files if file.resolve() not in resolved]
         if not files:
@@ -127,9 +195,11 @@ def text_source(
                 f"data.heldout_path={heldout_path!r} leaves nothing of data.path={path!r}; hold "
                 "out less"
             )
-        return _file_source(path, files, heldout, read)
-    if len(files) > 1:
-        train, heldout = split_files(files, Path(path).expanduser(), heldout_fraction)
+        return _file_source(path, files, heldout, read, settings)
+    # the rows of a saved dataset are as good as one file's
+    one = len(files) == 1 or saved.is_dataset(root)
+    if not one:
+        train, heldout = split_files(files, root, heldout_fraction)
         sizes = [sum(file.stat().st_size for file in side) for side in (train, heldout)]
         if sizes[1] > sizes[0]:
             say(
@@ -137,13 +207,13 @@ def text_source(
                 f"bytes, {', '.join(str(file) for file in heldout[:3])}; give the text to hold out "
                 "as data.heldout_path, or a data.pattern that leaves other files out"
             )
-        return _file_source(path, train, heldout, read)
+        return _file_source(path, train, heldout, read, settings)
 
-    (file,), size = files, files[0].stat().st_size
-    kind = formats.Kind("text") if as_text else formats.kind_of(file)
+    size, rows = sum(file.stat().st_size for file in files), kind_of(files[0]).rows
+    read_all = functools.partial(_chained, read, files)
     every = round(1 / heldout_fraction)
-    if kind.rows:
-        few = list(itertools.islice(read(file), every))
+    if rows:
+        few = list(itertools.islice(read_all(), every))
         if len(few) < max(every, 2):
             raise UserError(
                 f"data.path={path!r} has {len(few)} texts, too few to hold out one of {every}; "
@@ -158,11 +228,11 @@ def text_source(
         return size - min(max(round(size * heldout_fraction), 1), size - 1)
 
     def part(side: int) -> Iterator[bytes]:
-        if kind.rows:
+        if rows:
             # the last of each `every`
-            yield from (x for i, x in enumerate(read(file)) if (i % every == every - 1) == side)
+            yield from (x for i, x in enumerate(read_all()) if (i % every == every - 1) == side)
             return
-        (data,) = read(file)
+        (data,) = read_all()
         at = cut_near(data, middle(len(data))) if len(data) > 1 else 0
         yield (data[:at], data[at:])[side]
 
@@ -171,6 +241,7 @@ def text_source(
         f"{path}: {size} bytes, held out from {middle(size)}",
         functools.partial(part, 0),
         functools.partial(part, 1),
+        functools.cache(functools.partial(_contents, f"one: {settings}", files)),
     )
 
 
@@ -200,9 +271,20 @@ def tfds_source(
     may be slices.
     """
 
-    def documents(split: str) -> Iterator[bytes]:
+    def opened(split: str) -> Any:
         with reading_tfds(f"data.tfds={name!r}, split {split!r},", name, "data.tfds_dir") as tfds:
-            examples = tfds.data_source(name, split=split, data_dir=data_dir or None)
+            return tfds.data_source(name, split=split, data_dir=data_dir or None)
+
+    def contents() -> str:
+        """A prepared set does not change; a set of the same version may lie elsewhere."""
+        found = [opened(split) for split in (train, heldout)]
+        info = found[0].dataset_info
+        return (
+            f"{key}: {info.full_name}, {info.data_dir}, {info.dataset_size}, {[*map(len, found)]}"
+        )
+
+    def documents(split: str) -> Iterator[bytes]:
+        examples = opened(split)
         key = _text_feature(name, examples.dataset_info.features, feature)
         for example in examples:
             text = example[key]
@@ -219,6 +301,7 @@ def tfds_source(
         key,
         functools.partial(documents, train),
         functools.partial(documents, heldout),
+        contents,
     )
 
 
@@ -282,6 +365,8 @@ def _text_files(flag: str, path: str, pattern: str) -> list[Path]:
     root = Path(path).expanduser()
     if not pattern:
         raise UserError("data.pattern is empty; '*' stands for every file")
+    if saved.is_dataset(root):
+        return saved.arrow_files(root)
     if not root.is_dir():
         check_regular(root, "give a text file or a folder of them", f"{flag}={path!r}")
     files = _list_files(root, pattern) if root.is_dir() else [root]
@@ -307,7 +392,7 @@ def _list_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()) ->
     files = [file for file in files if file.relative_to(root).match(pattern)]
     files = sorted(file for file in files if file.is_file() and file.stat().st_size)
     if any(file.suffix == ".arrow" for file in files):
-        files = [file for file in files if file.name not in formats.SIDECARS]
+        files = [file for file in files if file.name not in saved.SIDECARS]
     # the first path of each
     return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
 
@@ -322,7 +407,16 @@ def _file_source(
     train: list[Path],
     heldout: list[Path],
     read: Callable[[Path], Iterator[bytes]],
+    settings: str,
 ) -> Source:
+    """A source of whole files.
+
+    Args:
+        describe: names it.
+        train, heldout: files.
+        read: gives the documents of a file.
+        settings: what `read` depends on besides.
+    """
     sides = (
         f"{len(files)} files of {sum(file.stat().st_size for file in files)} bytes"
         for files in (train, heldout)
@@ -330,9 +424,32 @@ def _file_source(
     return Source(
         describe,
         f"{describe}: {', held out '.join(sides)}",
-        lambda: itertools.chain.from_iterable(map(read, train)),
-        lambda: itertools.chain.from_iterable(map(read, heldout)),
+        functools.partial(_chained, read, train),
+        functools.partial(_chained, read, heldout),
+        functools.cache(
+            functools.partial(_contents, f"{len(train)} files: {settings}", train + heldout)
+        ),
     )
+
+
+def _chained(read: Callable[[Path], Iterator[bytes]], files: list[Path]) -> Iterator[bytes]:
+    return itertools.chain.from_iterable(map(read, files))
+
+
+def _contents(settings: str, files: list[Path]) -> str:
+    """A digest of all bytes, of the files' names, which tell some kinds, and of the settings."""
+    digest, progress, size = hashlib.sha256(f"{READING} {settings}".encode()), Progress(), 0
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                digest.update(file.name.encode("utf-8", "surrogateescape"))
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+                size += opened.tell()
+        except OSError as error:
+            _unreadable(error)
+        if progress.due():
+            say(f"looking for tokens of this text: {size / 1e6:.0f} MB compared")
+    return digest.hexdigest()
 
 
 def _unreadable(error: OSError) -> NoReturn:

@@ -86,6 +86,14 @@ class Tokenizer(Protocol):
             first: it begins a document. Some tokenizers put a space there.
         """
 
+    def encode_all(self, texts: Sequence[bytes], firsts: Sequence[bool] = ()) -> list[np.ndarray]:
+        """`encode` of each, on as many cores as the library knows to use.
+
+        Args:
+            texts: any number.
+            firsts: whether each begins a document; (): none does.
+        """
+
     def decode(self, ids: Sequence[int], first: bool = False) -> bytes:
         """The bytes that `ids` stand for.
 
@@ -111,6 +119,9 @@ class ByteTokenizer:
 
     def encode(self, data: bytes, first: bool = False) -> np.ndarray:
         return np.frombuffer(data, np.uint8).astype(np.int32)
+
+    def encode_all(self, texts: Sequence[bytes], firsts: Sequence[bool] = ()) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int], first: bool = False) -> bytes:
         ids = check_ids(ids, self.vocab_size)
@@ -165,7 +176,7 @@ class BPETokenizer:
             if {*tokenizer._model.get_vocab().values()} != {*range(tokenizer.end)}:
                 raise ValueError(f"its ids are not 0..{tokenizer.end - 1}")
             texts = [bytes(range(256)), *(bytes([byte]) for byte in range(256)), *tokenizer._bytes]
-            found = map(tokenizer.decode, tokenizer._encode_all(texts))
+            found = map(tokenizer.decode, tokenizer.encode_all(texts))
             lost = [text for text, back in zip(texts, found, strict=True) if text != back]
         if lost:
             raise UserError(
@@ -208,9 +219,9 @@ class BPETokenizer:
         return {"tokenizer.json": self._text.encode()}
 
     def encode(self, data: bytes, first: bool = False) -> np.ndarray:
-        return self._encode_all([data])[0]
+        return self.encode_all([data], [first])[0]
 
-    def _encode_all(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+    def encode_all(self, texts: Sequence[bytes], firsts: Sequence[bool] = ()) -> list[np.ndarray]:
         found = self._model.encode_batch_fast([*map(letters, texts)])
         return [np.array(encoding.ids, np.int32) for encoding in found]
 

@@ -7,7 +7,6 @@ the run goes on, perhaps on another machine. Each machine makes the corpus anew.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +15,7 @@ import jax
 from etils import epath
 
 from rmat_jax.errors import UserError, install
+from rmat_jax.files import cache_folder
 from rmat_jax.progress import BestEffort
 from rmat_jax.train import processes
 from rmat_jax.train.trackers import ID_FILE
@@ -116,7 +116,8 @@ def find(workdir: str | Path) -> Place:
     if "://" not in str(workdir):
         return Place(Path(workdir).absolute())
     address = str(workdir).rstrip("/")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmat_jax" / "runs"
+    # without a home there is no such folder, and this says so
+    cache = cache_folder("runs") or Path.home()
     name = f"{address.rpartition('/')[2]}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
     # processes of one machine do not share it
     return Place(cache / f"{name}-{jax.process_index()}", address)

@@ -34,7 +34,7 @@ from rmat_jax.types import Array, PyTree
 # of a config, when a run resumes: the training stays the same
 MAY_CHANGE = ("log", "mesh", "eval_batch_size", "optim.bad_step", "optim.bad_step_sigmas", "steps")
 # likewise: the text's digest decides, wherever the text lies
-PLACES = ("data.path", "data.heldout_path", "data.tfds_dir")
+PLACES = ("data.path", "data.mixture", "data.heldout_path", "data.tfds_dir")
 # in a path, what the file library of Orbax does not find again: brackets, a backslash, bytes that
 # are not UTF-8
 _UNREADABLE = re.compile(r"\[[^/]+\]|\\|[\ud800-\udfff]+")

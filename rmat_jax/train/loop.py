@@ -85,7 +85,7 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
             with BestEffort("training")(workdir / "config.json"):
                 write_whole(workdir / "config.json", json.dumps(to_saved(config), indent=1))
         rows = sharding.local_rows(mesh, config.batch_size)
-        data = place.made(lambda: make_data(config, workdir, rows))
+        data = place.made(lambda: make_data(config, workdir, rows, share=jax.process_count() == 1))
 
         begin = parallel.make_init(config, optimizer, mesh)
         restored = checkpoints.restore(abstract)
@@ -381,10 +381,13 @@ def _evaluate(
     line = f"step {step}: held-out accuracy {held.accuracy:.3f}"
     if held.bits_per_byte is not None:
         values["bits_per_byte"] = held.bits_per_byte
-        line = f"step {step}: held-out {held.bits_per_byte:.4f} bits per byte"
+        what = "answers, " if config.data.answers_only else ""
+        line = f"step {step}: held-out {what}{held.bits_per_byte:.4f} bits per byte"
         if config.data.tokenizer == "words":
             bits = held.bits.sum() / count_words(data.heldout.texts())
             line += f" (perplexity {2**bits:,.2f} a word)"
+        if config.data.answers_only:
+            line += f" (perplexity {2**held.bits_per_token:,.2f} a token)"
     if config.model.memory:
         cut = evaluate_heldout(
             config, params, data.heldout, data.heldout.num_bytes, cut=True, mesh=mesh

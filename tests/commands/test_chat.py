@@ -1,14 +1,18 @@
 """`chat`: what a line and each command do to the session."""
 
 import io
+import json
 import signal
 
 import pytest
 
+from rmat_jax import flags
 from rmat_jax.commands.chat import Talk, chat
 from rmat_jax.errors import UserError
 from rmat_jax.infer.sampling import Sampling
-from rmat_jax.runs import load_engine
+from rmat_jax.runs import answers_only, load_engine
+from rmat_jax.train import loop
+from tests.train.test_resume import CONFIG, small_flags
 
 RULES = {"max_new_tokens": 12, "temperature": 5.0}
 
@@ -137,3 +141,29 @@ def test_a_name_that_is_no_path_does_not_end_the_talk(engine):
         for command in ("/save", "/load"):
             with pytest.raises(UserError, match="copy the folder|in full|shorten"):
                 talk.hear(f"{command} {name}")
+
+
+def test_a_model_of_dialogues_reads_their_template_and_is_scored_on_answers(
+    workdir, tmp_path, capsys
+):
+    record = {"prompt": "How are you?", "completion": "Fine."}
+    (tmp_path / "a.jsonl").write_text((json.dumps(record) + "\n") * 300)
+    given = [*small_flags(tmp_path / "a.jsonl"), "--config.data.format=messages"]
+    more = ["--config.steps=2", "--config.optim.warmup_steps=0", "--config.eval_tokens=1024"]
+    # what no answer is read of is said before the training
+    with pytest.raises(UserError, match="eval_tokens=256 ends before the first answer; raise it"):
+        loop.run(flags.load_config(CONFIG, given), tmp_path / "none")
+    assert loop.run(flags.load_config(CONFIG, [*given, *more]), tmp_path / "run") == 0
+    told = capsys.readouterr().out
+    assert "of answers), " in told and "held-out answers, " in told and " a token)" in told
+    # the control
+    assert answers_only(tmp_path / "run") and not answers_only(workdir)
+    assert not answers_only(tmp_path)
+    file = tmp_path / "talk.safetensors"
+    assert chat(tmp_path / "run", file, ["one\n", "two\n"], io.StringIO(), **RULES) == 0
+    with load_engine(tmp_path / "run", rows=1) as engine:
+        session = engine.open("<|user|>\none\n<|assistant|>\n")
+        for seed, text in enumerate(("\n<|user|>\ntwo\n<|assistant|>\n", "")):
+            list(session.write(**RULES, seed=seed))
+            session.read(text)
+        assert engine.load(file).tokens == session.tokens

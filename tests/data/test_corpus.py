@@ -1,5 +1,8 @@
 """A corpus on disk is what its documents say, is made once, and is never taken for another."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -127,6 +130,40 @@ def test_long_builds_show_progress_and_short_ones_do_not(tmp_path, capsys, monke
 
 
 def test_empty_corpus_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"the train part of the corpus \(source\) is empty"):
+    with pytest.raises(UserError, match=r"the text train \(source\) is empty"):
         build(tmp_path, [b"", b""])
     assert list(tmp_path.iterdir()) == []
+
+
+THREADS = """
+import hashlib, os, sys
+from pathlib import Path
+from rmat_jax.data import corpus, encode
+from rmat_jax.data.tokenizer import BPETokenizer
+texts = [b"some words and 123 numbers, %d of them\\n" % i * (i % 40) for i in range(800)]
+tokenizer = BPETokenizer.train(iter(texts), 400)
+before = len(os.listdir("/proc/self/task"))
+encode.GROUP = int(sys.argv[2])
+made = corpus.build_corpus(lambda: iter(texts), tokenizer, Path(sys.argv[1]), "train", "source")
+print(hashlib.sha256(made.tokens.tobytes() + made.starts.tobytes()).hexdigest())
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_many_threads_make_the_bytes_of_one(tmp_path):
+    found = []
+    for name, group, more in (
+        ("one", 1, {"TOKENIZERS_PARALLELISM": "false"}),
+        ("four", 1 << 18, {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": "4"}),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", THREADS, str(tmp_path / name), str(group)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=os.environ | more,
+        )
+        found.append(done.stdout.split())
+    assert found[0][0] == found[1][0]
+    # the control: there were more threads
+    assert int(found[1][1]) > int(found[0][1])

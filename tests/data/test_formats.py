@@ -159,17 +159,3 @@ def test_a_lone_text_holds_out_its_end_compressed_or_not(tmp_path):
         source = make_source(DataConfig(path=str(file)))
         (train,), (heldout,) = source.train(), source.heldout()
         assert train + heldout == text and 0.04 < len(heldout) / len(text) < 0.06
-
-
-def test_a_folder_of_a_hugging_face_dataset(tmp_path):
-    for index in range(4):
-        (tmp_path / f"data-{index}.arrow").write_bytes(as_arrow([f"{index} {t}" for t in TEXTS]))
-    for name in formats.SIDECARS:
-        (tmp_path / name).write_text('{\n "made": "by datasets"\n}')
-    source = make_source(DataConfig(path=str(tmp_path), feature="text"))
-    assert len([*source.train(), *source.heldout()]) == 4 * len(TEXTS)
-    # the control: beside other files they are no sidecars
-    for file in tmp_path.glob("*.arrow"):
-        file.rename(file.with_suffix(".txt")).write_text("text")
-    with pytest.raises(UserError, match="holds no JSON lines"):
-        list(make_source(DataConfig(path=str(tmp_path))).train())

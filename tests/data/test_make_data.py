@@ -71,7 +71,7 @@ def test_restart_reads_nothing_again_and_byte_pairs_are_kept(tmp_path, config, m
     config = replace(config, data=replace(config.data, tokenizer="bpe"))
     data = make_data(config, tmp_path / "run")
     read_again = "rmat_jax.data.formats.documents"
-    monkeypatch.setattr(read_again, lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(read_again, lambda *_, **__: pytest.fail("read again"))
     again = make_data(config, tmp_path / "run")
     assert again.describe == data.describe and again.tokenizer.describe == data.tokenizer.describe
     assert_equal(again.train.lanes[5], data.train.lanes[5])

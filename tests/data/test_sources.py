@@ -77,13 +77,13 @@ def test_folder_is_read_file_by_file_without_hidden_and_empty_ones(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_bytes(b"secret")
     (tmp_path / "empty.txt").touch()
-    source = text_source(str(tmp_path), as_text=True)
+    source = text_source(str(tmp_path), format="text")
     everything = [*source.train(), *source.heldout()]
     assert sorted(everything) == sorted(
         [bytes([65 + i]) * 10 for i in range(9)] + [b"\xff\xfe\x00"]
     )
     # one file matches: it is split itself
-    only = text_source(str(tmp_path), pattern="*.bin", heldout_fraction=0.4, as_text=True)
+    only = text_source(str(tmp_path), pattern="*.bin", heldout_fraction=0.4, format="text")
     assert b"".join([*only.train(), *only.heldout()]) == b"\xff\xfe\x00"
 
 
@@ -277,6 +277,17 @@ def test_tfds_that_is_not_installed_or_cannot_download_says_what_to_do(monkeypat
     monkeypatch.setattr(tfds, "data_source", lacking)
     with pytest.raises(UserError, match="run: pip install beam"):
         next(tfds_source("pg19", "train", "validation").train())
+
+    def without_tensorflow(*args, **kwargs):
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    # as its builder of pg19 does
+    monkeypatch.setattr(tfds, "data_source", without_tensorflow)
+    with pytest.raises(UserError, match="once, which is not installed; .*, run: pip ins") as caught:
+        next(tfds_source("pg19/1.0.0", "train", "validation", data_dir="DIR").train())
+    told = str(caught.value)
+    assert "tfds.builder('pg19', data_dir='DIR', file_format='array_record').download" in told
+    assert "then set data.tfds_dir=DIR, or use the set's plain files" in told and "\n" not in told
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match=r"run: pip install 'rmat_jax\[tfds\]'"):
         next(tfds_source("pg19", "train", "validation").train())

@@ -124,8 +124,9 @@ def _scores(measured: Measured, config: Config) -> Part:
         ("`gzip -9`, each document on its own", f"{measured.gzip[0]:.3f}", "", ""),
         ("`gzip -9`, all documents as one file", f"{measured.gzip[1]:.3f}", "", ""),
     ]
+    what = "answers in held-out dialogues" if config.data.answers_only else "held-out text"
     notes = (
-        f"All on the same {kept.num_bytes:,} bytes of held-out text ({kept.scored:,} scored "
+        f"All on the same {kept.num_bytes:,} bytes of {what} ({kept.scored:,} scored "
         "tokens). This model and the order-2 model have read training text (the latter at most "
         f"{TRAINING_BYTES >> 20} MiB) and carry nothing across documents. gzip has read nothing "
         "before; as one file it may look back across documents. The headline gives the better of "

@@ -1,0 +1,130 @@
+"""Dialogues and instructions as text, of which the answers alone are learned.
+
+The template has two lines a message, and is plain text:
+
+    <|user|>
+    What is the capital of France?
+    <|assistant|>
+    Paris.
+
+An answer is what an assistant says. It ends where its target is the tokenizer's `end`, so whatever
+writes an answer stops there by itself. That `end` is a target alone: the next token that the model
+reads is the line break before the next message.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rmat_jax.errors import UserError
+
+ANSWERS = "assistant"
+ROLES = ("system", "user", ANSWERS, "tool")
+# fields of a prompt, the first of which a record must have, and the field of its answer
+PAIRS = ((("prompt",), "completion"), (("instruction", "input"), "output"))
+
+
+class Dialogue(bytes):
+    """The text of a document, with the places of its answers: (start, stop) of each, in bytes."""
+
+    answers: tuple[tuple[int, int], ...]
+
+    def __new__(cls, text: bytes, answers: Sequence[tuple[int, int]]) -> "Dialogue":
+        dialogue = super().__new__(cls, text)
+        dialogue.answers = tuple(answers)
+        return dialogue
+
+    def runs(self) -> Iterator[tuple[bytes, bool]]:
+        """The text cut where answers begin and end, and whether each piece is an answer."""
+        at = 0
+        for start, stop in self.answers:
+            yield self[at:start], False
+            yield self[start:stop], True
+            at = stop
+        yield self[at:], False
+
+
+def render(messages: Sequence[tuple[str, bytes]]) -> Dialogue:
+    """The text of some messages, (role, content) each."""
+    text, answers = bytearray(), []
+    for role, content in messages:
+        text += b"<|%s|>\n" % role.encode()
+        if role == ANSWERS:
+            answers.append((len(text), len(text) + len(content)))
+        text += content + b"\n"
+    return Dialogue(bytes(text), answers)
+
+
+def asking(line: str, *, goes_on: bool) -> str:
+    """What a model reads before it answers a line.
+
+    Args:
+        line: what the user says.
+        goes_on: whether an answer stands before it, whose last line break is not read yet.
+    """
+    return "\n" * goes_on + f"<|user|>\n{line}\n<|{ANSWERS}|>\n"
+
+
+def dialogue_of(where: str, row: Mapping[str, Any], field: str = "") -> Dialogue:
+    """The dialogue of a record: a list of messages {role, content}, or a prompt and its answer.
+
+    Args:
+        where: names the record, for errors.
+        row: the record.
+        field: holds the messages; "": "messages", or the fields of PAIRS.
+
+    Raises:
+        UserError: it has no such field, an unknown role, something else than text, or no answer.
+    """
+    pair = next((p for p in PAIRS if p[0][0] in row and p[1] in row), None)
+    if field or "messages" in row or pair is None:
+        messages = _messages(where, row, field or "messages")
+    else:
+        prompts, answer = pair
+        said = [_text(where, name, row[name]) for name in prompts if row.get(name)]
+        messages = [("user", b"\n\n".join(said)), (ANSWERS, _text(where, answer, row[answer]))]
+    said = [content for role, content in messages if role == ANSWERS]
+    if not all(said) or not said:
+        lacks = "has an empty answer" if said else "has no answer: no message is an assistant's"
+        raise UserError(f"{where} {lacks}; leave it out, or complete it")
+    return render(messages)
+
+
+def is_dialogue(row: Mapping[str, Any]) -> bool:
+    """Whether a record looks like one that `dialogue_of` takes."""
+    return isinstance(row.get("messages"), list) or any(
+        prompts[0] in row and answer in row for prompts, answer in PAIRS
+    )
+
+
+def _messages(where: str, row: Mapping[str, Any], field: str) -> list[tuple[str, bytes]]:
+    if field not in row:
+        pairs = ", ".join(f"{prompts[0]!r} and {answer!r}" for prompts, answer in PAIRS)
+        raise UserError(
+            f"{where} has no field {field!r}, nor {pairs}; it has {', '.join(map(str, row))}; set "
+            "data.feature to the one that holds the messages"
+        )
+    if not isinstance(row[field], list) or not row[field]:
+        what = "is empty" if row[field] == [] else f"holds {type(row[field]).__name__}"
+        raise UserError(
+            f"{where}: field {field!r} {what}; it must be a list of messages with role and content"
+        )
+    found = []
+    for number, message in enumerate(row[field], 1):
+        here = f"{where}, message {number}"
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise UserError(f"{here} is no record with role and content; mend it or leave it out")
+        if message["role"] not in ROLES:
+            raise UserError(
+                f"{here} has the role {message['role']!r:.60}; roles are {', '.join(ROLES)}"
+            )
+        found.append((message["role"], _text(here, "content", message["content"])))
+    return found
+
+
+def _text(where: str, field: str, text: Any) -> bytes:
+    if not isinstance(text, str | bytes):
+        raise UserError(
+            f"{where}: field {field!r} holds {type(text).__name__}, not text; mend the record, or "
+            "leave it out"
+        )
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
