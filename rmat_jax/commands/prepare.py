@@ -19,6 +19,7 @@ from rmat_jax import flags
 from rmat_jax.config import Config
 from rmat_jax.data import Data, make_data
 from rmat_jax.data.shared import VARIABLE, shared_folder
+from rmat_jax.data.tokenizer_files import follow_tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.progress import say, tell
 
@@ -66,6 +67,7 @@ def prepare(config: Config, workdir: Path | None = None) -> Data:
         say(
             f"preparing {config.data.path or config.data.mixture or config.data.tfds or 'the text'}"
         )
+        config = follow_tokenizer(config, place / "tokenizer")
         data = make_data(config, place, share=workdir is None)
     for name, corpus in data.corpora.items():
         tell(
