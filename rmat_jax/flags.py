@@ -24,7 +24,7 @@ from ml_collections import config_dict, config_flags
 
 from rmat_jax.config import Config, Local, Memory, RMATConfig, from_dict, to_dict, typed, unused
 from rmat_jax.errors import EXTRAS, UserError, install
-from rmat_jax.progress import drop_stdout
+from rmat_jax.progress import drop_stdout, say
 
 # the keys of `model` that follow others where nobody sets them
 _FOLLOWING = {
@@ -271,6 +271,22 @@ def add_path(parser: argparse.ArgumentParser, name: str, metavar: str, help: str
     """Adds a flag that takes a path, and must be given unless `required=False`."""
     more = {"required": True, "type": folder, "metavar": metavar, "help": help} | more
     parser.add_argument(name, **more)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag --workdir for a command that uses trained weights, wherever they lie."""
+    text = "the folder of a training run, or a folder or a file of `export`; "
+    text += "without it, the small model that the package has"
+    add_path(parser, "--workdir", "PATH", text, required=False)
+
+
+def tell_weights(workdir: Path | None) -> None:
+    """Says on standard error whose weights are used where nobody has named any."""
+    if workdir is None:
+        say(
+            "no --workdir: this is the small model that rmat_jax has, trained for minutes on the "
+            "source code of the Python standard library"
+        )
 
 
 def whole_numbers(text: str) -> list[int]:

@@ -1,43 +1,39 @@
-"""What a training run left in its workdir, ready for use: the model, its weights, its tokenizer.
+"""Trained weights ready for use, wherever they lie: the model, its weights, its tokenizer.
 
-May import: config, data, digests, infer, model, train, types.
+May import: data, infer, interop, model, types.
 """
 
 from pathlib import Path
 
-from rmat_jax.config import Config, from_saved
-from rmat_jax.data.tokenizer import Tokenizer, load_tokenizer
-from rmat_jax.digests import check_finite
+from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.infer.engine import Engine
+from rmat_jax.interop.trained import load_trained
 from rmat_jax.model import RMAT
-from rmat_jax.train.checkpoint import restore_params
 from rmat_jax.types import PyTree
 
 
-def load_run(workdir: str | Path) -> tuple[RMAT, PyTree, Tokenizer]:
-    """Loads the newest weights of a training run, with its model and its tokenizer.
+def load_run(source: str | Path | None = None) -> tuple[RMAT, PyTree, Tokenizer]:
+    """Loads trained weights, with their model and their tokenizer.
 
     Args:
-        workdir: the folder that the run was trained in, or that weights were imported into.
+        source: the workdir of a training run, whose newest weights are taken; a folder or a file
+            of `export`; None: the small model that the package has, `quickstart`.
 
     Raises:
-        UserError: the workdir has no checkpoint or no tokenizer, or its weights are no numbers.
+        UserError: there are no weights or no tokenizer, or the weights are no numbers.
     """
-    params, values, step, meta = restore_params(Path(workdir) / "checkpoints")
-    check_finite(params, f"step {step} of {workdir}")
-    config = from_saved(Config, values, str(workdir))
-    tokenizer = load_tokenizer(config, Path(workdir) / "tokenizer", meta["data"])
-    return RMAT(config.model), params, tokenizer
+    found = load_trained(source)
+    return RMAT(found.config.model), found.params, found.tokenizer()
 
 
-def load_engine(workdir: str | Path, rows: int = 8) -> Engine:
-    """Makes an engine with the newest weights of a training run.
+def load_engine(source: str | Path | None = None, rows: int = 8) -> Engine:
+    """Makes an engine with trained weights.
 
     Args:
-        workdir: the folder that the run was trained in, or that weights were imported into.
+        source: as `load_run` takes it.
         rows: sessions that are read or written at the same time.
 
     Raises:
-        UserError: the workdir has no checkpoint or no tokenizer, or `rows` is below 1.
+        UserError: there are no weights or no tokenizer, or `rows` is below 1.
     """
-    return Engine(*load_run(workdir), rows=rows)
+    return Engine(*load_run(source), rows=rows)

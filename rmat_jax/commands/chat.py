@@ -1,10 +1,12 @@
 """Talks with a model: it reads a line, and goes on with the text.
 
+    python -m rmat_jax chat
     python -m rmat_jax chat --workdir=runs/quickstart
     python -m rmat_jax chat --workdir=runs/mine --session=ann.safetensors --stop="Ann:"
 
-The model remembers the whole talk, however long it is, in a state of fixed size. A session file is
-gone on from, if it exists, and is saved at the end. Ctrl-C ends the text that is being written.
+The first example uses the small model that the package has. A model remembers the whole talk,
+however long it is, in a state of fixed size. A session file is gone on from, if it exists, and is
+saved at the end. Ctrl-C ends the text that is being written.
 
 Lines that begin with / are commands:
 
@@ -38,7 +40,7 @@ TURNS = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_weights(parser)
     parser.add_argument(
         "--session",
         type=flags.folder,
@@ -59,12 +61,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def chat(
-    workdir: Path, session_file: Path | None, lines: Iterable[str], out: TextIO, **sampling
+    workdir: Path | None, session_file: Path | None, lines: Iterable[str], out: TextIO, **sampling
 ) -> int:
     """Talks until the lines end, or one says /quit.
 
     Args:
-        workdir: the folder of a training run.
+        workdir: where the weights lie; None: in the package.
         session_file: a file to go on from, if it exists. The talk is saved there at the end.
         lines: what is typed.
         out: gets the text as it is written.
@@ -83,6 +85,7 @@ def chat(
     # JAX is imported here.
     from rmat_jax.runs import load_engine
 
+    flags.tell_weights(workdir)
     talk = Talk(load_engine(workdir, rows=1), rules, out)
     if session_file is not None and session_file.exists():
         talk.load(f"{session_file}")

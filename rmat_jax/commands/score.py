@@ -1,10 +1,12 @@
 """Says what texts cost a trained model, in bits per byte.
 
+    python -m rmat_jax score my_program.py
     python -m rmat_jax score --workdir=runs/quickstart story.txt another.txt
     zcat log.gz | python -m rmat_jax score --workdir=runs/mine -
 
-Each file is one document. Texts may have any length, and memory does not grow with them. The last
-line is the total. Ctrl-C prints the total of what was scored until then.
+The first example uses the small model that the package has. Each file is one document. Texts may
+have any length, and memory does not grow with them. The last line is the total. Ctrl-C prints the
+total of what was scored until then.
 """
 
 import argparse
@@ -30,7 +32,7 @@ BLOCK = 1 << 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_weights(parser)
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a text to be scored; - reads standard input"
     )
@@ -42,11 +44,11 @@ def main(args: argparse.Namespace) -> None:
     score_files(args.workdir, args.files, flags.stdout())
 
 
-def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
+def score_files(workdir: Path | None, files: Sequence[str], out: TextIO) -> None:
     """Prints what each file costs, in bits per byte, and the total, also if it is interrupted.
 
     Args:
-        workdir: the folder of a training run.
+        workdir: where the weights lie; None: in the package.
         files: paths; "-" is standard input.
         out: gets the lines.
 
@@ -62,6 +64,7 @@ def score_files(workdir: Path, files: Sequence[str], out: TextIO) -> None:
     from rmat_jax.modules.state import initial_state
     from rmat_jax.runs import load_run
 
+    flags.tell_weights(workdir)
     model, params, tokenizer = load_run(workdir)
     # There is a total to print from here on.
     flags.interrupts_raise()

@@ -211,7 +211,7 @@ def read_piece(
     x_BSD = _outside(c, params, RMAT.embed_tokens, tokens_BS, before_BS)
 
     def one(x_BSD, weights, layer):
-        block = Block(c).bind({"params": weights})
+        block = Block(c).bind({"params": _in_time(c, weights, x_BSD)})
         h_BSD, heads = block.ask(x_BSD, positions_BS)
         own = Keys(heads.keys, heads.values, documents_BS, positions_BS)
         y_BSD = block(x_BSD, heads, own, *_past(c, state, layer))
@@ -254,7 +254,32 @@ def logits(config: RMATConfig, params: PyTree, x_BSD: Array) -> Array:
 def _outside(config: RMATConfig, params: PyTree, method: Callable, *inputs: Any) -> Array:
     """A method of the model that needs no layer."""
     rest = {name: x for name, x in params.items() if name != "layers"}
+    rest = _in_time(config, rest, inputs[0])
     return RMAT(config).apply({"params": rest}, *inputs, method=method)
+
+
+def _in_time(config: RMATConfig, weights: PyTree, x: Array) -> PyTree:
+    """The weights as they are, but not before `x` is known.
+
+    Weights narrower than what computes with them are widened where they are read. XLA would widen
+    those of all layers once, before the loop over tokens, and so hold a wide model beside the
+    narrow one. The barrier keeps them inside the loop; where the CPU's compiler has dropped it, a
+    zero that is made of `x` keeps each layer's in its place, as in `_places`. It is added to their
+    bits: XLA would take a sum of numbers apart.
+    """
+    width = jnp.dtype(config.dtype).itemsize
+    if all(leaf.dtype.itemsize >= width for leaf in jax.tree.leaves(weights)):
+        return weights
+    weights, x = jax.lax.optimization_barrier((weights, x))
+    zero = jnp.clip(jnp.nan_to_num(x.sum().astype(jnp.float32)), 0, 0).astype(jnp.uint16)
+
+    def wait(leaf):
+        if leaf.dtype.itemsize != zero.dtype.itemsize:
+            return leaf
+        bits = jax.lax.bitcast_convert_type(leaf, zero.dtype) + zero
+        return jax.lax.bitcast_convert_type(bits, leaf.dtype)
+
+    return jax.tree.map(wait, weights)
 
 
 def _over_layers(body: Callable, x: Any, *layers: Any) -> tuple[Any, Any]:
@@ -327,11 +352,14 @@ def _close(config: RMATConfig, params: PyTree, state: OpenState) -> OpenState:
     at = rules.border(c, state.ages_BM, state.owner_B, state.document_B, state.documents_BC)
 
     def close(layers):
-        def one(_, weights, layer):
+        def one(before, weights, layer):
+            weights = _in_time(c, weights, before)
             new, old = _closed(c, weights, state, layer, at), _carried(layer)
-            return None, jax.tree.map(lambda x, y: _where(closes_B, x, y), new, old)
+            # the layers do not need each other, but one after the other they need less memory
+            after = sum(x.sum(dtype=before.dtype) for x in new.values())
+            return before + after, jax.tree.map(lambda x, y: _where(closes_B, x, y), new, old)
 
-        return _over_layers(one, None, params["layers"], layers)[1]
+        return _over_layers(one, jnp.zeros(()), params["layers"], layers)[1]
 
     def keep(layers):
         return _over_layers(lambda _, layer: (None, _carried(layer)), None, layers)[1]

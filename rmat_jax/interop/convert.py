@@ -4,20 +4,61 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from rmat_jax.config import Config, from_saved, to_saved
-from rmat_jax.data.tokenizer import BPETokenizer, check_vocabulary, load_tokenizer
+from rmat_jax.data.tokenizer import load_tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.files import read_checked, write_checked, write_whole
 from rmat_jax.interop.layout import from_jax, to_jax
-from rmat_jax.interop.weights import read_weights, write_weights
+from rmat_jax.interop.trained import has_tokenizer, tokenizer_text
+from rmat_jax.interop.weights import read_weights, weights_file, write_weights
 from rmat_jax.train.checkpoint import Checkpoints, restore_params
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.state import TrainState, init_state
 from rmat_jax.types import PyTree
+
+
+class Exported(NamedTuple):
+    """What a run's newest good checkpoint holds, ready to be written."""
+
+    config: Config
+    # by the names of `layout`
+    tensors: dict[str, np.ndarray]
+    step: int
+    # the JSON of the tokenizer; None: bytes, or no text at all
+    tokenizer: str | None
+
+    def write(self, file: Path, dtype: str | None, **metadata: str) -> str:
+        """Writes the file of weights, and says in one line what it holds. Raises UserError."""
+        metadata |= {"step": f"{self.step}"}
+        metadata |= {"tokenizer": self.tokenizer} if self.tokenizer is not None else {}
+        write_weights(file, self.config, self.tensors, dtype, **metadata)
+        return (
+            f"{describe(self.tensors)}, {file.stat().st_size:,} bytes, "
+            f"{dtype or self.config.model.param_dtype}, step {self.step}"
+        )
+
+
+def read_run(workdir: Path) -> Exported:
+    """The parameters of a run's newest good checkpoint, with its tokenizer.
+
+    Raises:
+        UserError: no checkpoint, or no tokenizer where the config needs one.
+    """
+    # a checkpoint may hold float64
+    with jax.enable_x64(True):
+        params, values, step, meta = restore_params(workdir / "checkpoints")
+    config = from_saved(Config, values, str(workdir))
+    tokenizer = None
+    if has_tokenizer(config):
+        # says what is wrong with it
+        load_tokenizer(config, workdir / "tokenizer", meta["data"])
+        tokenizer = read_checked(_tokenizer_file(workdir), "restore it")
+    return Exported(config, from_jax(config.model, params), step, tokenizer)
 
 
 def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
@@ -36,21 +77,7 @@ def export_weights(workdir: Path, file: Path, dtype: str | None = None) -> str:
         UserError: no checkpoint, no tokenizer where the config needs one, or a file that cannot be
             written.
     """
-    # a checkpoint may hold float64
-    with jax.enable_x64(True):
-        params, values, step, meta = restore_params(workdir / "checkpoints")
-    config = from_saved(Config, values, str(workdir))
-    tensors = from_jax(config.model, params)
-    metadata = {"step": str(step)}
-    if _has_tokenizer(config):
-        # says what is wrong with it
-        load_tokenizer(config, workdir / "tokenizer", meta["data"])
-        metadata["tokenizer"] = read_checked(_tokenizer_file(workdir), "restore it")
-    write_weights(file, config, tensors, dtype, **metadata)
-    return (
-        f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, "
-        f"{dtype or config.model.param_dtype}, step {step}"
-    )
+    return f"{file}: {read_run(workdir).write(file, dtype)}"
 
 
 def import_weights(workdir: Path, file: Path, config: Config | None = None) -> str:
@@ -59,7 +86,7 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
 
     Args:
         workdir: without a checkpoint.
-        file: a safetensors file.
+        file: a safetensors file, or a folder of `export`.
         config: the experiment's; None: that of the file. `read_weights` says more.
 
     Returns:
@@ -69,8 +96,9 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
         UserError: a file that `read_weights` refuses, a tokenizer that is missing or wrong, or a
             workdir in use.
     """
+    file = weights_file(file)
     config, tensors, metadata = read_weights(file, config)
-    tokenizer = _tokenizer(file, config, metadata)
+    tokenizer = tokenizer_text(file, config, metadata)
     if has_checkpoints(workdir):
         raise UserError(
             f"--workdir={workdir} has checkpoints of a run; choose another, where a new one can "
@@ -79,7 +107,7 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
     _write_run(workdir, config, tensors, tokenizer)
     origin = f"step {metadata['step']} there, " if "step" in metadata else ""
     return (
-        f"{workdir}: {_describe(tensors)}, {file.stat().st_size:,} bytes read, "
+        f"{workdir}: {describe(tensors)}, {file.stat().st_size:,} bytes read, "
         f"{config.model.param_dtype}, {origin}step 0 here"
     )
 
@@ -124,11 +152,11 @@ def import_run(workdir: Path, other: Path, config: Config) -> str:
             "whose weights know its ids alone; set it as there"
         )
     tokenizer = None
-    if _has_tokenizer(config):
+    if has_tokenizer(config):
         tokenizer = read_checked(_tokenizer_file(other), "restore it")
     tensors = from_jax(theirs.model, params)
     _write_run(workdir, config, tensors, tokenizer)
-    return f"{workdir}: {_describe(tensors)}, step {step} of {other}, step 0 here"
+    return f"{workdir}: {describe(tensors)}, step {step} of {other}, step 0 here"
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -169,33 +197,12 @@ def _begin(config: Config, params: PyTree) -> TrainState:
     return init_state(config, optimizer).replace(params=params, opt_state=optimizer.init(params))
 
 
-def _has_tokenizer(config: Config) -> bool:
-    return config.data.tokenizer != "bytes" and not config.data.synthetic
-
-
 def _tokenizer_file(workdir: Path) -> Path:
     return workdir / "tokenizer" / "tokenizer.json"
 
 
-def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> str | None:
-    """The JSON of the tokenizer that goes with the weights, verified; None if the config needs
-    none.
-    """
-    if not _has_tokenizer(config):
-        return None
-    if "tokenizer" not in metadata:
-        raise UserError(
-            f"{file} has no tokenizer in its metadata, and "
-            f"data.tokenizer={config.data.tokenizer!r}; save it with metadata "
-            "tokenizer=TEXT, TEXT being that of a workdir's tokenizer/tokenizer.json"
-        )
-    what = f"the tokenizer in the metadata of {file}"
-    tokenizer = BPETokenizer.checked(metadata["tokenizer"], what)
-    check_vocabulary(config, tokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
-    return metadata["tokenizer"]
-
-
-def _describe(tensors: Mapping[str, np.ndarray]) -> str:
+def describe(tensors: Mapping[str, np.ndarray]) -> str:
+    """How many tensors and parameters there are, and which are not finite."""
     text = f"{len(tensors)} tensors, {sum(x.size for x in tensors.values()):,} parameters"
     broken = [name for name, x in tensors.items() if not np.isfinite(x).all()]
     return text + (
