@@ -237,9 +237,10 @@ def last(
     state: OpenState,
     tokens_BT: Array,
     lengths: Array | None = None,
+    documents: Array | None = None,
 ) -> tuple[Array, OpenState]:
     """`read`, and the logits after each row's last token, [B, V]; nothing where a length is 0."""
-    x_BTD, state = read(config, params, state, tokens_BT, None, lengths)
+    x_BTD, state = read(config, params, state, tokens_BT, documents, lengths)
     batch, length = tokens_BT.shape
     final_B = jnp.full(batch, length - 1) if lengths is None else jnp.maximum(lengths - 1, 0)
     x_B1D = jnp.take_along_axis(x_BTD, final_B[:, None, None], axis=1)

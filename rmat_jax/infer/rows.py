@@ -294,7 +294,12 @@ class Rows:
                 piece = ticket.unread[0][:size]
                 index_P[place], lengths_P[place] = ticket.row, len(piece)
                 tokens_PT[place, : len(piece)] = piece
-        self._streams = read(self.model, self.params, self._streams, index_P, tokens_PT, lengths_P)
+            # The end of one document begins the next, but for the first token of all.
+            begins_PT = tokens_PT == self.tokenizer.end
+            begins_PT[: len(readers), 0] &= [ticket.tokens > 0 for ticket in readers]
+        self._streams = read(
+            self.model, self.params, self._streams, index_P, tokens_PT, lengths_P, begins_PT
+        )
         jax.block_until_ready(self._streams.logits_BV)
         with self._books:
             for ticket, length in zip(readers, lengths_P.tolist(), strict=False):

@@ -91,6 +91,7 @@ def read(
     index_P: Array,
     tokens_PT: Array,
     lengths_P: Array,
+    begins_PT: Array | None = None,
 ) -> Streams:
     """Some rows read a piece of their prompts, together. The streams are donated.
 
@@ -101,12 +102,18 @@ def read(
         index_P: places of those that read; beyond the last: none.
         tokens_PT: padded at the end, to a few widths only (`call_width`), since each is compiled.
         lengths_P: how many of them count; 0: none, the row stays as it is.
+        begins_PT: whether a token begins a new document; None: none does.
     """
     rows = take(streams, index_P)
     # Stacked again: a copy of the weights is little beside reading a prompt, and the layers are
     # compiled once.
     params, state = stack_params(params), stack_layers(rows.state)
-    logits_PV, state = open_chunk.last(model.config, params, state, tokens_PT, lengths_P)
+    documents_PT = None
+    if begins_PT is not None:
+        documents_PT = state.document_B[:, None] + jnp.cumsum(begins_PT, axis=1)
+    logits_PV, state = open_chunk.last(
+        model.config, params, state, tokens_PT, lengths_P, documents_PT
+    )
     logits_PV = jnp.where(lengths_P[:, None] > 0, logits_PV, rows.logits_BV)
     return put(streams, index_P, rows.replace(state=unstack_layers(state), logits_BV=logits_PV))
 

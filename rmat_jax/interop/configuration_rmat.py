@@ -9,6 +9,9 @@ from transformers import PretrainedConfig
 
 from rmat_jax.config import RMATConfig, from_saved, to_saved
 
+# the library's versions before 5 find the files alone that this one itself imports
+from rmat_jax.errors import UserError  # noqa: F401
+
 
 class RMATHubConfig(PretrainedConfig):
     """Holds our settings under the key `rmat`, and a few of them under the library's names."""

@@ -16,6 +16,9 @@ from torch.nn import functional
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
+# the library's versions before 5 find the files alone that this one itself imports
+from rmat_jax.config import RMATConfig  # noqa: F401
+from rmat_jax.errors import UserError
 from rmat_jax.interop.configuration_rmat import RMATHubConfig
 from rmat_jax.interop.reference import RMAT, State
 
@@ -108,12 +111,12 @@ class RMATForCausalLM(PreTrainedModel, GenerationMixin):
             unused: what the library passes to all models.
 
         Raises:
-            ValueError: there are no ids, or the mask hides tokens.
+            UserError: there are no ids, or the mask hides tokens.
         """
         if input_ids is None:
-            raise ValueError("input_ids are missing; this model takes no inputs_embeds")
+            raise UserError("input_ids are missing; this model takes no inputs_embeds")
         if attention_mask is not None and not bool(torch.all(attention_mask == 1)):
-            raise ValueError(
+            raise UserError(
                 "attention_mask hides tokens; rows of a batch must be equally long, without "
                 "padding: generate longer and shorter prompts in calls of their own"
             )

@@ -18,20 +18,21 @@ TEXTS = ["A line of text, and another.\n" * 9, "ä €", "Another text, with pai
 
 
 @pytest.fixture(scope="module")
-def harness(workdir):
-    return Harness(str(workdir), rows=2, batch_size=1)
+def harness():
+    """The model that the package has, which writes text."""
+    return Harness(rows=2, batch_size=1)
 
 
 def ask(kind, *arguments):
     return [Instance(kind, {}, args, index) for index, args in enumerate(arguments)]
 
 
-def test_a_text_costs_what_score_says(harness, workdir, tmp_path):
+def test_a_text_costs_what_score_says(harness, tmp_path):
     found = harness.loglikelihood_rolling(ask("loglikelihood_rolling", *((x,) for x in TEXTS)))
     for index, (text, cost) in enumerate(zip(TEXTS, found, strict=True)):
         (tmp_path / f"{index}").write_text(text)
         out = io.StringIO()
-        score_files(workdir, [str(tmp_path / f"{index}")], out)
+        score_files(None, [str(tmp_path / f"{index}")], out)
         bits, size = float(out.getvalue().split()[0]), len(text.encode())
         assert bits == pytest.approx(-cost / math.log(2) / size, abs=1e-4)
         words = len(text.split())
@@ -39,10 +40,10 @@ def test_a_text_costs_what_score_says(harness, workdir, tmp_path):
     assert len(set(found)) == 3
 
 
-def test_continuations_cost_what_they_cost_a_session(harness, workdir):
+def test_continuations_cost_what_they_cost_a_session(harness):
     asked = [("", "A"), ("A line", " of text"), ("A line", " ofx"), ("A ", "line"), ("B", "b")]
     found = harness.loglikelihood(ask("loglikelihood", *asked))
-    engine = load_engine(workdir, rows=2)
+    engine = load_engine(rows=2)
     for (context, text), (cost, greedy) in zip(asked, found, strict=True):
         # a space at the end of the context goes with what follows it
         stem = context.rstrip()
@@ -55,8 +56,8 @@ def test_continuations_cost_what_they_cost_a_session(harness, workdir):
     assert best[1]
 
 
-def test_texts_end_where_the_task_says(harness, workdir):
-    engine = load_engine(workdir, rows=2)
+def test_texts_end_where_the_task_says(harness):
+    engine = load_engine(rows=2)
     whole = ["".join(engine.open(x).write(max_new_tokens=12, temperature=0)) for x in TEXTS]
     how = {"until": [], "max_gen_toks": 12}
     assert harness.generate_until(ask("generate_until", *((x, how) for x in TEXTS))) == whole
