@@ -20,6 +20,7 @@ EXTRAS = {
     "torch": "torch",
     "libtpu": "tpu",
     "gcsfs": "gcs",
+    "lm_eval": "lm_eval",
 }
 
 

@@ -36,7 +36,7 @@ from rmat_jax.config import (
 )
 from rmat_jax.errors import EXTRAS, UserError, install
 from rmat_jax.files import cache_folder
-from rmat_jax.progress import drop_stdout
+from rmat_jax.progress import drop_stdout, say
 
 # the keys that follow others where nobody sets them
 _FOLLOWING = {
@@ -319,6 +319,22 @@ def _step(text: str) -> int | str:
     if text != "best" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} must be the number of a step, or best")
     return text if text == "best" else int(text)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag --workdir for a command that uses trained weights, wherever they lie."""
+    text = "the folder of a training run, or a folder or a file of `export`; "
+    text += "without it, the small model that the package has"
+    add_path(parser, "--workdir", "PATH", text, required=False)
+
+
+def tell_weights(workdir: Path | None) -> None:
+    """Says on standard error whose weights are used where nobody has named any."""
+    if workdir is None:
+        say(
+            "no --workdir: this is the small model that rmat_jax has, trained for minutes on the "
+            "source code of the Python standard library"
+        )
 
 
 def whole_numbers(text: str) -> list[int]:

@@ -148,7 +148,9 @@ class RMAT(nn.Module):
 
         return self._read(loss, {"tokens": tokens_BT, "targets": targets_BT}, state, documents)
 
-    def read(self, tokens_BT: Array, state: State) -> tuple[Array, State]:
+    def read(
+        self, tokens_BT: Array, state: State, documents: Array | None = None
+    ) -> tuple[Array, State]:
         """The logits after the last token alone, [B, V], and the state.
 
         T is a multiple of the chunk. Otherwise like a call.
@@ -157,7 +159,7 @@ class RMAT(nn.Module):
         def vectors(model, x_BTD, _):
             return x_BTD[:, -1:]
 
-        x_BND, state = self._read(vectors, {"tokens": tokens_BT}, state, None)
+        x_BND, state = self._read(vectors, {"tokens": tokens_BT}, state, documents)
         return self.logits(context.of_last(x_BND[:, -1:]))[:, 0], state
 
     def embed_tokens(

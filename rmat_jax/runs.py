@@ -1,63 +1,51 @@
-"""What a training run left in its workdir, ready for use: the model, its weights, its tokenizer.
+"""Trained weights ready for use, wherever they lie: the model, its weights, its tokenizer.
 
-May import: config, data, digests, files, infer, model, train, types.
+May import: data, infer, interop, model, types.
 """
 
-import json
 from pathlib import Path
 
-from rmat_jax.config import Config, from_saved
 from rmat_jax.data.tokenizer import Tokenizer
-from rmat_jax.data.tokenizer_files import load_tokenizer
-from rmat_jax.digests import check_finite
-from rmat_jax.files import FAULTS
 from rmat_jax.infer.engine import Engine
+from rmat_jax.interop.trained import load_trained
 from rmat_jax.model import RMAT
-from rmat_jax.train.checkpoint import restore_params
 from rmat_jax.types import PyTree
 
 
-def load_run(workdir: str | Path, step: int | str | None = None) -> tuple[RMAT, PyTree, Tokenizer]:
-    """Loads the weights of a training run, with its model and its tokenizer.
+def load_run(
+    source: str | Path | None = None, step: int | str | None = None
+) -> tuple[RMAT, PyTree, Tokenizer]:
+    """Loads trained weights, with their model and their tokenizer.
 
     Args:
-        workdir: the folder that the run was trained in, or that weights were imported into.
-        step: whose weights; None: the newest; "best": those with the lowest held-out loss.
+        source: the workdir of a training run; a folder or a file of `export`; None: the small model
+            that the package has, `quickstart`.
+        step: of a run; None: the newest; "best": the one with the lowest held-out loss.
 
     Raises:
-        UserError: the workdir has no checkpoint, no such step or no tokenizer, or its weights are
-            no numbers.
+        UserError: there are no weights, no such step or no tokenizer, or the weights are no
+            numbers.
     """
-    params, values, step, meta = restore_params(Path(workdir) / "checkpoints", step)
-    check_finite(params, f"step {step} of {workdir}")
-    config = from_saved(Config, values, str(workdir))
-    tokenizer = load_tokenizer(config, Path(workdir) / "tokenizer", meta["data"])
-    return RMAT(config.model), params, tokenizer
+    found = load_trained(source, step)
+    return RMAT(found.config.model), found.params, found.tokenizer()
 
 
 def load_engine(
-    workdir: str | Path, rows: int = 8, step: int | str | None = None, devices: int = 1
+    source: str | Path | None = None,
+    rows: int = 8,
+    step: int | str | None = None,
+    devices: int = 1,
 ) -> Engine:
-    """Makes an engine with the weights of a training run.
+    """Makes an engine with trained weights.
 
     Args:
-        workdir: the folder that the run was trained in, or that weights were imported into.
+        source: as `load_run` takes it.
         rows: sessions that are read or written at the same time.
         step: as `load_run` takes it.
         devices: of this process, which divide the chunks of a long prompt.
 
     Raises:
-        UserError: the workdir has no checkpoint, no such step or no tokenizer, `rows` is below 1,
-            or the devices are too few or cannot divide the chunks of this model.
+        UserError: there are no weights, no such step or no tokenizer, `rows` is below 1, or the
+            devices are too few or cannot divide the chunks of this model.
     """
-    return Engine(*load_run(workdir, step), rows=rows, devices=devices)
-
-
-def answers_only(workdir: str | Path) -> bool:
-    """Tells whether a run was trained on the answers of dialogues, by its config.json."""
-    try:
-        values = json.loads(Path(workdir, "config.json").read_bytes())
-        return from_saved(Config, values, str(workdir)).data.answers_only
-    # UserError among them
-    except (OSError, *FAULTS):
-        return False
+    return load_trained(source, step).engine(rows, devices)

@@ -1,12 +1,13 @@
 """Talks with a model: it reads a line, and goes on with the text.
 
+    python -m rmat_jax chat
     python -m rmat_jax chat --workdir=runs/quickstart
     python -m rmat_jax chat --workdir=runs/mine --session=ann.safetensors --stop="Ann:"
 
-The model remembers the whole talk, however long it is, in a state of fixed size. A session file is
-gone on from, if it exists, and is saved at the end. Ctrl-C ends the text that is being written, or
-else the talk. A model that was trained on dialogues (data.format=messages) gets each line in their
-template.
+The first example uses the small model that the package has. A model remembers the whole talk,
+however long it is, in a state of fixed size. A session file is gone on from, if it exists, and is
+saved at the end. Ctrl-C ends the text that is being written, or else the talk. A model that was
+trained on dialogues (data.format=messages) gets each line in their template.
 
 Lines that begin with / are commands:
 
@@ -42,7 +43,7 @@ TURNS = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_weights(parser)
     flags.add_step(parser)
     parser.add_argument(
         "--session",
@@ -69,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def chat(
-    workdir: Path,
+    workdir: Path | None,
     session_file: Path | None,
     lines: Iterable[str],
     out: TextIO,
@@ -80,7 +81,7 @@ def chat(
     """Talks until the lines end, or one says /quit.
 
     Args:
-        workdir: the folder of a training run.
+        workdir: where the weights lie; None: in the package.
         session_file: a file to go on from, if it exists. The talk is saved there at the end.
         lines: what is typed.
         out: gets the text as it is written.
@@ -98,10 +99,12 @@ def chat(
         check_writable(session_file)
 
     # JAX is imported here.
-    from rmat_jax.runs import answers_only, load_engine
+    from rmat_jax.interop.trained import load_trained
 
-    engine = load_engine(workdir, rows=1, step=step)
-    talk = Talk(engine, rules, out, template=answers_only(workdir))
+    flags.tell_weights(workdir)
+    trained = load_trained(workdir, step)
+    engine = trained.engine(rows=1)
+    talk = Talk(engine, rules, out, template=trained.config.data.answers_only)
     if session_file is not None and session_file.exists():
         talk.load(f"{session_file}")
     say(f"the state has {talk.session.state_bytes:,} bytes; /help lists the commands")

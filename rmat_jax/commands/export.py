@@ -1,12 +1,17 @@
-"""Writes the weights of the newest checkpoint to a safetensors file, with config and tokenizer.
+"""Writes the weights of the newest checkpoint, for other programs or for `import`.
 
-    python -m rmat_jax export --workdir=runs/quickstart --file=quickstart.safetensors
-    python -m rmat_jax export --workdir=runs/mine --file=half.safetensors --dtype=bfloat16
+    python -m rmat_jax export --workdir=runs/quickstart --out=hub/quickstart/
+    python -m rmat_jax export --workdir=runs/quickstart --out=quickstart.safetensors
+    python -m rmat_jax export --workdir=runs/mine --out=half.safetensors --dtype=bfloat16
 
-`import` begins a run with such a file. docs/crosscheck.md describes the names of its tensors.
+A path that ends in / or has no suffix is a folder, as the model hub expects it: PyTorch's library
+transformers loads it with `AutoModelForCausalLM.from_pretrained(PATH, trust_remote_code=True)`,
+without JAX. Any other path is one safetensors file, with config and tokenizer. docs/export.md
+describes both.
 """
 
 import argparse
+from pathlib import Path
 
 from rmat_jax import flags
 
@@ -14,7 +19,14 @@ from rmat_jax import flags
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
     flags.add_step(parser)
-    flags.add_path(parser, "--file", "FILE", "the file to write; an older one is replaced")
+    parser.add_argument(
+        "--out",
+        "--file",
+        required=True,
+        type=_folder_or_file,
+        metavar="PATH",
+        help="the folder or the file to write; older files of the same names are replaced",
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -23,6 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from rmat_jax.interop.convert import export_weights
+    path, is_folder = args.out
+    if is_folder:
+        from rmat_jax.interop.hub import export_folder as export
+    else:
+        from rmat_jax.interop.convert import export_weights as export
 
-    print(f"written: {export_weights(args.workdir, args.file, args.dtype, args.step)}")
+    print(f"written: {export(args.workdir, path, args.dtype, args.step)}")
+
+
+def _folder_or_file(text: str) -> tuple[Path, bool]:
+    """Reads a path, and whether it means a folder."""
+    path = flags.folder(text)
+    return path, text.endswith("/") or path.is_dir() or not path.suffix

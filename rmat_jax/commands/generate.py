@@ -1,12 +1,13 @@
 """Goes on with a text, and prints the new part as it is written.
 
+    python -m rmat_jax generate --prompt="def main("
     python -m rmat_jax generate --workdir=runs/quickstart --prompt="def main("
     cat story.txt | python -m rmat_jax generate --workdir=runs/mine --prompt=- --temperature=0.7
     python -m rmat_jax generate --workdir=runs/mine --session=ann.safetensors --prompt="Ann: Hello."
 
-The second example reads a prompt of any length from standard input. The third keeps what the model
-remembers in a file: the next command with the same --session goes on from there. Ctrl-C ends the
-text, and the session is saved then too.
+The first example uses the small model that the package has. The third reads a prompt of any length
+from standard input. The last keeps what the model remembers in a file: the next command with the
+same --session goes on from there. Ctrl-C ends the text, and the session is saved then too.
 """
 
 import argparse
@@ -52,7 +53,7 @@ SAMPLING = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_weights(parser)
     flags.add_step(parser)
     flags.add_devices(parser)
     parser.add_argument(
@@ -83,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def generate(
-    workdir: Path,
+    workdir: Path | None,
     prompt: str | BinaryIO | None,
     session_file: Path | None,
     out: BinaryIO,
@@ -95,7 +96,7 @@ def generate(
     """Goes on with a text, and writes the new part to `out` as it comes.
 
     Args:
-        workdir: the folder of a training run.
+        workdir: where the weights lie; None: in the package.
         prompt: text, or an open file of any length. None goes on with the session as it stands.
         session_file: a file to go on from, if it exists. The session is saved there at the end.
         out: gets the bytes that were written, with whole characters.
@@ -141,6 +142,7 @@ def generate(
     # JAX is imported here.
     from rmat_jax.runs import load_engine
 
+    flags.tell_weights(workdir)
     engine = load_engine(workdir, rows=1, step=step, devices=devices)
     session = engine.load(session_file) if goes_on else engine.open()
     read = _read_all(session, itertools.chain([first], blocks))

@@ -1,6 +1,7 @@
-"""Begins a run with the weights of a safetensors file.
+"""Begins a run with the weights of a folder or a safetensors file of `export`.
 
     python -m rmat_jax import --workdir=runs/mine --file=quickstart.safetensors
+    python -m rmat_jax import --workdir=runs/mine --file=hub/quickstart/
     python -m rmat_jax import --workdir=runs/mine --file=torch.safetensors --config=configs/paper.py
 
 `generate` works with the new workdir at once, and `train` goes on there with the same config.
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_path(
         parser, "--workdir", "DIR", "the folder for the run; it must not hold a checkpoint"
     )
-    flags.add_path(parser, "--file", "FILE", "the safetensors file with the weights")
+    flags.add_path(parser, "--file", "PATH", "the folder or the safetensors file with the weights")
     parser.add_argument(
         "--config",
         metavar="FILE",

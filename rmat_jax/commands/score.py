@@ -1,10 +1,12 @@
 """Says what texts cost a trained model, in bits per byte.
 
+    python -m rmat_jax score my_program.py
     python -m rmat_jax score --workdir=runs/quickstart story.txt another.txt
     zcat log.gz | python -m rmat_jax score --workdir=runs/mine -
 
-Each file is one document. Texts may have any length, and memory does not grow with them. The last
-line is the total. Ctrl-C prints the total of what was scored until then.
+The first example uses the small model that the package has. Each file is one document. Texts may
+have any length, and memory does not grow with them. The last line is the total. Ctrl-C prints the
+total of what was scored until then.
 """
 
 import argparse
@@ -30,7 +32,7 @@ BLOCK = 1 << 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_weights(parser)
     flags.add_step(parser)
     flags.add_devices(parser)
     parser.add_argument(
@@ -45,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def score_files(
-    workdir: Path,
+    workdir: Path | None,
     files: Sequence[str],
     out: TextIO,
     step: int | str | None = None,
@@ -54,7 +56,7 @@ def score_files(
     """Prints what each file costs, in bits per byte, and the total, also if it is interrupted.
 
     Args:
-        workdir: the folder of a training run.
+        workdir: where the weights lie; None: in the package.
         files: paths; "-" is standard input.
         out: gets the lines.
         step: whose weights; see `load_run`.
@@ -72,6 +74,7 @@ def score_files(
     from rmat_jax.modules.state import initial_state
     from rmat_jax.runs import load_run
 
+    flags.tell_weights(workdir)
     model, params, tokenizer = load_run(workdir, step)
     # There is a total to print from here on.
     flags.interrupts_raise()

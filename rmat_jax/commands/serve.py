@@ -35,7 +35,7 @@ LIMITS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    flags.add_path(parser, "--workdir", "DIR", "the folder of a training run")
+    flags.add_weights(parser)
     flags.add_step(parser)
     flags.add_devices(parser)
     parser.add_argument(
@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def serve(
-    workdir: Path,
+    workdir: Path | None,
     *,
     step: int | str | None = None,
     devices: int = 1,
@@ -99,7 +99,7 @@ def serve(
     """Serves until a signal ends it.
 
     Args:
-        workdir: the folder of a training run.
+        workdir: a training run, or what `export` wrote; None: the small model that the package has.
         step: whose weights; see `load_run`.
         devices: that read a long prompt together.
         host: the address to listen at.
@@ -120,13 +120,15 @@ def serve(
 
     keys, sock = server.read_keys(api_key_file), server.listen(host, port)
     with sock:
+        from rmat_jax.interop.trained import DEFAULT
         from rmat_jax.runs import load_engine
 
-        say(f"loading {workdir}")
+        flags.tell_weights(workdir)
+        say(f"loading {workdir or DEFAULT}")
         with load_engine(workdir, taken.rows, step, devices) as engine:
             server.serve(
                 engine,
-                name or Path(workdir).resolve().name,
+                name or Path(workdir or DEFAULT).resolve().name,
                 sock,
                 taken,
                 keys=keys,

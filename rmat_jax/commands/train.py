@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init_from",
         type=flags.folder,
         metavar="PATH",
-        help="where a new run's weights come from: a workdir, or a file of `export`",
+        help="where a new run's weights come from: a workdir, a folder or a file of `export`, or "
+        "quickstart, the small model that the package has",
     )
     meeting = parser.add_argument_group(
         "several processes",
@@ -96,6 +97,7 @@ def _begin_with(source: Path, workdir: Path | str, config: Config) -> None:
     import jax
 
     from rmat_jax.interop import convert
+    from rmat_jax.interop.weights import weights_file
 
     if jax.process_count() > 1 or not isinstance(workdir, Path):
         raise UserError(
@@ -105,5 +107,6 @@ def _begin_with(source: Path, workdir: Path | str, config: Config) -> None:
     if convert.has_checkpoints(workdir):
         say(f"--init_from={source} has no effect: the run in {workdir} goes on")
         return
-    begin = convert.import_run if source.is_dir() else convert.import_weights
+    is_file = weights_file(source).is_file()
+    begin = convert.import_weights if is_file else convert.import_run
     say(f"weights: {begin(workdir, source, config)}")

@@ -9,6 +9,7 @@ layers would copy each layer's weights out of the stack before it uses them. Sta
 axis L they compile fast, whatever the number of layers: so prompts are read.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -141,7 +142,11 @@ def unstack_layers(state: OpenState) -> OpenState:
 
 
 def read_chunks(
-    config: RMATConfig, params: PyTree, state: OpenState, tokens_BT: Array
+    config: RMATConfig,
+    params: PyTree,
+    state: OpenState,
+    tokens_BT: Array,
+    documents_BT: Array,
 ) -> tuple[Array, OpenState]:
     """Reads whole chunks as training does, many at once.
 
@@ -150,6 +155,7 @@ def read_chunks(
         params: its parameters, stacked.
         state: of rows that all stand at a chunk's border, stacked.
         tokens_BT: token ids, T a multiple of the chunk.
+        documents_BT: as `RMAT.__call__` takes them.
 
     Returns:
         The logits after the last token [B, V], and the state.
@@ -164,7 +170,8 @@ def read_chunks(
         document_B=state.document_B,
         token_B=state.token_B,
     )
-    logits_BV, after = RMAT(c).apply({"params": params}, tokens_BT, closed, method=RMAT.read)
+    read = functools.partial(RMAT(c).apply, {"params": params}, method=RMAT.read)
+    logits_BV, after = read(tokens_BT, closed, documents_BT)
     layers = layers.replace(
         slots_BMD=after.slots_LBMD,
         window_keys_BHEW=after.window_keys_LBHEW,
@@ -259,7 +266,7 @@ def read_piece(
     x_BSD = _outside(c, params, RMAT.embed_tokens, tokens_BS, before_BS)
 
     def one(x_BSD, weights, layer):
-        block = Block(c).bind({"params": weights})
+        block = Block(c).bind({"params": _in_time(c, weights, x_BSD)})
         h_BSD, heads = block.ask(x_BSD, positions_BS)
         own = Keys(heads.keys, heads.values, documents_BS, positions_BS)
         y_BSD = block(x_BSD, heads, own, *_past(c, state, layer))
@@ -285,9 +292,10 @@ def last(
     state: OpenState,
     tokens_BT: Array,
     lengths: Array | None = None,
+    documents: Array | None = None,
 ) -> tuple[Array, OpenState]:
     """`read`, and the logits after each row's last token, [B, V]; nothing where a length is 0."""
-    x_BTD, state = read(config, params, state, tokens_BT, None, lengths)
+    x_BTD, state = read(config, params, state, tokens_BT, documents, lengths)
     batch, length = tokens_BT.shape
     final_B = jnp.full(batch, length - 1) if lengths is None else jnp.maximum(lengths - 1, 0)
     x_B1D = jnp.take_along_axis(x_BTD, final_B[:, None, None], axis=1)
@@ -302,7 +310,32 @@ def logits(config: RMATConfig, params: PyTree, x_BSD: Array) -> Array:
 def _outside(config: RMATConfig, params: PyTree, method: Callable, *inputs: Any) -> Array:
     """A method of the model that needs no layer."""
     rest = {name: x for name, x in params.items() if name != "layers"}
+    rest = _in_time(config, rest, inputs[0])
     return RMAT(config).apply({"params": rest}, *inputs, method=method)
+
+
+def _in_time(config: RMATConfig, weights: PyTree, x: Array) -> PyTree:
+    """The weights as they are, but not before `x` is known.
+
+    Weights narrower than what computes with them are widened where they are read. XLA would widen
+    those of all layers once, before the loop over tokens, and so hold a wide model beside the
+    narrow one. The barrier keeps them inside the loop; where the CPU's compiler has dropped it, a
+    zero that is made of `x` keeps each layer's in its place, as in `_places`. It is added to their
+    bits: XLA would take a sum of numbers apart.
+    """
+    width = jnp.dtype(config.dtype).itemsize
+    if all(leaf.dtype.itemsize >= width for leaf in jax.tree.leaves(weights)):
+        return weights
+    weights, x = jax.lax.optimization_barrier((weights, x))
+    zero = jnp.clip(jnp.nan_to_num(x.sum().astype(jnp.float32)), 0, 0).astype(jnp.uint16)
+
+    def wait(leaf):
+        if leaf.dtype.itemsize != zero.dtype.itemsize:
+            return leaf
+        bits = jax.lax.bitcast_convert_type(leaf, zero.dtype) + zero
+        return jax.lax.bitcast_convert_type(bits, leaf.dtype)
+
+    return jax.tree.map(wait, weights)
 
 
 def _over_layers(body: Callable, x: Any, *layers: Any) -> tuple[Any, Any]:
@@ -375,11 +408,14 @@ def _close(config: RMATConfig, params: PyTree, state: OpenState) -> OpenState:
     at = rules.border(c, state.ages_BM, state.owner_B, state.document_B, state.documents_BC)
 
     def close(layers):
-        def one(_, weights, layer):
+        def one(before, weights, layer):
+            weights = _in_time(c, weights, before)
             new, old = _closed(c, weights, state, layer, at), _carried(layer)
-            return None, jax.tree.map(lambda x, y: _where(closes_B, x, y), new, old)
+            # the layers do not need each other, but one after the other they need less memory
+            after = sum(x.sum(dtype=before.dtype) for x in new.values())
+            return before + after, jax.tree.map(lambda x, y: _where(closes_B, x, y), new, old)
 
-        return _over_layers(one, None, params["layers"], layers)[1]
+        return _over_layers(one, jnp.zeros(()), params["layers"], layers)[1]
 
     def keep(layers):
         return _over_layers(lambda _, layer: (None, _carried(layer)), None, layers)[1]

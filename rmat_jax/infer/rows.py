@@ -341,11 +341,14 @@ class Rows:
                 piece = ticket.unread[0][: sizes[ticket][0]]
                 index_P[place], lengths_P[place] = ticket.row, len(piece)
                 tokens_PT[place, : len(piece)] = piece
+            # The end of one document begins the next, but for the first token of all.
+            begins_PT = tokens_PT == self.tokenizer.end
+            begins_PT[: len(readers), 0] &= [ticket.tokens > 0 for ticket in readers]
         if whole:
-            self._read_chunks(index_P, tokens_PT)
+            self._read_chunks(index_P, tokens_PT, begins_PT)
         else:
             self._streams = read(
-                self.model, self.params, self._streams, index_P, tokens_PT, lengths_P
+                self.model, self.params, self._streams, index_P, tokens_PT, lengths_P, begins_PT
             )
         jax.block_until_ready(self._streams.logits_BV)
         with self._books:
@@ -371,9 +374,12 @@ class Rows:
             return to_border, call_width(to_border, chunk_len), False
         return self._whole, self._whole, True
 
-    def _read_chunks(self, index_P: np.ndarray, tokens_PT: np.ndarray) -> None:
+    def _read_chunks(
+        self, index_P: np.ndarray, tokens_PT: np.ndarray, begins_PT: np.ndarray
+    ) -> None:
         mesh, rows = self._mesh, take(self._streams, index_P)
-        rows = read_chunks(self.model, self._params_of_all, on_all(mesh, rows), tokens_PT, mesh)
+        rows = on_all(mesh, rows)
+        rows = read_chunks(self.model, self._params_of_all, rows, tokens_PT, begins_PT, mesh)
         self._streams = put(self._streams, index_P, of_first(mesh, rows))
 
     def _write(self) -> None:

@@ -46,7 +46,8 @@ class Session:
     def read(self, prompt: str | bytes | Sequence[int]) -> None:
         """Takes in text, bytes or token ids of any length.
 
-        They are read when somebody drives the engine.
+        They are read when somebody drives the engine. The id that ends a document begins a new one,
+        which sees nothing of what the session has read before.
 
         Raises:
             UserError: the prompt is something else, or an id is outside the vocabulary.

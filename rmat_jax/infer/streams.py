@@ -93,6 +93,7 @@ def read(
     index_P: Array,
     tokens_PT: Array,
     lengths_P: Array,
+    begins_PT: Array | None = None,
 ) -> Streams:
     """Some rows read a piece of their prompts, together. The streams are donated.
 
@@ -103,19 +104,28 @@ def read(
         index_P: places of those that read; beyond the last: none.
         tokens_PT: padded at the end, to a few widths only (`call_width`), since each is compiled.
         lengths_P: how many of them count; 0: none, the row stays as it is.
+        begins_PT: whether a token begins a new document; None: none does.
     """
     rows = take(streams, index_P)
     # Stacked again: a copy of the weights is little beside reading a prompt, and the layers are
     # compiled once.
     params, state = stack_params(params), stack_layers(rows.state)
-    logits_PV, state = open_chunk.last(model.config, params, state, tokens_PT, lengths_P)
+    documents_PT = None if begins_PT is None else _documents(state, begins_PT)
+    logits_PV, state = open_chunk.last(
+        model.config, params, state, tokens_PT, lengths_P, documents_PT
+    )
     logits_PV = jnp.where(lengths_P[:, None] > 0, logits_PV, rows.logits_BV)
     return put(streams, index_P, rows.replace(state=unstack_layers(state), logits_BV=logits_PV))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 5))
 def read_chunks(
-    model: RMAT, params: PyTree, rows: Streams, tokens_PT: Array, mesh: Mesh | None
+    model: RMAT,
+    params: PyTree,
+    rows: Streams,
+    tokens_PT: Array,
+    begins_PT: Array,
+    mesh: Mesh | None,
 ) -> Streams:
     """Rows that stand at a chunk's border read whole chunks, as training does: many at once.
 
@@ -124,16 +134,24 @@ def read_chunks(
         params: its parameters, unstacked.
         rows: those that read.
         tokens_PT: token ids, whole chunks for each device.
+        begins_PT: whether a token begins a new document.
         mesh: the devices that divide the chunks, which all hold the rows and the parameters; None:
             one.
     """
 
-    def read(params, state, tokens_PT):
-        return open_chunk.read_chunks(model.config, params, state, tokens_PT)
+    def read(params, state, tokens_PT, documents_PT):
+        return open_chunk.read_chunks(model.config, params, state, tokens_PT, documents_PT)
 
-    read = divided(mesh, read, False, False, True)
-    logits_PV, state = read(stack_params(params), stack_layers(rows.state), tokens_PT)
+    params, state = stack_params(params), stack_layers(rows.state)
+    documents_PT = _documents(state, begins_PT)
+    read = divided(mesh, read, False, False, True, True)
+    logits_PV, state = read(params, state, tokens_PT, documents_PT)
     return rows.replace(state=unstack_layers(state), logits_BV=logits_PV)
+
+
+def _documents(state: OpenState, begins_PT: Array) -> Array:
+    """Ids of the documents that tokens belong to, [P, T], counted on from the state's."""
+    return state.document_B[:, None] + jnp.cumsum(begins_PT, axis=1)
 
 
 def call_width(length: int, chunk_len: int) -> int:
@@ -248,7 +266,8 @@ def prefill(
     done, whole = 0, PREFILL_CHUNKS * model.config.chunk_len
     if not np.asarray(streams.state.position_B).any():
         while done + whole <= lengths_B.min():
-            streams = read_chunks(model, params, streams, tokens_BT[:, done : done + whole], None)
+            part_BS = tokens_BT[:, done : done + whole]
+            streams = read_chunks(model, params, streams, part_BS, np.zeros_like(part_BS), None)
             done += whole
     while done < length:
         width = call_width(length - done, model.config.chunk_len)

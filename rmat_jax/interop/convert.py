@@ -1,10 +1,10 @@
 """From a checkpoint to a file of weights, and back to a run."""
 
-import base64
 import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,23 +16,56 @@ from rmat_jax.data.tokenizer_files import (
     follow_tokenizer,
     keep_tokenizer,
     load_tokenizer,
-    tokenizer_of,
 )
 from rmat_jax.errors import UserError
-from rmat_jax.files import well_formed, write_whole
+from rmat_jax.files import write_whole
 from rmat_jax.interop.layout import from_jax, to_jax
-from rmat_jax.interop.weights import read_weights, write_weights
+from rmat_jax.interop.trained import keeps_tokenizer, to_metadata, tokenizer_in
+from rmat_jax.interop.weights import read_weights, weights_file, write_weights
 from rmat_jax.train.checkpoint import Checkpoints, restore_params
 from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.state import TrainState, init_state
 from rmat_jax.types import PyTree
 
-# a tokenizer in the metadata of a file: key -> name of its file, and whether that is no text
-TOKENIZER_KEYS = {
-    "tokenizer": ("tokenizer.json", False),
-    "tokenizer_config": ("tokenizer_config.json", False),
-    "tokenizer_model": ("tokenizer.model", True),
-}
+
+class Exported(NamedTuple):
+    """What a checkpoint holds, ready to be written."""
+
+    config: Config
+    # by the names of `layout`
+    tensors: dict[str, np.ndarray]
+    step: int
+    # None: bytes, or no text at all
+    tokenizer: Tokenizer | None
+
+    def write(self, file: Path, dtype: str | None, **metadata: str) -> str:
+        """Writes the file of weights, and says in one line what it holds. Raises UserError."""
+        metadata |= {"step": f"{self.step}"}
+        metadata |= to_metadata(self.tokenizer.files()) if self.tokenizer else {}
+        write_weights(file, self.config, self.tensors, dtype, **metadata)
+        return (
+            f"{describe(self.tensors)}, {file.stat().st_size:,} bytes, "
+            f"{dtype or self.config.model.param_dtype}, step {self.step}"
+        )
+
+
+def read_run(workdir: Path, step: int | str | None = None) -> Exported:
+    """The parameters of a run's checkpoint, with its tokenizer.
+
+    Args:
+        workdir: of the run.
+        step: whose weights; None: the newest good one; "best": the lowest held-out loss.
+
+    Raises:
+        UserError: no checkpoint or no such step, or no tokenizer where the config needs one.
+    """
+    # a checkpoint may hold float64
+    with jax.enable_x64(True):
+        params, values, step, meta = restore_params(workdir / "checkpoints", step)
+    config, tokenizer = from_saved(Config, values, str(workdir)), None
+    if keeps_tokenizer(config):
+        tokenizer = load_tokenizer(config, workdir / "tokenizer", meta.get("data"))
+    return Exported(config, from_jax(config.model, params), step, tokenizer)
 
 
 def export_weights(
@@ -53,21 +86,7 @@ def export_weights(
         UserError: no checkpoint or no such step, no tokenizer where the config needs one,
             or a file that cannot be written.
     """
-    # a checkpoint may hold float64
-    with jax.enable_x64(True):
-        params, values, step, meta = restore_params(workdir / "checkpoints", step)
-    config = from_saved(Config, values, str(workdir))
-    tensors = from_jax(config.model, params)
-    metadata = {"step": str(step)}
-    if _has_tokenizer(config):
-        # says what is wrong with it
-        tokenizer = load_tokenizer(config, workdir / "tokenizer", meta.get("data"))
-        metadata |= to_metadata(tokenizer.files())
-    write_weights(file, config, tensors, dtype, **metadata)
-    return (
-        f"{file}: {_describe(tensors)}, {file.stat().st_size:,} bytes, "
-        f"{dtype or config.model.param_dtype}, step {step}"
-    )
+    return f"{file}: {read_run(workdir, step).write(file, dtype)}"
 
 
 def import_weights(workdir: Path, file: Path, config: Config | None = None) -> str:
@@ -76,7 +95,7 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
 
     Args:
         workdir: without a checkpoint.
-        file: a safetensors file.
+        file: a safetensors file, or a folder of `export`.
         config: the experiment's; None: that of the file. `read_weights` says more.
 
     Returns:
@@ -86,9 +105,11 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
         UserError: a file that `read_weights` refuses, a tokenizer that is missing or wrong, or a
             workdir in use.
     """
-    config = config and follow_tokenizer(config)
+    config, file = config and follow_tokenizer(config), weights_file(file)
     config, tensors, metadata = read_weights(file, config)
-    tokenizer = _tokenizer(file, config, metadata)
+    tokenizer = tokenizer_in(file, config, metadata)
+    if tokenizer is not None:
+        check_same_tokenizer(config, tokenizer, f"{file}")
     if has_checkpoints(workdir):
         raise UserError(
             f"--workdir={workdir} has checkpoints of a run; choose another, where a new one can "
@@ -97,7 +118,7 @@ def import_weights(workdir: Path, file: Path, config: Config | None = None) -> s
     _write_run(workdir, config, tensors, tokenizer)
     origin = f"step {metadata['step']} there, " if "step" in metadata else ""
     return (
-        f"{workdir}: {_describe(tensors)}, {file.stat().st_size:,} bytes read, "
+        f"{workdir}: {describe(tensors)}, {file.stat().st_size:,} bytes read, "
         f"{config.model.param_dtype}, {origin}step 0 here"
     )
 
@@ -143,12 +164,12 @@ def import_run(workdir: Path, other: Path, config: Config) -> str:
             "whose weights know its ids alone; set it as there"
         )
     tokenizer = None
-    if _has_tokenizer(config):
+    if keeps_tokenizer(config):
         tokenizer = load_tokenizer(theirs, other / "tokenizer", meta.get("data"))
         check_same_tokenizer(config, tokenizer, f"{other}")
     tensors = from_jax(theirs.model, params)
     _write_run(workdir, config, tensors, tokenizer)
-    return f"{workdir}: {_describe(tensors)}, step {step} of {other}, step 0 here"
+    return f"{workdir}: {describe(tensors)}, step {step} of {other}, step 0 here"
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -187,46 +208,8 @@ def _begin(config: Config, params: PyTree) -> TrainState:
     return init_state(config, make_optimizer(config), params)
 
 
-def _has_tokenizer(config: Config) -> bool:
-    return config.data.tokenizer != "bytes" and not config.data.synthetic
-
-
-def to_metadata(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The files of a tokenizer as texts; sentencepiece's, which is none, in base64."""
-    return {
-        key: base64.b64encode(files[name]).decode() if binary else files[name].decode()
-        for key, (name, binary) in TOKENIZER_KEYS.items()
-        if name in files
-    }
-
-
-def _from_metadata(metadata: Mapping[str, str]) -> dict[str, bytes]:
-    return {
-        name: base64.b64decode(metadata[key], validate=True) if binary else metadata[key].encode()
-        for key, (name, binary) in TOKENIZER_KEYS.items()
-        if key in metadata
-    }
-
-
-def _tokenizer(file: Path, config: Config, metadata: Mapping[str, str]) -> Tokenizer | None:
-    """The tokenizer that goes with the weights, verified; None if the config needs none."""
-    if not _has_tokenizer(config):
-        return None
-    if not {"tokenizer", "tokenizer_model"} & {*metadata}:
-        raise UserError(
-            f"{file} has no tokenizer in its metadata, and "
-            f"data.tokenizer={config.data.tokenizer!r}; save it with metadata "
-            "tokenizer=TEXT, TEXT being that of a workdir's tokenizer/tokenizer.json"
-        )
-    what = f"the tokenizer in the metadata of {file}"
-    with well_formed(what, "export it again"):
-        files = _from_metadata(metadata)
-    tokenizer = tokenizer_of(config, files, what)
-    check_same_tokenizer(config, tokenizer, f"{file}")
-    return tokenizer
-
-
-def _describe(tensors: Mapping[str, np.ndarray]) -> str:
+def describe(tensors: Mapping[str, np.ndarray]) -> str:
+    """How many tensors and parameters there are, and which are not finite."""
     text = f"{len(tensors)} tensors, {sum(x.size for x in tensors.values()):,} parameters"
     broken = [name for name, x in tensors.items() if not np.isfinite(x).all()]
     return text + (

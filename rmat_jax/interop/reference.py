@@ -353,12 +353,15 @@ def rotate(c: RMATConfig, x_BJHE: Tensor, positions_BJ: Tensor) -> Tensor:
     """
     if c.rope == "none":
         return x_BJHE
-    half = c.head_dim // 2
-    pairs = torch.arange((c.num_heads if c.rope == "global" else 1) * half).to(x_BJHE)
-    speeds = (c.rope_base ** (-pairs / len(pairs))).unflatten(0, (-1, half))
-    angles = positions_BJ.to(x_BJHE.dtype)[..., None, None] * speeds
+    half, wide = c.head_dim // 2, torch.promote_types(x_BJHE.dtype, torch.float32)
+    count = (c.num_heads if c.rope == "global" else 1) * half
+    pairs = torch.arange(count, dtype=wide, device=x_BJHE.device)
+    speeds = (c.rope_base ** (-pairs / count)).unflatten(0, (-1, half))
+    # bfloat16 would round an angle by whole radians
+    angles = positions_BJ.to(wide)[..., None, None] * speeds
+    cos, sin = angles.cos().to(x_BJHE.dtype), angles.sin().to(x_BJHE.dtype)
     a, b = x_BJHE.split(half, dim=-1)
-    turned = a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()
+    turned = a * cos - b * sin, b * cos + a * sin
     return torch.cat(turned, dim=-1)
 
 

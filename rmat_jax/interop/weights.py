@@ -1,8 +1,9 @@
 """Weights as one safetensors file that explains itself. Needs no PyTorch.
 
-Tensors have the names, shapes and layouts of `layout`. Metadata, all text: `format`, `config` (JSON
-of the experiment's Config), and what a writer adds: `step`, and the files of the tokenizer,
-`tokenizer` (the text of tokenizer.json) among them.
+Tensors have the names, shapes and layouts of `layout`. Metadata, all text: `format` (or `kind`,
+where another library has its own word for `format`), `config` (JSON of the experiment's Config),
+and what a writer adds: `step`, and the files of the tokenizer, `tokenizer` (the text of
+tokenizer.json) among them.
 """
 
 import json
@@ -21,6 +22,10 @@ from rmat_jax.sealed import Spec, read_sealed, write_sealed
 
 # the metadata's `format`; raise the number when older code would misread the new
 KIND = "rmat_jax 1"
+# models that the package has
+SHIPPED = Path(__file__).parent.parent / "shipped"
+# the file of weights in a folder of `export`
+IN_FOLDER = "model.safetensors"
 # of tensors
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 # wrong tensors that an error names
@@ -56,7 +61,7 @@ def write_weights(
 
 
 def read_weights(
-    file: str | Path, config: Config | None = None
+    file: str | Path, config: Config | None = None, *, widen: bool = True
 ) -> tuple[Config, dict[str, np.ndarray], dict[str, str]]:
     """What `write_weights` wrote, or another program: (config, tensors in the order of `layout`,
     metadata).
@@ -65,27 +70,39 @@ def read_weights(
     finite are taken as they are.
 
     Args:
-        file: a safetensors file.
+        file: a safetensors file, or what `weights_file` takes instead.
         config: None takes the file's. One that is given replaces it, or stands in where a file has
             none; it must describe the same model as far as weights and token ids go.
+        widen: False leaves each tensor in the file's type.
 
     Raises:
         UserError: there is no such file; it is damaged, of a newer format, or without a config; its
             tensors are not those of the model.
     """
-    found = config
+    found, file = config, weights_file(Path(file))
 
     def judge(metadata: Mapping[str, str], specs: Mapping[str, Spec]) -> None:
         nonlocal found
-        found = _config(Path(file), metadata, config)
+        found = _config(file, metadata, config)
         _verify(file, found, specs)
 
-    tensors, metadata = read_sealed(Path(file), "export it again", judge, sealed=False)
-    return found, {name: _decode(tensors[name]) for name in layout(found.model)}, metadata
+    tensors, metadata = read_sealed(file, "export it again", judge, sealed=False)
+    tensors = {name: tensors[name] for name in layout(found.model)}
+    return found, {name: _decode(x) if widen else x for name, x in tensors.items()}, metadata
+
+
+def weights_file(source: Path) -> Path:
+    """The file of weights that a path means: itself, the one in a folder that `export` wrote, or
+    the one that the package has under this name, where nothing else has it.
+    """
+    shipped = SHIPPED / f"{source}.safetensors"
+    if not source.exists() and shipped.is_file():
+        return shipped
+    return source / IN_FOLDER if (source / IN_FOLDER).is_file() else source
 
 
 def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Config:
-    found = metadata.get("format", "")
+    found = metadata.get("kind") or metadata.get("format", "")
     if found.partition(" ")[0] != KIND.partition(" ")[0]:
         if given is None:
             raise UserError(

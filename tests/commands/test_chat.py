@@ -10,7 +10,8 @@ from rmat_jax import flags
 from rmat_jax.commands.chat import Talk, chat
 from rmat_jax.errors import UserError
 from rmat_jax.infer.sampling import Sampling
-from rmat_jax.runs import answers_only, load_engine
+from rmat_jax.interop.trained import load_trained
+from rmat_jax.runs import load_engine
 from rmat_jax.train import loop
 from tests.train.test_resume import CONFIG, small_flags
 
@@ -157,8 +158,8 @@ def test_a_model_of_dialogues_reads_their_template_and_is_scored_on_answers(
     told = capsys.readouterr().out
     assert "of answers), " in told and "held-out answers, " in told and " a token)" in told
     # the control
-    assert answers_only(tmp_path / "run") and not answers_only(workdir)
-    assert not answers_only(tmp_path)
+    assert load_trained(tmp_path / "run").config.data.answers_only
+    assert not load_trained(workdir).config.data.answers_only
     file = tmp_path / "talk.safetensors"
     assert chat(tmp_path / "run", file, ["one\n", "two\n"], io.StringIO(), **RULES) == 0
     with load_engine(tmp_path / "run", rows=1) as engine:

@@ -288,6 +288,26 @@ def test_the_end_of_a_document_is_not_read():
     )
 
 
+def test_the_end_of_a_document_in_a_prompt_begins_the_next():
+    """What follows it is read as if nothing had been, as in training."""
+    engine, prompt = make_engine(), Letters().encode(PROMPT).tolist()
+    # it fills whole chunks with the token before it, so that both stand at a chunk's start
+    before = random_text(np.random.default_rng(0), 3 * CONFIG.chunk_len - 1)
+
+    def logits(session):
+        return np.asarray(engine.standing(session)[0].logits_BV)
+
+    found = {}
+    for opener in (Letters.end, 0):
+        session = engine.open(before)
+        session.read([opener, *prompt])
+        found[opener] = logits(session)
+    alone = logits(engine.open(prompt))
+    np.testing.assert_allclose(found[Letters.end], alone, rtol=0, atol=1e-4)
+    # the control: another token begins none
+    assert np.abs(found[0] - alone).max() > 1e-2
+
+
 def test_rows_are_taken_in_turns():
     """While a session waits for a row, no other writes more than two turns."""
     engine = make_engine(rows=2)

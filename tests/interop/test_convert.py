@@ -193,7 +193,7 @@ def test_the_commands_say_what_they_did(folder, tmp_path, monkeypatch, capsys):
         ),
         (["export", f"--workdir={tmp_path / 'no'}", f"--file={file}"], "no checkpoint"),
         (
-            ["export", f"--workdir={folder / 'run'}", f"--file={tmp_path / 'no' / 'x'}"],
+            ["export", f"--workdir={folder / 'run'}", f"--file={tmp_path / 'no' / 'x.st'}"],
             "cannot be written",
         ),
         (

@@ -1,0 +1,143 @@
+"""Trained weights from wherever they lie: a workdir, a folder or a file of `export`."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rmat_jax.config import Config, from_saved
+from rmat_jax.data.tokenizer import ByteTokenizer, Tokenizer, check_vocabulary
+from rmat_jax.data.tokenizer_files import load_tokenizer, tokenizer_of
+from rmat_jax.digests import check_finite
+from rmat_jax.errors import UserError
+from rmat_jax.files import well_formed
+from rmat_jax.infer.engine import Engine
+from rmat_jax.interop.layout import to_jax
+from rmat_jax.interop.weights import read_weights, weights_file
+from rmat_jax.model import RMAT
+from rmat_jax.types import PyTree
+
+# the small model that the package has, by its name
+DEFAULT = "quickstart"
+# a tokenizer in the metadata of a file: key -> name of its file, and whether that is no text
+TOKENIZER_KEYS = {
+    "tokenizer": ("tokenizer.json", False),
+    "tokenizer_config": ("tokenizer_config.json", False),
+    "tokenizer_model": ("tokenizer.model", True),
+}
+
+
+class Trained(NamedTuple):
+    """Weights, ready for inference, and what goes with them."""
+
+    source: Path
+    config: Config
+    # matrices in the type that they were saved in
+    params: PyTree
+    # optimiser steps that made them
+    step: int
+    # the identity of the training data; None: not known
+    data: str | None
+    # of a file: its metadata
+    metadata: Mapping[str, str] | None
+
+    def tokenizer(self) -> Tokenizer:
+        """Returns the tokenizer that the weights were trained with. Raises UserError."""
+        if self.metadata is None:
+            return load_tokenizer(self.config, self.source / "tokenizer", self.data)
+        file = weights_file(self.source)
+        if self.config.data.synthetic:
+            raise UserError(
+                f"{file} is of a model of data.synthetic={self.config.data.synthetic!r}, which "
+                "knows no text; use a model of text"
+            )
+        tokenizer = tokenizer_in(file, self.config, self.metadata) or ByteTokenizer()
+        name = f"data.tokenizer={self.config.data.tokenizer!r}"
+        check_vocabulary(self.config, tokenizer.vocab_size, name)
+        return tokenizer
+
+    def engine(self, rows: int = 8, devices: int = 1) -> Engine:
+        """Makes an engine with the weights, see `Engine`. Raises UserError."""
+        model, tokenizer = RMAT(self.config.model), self.tokenizer()
+        return Engine(model, self.params, tokenizer, rows=rows, devices=devices)
+
+
+def load_trained(source: str | Path | None = None, step: int | str | None = None) -> Trained:
+    """Loads weights.
+
+    Args:
+        source: the workdir of a training run; a folder or a file of `export`; None: the small model
+            that the package has, `quickstart`.
+        step: of a run; None: the newest; "best": the one with the lowest held-out loss.
+
+    Raises:
+        UserError: there are no weights, no such step, they are damaged, or they are no numbers.
+    """
+    source = Path(DEFAULT if source is None else source)
+    file = weights_file(source)
+    if not file.is_file():
+        from rmat_jax.train.checkpoint import restore_params
+
+        params, values, step, meta = restore_params(source / "checkpoints", step)
+        check_finite(params, f"step {step} of {source}")
+        config = from_saved(Config, values, f"{source}")
+        return Trained(source, config, params, step, meta.get("data"), None)
+    if step is not None:
+        raise UserError(f"--step={step}: {file} holds one step; leave it out, or give a workdir")
+    config, tensors, metadata = read_weights(file, widen=False)
+    if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise UserError(f"{file} is of a model with dtype='float64'; set JAX_ENABLE_X64=1")
+    # Vectors are few. As float32 they go into norms, gates and shares as they were trained.
+    wide = jnp.dtype(config.model.param_dtype)
+    tensors = {
+        name: x.astype(wide) if x.ndim < 2 or x.dtype.itemsize > wide.itemsize else x
+        for name, x in tensors.items()
+    }
+    params = jax.tree.map(jnp.asarray, to_jax(config.model, tensors))
+    check_finite(params, f"{file}")
+    return Trained(source, config, params, int(metadata.get("step", 0)), None, metadata)
+
+
+def keeps_tokenizer(config: Config) -> bool:
+    """Whether a run keeps a tokenizer, which goes with its weights."""
+    return config.data.tokenizer != "bytes" and not config.data.synthetic
+
+
+def tokenizer_in(file: Path, config: Config, metadata: Mapping[str, str]) -> Tokenizer | None:
+    """The tokenizer that goes with a file of weights, verified; None if the config needs none.
+
+    Raises:
+        UserError: the metadata have none where the config needs one, or it does not fit.
+    """
+    if not keeps_tokenizer(config):
+        return None
+    if not {"tokenizer", "tokenizer_model"} & {*metadata}:
+        raise UserError(
+            f"{file} has no tokenizer in its metadata, and "
+            f"data.tokenizer={config.data.tokenizer!r}; save it with metadata "
+            "tokenizer=TEXT, TEXT being that of a workdir's tokenizer/tokenizer.json"
+        )
+    what = f"the tokenizer in the metadata of {file}"
+    with well_formed(what, "export it again"):
+        files = _from_metadata(metadata)
+    return tokenizer_of(config, files, what)
+
+
+def to_metadata(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The files of a tokenizer as texts; sentencepiece's, which is none, in base64."""
+    return {
+        key: base64.b64encode(files[name]).decode() if binary else files[name].decode()
+        for key, (name, binary) in TOKENIZER_KEYS.items()
+        if name in files
+    }
+
+
+def _from_metadata(metadata: Mapping[str, str]) -> dict[str, bytes]:
+    return {
+        name: base64.b64decode(metadata[key], validate=True) if binary else metadata[key].encode()
+        for key, (name, binary) in TOKENIZER_KEYS.items()
+        if key in metadata
+    }
