@@ -101,8 +101,7 @@ def documents(file: Path, kind: Kind, feature: str = "") -> Iterator[bytes]:
             with _opened(file, kind.packed) as opened:
                 yield opened.read()
             return
-        read = {"json": _json_rows, "parquet": _arrow_rows, "arrow": _arrow_rows}
-        for where, row in read.get(kind.holds, _csv_rows)(file, kind):
+        for where, row in rows(file, kind):
             feature = feature or _only_text(where, row)
             if feature not in row:
                 raise UserError(
@@ -131,6 +130,24 @@ def _only_text(where: str, row: Mapping[str, Any]) -> str:
     return texts[0]
 
 
+Rows = Iterator[tuple[str, Mapping[str, Any]]]
+
+
+def rows(file: Path, kind: Kind) -> Rows:
+    """The rows of a file, each with its place for errors.
+
+    Args:
+        file: to read.
+        kind: of `kind_of`; not "text".
+
+    Raises:
+        UserError: it cannot be read, or is not what it seemed.
+    """
+    read = {"json": _json_rows, "parquet": _arrow_rows, "arrow": _arrow_rows}
+    with _told(file):
+        yield from read.get(kind.holds, _csv_rows)(file, kind)
+
+
 @contextlib.contextmanager
 def unpacked(file: Path) -> Iterator[BinaryIO]:
     """Opens a file for reading, without the gzip or Zstandard around it.
@@ -144,9 +161,6 @@ def unpacked(file: Path) -> Iterator[BinaryIO]:
         if packed:
             stack.enter_context(_told(file))
         yield stack.enter_context(_opened(file, packed))
-
-
-Rows = Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def _json_rows(file: Path, kind: Kind) -> Rows:

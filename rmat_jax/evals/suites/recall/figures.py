@@ -40,19 +40,7 @@ def heatmap(
     axes[0].set_title(title, loc="left", fontweight="bold", fontsize=11)
     rows = [accuracy_DN] if control_N is None else [accuracy_DN, control_N[None]]
     for panel, shares in zip(axes, rows, strict=True):
-        image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for (y, x), share in np.ndenumerate(shares):
-            panel.text(
-                x,
-                y,
-                f"{share:.0%}",
-                ha="center",
-                va="center",
-                color="white" if share > 0.5 else INK,
-                fontsize=9,
-            )
-        panel.spines[:].set_visible(False)
-        panel.tick_params(length=0)
+        image = plots.shares(panel, shares)
     axes[0].set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
     axes[0].set_ylabel("depth of the fact in the context")
     if control_N is not None:
