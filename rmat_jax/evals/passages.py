@@ -65,22 +65,27 @@ class Distractor:
         return found[::-1]
 
 
-def stretch(
-    facts: Sequence[np.ndarray], passage: Sequence[np.ndarray], rng: np.random.Generator
-) -> np.ndarray:
-    """Puts the facts, in their order, at random places between the sentences of the passage.
+def mixed(facts: Sequence, passage: Sequence, rng: np.random.Generator) -> list:
+    """Puts the facts, in their order, at random places between the parts of a passage.
 
     Args:
-        facts: token ids of each.
-        passage: token ids of each sentence.
+        facts: of any kind.
+        passage: parts of the same kind.
         rng: draws the places.
 
     Returns:
-        The token ids of all of it.
+        All of it, in order.
     """
     places = np.sort(rng.integers(len(passage) + 1, size=len(facts)))
     cuts = [0, *places.tolist(), len(passage)]
     parts = []
     for index, fact in enumerate(facts):
         parts += [*passage[cuts[index] : cuts[index + 1]], fact]
-    return np.concatenate([*parts, *passage[cuts[-2] :]])
+    return [*parts, *passage[cuts[-2] :]]
+
+
+def stretch(
+    facts: Sequence[np.ndarray], passage: Sequence[np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    """Returns the token ids of `mixed` facts and sentences, whose token ids are given."""
+    return np.concatenate(mixed(facts, passage, rng))
