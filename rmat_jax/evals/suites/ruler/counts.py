@@ -92,8 +92,9 @@ def common_words(stock: Stock, name: str, length: int, rng: np.random.Generator)
             left,
             len(words) + 1,
         )
-        if number > COMMON:
-            context = shown + listed(words[:number], often, seldom)
+        context = shown + listed(words[:number], often, seldom)
+        # A text of few words makes no list of such a length.
+        if number > COMMON and 2 * stock.tokens(context) > length:
             return Sample(name, length, context, question, tuple(words[:COMMON]), number)
     return None
 

@@ -46,7 +46,7 @@ class Needles:
         )
         if taken > length:
             return None
-        hay = stock.fill(self.pieces(stock, rng), length - taken)
+        hay = stock.fill(self.pieces(stock, keys, rng), length - taken)
         order = rng.permutation(len(told)).tolist()
         between = " " if self.haystack == "essay" else "\n"
         context = intro + between.join(mixed([told[at] for at in order], hay, rng))
@@ -64,18 +64,19 @@ class Needles:
         noun = f"hidden {self.value}{plural} of {of}"
         return f"Question: {which} {noun}? Answer: The {noun} {verb}"
 
-    def pieces(self, stock: Stock, rng: np.random.Generator) -> Iterator[str]:
-        """Returns the haystack."""
+    def pieces(self, stock: Stock, keys: list[str], rng: np.random.Generator) -> Iterator[str]:
+        """Returns the haystack. Its needles have none of the keys."""
         if self.haystack == "noise":
             return stock.noise()
         if self.haystack == "essay":
             return stock.essay(rng)
-        return self._needles(stock, rng)
+        return self._needles(stock, keys, rng)
 
-    def _needles(self, stock: Stock, rng: np.random.Generator) -> Iterator[str]:
+    def _needles(self, stock: Stock, keys: list[str], rng: np.random.Generator) -> Iterator[str]:
         while True:
             ((key,), (value,)) = (stock.names(rng, of, 1) for of in (self.key, self.value))
-            yield self.needle(key, value)
+            if key not in keys:
+                yield self.needle(key, value)
 
 
 NEEDLES = {

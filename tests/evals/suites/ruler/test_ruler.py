@@ -114,6 +114,18 @@ def test_tasks_are_those_of_the_recipe(stock):
     assert places == {0, 1, 2, 3}
 
 
+def test_a_small_stock_of_words_makes_no_wrong_prompt(stock):
+    """The stock has 484 pairs of words, fewer than a haystack has needles."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        sample = TASKS["niah_multikey_2"](stock, "x", 1 << 16, rng)
+        assert sample.candidates > 1000
+        assert solve(f"{sample.context}\n{sample.question}".encode()) == sample.answer
+    # 264 words and pairs make a list of 21,000 bytes
+    assert TASKS["cwe"](stock, "cwe", 1 << 14, np.random.default_rng(0)) is not None
+    assert TASKS["cwe"](stock, "cwe", 1 << 16, np.random.default_rng(0)) is None
+
+
 def test_lengths_cost_alike_and_a_prompt_is_always_the_same(stock):
     options = Options(max_tokens=8192, examples=12)
     assert lengths(options) == [1024, 4096, 8192]
