@@ -46,7 +46,9 @@ TOKENS = Scale(
     least="in the shortest texts",
     label=count_name,
     extent=lambda tokens: f"texts of {count_name(tokens)} tokens",
-    span=lambda least, most: f"in texts of {count_name(least)} to {count_name(most)} tokens",
+    span=lambda least, most: (
+        f"in texts of {f'{count_name(least)} to ' * (least < most)}{count_name(most)} tokens"
+    ),
 )
 
 

@@ -145,8 +145,8 @@ def capacity_map(
             f"for guessing, times the number of pairs.{slots} {updates(change, chance)}",
             figure("Accuracy by context length and number of pairs", "capacity.png"),
             table(("context, tokens", *(f"{length:,}" for length in tokens)), lines),
-            "The pairs stand in the first chunk. *Told twice*: the chunk before tells the same "
-            "keys with other values; the last value is the right one, and as old as that of a key "
+            "The pairs stand in the first chunk. *Told twice*: the first chunk tells the same keys "
+            "with other values, the second one the values that count, which are as old as those "
             "told once. The emptied memory is that of all keys told once.",
         ]
     )

@@ -150,10 +150,11 @@ def headline(found: Sequence[Scored], sizes: Sequence[int], has_memory: bool) ->
     if has_memory:
         emptied = f", {mean(found, EMPTIED).value:.3f} with {OF_QUESTIONS[EMPTIED]}"
     other = luck(found, "other")
+    span = " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1])))
     lucky = "" if np.isnan(other) else f"; {OTHER} scores {other:.3f}"
     return (
-        f"RULER's score is {mean(found, KEPT).value:.3f} over prompts of {sizes[0]:,} to "
-        f"{sizes[-1]:,} tokens with {OF_QUESTIONS[KEPT]}{emptied}{lucky}."
+        f"RULER's score is {mean(found, KEPT).value:.3f} over prompts of {span} tokens with "
+        f"{OF_QUESTIONS[KEPT]}{emptied}{lucky}."
     )
 
 
