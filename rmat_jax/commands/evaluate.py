@@ -5,8 +5,7 @@
     python -m rmat_jax evaluate --workdir=runs/mine --suite=code --code=src/ --out=report
 
 The report is report.md, with every number in report.json. docs/evaluation.md says what each suite
-measures. The suites are position, length, recall, babi, ruler, qa, summary,
-dialogue and code.
+measures. The suites are position, length, recall, babi, ruler, qa, summary, dialogue and code.
 """
 
 import argparse
