@@ -5,7 +5,7 @@
     python -m rmat_jax evaluate --workdir=runs/mine --suite=code --code=src/ --out=report
 
 The report is report.md, with every number in report.json. docs/evaluation.md says what each suite
-measures. The suites are position, length, recall, babi, qa, summary, dialogue and code.
+measures. The suites are position, length, recall, babi, ruler, qa, summary, dialogue and code.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rmat_jax.progress import tell
 OPTIONS = {
     "text": (
         "PATH",
-        "a file or folder of long texts for length and recall; "
+        "a file or folder of long texts for length, recall, babi and ruler; "
         "without it they read held-out documents of the run",
     ),
     "code": (
@@ -27,11 +27,16 @@ OPTIONS = {
     ),
     "max_tokens": (
         "N",
-        "the longest reach, in tokens, at which length and recall measure (default %(default)s)",
+        "the longest reach, in tokens, at which length, recall, babi and ruler measure "
+        "(default %(default)s)",
     ),
     "examples": ("N", "the most examples of a suite, or of a cell (default %(default)s)"),
     "seed": ("N", "the seed of everything that is drawn (default %(default)s)"),
-    "babi": ("PATH", "a folder of bAbI files, for the suite babi"),
+    "babi": ("PATH", "a folder of bAbI's or BABILong's files, for the suite babi"),
+    "ruler": (
+        "PATH",
+        "a file or folder of RULER's prompts for the suite ruler; without it the suite makes them",
+    ),
     "qa": ("PATH", "questions on documents for the suite qa, a file of JSON lines or tfds:NAME"),
     "summary": (
         "PATH",

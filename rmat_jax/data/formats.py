@@ -108,8 +108,7 @@ def documents(
             with _opened(file, kind.packed) as opened:
                 yield opened.read()
             return
-        read = {"json": _json_rows, "parquet": _arrow_rows, "arrow": _arrow_rows}
-        for where, row in read.get(kind.holds, _csv_rows)(file, kind):
+        for where, row in rows(file, kind):
             if messages:
                 yield dialogue_of(where, row, feature)
                 continue
@@ -141,6 +140,24 @@ def _only_text(where: str, row: Mapping[str, Any]) -> str:
     return texts[0]
 
 
+Rows = Iterator[tuple[str, Mapping[str, Any]]]
+
+
+def rows(file: Path, kind: Kind) -> Rows:
+    """The rows of a file, each with its place for errors.
+
+    Args:
+        file: to read.
+        kind: of `kind_of`; not "text".
+
+    Raises:
+        UserError: it cannot be read, or is not what it seemed.
+    """
+    read = {"json": _json_rows, "parquet": _arrow_rows, "arrow": _arrow_rows}
+    with _told(file):
+        yield from read.get(kind.holds, _csv_rows)(file, kind)
+
+
 @contextlib.contextmanager
 def unpacked(file: Path) -> Iterator[BinaryIO]:
     """Opens a file for reading, without the gzip or Zstandard around it.
@@ -158,9 +175,6 @@ def unpacked(file: Path) -> Iterator[BinaryIO]:
 
 def _or_messages(row: Mapping[str, Any]) -> str:
     return ", or data.format=messages, which learns the answers alone" * is_dialogue(row)
-
-
-Rows = Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def _json_rows(file: Path, kind: Kind) -> Rows:

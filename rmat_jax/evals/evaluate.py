@@ -15,6 +15,7 @@ SUITES = {
     "length": "rmat_jax.evals.suites.length.suite",
     "recall": "rmat_jax.evals.suites.recall.suite",
     "babi": "rmat_jax.evals.suites.babi.suite",
+    "ruler": "rmat_jax.evals.suites.ruler.suite",
     "qa": "rmat_jax.evals.suites.answers.qa",
     "summary": "rmat_jax.evals.suites.answers.summary",
     "dialogue": "rmat_jax.evals.suites.dialogue.suite",
@@ -99,7 +100,7 @@ def check_names(suites: Sequence[str], options: Options) -> None:
             raise UserError(
                 f"suite {name!r} needs a file; give --{name}=PATH, see docs/evaluation.md"
             )
-    for name in ("text", *NEED_FILE):
+    for name in ("text", "ruler", *NEED_FILE):
         path = getattr(options, name)
         if (
             path is not None

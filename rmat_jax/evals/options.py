@@ -19,14 +19,16 @@ class Options:
     text: str | None = None
     # a file or folder of programs, for `code`; None: the run's own held-out documents
     code: str | None = None
-    # the longest reach, in tokens, at which `length` and `recall` measure
+    # the longest reach, in tokens, at which `length`, `recall`, `babi` and `ruler` measure
     max_tokens: int = 65_536
     # the most questions, dialogues, ... of a suite or of a cell in its table
     examples: int = 100
     # the seed of everything that is drawn
     seed: int = 0
-    # a folder of bAbI files, qa1_*_test.txt, ...
+    # a folder of bAbI's files, qa1_*_test.txt, ..., or of BABILong's, qa1/4k.json, ...
     babi: str | None = None
+    # a file or folder of RULER's prompts; None: they are made
+    ruler: str | None = None
     # a file of JSON lines, or tfds:NAME
     qa: str | None = None
     # a file of JSON lines, or tfds:NAME

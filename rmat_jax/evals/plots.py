@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 # not pyplot, which keeps every figure in a global
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from rmat_jax.colours import BLUE, GREY, GRID, INK, ORANGE
 from rmat_jax.evals.means import Mean
@@ -148,6 +149,34 @@ def mark(upper: Axes, lower: Axes, marks: Mapping[str, float]) -> None:
                 color=INK,
                 fontsize=8,
             )
+
+
+def shares(axes: Axes, shares_RN: np.ndarray, spell: str = "{:.0%}") -> AxesImage:
+    """Draws shares from 0 to 1 as a heat map with a number in each cell; a NaN has a dash.
+
+    Args:
+        axes: to draw on.
+        shares_RN: rows from above, columns from the left.
+        spell: a number's format.
+
+    Returns:
+        What a colour bar needs.
+    """
+    image = axes.imshow(shares_RN, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares_RN):
+        axes.text(
+            column,
+            row,
+            "\N{EN DASH}" if np.isnan(share) else spell.format(share),
+            ha="center",
+            va="center",
+            color="white" if share > 0.5 else INK,
+            fontsize=9,
+        )
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return image
 
 
 def stack_branches(axes: Axes, branches: Sequence[str], weights_LS: np.ndarray) -> None:

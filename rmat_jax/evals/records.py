@@ -1,11 +1,14 @@
-"""Records as they are published: JSON lines or a JSON list, a file or a folder, perhaps packed."""
+"""Records as they are published: JSON lines, a JSON list or parquet, perhaps packed.
+
+They are in a file or in a folder of files.
+"""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rmat_jax.data.formats import unpacked
+from rmat_jax.data.formats import PARQUET, kind_of, rows, unpacked
 from rmat_jax.errors import UserError
 from rmat_jax.files import check_regular, json_lines
 
@@ -13,13 +16,30 @@ from rmat_jax.files import check_regular, json_lines
 NO_RECORDS = {"schema.json"}
 
 
+def record_files(path: Path) -> list[Path]:
+    """Returns the files of a folder that may hold records, by name.
+
+    Hidden files, and what lies in hidden folders, are left out: caches stand so.
+    """
+    return sorted(
+        file
+        for ending in ("*.json*", "*.parquet*")
+        for file in path.rglob(ending)
+        if file.is_file()
+        and file.name not in NO_RECORDS
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+
+
 def json_records(flag: str, path: Path, what: str, example: str) -> Iterator[tuple[str, Any]]:
-    """Yields the records of a file, or of a folder's *.json, *.jsonl and packed ones, by name.
+    """Yields the records of a file, or of a folder's *.json, *.jsonl, *.parquet and packed ones.
+
+    The files of a folder are read by name.
 
     Args:
         flag: what the user typed, for errors.
         path: a file or a folder. Each file holds JSON lines, a list of records, or one record, as
-            it is or within gzip or Zstandard.
+            it is or within gzip or Zstandard, or it is parquet.
         what: names what is wanted, for errors.
         example: a record.
 
@@ -30,22 +50,20 @@ def json_records(flag: str, path: Path, what: str, example: str) -> Iterator[tup
         UserError: there is none, or one cannot be read.
     """
     try:
-        files = [path]
-        if path.is_dir():
-            files = sorted(
-                file
-                for file in path.rglob("*.json*")
-                if file.is_file() and file.name not in NO_RECORDS
-            )
+        files = record_files(path) if path.is_dir() else [path]
         if not files:
             raise UserError(
-                f"{flag} holds no *.json or *.jsonl file; give a file of {what}: {example}"
+                f"{flag} holds no *.json, *.jsonl or *.parquet file; "
+                f"give a file of {what}: {example}"
             )
         for file in files:
             check_regular(file, f"give a file of {what}", "" if path.is_dir() else flag)
             with unpacked(file) as opened:
                 data = opened.read()
             where = f"{flag}, {file.relative_to(path)}" if path.is_dir() else flag
+            if data.startswith(PARQUET):
+                yield from rows(file, kind_of(file))
+                continue
             yield from _records(where, data, example)
     except OSError as error:
         raise UserError(

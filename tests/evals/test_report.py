@@ -269,7 +269,7 @@ def failing_check(subject, options):
     [
         (
             ["--suite=position,recal"],
-            "unknown suite 'recal'; there is position, length, recall, babi, qa, summary,",
+            "unknown suite 'recal'; there is position, length, recall, babi, ruler, qa,",
         ),
         (["--suite="], "unknown suite ''"),
         (["--suite=recall,position,recall"], "suite 'recall' is named twice"),

@@ -20,6 +20,7 @@ from rmat_jax.evals.suites.answers.qa import prompt, qa
 from rmat_jax.evals.suites.answers.questions import Asked, Item
 from rmat_jax.evals.suites.answers.summary import summary
 from rmat_jax.evals.suites.babi.suite import babi
+from rmat_jax.evals.suites.ruler.suite import ruler
 from rmat_jax.model import RMAT
 from tests.evals import tiny
 
@@ -71,11 +72,18 @@ def test_every_suite_runs(subject, tmp_path):
         "summary": "In.",
     }
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
+    prompt = {"input": "In Rome.\n" * 9 + "Where? In", "outputs": ["Rome"], "length": 16}
+    (tmp_path / "vt.jsonl").write_text(json.dumps(prompt) + "\n")
     files = {name: str(tmp_path / "a.jsonl") for name in ("qa", "summary")}
     options = Options(
-        babi=str(tmp_path), text=str(tmp_path / "text.txt"), max_tokens=16, examples=2, **files
+        babi=str(tmp_path),
+        ruler=str(tmp_path / "vt.jsonl"),
+        text=str(tmp_path / "text.txt"),
+        max_tokens=16,
+        examples=2,
+        **files,
     )
-    for suite, figures in [(babi, 2), (qa, 1), (summary, 1)]:
+    for suite, figures in [(babi, 2), (ruler, 1), (qa, 1), (summary, 1)]:
         section = suite(subject, options, tmp_path)
         assert section.text.count(".png)") == figures
         assert all(

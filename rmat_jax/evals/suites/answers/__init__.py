@@ -6,6 +6,6 @@ per byte of the reference, and how much a written text agrees with it, beside wh
 They differ in prompts, scores and baselines, which `qa.py` and `summary.py` hold.
 
 Sources: exact match and token F1 are those of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250),
-ROUGE is that of Lin 2004. Records are read as L-Eval and QMSum write them. The three conditions are
-our choice.
+ROUGE is that of Lin 2004. Records are read as L-Eval, QMSum and LongBench write them. The three
+conditions are our choice.
 """

@@ -28,6 +28,8 @@ DOCUMENTS = (
     "meeting_transcripts",
 )
 QUESTIONS = ("questions", "instructions", "question", "query")
+# LongBench's records, whose `input` is the question
+LONGBENCH = {"input", "context", "answers"}
 # lists of questions: QMSum's, LoCoMo's and LooGLE's
 QUERIES = ("general_query_list", "specific_query_list", "qa", "qa_pairs")
 # fields of an entry, as these spell them
@@ -127,7 +129,8 @@ def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]
     ]
     if not items:
         raise UserError(
-            f"{schema.flag}={value!r} has no document with an answer to it; "
+            f"{schema.flag}={value!r} has no document with an answer to it"
+            f"{', or no question' * schema.needs_question}; "
             f"give lines: {schema.example}"
         )
     return draw(items, limit, rng)
@@ -159,6 +162,8 @@ def parse(schema: Schema, record: Any, where: str) -> Item:
         raise UserError(
             f"{where}: a record must be an object, not {_kind(record)}; give {schema.example}"
         )
+    if record.keys() >= LONGBENCH and not any(name in record for name in QUESTIONS):
+        record = {**record, "documents": record["context"], "question": record["input"]}
     sessions = record.get("conversation")
     if isinstance(sessions, Mapping) and (found := sessions_of(sessions)):
         # a session of a conversation is a document that begins with its date

@@ -4,18 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
 
-from rmat_jax.colours import BLUE, GREY, INK, LIGHT_BLUE, ORANGE
+from rmat_jax.colours import GREY, INK, ORANGE
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_STORIES, Condition
+from rmat_jax.evals.suites.babi.sources import Scale
 from rmat_jax.evals.suites.babi.stories import Task
 from rmat_jax.evals.suites.babi.trials import MAJORITY, Trial, by_stretch, chance, mean
 
-XLABEL = "other text between the facts (chunks)"
 
-
-def heat_map(file: Path, tasks: Sequence[Task], trials: Sequence[Trial]) -> None:
+def heat_map(file: Path, tasks: Sequence[Task], trials: Sequence[Trial], scale: Scale) -> None:
     """Draws the right answers of each task at each stretch as a heat map, as BABILong does."""
     stretches = by_stretch(trials)
     cells = [
@@ -25,24 +23,17 @@ def heat_map(file: Path, tasks: Sequence[Task], trials: Sequence[Trial]) -> None
     drawing, axes = plots.new_figure(
         f"Right answers, {OF_STORIES[KEPT]}", height=plots.bars_height(len(tasks))
     )
-    shades = LinearSegmentedColormap.from_list("blues", ["#FFFFFF", LIGHT_BLUE, BLUE])
-    image = axes.imshow(cells, cmap=shades, vmin=0, vmax=1, aspect="auto")
-    for row, values in enumerate(cells):
-        for column, value in enumerate(values):
-            colour = "white" if value > 0.7 else INK
-            axes.text(
-                column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=colour
-            )
-    axes.set_xticks(range(len(stretches)), stretches)
+    image = plots.shares(axes, np.array(cells), "{:.2f}")
+    axes.set_xticks(range(len(stretches)), map(scale.label, stretches))
     axes.set_yticks(range(len(tasks)), [task.name for task in tasks])
-    axes.set_xlabel(XLABEL)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
+    axes.set_xlabel(scale.axis)
     drawing.colorbar(image, ax=axes, pad=0.02).outline.set_visible(False)
     plots.save(drawing, file)
 
 
-def curves(file: Path, tasks: Sequence[Task], trials: Sequence[Trial], has_memory: bool) -> None:
+def curves(
+    file: Path, tasks: Sequence[Task], trials: Sequence[Trial], scale: Scale, has_memory: bool
+) -> None:
     """Draws the right answers by stretch, all tasks together, beside what needs no memory."""
     cells = by_stretch(trials)
     places = np.arange(len(cells))
@@ -73,7 +64,7 @@ def curves(file: Path, tasks: Sequence[Task], trials: Sequence[Trial], has_memor
         (chances, GREY, ":", 1.2, "chance"),
     ):
         axes.axhline(height, color=colour, linestyle=style, linewidth=width, label=label)
-    axes.set_xticks(places, cells)
-    axes.set(xlabel=XLABEL, ylabel="right answers", ylim=(0, 1))
+    axes.set_xticks(places, map(scale.label, cells))
+    axes.set(xlabel=scale.axis, ylabel="right answers", ylim=(0, 1))
     plots.legend(axes)
     plots.save(drawing, file)

@@ -1,27 +1,15 @@
-"""The stories of `babi`, and other text that is put between their facts.
-
-The files are those of bAbI (arXiv 1502.05698). Other text stands between facts as in BABILong
-(arXiv 2406.10149).
-"""
+"""The stories of `babi`, as bAbI's files hold them (arXiv 1502.05698)."""
 
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
-from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.files import check_regular
 
 FILES = re.compile(r"qa(\d+)(?:_(.*))?_test\.txt")
-# A sentence ends after its mark and the white space behind it, or with its line. One without an
-# end is cut.
-SENTENCE = re.compile(rb".{1,400}?(?:[.!?][\"')\]]*\s+|\n\s*|\Z)|.{400}", re.DOTALL)
-# of other text; so much is enough, and quickly encoded
-DISTRACTOR_BYTES = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +22,8 @@ class Question:
     facts: tuple[str, ...]
     text: str
     answer: str
+    # tokens of its text, as a published file names them
+    length: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +72,7 @@ def read_tasks(folder: str | None) -> list[Task]:
     if not tasks:
         raise UserError(
             f"babi={folder!r} has no file named like qa1_single-supporting-fact_test.txt; "
-            "give bAbI's folder"
+            "give bAbI's folder, or BABILong's with files like qa1/4k.json"
         )
     return tasks
 
@@ -123,66 +113,3 @@ def read_stories(file: Path) -> Iterable[Question]:
             "give bAbI's files"
         )
     return questions
-
-
-class Distractor:
-    """Text to put between facts, sentence by sentence.
-
-    Args:
-        texts: the first DISTRACTOR_BYTES of them are used.
-        tokenizer: of the model.
-
-    Raises:
-        UserError: there is no text.
-    """
-
-    def __init__(self, texts: Iterable[bytes], tokenizer: Tokenizer):
-        self._sentences: list[np.ndarray] = []
-        room = DISTRACTOR_BYTES
-        for text in texts:
-            self._sentences += [
-                tokenizer.encode(match[0])
-                for match in SENTENCE.finditer(text[:room])
-                if match[0].strip()
-            ]
-            room -= len(text)
-            if room <= 0:
-                break
-        self.num_tokens = sum(map(len, self._sentences))
-        if not self.num_tokens:
-            raise UserError(
-                "there is no text to put between the facts, or only white space; "
-                "give --text=FILE, a long one"
-            )
-
-    def passage(self, tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Returns sentences that follow each other, of exactly so many tokens together.
-
-        The first sentence may be cut. The text begins again where it ends.
-        """
-        place, found = int(rng.integers(len(self._sentences))), []
-        while tokens > 0:
-            found.append(self._sentences[place % len(self._sentences)][-tokens:])
-            tokens, place = tokens - len(found[-1]), place - 1
-        return found[::-1]
-
-
-def stretch(
-    facts: Sequence[np.ndarray], passage: Sequence[np.ndarray], rng: np.random.Generator
-) -> np.ndarray:
-    """Puts the facts, in their order, at random places between the sentences of the passage.
-
-    Args:
-        facts: token ids of each.
-        passage: token ids of each sentence.
-        rng: draws the places.
-
-    Returns:
-        The token ids of all of it.
-    """
-    places = np.sort(rng.integers(len(passage) + 1, size=len(facts)))
-    cuts = [0, *places.tolist(), len(passage)]
-    parts = []
-    for index, fact in enumerate(facts):
-        parts += [*passage[cuts[index] : cuts[index + 1]], fact]
-    return np.concatenate([*parts, *passage[cuts[-2] :]])

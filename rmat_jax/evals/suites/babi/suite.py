@@ -9,29 +9,49 @@ import numpy as np
 from rmat_jax.evals.conditions import ALONE, EMPTIED, OF_STORIES, contest, verdict
 from rmat_jax.evals.continuations import ROWS
 from rmat_jax.evals.inputs import read_texts, source_name
+from rmat_jax.evals.passages import Distractor
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
 from rmat_jax.evals.suites.babi import figures
-from rmat_jax.evals.suites.babi.stories import Distractor, Task, read_tasks
+from rmat_jax.evals.suites.babi.babilong import read_babilong
+from rmat_jax.evals.suites.babi.sources import Published, Scale, Source, Spread
+from rmat_jax.evals.suites.babi.stories import Task, read_tasks
 from rmat_jax.evals.suites.babi.trials import MAJORITY, Trial, by_stretch, chance, mean, run_task
 
 # tokens of a document of other text, at most
 TEXT_TOKENS = 1 << 16
+METHOD = (
+    "An answer counts as given if it is, with the end of its line, likelier than every other "
+    "answer in the task's files: one distribution over whole answers, not normalised by their "
+    "lengths. Raised most: of all answers it gained most against the question alone, which takes "
+    "out what the model likes to say anyway. Exact: it is also what the model would write "
+    "greedily. Emptying the memory leaves the open chunk, and a sliding window, as they are; the "
+    "question is read after it."
+)
 
 
 def check(subject: Subject, options: Options) -> None:
     """Raises UserError for anything wrong with `options.babi` or the text between the facts."""
-    read_tasks(options.babi)
-    distractor(subject, options)
+    read(subject, options)
 
 
-def distractor(subject: Subject, options: Options) -> Distractor:
-    """Returns the text to put between the facts.
+def read(subject: Subject, options: Options) -> tuple[list[Task], Source]:
+    """Returns the tasks of `options.babi`, and what their questions are asked after.
+
+    A folder of BABILong's files has both; to bAbI's files belongs other text.
 
     Raises:
-        UserError: there is none.
+        UserError: neither's files are there, they are damaged, or there is no other text.
     """
+    folder = options.babi
+    if folder and Path(folder).expanduser().is_dir():
+        tasks = read_babilong(folder, options.max_tokens)
+        if tasks:
+            return tasks, Published(f"`{folder}`", subject.tokenizer, options)
+    tasks = read_tasks(folder)
     texts = read_texts(subject, options, TEXT_TOKENS)
-    return Distractor(map(subject.tokenizer.decode, texts), subject.tokenizer)
+    other = Distractor(map(subject.tokenizer.decode, texts), subject.tokenizer)
+    chunk_len = subject.config.model.chunk_len
+    return tasks, Spread(other, source_name(options), subject.tokenizer, chunk_len, options)
 
 
 def babi(subject: Subject, options: Options, out: Path) -> Section:
@@ -42,67 +62,46 @@ def babi(subject: Subject, options: Options, out: Path) -> Section:
     Raises:
         UserError: bad options, no text to put between the facts, or a model that knows no text.
     """
-    tasks, other = read_tasks(options.babi), distractor(subject, options)
+    tasks, source = read(subject, options)
     model, engine = subject.config.model, subject.engine(rows=ROWS)
     trials = [
-        trial
-        for index, task in enumerate(tasks)
-        for trial in run_task(engine, index, task, options, other)
+        trial for index, task in enumerate(tasks) for trial in run_task(engine, index, task, source)
     ]
-    figures.heat_map(Path(out, "babi_tasks.png"), tasks, trials)
-    figures.curves(Path(out, "babi_stretches.png"), tasks, trials, model.memory)
+    scale = source.scale
+    figures.heat_map(Path(out, "babi_tasks.png"), tasks, trials, scale)
+    figures.curves(Path(out, "babi_stretches.png"), tasks, trials, scale, bool(model.memory))
     values = measured(tasks, trials, bool(model.memory))
 
+    stretches = by_stretch(trials)
     brackets = ", in brackets with the memory emptied" * bool(model.memory)
     parts = [
-        verdicts(trials, bool(model.memory)),
+        verdicts(trials, scale, bool(model.memory)),
         figure("Accuracy by task and stretch", "babi_tasks.png"),
         figure("Accuracy by stretch, all tasks", "babi_stretches.png"),
-        f"Right answers by chunks of other text{brackets}:",
-        task_table(values),
-        method(max(t.stretch for t in trials) * model.chunk_len, source_name(options), other),
+        f"Right answers by {scale.axis}{brackets}:",
+        task_table(values, scale),
+        f"{source.method()} {METHOD}",
     ]
     return Section(
         "bAbI over many chunks",
-        headline(values, max(t.stretch for t in trials)),
+        headline(values, scale.span(min(stretches), max(stretches))),
         "\n\n".join(parts),
         values,
     )
 
 
-def headline(values: dict[str, Any], longest: int) -> str:
+def headline(values: dict[str, Any], span: str) -> str:
     """Returns one sentence with the scores of all tasks together."""
     means, emptied = values["all"], ""
     if "emptied" in means:
         emptied = f", {means['emptied']['value']:.3f} with the {OF_STORIES[EMPTIED]}"
     return (
-        f"{means['kept']['value']:.3f} of bAbI's answers are right with 0 to {longest} chunks of "
-        f"other text between the facts{emptied}; chance is {means['chance']:.3f}, "
-        f"{MAJORITY} {means['majority']['value']:.3f}."
+        f"{means['kept']['value']:.3f} of bAbI's answers are right {span}{emptied}; chance is "
+        f"{means['chance']:.3f}, {MAJORITY} {means['majority']['value']:.3f}."
     )
 
 
-def method(longest: int, source: str, other: Distractor) -> str:
-    """Says how it was measured.
-
-    Args:
-        longest: tokens of other text at the longest stretch.
-        source: name of the other text.
-        other: the text itself.
-    """
-    repeats = ", which is shorter and repeats" * (other.num_tokens < longest)
-    return (
-        f"Each question is asked after 0 to {longest:,} tokens of {source}{repeats}, with the "
-        "facts at random places in it, in their order. An answer counts as given if it is, with "
-        "the end of its line, likelier than every other answer in the task's file: one "
-        "distribution over whole answers, not normalised by their lengths. Raised most: of all "
-        "answers it gained most against the question alone, which takes out what the model likes "
-        "to say anyway. Exact: it is also what the model would write greedily. Emptying the memory "
-        "leaves the open chunk, and a sliding window, as they are; the question is read after it."
-    )
-
-
-def verdicts(trials: Sequence[Trial], has_memory: bool) -> str:
+def verdicts(trials: Sequence[Trial], scale: Scale, has_memory: bool) -> str:
     """Says what the numbers of all tasks together show, a line each."""
     unit, over = "of accuracy", "stories"
     raised = "The answer that the facts raise most"
@@ -112,7 +111,7 @@ def verdicts(trials: Sequence[Trial], has_memory: bool) -> str:
             mean(trials, "kept", "alone"), "Its answer", "that to the question alone", unit, over
         ),
         contest(mean(trials, "raised", "majority"), raised, MAJORITY, unit, over),
-        reach(trials),
+        reach(trials, scale),
     ]
     if has_memory:
         lines.append(verdict(mean(trials, "kept", "emptied"), "Its memory", unit, over))
@@ -126,23 +125,21 @@ def verdicts(trials: Sequence[Trial], has_memory: bool) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def reach(trials: Sequence[Trial]) -> str:
+def reach(trials: Sequence[Trial], scale: Scale) -> str:
     """Says up to which stretch every stretch beats the most frequent answer.
 
     A difference counts from two standard errors on.
     """
     found = None
-    for chunks, of in by_stretch(trials).items():
+    for stretch, of in by_stretch(trials).items():
         if not mean(of, "kept", "majority").positive:
             break
-        found = chunks
+        found = stretch
     if found is None:
-        return (
-            f"Not even without other text between the facts is it right more often than {MAJORITY}."
-        )
+        return f"Not even {scale.least} is it right more often than {MAJORITY}."
     return (
         f"It is right more often than {MAJORITY}, by more than two standard errors, "
-        f"up to {found} chunks of other text."
+        f"up to {scale.extent(found)}."
     )
 
 
@@ -162,14 +159,15 @@ def measured(tasks: Sequence[Task], trials: Sequence[Trial], has_memory: bool) -
         cells = by_stretch(own)
         values["tasks"][task.name] = means(own) | {
             "chance": chance(task),
-            "questions": len(own) // len(cells),
-            "stretches": {chunks: means(of) for chunks, of in cells.items()},
+            "questions": max(map(len, cells.values())),
+            "stretches": {stretch: means(of) for stretch, of in cells.items()},
         }
     return values
 
 
-def task_table(values: dict[str, Any]) -> str:
+def task_table(values: dict[str, Any], scale: Scale) -> str:
     """Returns a markdown table with a line for each task."""
+    stretches = sorted({at for of in values["tasks"].values() for at in of["stretches"]})
 
     def cell(means: dict[str, Any]) -> str:
         return f"{means['kept']['value']:.2f}" + (
@@ -184,13 +182,12 @@ def task_table(values: dict[str, Any]) -> str:
                 f"{number:.2f}"
                 for number in (of["chance"], of["majority"]["value"], of["alone"]["value"])
             ),
-            *map(cell, of["stretches"].values()),
+            *(cell(of["stretches"][at]) if at in of["stretches"] else "" for at in stretches),
             f"{of['raised']['value']:.2f}",
             f"{of['exact']['value']:.2f}",
         )
         for name, of in values["tasks"].items()
     ]
-    columns = [f"{chunks}" for chunks in next(iter(values["tasks"].values()))["stretches"]]
     return table(
         (
             "task",
@@ -198,7 +195,7 @@ def task_table(values: dict[str, Any]) -> str:
             "chance",
             "most frequent",
             OF_STORIES[ALONE],
-            *columns,
+            *map(scale.label, stretches),
             "raised most",
             "exact",
         ),

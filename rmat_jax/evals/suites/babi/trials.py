@@ -12,14 +12,13 @@ import numpy as np
 
 from rmat_jax.evals.continuations import ROWS, finite_costs, groups_of
 from rmat_jax.evals.means import Mean, clustered_mean
-from rmat_jax.evals.suite import Options, say
-from rmat_jax.evals.suites.babi.stories import Distractor, Question, Task, stretch
+from rmat_jax.evals.suite import say
+from rmat_jax.evals.suites.babi.sources import Source
+from rmat_jax.evals.suites.babi.stories import Question, Task
 from rmat_jax.infer import Engine, Session
 
 # how reports name the baseline that knows the answers' frequencies alone
 MAJORITY = "always the most frequent answer"
-# chunks of other text
-STRETCHES = (0, 1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Trial:
     task: int
     # its number in the task
     story: int
-    # chunks of other text
+    # chunks of other text, or tokens of a published text
     stretch: int
     # Was the right answer the likeliest ...
     kept: bool
@@ -81,50 +80,40 @@ def rank(engine: Engine, sessions: Sequence[Session], candidates: Sequence[str])
     ]
 
 
-def run_task(
-    engine: Engine, index: int, task: Task, options: Options, other: Distractor
-) -> list[Trial]:
-    """Asks questions of a task at every stretch, at most `options.examples` and always the same.
+def run_task(engine: Engine, index: int, task: Task, source: Source) -> list[Trial]:
+    """Asks questions of a task at every stretch.
 
     Args:
         engine: the model.
         index: of the task among all tasks.
         task: whose questions are asked.
-        options: `examples`, `seed` and `max_tokens` count.
-        other: the text between the facts.
+        source: of the text before the questions.
     """
-    model, candidates, trials = engine.model.config, task.candidates, []
+    candidates, trials = task.candidates, []
     alone: dict[int, Ranked] = {}
-    drawn = np.random.default_rng([options.seed, task.number]).permutation(len(task.questions))[
-        : options.examples
-    ]
 
     def ranked(sessions: Sequence[Session], questions: Sequence[Question]) -> list[Ranked]:
         for session, question in zip(sessions, questions, strict=True):
             session.read(question.text)
         return rank(engine, sessions, candidates)
 
-    def context(number: int, chunks: int) -> np.ndarray:
-        # Whatever else is asked, this question's text is the same.
-        rng = np.random.default_rng([options.seed, task.number, number, chunks])
-        facts = [engine.encode(f"{fact}\n") for fact in task.questions[number].facts]
-        return stretch(facts, other.passage(chunks * model.chunk_len, rng), rng)
-
-    for chunks in stretches(model.chunk_len, options):
-        for group in groups_of(ROWS, sorted(drawn.tolist())):
+    for stretch in source.stretches(task):
+        drawn = source.drawn(task, stretch)
+        for group in groups_of(ROWS, drawn):
             questions = [task.questions[number] for number in group]
-            if group[0] not in alone:
-                alone |= zip(group, ranked([engine.open() for _ in group], questions), strict=True)
-            read = [engine.open(context(number, chunks)) for number in group]
+            new = [number for number in group if number not in alone]
+            asked = [task.questions[number] for number in new]
+            alone |= zip(new, ranked([engine.open() for _ in new], asked), strict=True)
+            read = [engine.open(source.context(task, number, stretch)) for number in group]
             forgetful = [session.fork(forget=True) for session in read]
             kept = ranked(read, questions)
-            emptied = ranked(forgetful, questions) if model.memory else kept
+            emptied = ranked(forgetful, questions) if engine.model.config.memory else kept
             for number, question, ours, theirs in zip(group, questions, kept, emptied, strict=True):
                 right = candidates.index(question.answer)
                 trial = Trial(
                     task=index,
                     story=question.story,
-                    stretch=chunks,
+                    stretch=stretch,
                     kept=ours.best == right,
                     emptied=theirs.best == right,
                     alone=alone[number].best == right,
@@ -135,13 +124,8 @@ def run_task(
                 )
                 trials.append(trial)
         right = mean(trials[-len(drawn) :]).value
-        say(f"babi: {task.name}, {chunks} chunks between the facts: {right:.2f} right")
+        say(f"babi: {task.name}, {source.scale.extent(stretch)}: {right:.2f} right")
     return trials
-
-
-def stretches(chunk_len: int, options: Options) -> list[int]:
-    """Returns the stretches, in chunks, that `options.max_tokens` has room for."""
-    return [chunks for chunks in STRETCHES if chunks * chunk_len <= options.max_tokens]
 
 
 def mean(trials: Sequence[Trial], of: str = "kept", against: str | None = None) -> Mean:
@@ -150,10 +134,12 @@ def mean(trials: Sequence[Trial], of: str = "kept", against: str | None = None) 
     The questions of a story, at all stretches, are a unit.
 
     Args:
-        trials: one or more.
+        trials: any number; NaN comes of none.
         of: name of the field.
         against: name of the field that is subtracted.
     """
+    if not trials:
+        return clustered_mean(np.zeros(0), np.zeros(0))
     values = np.array(
         [getattr(t, of) - (getattr(t, against) if against else 0) for t in trials], float
     )

@@ -1,6 +1,6 @@
-"""The figures of `recall`: accuracy by context and depth, and by number of pairs."""
+"""The figures of `recall`: accuracy by context and depth, by number of pairs, and by both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,50 +13,42 @@ from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_QUESTIONS, OF_TEXTS
 from rmat_jax.evals.means import Mean
 
+# the name of a row
+EMPTIED_ROW = "memory\nemptied"
+
 
 def heatmap(
     file: Path,
     title: str,
     contexts: Sequence[int],
-    depths: Sequence[float],
-    accuracy_DN: np.ndarray,
-    control_N: np.ndarray | None,
+    rows: Sequence[str],
+    ylabel: str,
+    accuracy_RN: np.ndarray,
+    below: Mapping[str, np.ndarray],
     chance: float,
 ) -> None:
-    """Draws accuracy by context length and depth.
+    """Draws accuracy by context length and by something else.
 
     Args:
         file: to write.
         title: of the figure.
         contexts: lengths in tokens, one for each column.
-        depths: from 0 to 1, one for each row.
-        accuracy_DN: from 0 to 1.
-        control_N: the same with an emptied memory, drawn as a row of its own; None: no such row.
+        rows: names of the rows, from above.
+        ylabel: what the rows are.
+        accuracy_RN: from 0 to 1.
+        below: rows of their own to compare with, by name.
         chance: accuracy of guessing, marked in the colour bar.
     """
     figure = Figure(figsize=(7, 4.4), dpi=120, layout="constrained")
-    panels = 1 if control_N is None else 2
-    axes = np.ravel(figure.subplots(panels, sharex=True, height_ratios=[len(depths), 1][:panels]))
+    heights = [len(rows), *[1] * len(below)]
+    axes = np.ravel(figure.subplots(len(heights), sharex=True, height_ratios=heights))
     axes[0].set_title(title, loc="left", fontweight="bold", fontsize=11)
-    rows = [accuracy_DN] if control_N is None else [accuracy_DN, control_N[None]]
-    for panel, shares in zip(axes, rows, strict=True):
-        image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for (y, x), share in np.ndenumerate(shares):
-            panel.text(
-                x,
-                y,
-                f"{share:.0%}",
-                ha="center",
-                va="center",
-                color="white" if share > 0.5 else INK,
-                fontsize=9,
-            )
-        panel.spines[:].set_visible(False)
-        panel.tick_params(length=0)
-    axes[0].set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
-    axes[0].set_ylabel("depth of the fact in the context")
-    if control_N is not None:
-        axes[1].set_yticks([0], ["memory\nemptied"])
+    image = plots.shares(axes[0], accuracy_RN)
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_ylabel(ylabel)
+    for panel, (name, shares_N) in zip(axes[1:], below.items(), strict=True):
+        plots.shares(panel, shares_N[None])
+        panel.set_yticks([0], [name])
     axes[-1].set_xticks(range(len(contexts)), [plots.count_name(tokens) for tokens in contexts])
     axes[-1].set_xlabel("context (tokens)")
     bar = figure.colorbar(image, ax=axes.tolist(), label="accuracy", format="{x:.0%}")

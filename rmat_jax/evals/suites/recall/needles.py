@@ -27,6 +27,8 @@ class Cell(NamedTuple):
     depth: float
     # facts that are told and asked for
     facts: int
+    # They were told once before, in the first chunk, with other values; the last ones count.
+    updated: bool = False
 
 
 class Needles(Protocol):
@@ -48,7 +50,8 @@ class Needles(Protocol):
 class Pairs:
     """Key-value pairs in the noise of `data/recall.py`.
 
-    All pairs stand in one chunk. The last chunk has the keys in another order.
+    All pairs stand in one chunk, and updated ones in the first chunk too, with other values. The
+    last chunk has the keys in another order.
     """
 
     config: Config
@@ -69,6 +72,12 @@ class Pairs:
         keys = NOISE + rng.permutation(symbols)[:pairs]
         values = NOISE + symbols + rng.integers(symbols, size=pairs)
         told = round(cell.depth * (cell.chunks - 1)) * size + 2 * rng.permutation(size // 2)[:pairs]
+        if cell.updated:
+            before = 2 * rng.permutation(size // 2)[:pairs]
+            # any other value
+            shift = 1 + rng.integers(max(symbols - 1, 1), size=pairs)
+            stale = NOISE + symbols + (values - NOISE - symbols + shift) % symbols
+            tokens[before], tokens[before + 1] = keys, stale
         tokens[told], tokens[told + 1] = keys, values
         order, asked = rng.permutation(pairs), cell.chunks * size + 2 * np.arange(pairs)
         tokens[asked], tokens[asked + 1] = keys[order], values[order]

@@ -11,6 +11,7 @@ from rmat_jax.evals.inputs import read_texts, source_name
 from rmat_jax.evals.means import Mean
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
 from rmat_jax.evals.suites.recall import figures
+from rmat_jax.evals.suites.recall.capacity import capacity_cells, capacity_map, keys
 from rmat_jax.evals.suites.recall.measure import (
     SHORT,
     SHORTEST,
@@ -52,11 +53,10 @@ def recall(subject: Subject, options: Options, out: Path) -> Section:
         UserError: as `check` does.
     """
     chunk_len, data = subject.config.model.chunk_len, subject.config.data
-    pairs_held: list[int] = []
+    capacity: list[Cell] = []
     if data.synthetic:
         needles, facts = Pairs(subject.config), data.recall_pairs
-        most = min(data.recall_symbols, chunk_len // 2)
-        pairs_held = [1 << n for n in range(most.bit_length())]
+        capacity = capacity_cells(subject.config, options)
     else:
         texts = read_texts(subject, options, options.max_tokens)
         needles, facts = (
@@ -68,12 +68,13 @@ def recall(subject: Subject, options: Options, out: Path) -> Section:
         for chunks in contexts(options.max_tokens // chunk_len)
         for depth in DEPTHS
     ]
-    held = [Cell(data.recall_gap + 1, 0.0, pairs) for pairs in pairs_held]
-    cells = [cell for cell in grid for _ in range(documents_of(cell, chunk_len, options.examples))]
-    keys = [cell for cell in held for _ in range(options.examples)]
-    found = measure(subject, needles, cells + keys, options.seed)
-    of_grid, of_keys = part(found, slice(len(cells))), part(found, slice(len(cells), None))
-    return describe(subject, needles, of_grid, of_keys, options, out)
+    cells, more = (
+        [cell for cell in of for _ in range(documents_of(cell, chunk_len, options.examples))]
+        for of in (grid, capacity)
+    )
+    found = measure(subject, needles, cells + more, options.seed)
+    of_grid, of_more = part(found, slice(len(cells))), part(found, slice(len(cells), None))
+    return describe(subject, needles, of_grid, of_more, options, out)
 
 
 def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], thing: str) -> str:
@@ -117,7 +118,7 @@ def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], 
 
 
 def describe(
-    subject: Subject, needles: Needles, grid: Found, keys: Found, options: Options, out: Path
+    subject: Subject, needles: Needles, grid: Found, more: Found, options: Options, out: Path
 ) -> Section:
     """Returns the section of what was measured, and writes its figures to `out`.
 
@@ -125,7 +126,7 @@ def describe(
         subject: the model.
         needles: the kind of documents.
         grid: answers by context length and depth.
-        keys: answers by number of pairs; without any cell there is no such part.
+        more: those of `capacity_cells`; without any cell there is no such part.
         options: of the suite.
         out: folder of the figures.
     """
@@ -144,9 +145,10 @@ def describe(
         out / "recall.png",
         f"Recall of a {needles.thing} by context length and depth",
         tokens,
-        DEPTHS,
+        [f"{depth:.0%}" for depth in DEPTHS],
+        "depth of the fact in the context",
         np.array([[mean.value for mean in row] for row in accuracy_DN]),
-        np.array([mean.value for mean in cut]) if model.memory else None,
+        {figures.EMPTIED_ROW: np.array([mean.value for mean in cut])} if model.memory else {},
         chance,
     )
     values = {
@@ -210,9 +212,10 @@ def describe(
         f"Recall of a {needles.thing}: accuracy {kept[0].value:.2f} at {tokens[0]:,} tokens of "
         f"context, {kept[-1].value:.2f} at {tokens[-1]:,} (guessing {chance:.2f}). {judged}"
     )
-    if keys.cells:
-        text, values["keys"] = _keys(subject, needles, keys, chance, out)
-        parts.append(text)
+    if more.cells:
+        for name, of in (("keys", keys), ("capacity", capacity_map)):
+            text, values[name] = of(subject, more, chance, out)
+            parts.append(text)
     return Section("Recall by context length and depth", headline, "\n\n".join(parts), values)
 
 
@@ -237,44 +240,3 @@ def _what(needles: Needles, options: Options, subject: Subject) -> str:
         "before the chunk that asks. Errors are taken over documents. Contexts beyond "
         f"{SHORT:,} tokens have fewer documents, so that cells cost alike."
     )
-
-
-def _keys(
-    subject: Subject, needles: Needles, keys: Found, chance: float, out: Path
-) -> tuple[str, dict]:
-    """The part on accuracy by number of pairs: markdown, numbers."""
-    counts = sorted({cell.facts for cell in keys.cells})
-    which = [keys.where(facts=count) for count in counts]
-    kept, cut = ([keys.accuracy(some, right) for some in which] for right in (keys.kept, keys.cut))
-    held = [
-        max(mean.value - chance, 0) / (1 - chance) * count
-        for mean, count in zip(kept, counts, strict=True)
-    ]
-    figures.keys(
-        out / "keys.png", counts, kept, cut if subject.config.model.memory else None, chance
-    )
-    tokens = keys.cells[0].chunks * needles.chunk_len
-    lines = [
-        (count, f"{a:.3f}", f"{b:.3f}", f"{number:.2f}")
-        for count, a, b, number in zip(counts, kept, cut, held, strict=True)
-    ]
-    best = int(np.argmax(held))
-    bound = "At least" if best == len(counts) - 1 else "At most"
-    text = "\n\n".join(
-        [
-            "### Keys held",
-            f"**{bound} {held[best]:.1f} keys are held**, when {counts[best]} are told"
-            f"{', the most that fit' if bound == 'At least' else ''}: the accuracy, corrected for "
-            f"guessing, times the number of pairs. Contexts of {tokens} tokens, the pairs in their "
-            f"first chunk; trained were {subject.config.data.recall_pairs} pairs.",
-            figure("Accuracy by number of pairs", "keys.png"),
-            table(("pairs", "accuracy", "memory emptied", "keys held"), lines),
-        ]
-    )
-    return text, {
-        "pairs": counts,
-        "accuracy": kept,
-        "emptied": cut,
-        "held": held,
-        "context_tokens": tokens,
-    }

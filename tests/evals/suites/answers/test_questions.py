@@ -59,6 +59,80 @@ def test_spellings_of_summaries():
     assert asked(SUMMARY, meeting) == asked(QA, meeting) == expected
 
 
+def longbench(dataset, context, input, answers, all_classes=None, language="en"):
+    """A record with LongBench's fields."""
+    return {
+        "input": input,
+        "context": context,
+        "answers": answers,
+        "length": len(context.split()),
+        "dataset": dataset,
+        "language": language,
+        "all_classes": all_classes,
+        "_id": "0123456789abcdef",
+    }
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        longbench("narrativeqa", "A story.", "Who came?", ["She.", "Her."]),
+        longbench("hotpotqa", "Passage 1:\nA\n\nPassage 2:\nB", "Which?", ["A"]),
+        longbench("trec", "Question: x\nType: y", "Question: z\nType:", ["City"], ["City", "y"]),
+        longbench("samsum", "Dialogue: x\nSummary: y", "Dialogue: z\nSummary: ", ["Short."]),
+        longbench("passage_retrieval_en", "Paragraph 1: A", "An abstract.", ["Paragraph 1"]),
+        longbench("multifieldqa_zh", "\u6587", "\u8c01?", ["\u5979"], language="zh"),
+        longbench("repobench-p", "def f(): pass", "import f", ["f()"]),
+    ],
+    ids=lambda record: record["dataset"],
+)
+def test_longbench_asks_its_input_of_its_context(record):
+    assert asked(QA, record) == (
+        (record["context"],),
+        [(record["input"].strip(), *record["answers"])],
+    )
+
+
+@pytest.mark.parametrize("dataset", ["gov_report", "multi_news", "vcsum"])
+def test_longbench_sums_up_without_a_question(dataset):
+    record = longbench(dataset, "A long report.", "", ["Short."])
+    assert asked(SUMMARY, record) == (("A long report.",), [("", "Short.")])
+    # what its own instruction would ask is not asked
+    assert asked(QA, record)[1] == []
+    meeting = longbench("qmsum", "A: Hello.", "What was said?", ["Hello."])
+    assert asked(SUMMARY, meeting)[1] == [("What was said?", "Hello.")]
+
+
+@pytest.mark.parametrize("dataset", ["passage_count", "lcc"])
+def test_longbench_files_without_a_question_are_told(tmp_path, dataset):
+    file = tmp_path / f"{dataset}.jsonl"
+    file.write_text(json.dumps(longbench(dataset, "Text.", "", ["3"])) + "\n")
+    with pytest.raises(UserError, match="no document with an answer to it, or no question"):
+        load(QA, str(file), 9, 0)
+
+
+def test_other_records_have_their_document_in_input():
+    """The control: LongBench's rule is for records without a question of their own."""
+    record = {"input": "Text.", "context": "Other.", "question": "Who?", "answers": ["She."]}
+    assert asked(QA, record) == (("Text.",), [("Who?", "She.")])
+    assert asked(QA, {"input": "Text.", "questions": ["Who?"], "answers": ["She."]})[0] == (
+        "Text.",
+    )
+
+
+def test_parquet_holds_records_too(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    record = longbench("narrativeqa", "A story.", "Who came?", ["She."])
+    parquet.write_table(pyarrow.Table.from_pylist([record] * 2), tmp_path / "a.parquet")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache/b.json").write_text("no")
+    for path in (tmp_path, tmp_path / "a.parquet"):
+        (item,) = load(QA, str(path), 9, 0)
+        assert item == Item(("A story.",), (Asked("Who came?", ("She.",)),))
+
+
 def test_what_has_no_word_is_left_out():
     questions = {
         "context": "Text.",

@@ -1,14 +1,17 @@
 """bAbI stretched over chunks: what is read, what is ranked, what is said about it."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from rmat_jax.data.tokenizer import ByteTokenizer
 from rmat_jax.errors import UserError
+from rmat_jax.evals.passages import Distractor, stretch
 from rmat_jax.evals.suite import Options
-from rmat_jax.evals.suites.babi.stories import Distractor, read_tasks, stretch
+from rmat_jax.evals.suites.babi.sources import CHUNKS, FEWEST, TOKENS
+from rmat_jax.evals.suites.babi.stories import read_tasks
 from rmat_jax.evals.suites.babi.suite import babi, check, reach, verdicts
 from rmat_jax.evals.suites.babi.trials import Trial, mean, rank
 from tests.evals.planted import PlantedEngine, last_place, planted_subject
@@ -150,23 +153,24 @@ def test_verdicts_follow_the_numbers():
         trials([True] * 39 + [False]),
         trials([True, False, False, False, False, True, False, False] * 5),
     )
-    assert "**Its answer is better than always" in verdicts(right, True)
+    assert "**Its answer is better than always" in verdicts(right, CHUNKS, True)
     lucky = verdicts(
         [
             dataclasses.replace(t, majority=i % 4 == 1, emptied=i % 4 == 3)
             for i, t in enumerate(luck)
         ],
+        CHUNKS,
         True,
     )
     assert "**Its answer is not measurably better than always" in lucky
     assert "**Its memory does not help measurably:** +0.0000" in lucky
     worse = [dataclasses.replace(t, kept=False, emptied=True, saved=-1.0) for t in right]
-    assert verdicts(worse, True).count("**Its memory does not help:** -1.0000") == 2
-    assert "Not even without" in reach(worse)
+    assert verdicts(worse, CHUNKS, True).count("**Its memory does not help:** -1.0000") == 2
+    assert "Not even without" in reach(worse, CHUNKS)
     far = [dataclasses.replace(t, stretch=2) for t in right] + [
         dataclasses.replace(t, stretch=8) for t in worse
     ]
-    assert "up to 2 chunks" in reach(far + right)
+    assert "up to 2 chunks" in reach(far + right, CHUNKS)
 
 
 def test_questions_of_a_story_are_one_unit():
@@ -205,3 +209,87 @@ def test_missing_folders_and_files(tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             read_tasks(value)
+
+
+def test_far_stretches_have_fewer_questions_and_cost_alike(folder, tmp_path):
+    subject = planted_subject(last_place, [TALE])
+    options = Options(babi=str(folder), examples=24, max_tokens=8 * 1024)
+    section = babi(subject, options, tmp_path)
+    cells = section.values["tasks"]["qa1 single supporting fact"]["stretches"]
+    assert list(cells)[-3:] == [64, 256, 1024]
+    # a story has two questions
+    assert [of["kept"]["units"] for of in cells.values()][:8] == [12] * 8
+    assert all(FEWEST / 2 <= cells[far]["kept"]["units"] <= FEWEST for far in (256, 1024))
+    assert section.values["tasks"]["qa1 single supporting fact"]["questions"] == 24
+    assert "Stretches beyond 64 chunks have proportionately fewer questions" in section.text
+    # the control: all fit
+    near = babi(subject, dataclasses.replace(options, max_tokens=512), tmp_path)
+    assert "proportionately" not in near.text
+
+
+def babilong(path, texts, question="Where is {}?"):
+    """Rows on Mary and John, of whom each text tells where they went."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index, text in enumerate(texts):
+        place = PLACES[index % 4]
+        told = f"{text} Mary went to the {place}. {text} John went to the {PLACES[index % 3]}."
+        rows.append({"input": told, "question": question.format("Mary"), "target": place})
+    if path.suffix == ".parquet":
+        from pyarrow import Table, parquet
+
+        parquet.write_table(Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows))
+    return rows
+
+
+def test_published_files_are_read_as_they_lie(tmp_path):
+    for task in (1, 2):
+        babilong(tmp_path / f"data/qa{task}/0k.json", ["It rained."] * 8)
+    rows = babilong(tmp_path / "4k/qa1-00000-of-00001.parquet", ["It rained all day."] * 4)
+    # the same once more, and a length that is too long, and what a download leaves
+    babilong(tmp_path / "qa1/4k-00000-of-00001.parquet", ["It rained."] * 9)
+    babilong(tmp_path / "data/qa1/1M.json", ["It rained."])
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache/qa3_1k.json").write_text("no")
+    subject = planted_subject(last_place)
+    options = Options(babi=str(tmp_path), max_tokens=4096)
+    section = babi(subject, options, tmp_path)
+    tasks = section.values["tasks"]
+    assert list(tasks) == ["qa1", "qa2"]
+    assert list(tasks["qa1"]["stretches"]) == [0, 4096] and list(tasks["qa2"]["stretches"]) == [0]
+    assert tasks["qa1"]["stretches"][4096]["kept"] == {"value": 1.0, "error": 0.0, "units": 4}
+    # what it says when it knows nothing is right once in four
+    assert tasks["qa1"]["stretches"][4096]["emptied"]["value"] == 0.25
+    read = {session.text.decode() for session in subject.made.opened}
+    asked = "\nWhere is Mary?"
+    assert {row["input"] + asked for row in rows} <= read
+    assert "right in texts of 0 to 4k tokens" in section.headline
+    assert "up to texts of 4k tokens" in section.text
+    assert "| qa2 | 8 | 0.25 | 0.25 | 0.25 | 1.00 (0.25) |  |" in section.text
+    assert "without BABILong's instructions" in section.text
+    few = babi(subject, dataclasses.replace(options, examples=2), tmp_path)
+    assert few.values["tasks"]["qa1"]["questions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("qa1/1k.json", '[{"input": "x", "question": "y"}]', "qa1/1k.json.*must have the texts"),
+        ("qa1/1k.json", '["x"]', "record 1: a row must have the texts input, question, target"),
+        ("qa1/1M.json", "[]", "no text of max_tokens=65536 or less; the shortest has 1,048,576"),
+        ("qa1/others.json", "[]", "no file named like qa1.*or BABILong's"),
+    ],
+)
+def test_damaged_published_files_are_one_clear_line(tmp_path, name, text, message):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        check(planted_subject(last_place), Options(babi=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_lacks_a_length_has_no_number_there():
+    assert np.isnan(mean([]).value) and mean([]).units == 0
+    assert TOKENS.label(128 << 10) == "128k" and TOKENS.label(0) == "0"

@@ -16,6 +16,7 @@ from rmat_jax.errors import UserError
 from rmat_jax.evals.means import Mean
 from rmat_jax.evals.suite import Options, Subject
 from rmat_jax.evals.suites.recall import measure as measuring
+from rmat_jax.evals.suites.recall.capacity import Change, capacity_cells, mapped, updates
 from rmat_jax.evals.suites.recall.measure import Found, contexts, documents_of, measure
 from rmat_jax.evals.suites.recall.needles import Cell, Pairs, PassKeys
 from rmat_jax.evals.suites.recall.suite import DEPTHS, check, recall, verdict
@@ -42,10 +43,11 @@ def pass_keys():
     return PassKeys(haystack, ByteTokenizer(), C)
 
 
-def oracle(span, matched):
+def oracle(span, matched, most=1 << 30, last=True):
     """Stands for `evaluate_heldout`: a model that remembers `span` chunks of context and nothing of
     an emptied memory. It says what followed the last `matched` tokens where it sees them in what it
-    remembers."""
+    remembers; of pairs it remembers the `most` that were told last, of two values the first or the
+    last."""
 
     def evaluate(config, params, packed, num_bytes):
         batches = list(packed)
@@ -64,9 +66,11 @@ def oracle(span, matched):
             says = [
                 seen[i + matched]
                 for i in range(len(seen) - matched)
-                if seen[i : i + matched] == asked and len(asked)
+                if seen[i : i + matched] == asked
+                and len(asked)
+                and sum(token >= NOISE for token in seen[i:]) <= 2 * most
             ]
-            correct = says[-1:] == [lanes["targets"][lane, place]]
+            correct = (says[-1:] if last else says[:1]) == [lanes["targets"][lane, place]]
             number = (lanes["documents"][lane, place] + 1) * rows + lane
             found.append((0.5 if correct else 4.0, correct, place % C, offset, number, lane))
         columns = [np.array(column) for column in zip(*found, strict=True)]
@@ -257,3 +261,87 @@ def test_what_cannot_be_asked_is_an_error(text_subject, tmp_path):
     message = "too short to ask for a pass key, which takes 22 tokens; use at least 22"
     with pytest.raises(UserError, match=f"chunk_len=16 is {message}"):
         check(short, options)
+
+
+def capacity_of(monkeypatch, config, tmp_path, gap=4, **known):
+    """The map of an oracle, and the report's text."""
+    monkeypatch.setattr(measuring, "evaluate_heldout", oracle(matched=1, **known))
+    data = dataclasses.replace(config.data, recall_gap=gap)
+    subject = Subject(tmp_path, dataclasses.replace(config, data=data), None, 0)
+    section = recall(subject, Options(max_tokens=64 * C, examples=8), tmp_path)
+    return section.values["capacity"], section.text
+
+
+def test_the_map_shows_how_many_pairs_are_held_how_long(monkeypatch, pairs_config, tmp_path):
+    found, text = capacity_of(monkeypatch, pairs_config, tmp_path, span=16, most=2)
+    # the trained length is among them
+    assert found["context_tokens"] == [4 * C, 5 * C, 16 * C, 64 * C]
+    assert found["pairs"] == [1, 2, 4, 8]
+    share = [[mean.value for mean in row] for row in found["accuracy"]]
+    assert share == [[1, 1, 1, 0], [1, 1, 1, 0], [0.5, 0.5, 0.5, 0], [0.25, 0.25, 0.25, 0]]
+    assert {mean.value for mean in found["emptied"]} == {0}
+    # Of one key all is known; of more, what is right is corrected for guessing among 8.
+    assert found["held"] == pytest.approx([2, 2, 2, 0])
+    assert "**0.0 keys are held over 2,048 tokens of noise**, 2.0 over 128" in text
+    assert "The memory has 6 slots a layer." in text
+    assert "| 4 pairs, told twice | 0.500 ± 0.000 | 0.500 ± 0.000 |" in text
+    assert (tmp_path / "capacity.png").stat().st_size > 1000
+    longer, _ = capacity_of(monkeypatch, pairs_config, tmp_path, span=64, most=4)
+    assert longer["held"] == pytest.approx([4, 4, 4, 4])
+
+
+def test_the_last_value_of_a_key_counts(monkeypatch, pairs_config, tmp_path):
+    found, text = capacity_of(monkeypatch, pairs_config, tmp_path, span=64)
+    assert [mean.value for mean in found["updated"]["accuracy"]] == [1, 1, 1, 1]
+    assert "**Keys are updated**: of keys told twice the last value is found in 100.0%" in text
+    # the control: it keeps the value that it read first
+    stale, text = capacity_of(monkeypatch, pairs_config, tmp_path, span=65, last=False)
+    assert [mean.value for mean in stale["updated"]["accuracy"]] == [0, 0, 0, 0]
+    assert {mean.value for row in stale["accuracy"] for mean in row} == {1}
+    assert (
+        "**Updates are lost in part**: of keys told twice the last value is found in 0.0%" in text
+    )
+    # one that forgets all cannot be judged
+    _, text = capacity_of(monkeypatch, pairs_config, tmp_path, span=0)
+    assert "Whether keys are updated cannot be told: those told once" in text
+
+
+def test_updated_pairs_are_told_twice_with_other_values(pairs_config):
+    needles = Pairs(pairs_config)
+    made = needles.make(Cell(6, 1 / 5, 4, updated=True), np.random.default_rng(0))
+    tokens, targets = made["tokens"], made["targets"]
+    before, after = (
+        dict(part[part >= NOISE].reshape(-1, 2).tolist())
+        for part in (tokens[:C], tokens[C : 2 * C])
+    )
+    assert before.keys() == after.keys() and len(after) == 4
+    assert all(before[key] != after[key] for key in after)
+    assert not (tokens[2 * C : 6 * C] >= NOISE).any()
+    asked = np.flatnonzero(targets[-C:] >= 0)
+    assert [after[key] for key in tokens[-C:][asked].tolist()] == targets[-C:][asked].tolist()
+    # Those that are told once are as they were.
+    once = needles.make(Cell(6, 1 / 5, 4), np.random.default_rng(0))["tokens"]
+    assert not (once[:C] >= NOISE).any()
+
+
+def test_the_map_is_bounded(pairs_config):
+    assert mapped([1, 2, 4, 8]) == [1, 2, 4, 8] and mapped([1, 2, 4, 8, 16, 32]) == [2, 8, 32]
+    model = dataclasses.replace(pairs_config.model, chunk_len=256, vocab_size=300)
+    data = dataclasses.replace(pairs_config.data, recall_symbols=128, recall_gap=2)
+    cells = capacity_cells(
+        dataclasses.replace(pairs_config, model=model, data=data), Options(max_tokens=1 << 16)
+    )
+    here = [cell.facts for cell in cells if cell.chunks == 3]
+    assert here == [1, 2, 4, 8, 16, 32, 64, 128]
+    # Powers of two that are few enough, the trained number, and that once more.
+    for chunks in (4, 16, 64, 256):
+        once = [cell.facts for cell in cells if cell.chunks == chunks and not cell.updated]
+        assert once == [2, 4, 8, 32, 128]
+        twice = [cell for cell in cells if cell.chunks == chunks + 1 and cell.updated]
+        assert [(cell.facts, round(cell.depth * (cell.chunks - 1))) for cell in twice] == [(4, 1)]
+
+
+def test_a_single_document_tells_no_update():
+    change = Change(Mean(1.0, math.nan, 1), Mean(1.0, 0.0, 1), Mean(0.0, math.nan, 1))
+    assert "cannot be told from one document" in updates(change, 0.1)
+    assert "cannot be told" in updates(change._replace(once=change.twice), 0.1)
