@@ -105,7 +105,7 @@ def assert_close(actual, expected, tolerance):
 
 FEWER = {f"context {n}": MeshConfig(data=1, context=n) for n in (2, 4)}
 # other meshes have these axes too
-SLOW = ("fsdp", "tensor", "data", "lanes and context", *FEWER)
+SLOW = ("fsdp", "tensor", "data", "lanes and context", "parameters and context", *FEWER)
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def sent_along_context(mesh: MeshConfig, **changes) -> dict[str, float]:
     return sent.kinds
 
 
-@pytest.mark.parametrize("gate", ["none", "slot"])
+@pytest.mark.parametrize("gate", [pytest.param("none", marks=pytest.mark.slow), "slot"])
 def test_bytes_along_context_are_the_formula(gate):
     """docs/architecture.md, Over devices: they do not grow with the tokens of a lane."""
     parts, mesh = 4, MeshConfig(data=1, context=4)

@@ -236,7 +236,7 @@ def on_cpu(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "path"),
     [
-        ("hybrid", "cudnn"),
+        pytest.param("hybrid", "cudnn", marks=pytest.mark.slow),
         ("hybrid", "splash"),
         pytest.param("outputs", "cudnn", marks=pytest.mark.slow),
         pytest.param("stream", "splash", marks=pytest.mark.slow),
@@ -248,7 +248,10 @@ def test_kernels_are_given_what_the_obvious_code_sees(name, path):
 
 
 @pytest.mark.usefixtures("on_cpu")
-@pytest.mark.parametrize("path, cut", [("cudnn", "documents"), ("splash", "bias")])
+@pytest.mark.parametrize(
+    "path, cut",
+    [pytest.param("cudnn", "documents", marks=pytest.mark.slow), ("splash", "bias")],
+)
 def test_control_kernels_need_the_bias_and_the_documents(monkeypatch, path, cut):
     if cut == "bias":
         biased = fused._biased
