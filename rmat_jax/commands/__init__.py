@@ -21,6 +21,7 @@ from rmat_jax.commands import (
     ablate,
     bench,
     chat,
+    config,
     crosscheck,
     evaluate,
     export,
@@ -45,6 +46,7 @@ COMMANDS: dict[str, ModuleType] = {
     "crosscheck": crosscheck,
     "export": export,
     "import": import_,
+    "config": config,
     "plan": plan,
     "bench": bench,
 }

@@ -109,7 +109,11 @@ def text_source(
     or of a lone text the last `heldout_fraction` of its bytes.
 
     Args:
-        path, heldout_path, pattern, heldout_fraction, feature: of `DataConfig`.
+        path: as in `DataConfig`.
+        heldout_path: as in `DataConfig`.
+        pattern: as in `DataConfig`.
+        heldout_fraction: as in `DataConfig`.
+        feature: as in `DataConfig`.
         as_text: take every file for one text, whatever it holds.
     """
     files = _text_files("data.path", path, pattern)
