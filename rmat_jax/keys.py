@@ -97,7 +97,8 @@ def text(values: Config | None = None) -> str:
     """All keys for a terminal: each as it is typed, its meaning below it."""
     parts = []
     for section in sections(values):
-        parts.append(f"{section.name or 'the experiment'}: {section.meaning}\n")
+        heading = f"{section.name or 'the experiment'}: {section.meaning}"
+        parts.append(textwrap.fill(heading, 98, subsequent_indent="  ") + "\n")
         for key in section.keys:
             follows = "  (follows other keys)" if key.follows and values is None else ""
             parts.append(f"  {key.name}={typed(key.value)}{follows}")
