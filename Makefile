@@ -1,6 +1,7 @@
 # make quickstart   set up, train on the built-in corpus, print samples, write runs/quickstart/report.md with plots
 # make test         set up, run the tests
 # make lint         set up, check the style
+# make site         set up, build the documentation into site/
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check install
 # where there is no NVIDIA GPU, PyTorch's own index has builds without CUDA's 2 GB
 TORCH_INDEX := $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: setup quickstart test lint
+.PHONY: setup quickstart test lint site
 
 setup: $(VENV)/.ready
 
@@ -31,3 +32,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
+
+site: setup
+	$(PIP) --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

@@ -1,9 +1,10 @@
 """Bytes that a chip sends in a train step: parameters gathered once a step, against a compiler that
 divides the whole program.
 
-    JAX_PLATFORMS=cpu python benchmarks/gather_once.py --config=configs/pg19_150m.py
-    --topology=v5e:4x4 JAX_PLATFORMS=cpu python benchmarks/gather_once.py --config=...
-    --topology=... --config.mesh.fsdp=4 --config.mesh.tensor=4
+    JAX_PLATFORMS=cpu python benchmarks/gather_once.py --config=configs/pg19_150m.py \\
+        --topology=v5e:4x4
+    JAX_PLATFORMS=cpu python benchmarks/gather_once.py --config=configs/pg19_150m.py \\
+        --topology=v5e:4x4 --config.mesh.fsdp=4 --config.mesh.tensor=4
 
 Both are the project's train step with the same mesh and shardings of what goes in and out; the
 second is jitted without `sharding.spread`. Nothing runs: both are compiled for the slice, which

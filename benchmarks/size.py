@@ -1,16 +1,16 @@
 """Counts how much there is to read of the model, and in how many places its options are looked at.
 
     python benchmarks/size.py
-    python benchmarks/size.py ../version1/rmat_jax      another checkout, such as one of 3a94fb7
+    python benchmarks/size.py ../version1/rmat_jax    # another checkout, such as one of 3a94fb7
 
 Printed: the lines of the model's files; the longest function of them; the places that compare an
 option of the architecture with one of its values, by file; the distinct blocks that the options
 make.
 """
 
+import argparse
 import ast
 import itertools
-import sys
 from pathlib import Path
 
 MODEL = ("model.py", "modules", "ops/attention.py", "ops/pool.py", "ops/rope.py")
@@ -75,7 +75,14 @@ def blocks() -> int:
     return len(found)
 
 
-def main(package: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "package", type=Path, nargs="?", default="rmat_jax", help="a package; default %(default)s"
+    )
+    package = parser.parse_args().package
     files = sources(package, MODEL)
     lines = sum(len(f.read_text().splitlines()) for f in files)
     print(f"model: {lines} lines in {len(files)} files")
@@ -93,4 +100,4 @@ def main(package: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "rmat_jax"))
+    main()

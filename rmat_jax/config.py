@@ -111,9 +111,11 @@ class Local(_Section):
 
     PREFIX = "model.local."
 
-    # [W] tokens; None: 64, or what of it divides the chunk
+    # [W] The tokens that each token sees, itself among them. None: 64, or the largest power of two
+    # below it that divides the chunk.
     window: int | None = None
-    # across the chunk's border; False: blocks of W tokens inside the chunk
+    # True: the window slides over the chunk's border. False: a chunk is cut into blocks of W
+    # tokens, and a token sees its own block.
     sliding: bool = True
 
     def __post_init__(self):
@@ -130,19 +132,24 @@ class Memory(_Section):
 
     PREFIX = "model.memory."
 
-    # [M] vectors a layer, a multiple of the writes; None: twice the writes
+    # [M] The vectors that each layer remembers, a multiple of `writes`. None: twice the writes.
     slots: int | None = None
-    # [K] slots that a chunk writes, each the mean of C / K tokens; None: C, a slot for each token
+    # [K] The slots that a chunk writes, each the mean of C / K tokens. None: C, a slot for each
+    # token.
     writes: int | None = None
-    # "inputs": LN1(x), read with the layer's own keys and values; "outputs": y, with their own
+    # What a slot is made of. "inputs": the layer's normalised inputs, read with the layer's own
+    # keys and values. "outputs": the layer's outputs, read with keys and values of their own.
     keeps: str = "inputs"
-    # "joint": slots stand in the first branch's softmax; "stream": a softmax and a share of its own
+    # "joint": the slots stand in the first branch's softmax, beside the chunk's tokens. "stream":
+    # the memory has a softmax and a share of its own.
     read: str = "joint"
-    # how a new entry meets the slot it replaces: "slot" | "gru" | "none"; see modules/memory.py
+    # How a new entry is mixed with the slot that it replaces. "slot": by one number a slot. "gru":
+    # by a recurrent cell, channel by channel. "none": it takes the slot's place.
     gate: str = "slot"
-    # start of the update gate's bias: positive writes, as a plain queue does; negative keeps
+    # The gate's bias before training. A positive one writes, as a plain queue does; a negative one
+    # keeps.
     gate_bias: float | None = dataclasses.field(default=None, metadata={"default": 2.2, "start": 1})
-    # read="joint": start of what each head adds to the scores of the slots
+    # What each head adds to the scores of the slots, before training. Needs read="joint".
     key_bias: float | None = dataclasses.field(default=None, metadata={"default": -2.0, "start": 1})
 
     def __post_init__(self):
@@ -201,38 +208,47 @@ class RMATConfig(_Section):
 
     PREFIX = "model."
 
-    # [V]; 257 = bytes and the end-of-document token, or what the tokenizer of another program has
+    # [V] The number of tokens. 257: bytes and the end-of-document token, or as many as the
+    # tokenizer of another program has.
     vocab_size: int = 257
-    # [D]
+    # [D] The width of a token's vector, a multiple of `num_heads`.
     width: int = 256
-    # [L]
+    # [L] The layers.
     num_layers: int = 4
-    # [H]
+    # [H] The attention heads of each layer.
     num_heads: int = 8
-    # [F]; None: four times the width
+    # [F] The hidden width of each MLP. None: four times the width.
     mlp_width: int | None = None
-    # [C] tokens
+    # [C] The tokens of a chunk.
     chunk_len: int = 256
-    # of "full", "local", "memory"
+    # What a layer attends to: "full" (the chunk so far), "local" (the last tokens), "memory" (the
+    # slots). Any of them in this order, but not the memory alone.
     branches: tuple[str, ...] = BRANCHES
+    # The settings of the local branch.
     local: Local | None = None
+    # The settings of the memory.
     memory: Memory | None = None
-    # "per_head" | "global" | "none"
+    # How positions rotate queries and keys (RoPE). "per_head": each head has all frequencies.
+    # "global": the frequencies run once over all heads. "none": not at all.
     rope: str = "per_head"
+    # The slowest frequency turns once in about 2 pi times so many positions.
     rope_base: float = 10_000.0
-    # a token's vector also holds the token before it: x_t = E[t] + E[t - 1] Wp
+    # Whether a token's vector also holds the token before it: x_t = E[t] + E[t - 1] Wp.
     token_shift: bool = True
-    # the output table is the embedding's
+    # Whether the output table is the embedding's.
     tie_embeddings: bool = False
+    # The fraction of activations that training sets to zero.
     dropout: float = _start(0.0)
-    # of the activations: "float32" | "bfloat16" | "float64"
+    # The type of the activations: "float32", "bfloat16" or "float64".
     dtype: str = "float32"
-    # "block": the backward pass computes layers again, all but attention's results; "chunk": groups
-    # of chunks; "chunk+block"
+    # What the backward pass computes again, to save memory. "none": nothing. "block": each layer,
+    # all but attention's results. "chunk": each group of chunks. "chunk+block": both.
     remat: str = _start("none")
-    # "auto" | "obvious" | "xla" | "cudnn" | "splash": how whole chunks are read; see ops/fused.py
+    # The code that computes attention over whole chunks: "obvious", "xla", "cudnn" (NVIDIA),
+    # "splash" (TPU), or "auto", the fastest that fits.
     attention: str = _start("auto")
-    # [G] at most as many chunks are read at once; None: see model.py; 1 where outputs are kept
+    # [G] The chunks that the layers take at once, at most. None: as many as suit the hardware. It
+    # is 1 where the memory keeps outputs.
     chunks_at_once: int | None = _start(None)
 
     def __post_init__(self):
@@ -368,51 +384,60 @@ FULL_ATTENTION = RMATConfig(branches=("full",), chunk_len=1024)
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(_Section):
-    """What is read. With neither `path`, `tfds` nor `synthetic`: the Python standard library's own
-    sources.
+    """The text that is read. Without `path`, `tfds` and `synthetic` it is the source code of the
+    Python standard library.
     """
 
     PREFIX = "data."
 
-    # a file, or a folder read file by file: text, JSON lines, CSV, parquet, also as .gz and .zst
+    # A file, or a folder that is read file by file: text, JSON lines, CSV, parquet or Arrow, also
+    # as .gz and .zst.
     path: str = ""
-    # in place of `path`, several with weights: "books/:0.7,code/:0.3"; see data/mixture.py
+    # Several files or folders with weights in place of `path`, such as "books/:0.7,code/:0.3".
+    # data/mixture.py says what the shares are.
     mixture: str = ""
-    # its held-out counterpart; without it `heldout_fraction` of `path` is held out
+    # The held-out file or folder. Without it `heldout_fraction` of `path` is held out.
     heldout_path: str = ""
-    # which files of a folder
+    # Which files of a folder are read, such as "*.txt".
     pattern: str = "*"
-    # "auto": what a file's name and first bytes tell | "text": all files as they are | "messages":
-    # rows are dialogues, or prompts with answers; the loss is on the answers alone
+    # "auto": a file's first bytes and its name tell what it holds. "text": every file is read as it
+    # is. "messages": rows are dialogues, or prompts with answers, and the loss is on the answers
+    # alone.
     format: str = "auto"
-    # the field of rows that holds the text; empty: "text", or the only field of text there is
+    # The field of a row that holds the text. Empty: "text", or the only field of text there is.
     feature: str = ""
-    # a TFDS name, such as pg19 or lm1b
+    # A set of TensorFlow Datasets, such as pg19 or lm1b.
     tfds: str = ""
-    # split names, TFDS slicing included
+    # The split to train on; it may be a slice, such as "train[:10%]".
     tfds_train: str = "train"
+    # The split that is held out.
     tfds_heldout: str = "validation"
-    # where the set lies or is downloaded to; empty: TFDS's default
+    # The folder where the set lies, or to which it is downloaded. Empty: TFDS's own.
     tfds_dir: str = ""
-    # "recall": key-value pairs in a document's first chunk, asked for in its last
+    # Made documents instead of text. "recall": a document tells key-value pairs and asks for them
+    # in its last chunk.
     synthetic: str = ""
-    # the text is cut into documents that tell a number and ask for it, which alone is scored
+    # Whether the text is cut into documents that tell a number and ask for it at their end. Only
+    # the number's digits are scored.
     passkey: bool = False
-    # so many other numbers in each chunk before the question, on average
+    # How many other numbers each chunk before the question holds, on average.
     passkey_decoys: float = 0.0
-    # pairs a document
+    # The pairs of a document.
     recall_pairs: int = 4
-    # whole chunks between the facts' chunk and the one that asks
+    # The whole chunks between the chunk with the facts and the one that asks.
     recall_gap: int = 4
-    # of the facts: the first chunk; "any": drawn, near as often as far; "even": all alike
+    # Where the facts stand. "first": in the first chunk. "any": in any chunk, so that the logarithm
+    # of the distance is uniform. "even": in any chunk, so that the distance is uniform.
     recall_place: str = "first"
-    # distinct keys, and distinct values: chance is 1 / recall_symbols
+    # The number of distinct keys, and of distinct values. Guessing is right once in as many
+    # answers.
     recall_symbols: int = 8
+    # The part of the text that is held out, where `heldout_path` names none.
     heldout_fraction: float = 0.05
-    # "bytes" | "bpe" | "words": made of the corpus, model.vocab_size entries | a path: the folder
-    # of a tokenizer.json, or the file, or a sentencepiece .model; all are kept in the workdir
+    # "bytes", "bpe" or "words" (both made from the text, with model.vocab_size entries), or a path:
+    # a tokenizer.json, its folder, or a .model of sentencepiece. The workdir keeps a copy.
     tokenizer: str = "bytes"
-    # of the documents' order
+    # The seed of the order of documents.
     seed: int = 0
 
     def __post_init__(self):
@@ -502,38 +527,43 @@ def _following(default: float) -> typing.Any:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig(_Section):
-    """An optimiser, linear warm-up, a schedule, clipping by global norm."""
+    """The optimiser, its schedule, and what happens at bad steps."""
 
     PREFIX = "optim."
 
-    # "adamw" (arXiv 1711.05101) | "muon" (kellerjordan.github.io/posts/muon; AdamW for embedding,
-    # output table and vectors) | "adafactor" (arXiv 1804.04235, without relative steps) | "lion"
-    # (arXiv 2302.06675) | "schedule_free" (AdamW, arXiv 2405.15682; its average is what is used)
+    # The optimiser: "adamw" (arXiv 1711.05101), "muon" (kellerjordan.github.io/posts/muon; AdamW
+    # for embedding, output table and vectors), "adafactor" (arXiv 1804.04235, without relative
+    # steps), "lion" (arXiv 2302.06675) or "schedule_free" (AdamW, arXiv 2405.15682; its average is
+    # used).
     name: str = "adamw"
-    # the peak; docs/training.md says which suits an optimiser
+    # The learning rate at its peak. docs/training.md says which suits an optimiser.
     learning_rate: float = 1e-3
-    # after the warm-up: "cosine" down to the last step | "wsd": the peak, until it falls in a
-    # straight line in the last tenth of the steps (arXiv 2405.18392) | "constant"
+    # The learning rate after the warm-up. "cosine": it falls down to the last step. "wsd": it stays
+    # at the peak and falls in a straight line in the last tenth of the steps (arXiv 2405.18392).
+    # "constant": it stays.
     schedule: str = "cosine"
-    # of the peak, reached at the last step; without meaning where the schedule is constant
+    # The learning rate of the last step, as a fraction of the peak. A constant schedule ignores it.
     final_fraction: float = 0.1
+    # The steps in which the learning rate rises from 0 to its peak.
     warmup_steps: int = 100
-    # decoupled; off for norms, biases, gates and fusion weights
+    # Decoupled weight decay. Norms, biases, gates and fusion weights have none.
     weight_decay: float = 0.1
-    # of the first and second moments; with "schedule_free" the weight of the average and of the
-    # second moment, with "lion" those of its step and its momentum; None: 0.9 and 0.95, with "lion"
-    # 0.99; "adafactor" has none
+    # The decay of the first moment; with "schedule_free" the weight of the average, with "lion"
+    # that of its step. None: 0.9. "adafactor" has none.
     beta1: float | None = _following(0.9)
+    # The decay of the second moment; with "lion" that of its momentum. None: 0.95, with "lion"
+    # 0.99. "adafactor" has none.
     beta2: float | None = _following(0.95)
+    # The largest norm of the whole gradient; a larger one is scaled down to it.
     clip_norm: float = 1.0
-    # of the moving average of the weights, such as 0.999, which is then what is evaluated and used;
-    # 0: there is none
+    # The decay of a moving average of the weights, such as 0.999. The average is then evaluated and
+    # used. 0: there is no average.
     ema: float = 0.0
-    # what is done at a gradient that is not finite: "stop" | "skip" | "rollback"; see
-    # train/bad_steps.py
+    # What to do at a gradient that is not finite. "stop": end the run. "skip": leave the step out.
+    # "rollback": go back to the last checkpoint and on behind the data read since.
     bad_step: str = "stop"
-    # with "skip" and "rollback", a gradient is bad, too, whose norm is so many standard deviations
-    # above the mean of the last
+    # With "skip" and "rollback", a gradient is also bad when its norm lies this many standard
+    # deviations above the mean of the last ones.
     bad_step_sigmas: float = 6.0
 
     def __post_init__(self):
@@ -572,15 +602,17 @@ class MeshConfig(_Section):
 
     PREFIX = "mesh."
 
-    # devices; 0: all that the other axes leave
+    # The devices among which the lanes are divided. 0: all that the other axes leave.
     data: int = 0
-    # devices
+    # The devices that divide parameters and optimiser state among them, and the lanes too.
     fsdp: int = 1
-    # devices; neighbours, since they talk in every layer
+    # The devices that divide each matrix product. They should be neighbours, since they talk in
+    # every layer.
     tensor: int = 1
-    # devices; each has a run of a lane's chunks, and hands its memory to the next
+    # The devices that divide each lane's time. Each reads some chunks and hands its memory to the
+    # next.
     context: int = 1
-    # "jit" | "pmap": jax.pmap over `data` alone, the devices of one process
+    # "jit", or "pmap": jax.pmap over `data` alone, for the devices of one process.
     parallelism: str = "jit"
 
     def __post_init__(self):
@@ -611,27 +643,29 @@ class LogConfig(_Section):
 
     PREFIX = "log."
 
-    # steps between lines of metrics.jsonl and TensorBoard
+    # The steps between two records in metrics.jsonl and the trackers.
     every: int = 20
-    # between progress lines
+    # The seconds between two progress lines.
     seconds: float = 5.0
-    # steps; 0: only at the end
+    # The steps between two evaluations. 0: only at the end.
     eval_every: int = 500
-    # steps; 0: only at the end
+    # The steps between two checkpoints. 0: only at the end.
     save_every: int = 500
-    # newest checkpoints; the one with the lowest training loss stays besides
+    # The newest checkpoints that stay. The one with the lowest training loss stays besides.
     keep: int = 2
-    # the checkpoint with the lowest held-out loss stays, too: `--step=best`
+    # Whether the checkpoint with the lowest held-out loss stays, too. `--step=best` uses it.
     keep_best: bool = True
-    # the run ends after so many evaluations without a lower held-out loss; 0: at the last step
+    # The run ends after this many evaluations without a lower held-out loss. 0: it ends at the last
+    # step.
     patience: int = 0
-    # of sample text after each evaluation; 0: none
+    # The tokens of sample text that are written after each evaluation. 0: none.
     sample_tokens: int = 256
-    # empty: the start of a document
+    # The text with which a sample begins. Empty: the start of a document.
     sample_prompt: str = ""
-    # of "tensorboard", "wandb" and "trackio": what shows the records besides metrics.jsonl
+    # What shows the records besides metrics.jsonl: any of "tensorboard", "wandb" and "trackio".
     trackers: tuple[str, ...] = ("tensorboard",)
-    # START:STOP, two steps: what happens between them is traced for TensorBoard; empty: nothing
+    # START:STOP, two steps. What happens between them is traced for TensorBoard's profiler. Empty:
+    # nothing is traced.
     profile: str = ""
 
     def __post_init__(self):
@@ -664,18 +698,19 @@ class Config(_Section):
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     log: LogConfig = LogConfig()
+    # The optimiser steps of the run.
     steps: int = 1000
-    # [B] lanes
+    # [B] The lanes that are trained on side by side, each an endless text.
     batch_size: int = 8
-    # [N] chunks of each lane that one optimiser step reads
+    # [N] The chunks of each lane that one optimiser step reads.
     chunks_per_step: int = 4
-    # the lanes of a device are computed in this many parts, one after the other
+    # The number of parts in which a device computes its lanes, one after the other.
     accumulation: int = 1
-    # of held-out text
+    # The tokens of held-out text that an evaluation reads.
     eval_tokens: int = 65_536
-    # lanes that read it; runs of any batch_size are scored on the same text
+    # The lanes that read it. Runs of any batch_size are scored on the same text.
     eval_batch_size: int = 8
-    # of parameters and dropout
+    # The seed of the parameters and of dropout.
     seed: int = 0
 
     def __post_init__(self):

@@ -21,6 +21,7 @@ from rmat_jax.commands import (
     ablate,
     bench,
     chat,
+    config,
     crosscheck,
     evaluate,
     export,
@@ -47,6 +48,7 @@ COMMANDS: dict[str, ModuleType] = {
     "crosscheck": crosscheck,
     "export": export,
     "import": import_,
+    "config": config,
     "plan": plan,
     "bench": bench,
 }
@@ -61,21 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: bad input.
     """
-    parser = flags.Parser(
-        prog="python -m rmat_jax",
-        description="Trains and uses recurrent memory-augmented transformers.",
-        epilog="`python -m rmat_jax COMMAND --help` explains a command, with an example.",
-    )
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=flags.Parser
-    )
-    for name, module in COMMANDS.items():
-        headline = module.__doc__.partition("\n")[0]
-        command = commands.add_parser(name, help=headline, description=module.__doc__)
-        module.add_arguments(command)
-    typed = list(sys.argv[1:] if argv is None else argv)
-    args, rest = parser.parse_known_args(typed)
-    return _call(COMMANDS[vars(args).pop("command")], parser, args, rest, typed)
+    module, args = parse(argv)
+    return module.main(args) or 0
 
 
 def train_alone(argv: Sequence[str] | None = None) -> int:
@@ -89,20 +78,46 @@ def train_alone(argv: Sequence[str] | None = None) -> int:
     """
     parser = flags.Parser(prog="train.py", description=train.__doc__)
     train.add_arguments(parser)
+    parser.set_defaults(command="train")
+    module, args = _parsed(parser, argv)
+    return module.main(args) or 0
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[ModuleType, argparse.Namespace]:
+    """Reads the arguments and runs nothing.
+
+    Args:
+        argv: the arguments; None: those of this process.
+
+    Returns:
+        The module of the command, and what its `main` takes.
+
+    Raises:
+        UserError: there is no such command, or it has no such flag. Keys of a config are left to
+            `main`.
+    """
+    parser = flags.Parser(
+        prog="python -m rmat_jax",
+        description="Trains and uses recurrent memory-augmented transformers.",
+        epilog="`python -m rmat_jax COMMAND --help` explains a command, with an example.",
+    )
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=flags.Parser
+    )
+    for name, module in COMMANDS.items():
+        headline = module.__doc__.partition("\n")[0]
+        command = commands.add_parser(name, help=headline, description=module.__doc__)
+        module.add_arguments(command)
+    return _parsed(parser, argv)
+
+
+def _parsed(
+    parser: flags.Parser, argv: Sequence[str] | None
+) -> tuple[ModuleType, argparse.Namespace]:
     typed = list(sys.argv[1:] if argv is None else argv)
     args, rest = parser.parse_known_args(typed)
-    return _call(train, parser, args, rest, typed)
-
-
-def _call(
-    module: ModuleType,
-    parser: flags.Parser,
-    args: argparse.Namespace,
-    rest: list[str],
-    typed: list[str],
-) -> int:
+    module = COMMANDS[vars(args).pop("command")]
     if rest and not getattr(module, "SETS_CONFIG", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    own = [*vars(args), "help"]
-    args.own, args.overrides, args.typed = own, rest, typed
-    return module.main(args) or 0
+    args.own, args.overrides, args.typed = [*vars(args), "help"], rest, typed
+    return module, args

@@ -8,8 +8,9 @@
 `python -m rmat_jax train` is the same command. The last example runs on every host of a Slurm job;
 docs/pods.md has more of these.
 
-Every key of the config can be set, as in --config.model.chunk_len=256. `rmat_jax/config.py` lists
-the keys with their defaults. Ctrl-C saves the run before it ends.
+Every key of the config can be set, as in --config.model.chunk_len=256. `rmat config`, which is
+`python -m rmat_jax config`, lists every key with its default and its meaning. Ctrl-C saves the run
+before it ends.
 """
 
 import argparse

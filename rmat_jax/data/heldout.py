@@ -23,7 +23,9 @@ class HeldoutLanes:
     byte. Of dialogues both are those of the answers alone.
 
     Args:
-        corpus, batch_size, length: as for `Lanes`.
+        corpus: as for `Lanes`.
+        batch_size: as for `Lanes`.
+        length: as for `Lanes`.
         eval_tokens: the budget, for all rows.
         tokenizer: the corpus' own.
 

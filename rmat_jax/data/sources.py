@@ -164,7 +164,12 @@ def text_source(
     or of a lone text the last `heldout_fraction` of its bytes.
 
     Args:
-        path, heldout_path, pattern, heldout_fraction, feature, format: of `DataConfig`.
+        path: as in `DataConfig`.
+        heldout_path: as in `DataConfig`.
+        pattern: as in `DataConfig`.
+        heldout_fraction: as in `DataConfig`.
+        feature: as in `DataConfig`.
+        format: as in `DataConfig`.
     """
     root = saved.choose_split("data.path", Path(path).expanduser(), saved.TRAIN)
     splits = saved.split_folders(Path(path).expanduser())

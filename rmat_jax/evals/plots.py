@@ -5,6 +5,7 @@ A figure has one idea. The figures of one suite alone are in that suite's folder
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,7 +32,8 @@ def training(
 
     Args:
         file: to write.
-        train, heldout: (step, value) each.
+        train: (step, value) of training batches.
+        heldout: (step, value) of held-out text; may be empty.
         quantity: that the values are of, for the y axis.
     """
     figure, axes = new_figure("Training")
@@ -94,7 +96,7 @@ def differences(
 
 
 def with_errors(
-    axes: Axes, places: np.ndarray, means: Sequence[Mean], style: str, colour: str, **look
+    axes: Axes, places: np.ndarray, means: Sequence[Mean], style: str, colour: str, **look: Any
 ) -> None:
     """Draws means with bars of two standard errors; one without an error gets no bar.
 
@@ -104,7 +106,7 @@ def with_errors(
         means: one for each place.
         style: Matplotlib's format string.
         colour: of points, line and bars.
-        look: more arguments of `Axes.errorbar`.
+        **look: more arguments of `Axes.errorbar`.
     """
     values = np.array([mean.value for mean in means])
     errors = np.nan_to_num(np.array([mean.error for mean in means]))

@@ -251,7 +251,9 @@ def read_piece(
     """Reads tokens that fall into the open chunk of each row, and closes the chunks that are full.
 
     Args:
-        config, params, state: as in `read`.
+        config: as in `read`.
+        params: as in `read`.
+        state: as in `read`.
         tokens_BS: token ids.
         documents_BS: NOBODY for padding, which stands after a row's tokens.
         positions_BS: in the chunk.

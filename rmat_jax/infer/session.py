@@ -4,7 +4,7 @@ import asyncio
 import codecs
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rmat_jax.errors import UserError
 from rmat_jax.infer.job import Job, Piece
@@ -58,7 +58,7 @@ class Session:
         """Drives the engine until all that was taken in is read."""
         self.engine.catch_up(self.ticket)
 
-    def write(self, *, errors: str = "replace", **sampling) -> "Writing[str]":
+    def write(self, *, errors: str = "replace", **sampling: Any) -> "Writing[str]":
         """Hands out text as it is written, with whole characters.
 
         Writing begins at once, whoever drives the engine. While others drive, a session may come
@@ -68,7 +68,7 @@ class Session:
         Args:
             errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`;
                 "surrogateescape" loses nothing.
-            sampling: the fields of `Sampling`.
+            **sampling: the fields of `Sampling`.
 
         Raises:
             UserError: a rule cannot be followed, the session is writing already, or it has read
@@ -78,7 +78,7 @@ class Session:
         job = self.engine.start(self.ticket, Sampling(**sampling))
         return Writing(self._text(job, characters), job)
 
-    def write_pieces(self, **sampling) -> "Writing[Piece]":
+    def write_pieces(self, **sampling: Any) -> "Writing[Piece]":
         """Hands out the same text as `write`, as tokens, log-probabilities and bytes.
 
         Use it where the ids or their probabilities matter, or where bytes must not be decoded.
@@ -86,7 +86,7 @@ class Session:
         job = self.engine.start(self.ticket, Sampling(**sampling))
         return Writing(self._pieces(job), job)
 
-    async def stream(self, *, errors: str = "replace", **sampling) -> AsyncIterator[str]:
+    async def stream(self, *, errors: str = "replace", **sampling: Any) -> AsyncIterator[str]:
         """Hands out the same text as `write`, for asyncio.
 
         The engine works in a thread of its own meanwhile, for all sessions that somebody waits for.

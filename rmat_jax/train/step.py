@@ -102,7 +102,8 @@ def train_step(
     A bad step changes nothing but the position in the data and the counts, unless it ends the run.
 
     Args:
-        config, optimizer: of the experiment.
+        config: of the experiment.
+        optimizer: of the experiment.
         state: before the step.
         batch: tokens, targets and documents, [B, T] each.
         totals: the function above, or that function with each device computing its own lanes.

@@ -146,7 +146,8 @@ def look(
         config: the model's.
         params: its parameters.
         looking: before.
-        tokens_NC, targets_NC: of `windows`.
+        tokens_NC: of `windows`.
+        targets_NC: of `windows`.
         marked_NR: whether the entries that a chunk writes are marked from then on, for each of
             MARKS.
     """

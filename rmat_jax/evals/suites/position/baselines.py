@@ -66,7 +66,8 @@ class Order2:
         """Returns the probabilities [..., 257] of all symbols after each context.
 
         Args:
-            older, newer: the last two symbols, [...] each.
+            older: [...] the symbol before the last.
+            newer: [...] the last symbol.
         """
         return self._smooth(older[..., None], newer[..., None], np.arange(SYMBOLS))
 

@@ -173,7 +173,8 @@ def recovered(costs: list[Mean], begins: np.ndarray, ends: np.ndarray) -> str:
 
     Args:
         costs: of each bin, in bits per token.
-        begins, ends: bin i holds begins[i] <= tokens since the emptying < ends[i].
+        begins: of each bin, in tokens since the emptying.
+        ends: of each bin; bin i holds begins[i] <= tokens < ends[i].
     """
     measurable = [cost.positive for cost in costs]
     if not any(measurable):
@@ -213,7 +214,8 @@ def difference_of_means(
 
     Args:
         values: [n] of the tokens.
-        one, other: [n] masks of the tokens to compare.
+        one: [n] mask of the tokens to compare.
+        other: [n] mask of those to compare them with.
         units: [n] as in `clustered_mean`.
     """
     means = values[one].mean(), values[other].mean()

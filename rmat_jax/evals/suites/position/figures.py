@@ -79,7 +79,9 @@ def recovery(
     Args:
         file: to write.
         places: [n] tokens since the emptying.
-        kept, once, cut: [n] bits per token, the memory emptied never, once and before each chunk.
+        kept: [n] bits per token, the memory never emptied.
+        once: [n] the same, the memory emptied once.
+        cut: [n] the same, the memory emptied before each chunk.
         costs: what emptying it once costs at each place, in bits per token.
     """
     figure, (upper, lower) = plots.new_figure("After the memory was emptied once", panels=2)
