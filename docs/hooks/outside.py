@@ -15,6 +15,8 @@ from rmat_jax.keys import table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LINK = re.compile(r"\]\(((?:\.\./)+[^)#]+)(#[^)]*)?\)")
+# those of a file outside, which stands elsewhere
+RELATIVE = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
 LANGUAGES = {".py": "python", ".ipynb": "python", ".yml": "yaml", ".toml": "toml"}
 
 
@@ -23,6 +25,9 @@ def on_files(files, config):
     found = set()
     for page in files.documentation_pages():
         found |= {outside(page.src_uri, target) for target, _ in LINK.findall(page.content_string)}
+    for path in found - {None}:
+        # what a notebook links to
+        found |= {target for target in targets(path) if not target.startswith("docs/")}
     for path in sorted(found - {None}):
         files.append(File.generated(config, f"source/{path}.md", content=shown(path)))
     files.append(File.generated(config, "keys.md", content=table()))
@@ -54,12 +59,42 @@ def shown(path: str) -> str:
     except UnicodeDecodeError:
         return f"{title}A file of {(ROOT / path).stat().st_size:,} bytes.\n"
     if suffix == ".md":
-        return text
+        return relinked(text, path)
     if suffix != ".ipynb":
         return title + fenced(text, LANGUAGES.get(suffix, "text"))
     cells = ((c["cell_type"], "".join(c["source"])) for c in json.loads(text)["cells"])
-    parts = (fenced(text, "python") if kind == "code" else text for kind, text in cells)
+    parts = (
+        fenced(text, "python") if kind == "code" else relinked(text, path) for kind, text in cells
+    )
     return "\n\n".join(parts)
+
+
+def targets(path: str) -> set[str]:
+    """The files that a Markdown file or a notebook outside links to, from the root."""
+    if Path(path).suffix not in (".md", ".ipynb"):
+        return set()
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return {target for link, _ in RELATIVE.findall(text) if (target := beside(path, link))}
+
+
+def beside(path: str, link: str) -> str | None:
+    """The file to which `path` links, from the root; None where there is no such file."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+    return target if (ROOT / target).is_file() else None
+
+
+def relinked(text: str, path: str) -> str:
+    """The text of a file outside, its links turned towards pages of the site."""
+    here = posixpath.dirname(f"source/{path}")
+
+    def turned(match):
+        target = beside(path, match[1])
+        if target is None:
+            return match[0]
+        page = target.removeprefix("docs/") if target.startswith("docs/") else f"source/{target}.md"
+        return f"]({posixpath.relpath(page, here)}{match[2] or ''})"
+
+    return RELATIVE.sub(turned, text)
 
 
 def fenced(text: str, language: str) -> str:

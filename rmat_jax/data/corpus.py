@@ -145,7 +145,10 @@ def link_corpus(
 
     Args:
         make: gives the corpus and its folder.
-        tokenizer, folder, name, source: as for `build_corpus`.
+        tokenizer: as for `build_corpus`.
+        folder: as for `build_corpus`.
+        name: as for `build_corpus`.
+        source: as for `build_corpus`.
     """
     key = _key(source, tokenizer)
 

@@ -31,7 +31,10 @@ class MixedLanes:
     Args:
         corpora: what to read.
         weights: of each; they add up to 1.
-        batch_size, length, seed, rows: as for `Lanes`.
+        batch_size: as for `Lanes`.
+        length: as for `Lanes`.
+        seed: as for `Lanes`.
+        rows: as for `Lanes`.
 
     Raises:
         UserError: a corpus has nothing for some lane, or a weight is too small for a token a round.
