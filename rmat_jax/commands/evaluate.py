@@ -30,8 +30,11 @@ OPTIONS = {
         "the longest reach, in tokens, at which length, recall, babi and ruler measure "
         "(default %(default)s)",
     ),
-    "examples": ("N", "the most examples of a suite, or of a cell (default %(default)s)"),
-    "seed": ("N", "the seed of everything that is drawn (default %(default)s)"),
+    "examples": (
+        "N",
+        "ask at most N questions of a suite, or of a cell of its table (default %(default)s)",
+    ),
+    "seed": ("N", "the seed of all random choices (default %(default)s)"),
     "babi": ("PATH", "a folder of bAbI's or BABILong's files, for the suite babi"),
     "ruler": (
         "PATH",

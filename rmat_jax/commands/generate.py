@@ -32,23 +32,22 @@ if TYPE_CHECKING:
 BLOCK = 1 << 16
 
 SAMPLING = {
-    "max_new_tokens": ("N", "the most tokens that the text may have (default %(default)s)"),
+    "max_new_tokens": ("N", "write at most N tokens (default %(default)s)"),
     "temperature": (
         "X",
-        "the temperature of the probabilities; 0 always takes the likeliest token "
-        "(default %(default)s)",
+        "the temperature of sampling; 0 always takes the most likely token (default %(default)s)",
     ),
-    "top_k": ("K", "the number of likeliest tokens to choose from; 0: all (default %(default)s)"),
+    "top_k": ("K", "sample from the K most likely tokens; 0: no limit (default %(default)s)"),
     "top_p": (
         "P",
-        "the probability that the tokens to choose from share, the likeliest first; 1: all "
+        "sample from the most likely tokens that have the probability P together; 1: no limit "
         "(default %(default)s)",
     ),
     "seed": (
         "N",
         "the seed of the random choices; the same seed gives the same text (default %(default)s)",
     ),
-    "stop": ("TEXT", "a text before which the output ends; may be given several times"),
+    "stop": ("TEXT", "end before the model writes TEXT; may be given several times"),
 }
 
 

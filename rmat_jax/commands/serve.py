@@ -21,7 +21,7 @@ from rmat_jax.serve.limits import Limits
 
 LIMITS = {
     "rows": ("N", "the number of texts that are written at the same time (default %(default)s)"),
-    "waiting": ("N", "the number of texts beyond these that may wait (default %(default)s)"),
+    "waiting": ("N", "the number of further texts that may wait (default %(default)s)"),
     "sessions": ("N", "the number of sessions in memory (default %(default)s)"),
     "stored": ("N", "the number of sessions in --sessions_dir (default %(default)s)"),
     "prompt_tokens": ("N", "the most tokens that one request may give (default %(default)s)"),
@@ -29,7 +29,7 @@ LIMITS = {
     "body_bytes": ("N", "the most bytes of one request (default %(default)s)"),
     "grace": (
         "SECONDS",
-        "the time that texts have to be finished when the server ends (default %(default)s)",
+        "the time that the server gives its texts to end when it is stopped (default %(default)s)",
     ),
 }
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen at; 0.0.0.0: every network's (default %(default)s)",
+        help="the address to listen at; 0.0.0.0: all networks (default %(default)s)",
     )
     parser.add_argument(
         "--port",
