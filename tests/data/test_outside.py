@@ -149,6 +149,18 @@ def test_held_out_bytes_are_those_of_the_text(tokenizer, tmp_path):
     np.testing.assert_array_equal(again.sizes, corpus.sizes)
 
 
+def test_held_out_bytes_of_dialogues_are_those_of_the_answers(tokenizer, tmp_path):
+    """Bytes of prompts, and of the template, do not count."""
+    said = ["  The  fox", "日本語 ☃"]
+    dialogues = [
+        render([("user", b"why, fox?"), ("assistant", text.encode()), ("user", b"hello")])
+        for text in said
+    ]
+    corpus = build_corpus(lambda: iter(dialogues), tokenizer, tmp_path, "heldout", "x")
+    lanes = HeldoutLanes(corpus, 1, 8, 10_000, tokenizer)
+    assert lanes.num_bytes == sum(len(text.encode()) for text in said) < corpus.num_bytes
+
+
 def test_the_end_is_chosen_in_this_order(tmp_path):
     """tokenizer_config.json, special_tokens_map.json, a special token with a usual name."""
     outside.gpt2(special=["<eos>", "<|endoftext|>", "<a>", "<b>"]).save(

@@ -73,6 +73,24 @@ def test_a_session_that_reads_long_prompts_is_one_pass(config, devices, calls):
     assert set(calls) == {devices}
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_end_of_a_document_within_a_long_prompt_begins_the_next(devices, calls):
+    """What follows is read as if nothing had been, as in training."""
+    engine, rng = make_engine(devices=devices), np.random.default_rng(3)
+    # the second document has the last four chunks, short enough that the first would be remembered
+    sizes = devices * WHOLE - 4 * CONFIG.chunk_len - 1, 4 * CONFIG.chunk_len - 1
+    first, second = (random_text(rng, size) for size in sizes)
+
+    def logits(opener):
+        told = [*Letters().encode(first), opener, *Letters().encode(second)]
+        return stands(engine.open(told))[0]
+
+    alone = stands(engine.open(second))[0]
+    np.testing.assert_allclose(logits(Letters.end), alone, rtol=0, atol=1e-4)
+    # the controls: whole chunks were read, and another token begins no document
+    assert calls and np.abs(logits(0) - alone).max() > 1e-2
+
+
 def test_devices_that_share_a_text_score_what_one_does():
     """Three calls and a part. Nats are sums of a thousand float32 terms: 1e-6 of them is rounding.
 
