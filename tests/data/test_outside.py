@@ -14,6 +14,7 @@ import tokenizers  # noqa: E402
 from rmat_jax.config import Config, DataConfig, RMATConfig  # noqa: E402
 from rmat_jax.data.corpus import build_corpus  # noqa: E402
 from rmat_jax.data.heldout import HeldoutLanes  # noqa: E402
+from rmat_jax.data.messages import render  # noqa: E402
 from rmat_jax.data.tokenizer import BPETokenizer  # noqa: E402
 from rmat_jax.data.tokenizer_files import (  # noqa: E402
     follow_tokenizer,
