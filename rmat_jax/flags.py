@@ -293,6 +293,12 @@ def add_path(parser: argparse.ArgumentParser, name: str, metavar: str, help: str
     parser.add_argument(name, **more)
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag --config for a command that needs an experiment."""
+    text = "a file of configs/, one of its names, or a file of your own"
+    parser.add_argument("--config", required=True, metavar="FILE", help=text)
+
+
 def add_step(parser: argparse.ArgumentParser) -> None:
     """Adds the flag that chooses one of a run's checkpoints."""
     parser.add_argument(

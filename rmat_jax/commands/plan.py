@@ -23,9 +23,7 @@ SETS_CONFIG = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", required=True, metavar="FILE", help="a file of configs/, or one of your own"
-    )
+    flags.add_config(parser)
     parser.add_argument(
         "--topology",
         required=True,

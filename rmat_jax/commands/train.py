@@ -25,9 +25,7 @@ SETS_CONFIG = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", required=True, metavar="FILE", help="a file of configs/, or one of your own"
-    )
+    flags.add_config(parser)
     flags.add_path(
         parser,
         "--workdir",

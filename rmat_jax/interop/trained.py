@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rmat_jax.config import Config, from_saved
-from rmat_jax.data.tokenizer import ByteTokenizer, Tokenizer, check_vocabulary
+from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.data.tokenizer_files import load_tokenizer, tokenizer_of
 from rmat_jax.digests import check_finite
 from rmat_jax.errors import UserError
@@ -54,10 +54,8 @@ class Trained(NamedTuple):
                 f"{file} is of a model of data.synthetic={self.config.data.synthetic!r}, which "
                 "knows no text; use a model of text"
             )
-        tokenizer = tokenizer_in(file, self.config, self.metadata) or ByteTokenizer()
-        name = f"data.tokenizer={self.config.data.tokenizer!r}"
-        check_vocabulary(self.config, tokenizer.vocab_size, name)
-        return tokenizer
+        kept = tokenizer_in(file, self.config, self.metadata)
+        return kept or tokenizer_of(self.config, {}, file)
 
     def engine(self, rows: int = 8, devices: int = 1) -> Engine:
         """Makes an engine with the weights, see `Engine`. Raises UserError."""
