@@ -31,7 +31,9 @@ def along_time(config: RMATConfig, chunks: int, count: int) -> Mesh | None:
     """
     mine = jax.local_devices()
     if not 1 <= count <= len(mine):
-        raise UserError(f"devices={count} must be 1 to {len(mine)}, those of this process")
+        raise UserError(
+            f"devices={count} must lie between 1 and {len(mine)}, what this process has; give fewer"
+        )
     check_context(config, chunks, count, f"devices={count}")
     return Mesh(np.array(mine[:count]), (CONTEXT,)) if count > 1 else None
 

@@ -119,8 +119,8 @@ def test_what_a_device_is_not_handed_shows(monkeypatch):
 @pytest.mark.parametrize(
     ("config", "devices", "message"),
     [
-        (CONFIG, 9, "devices=9 must be 1 to 8"),
-        (CONFIG, 0, "devices=0 must be 1 to 8"),
+        (CONFIG, 9, "devices=9 must lie between 1 and 8"),
+        (CONFIG, 0, "devices=0 must lie between 1 and 8"),
         (tiny(dtype="float32"), 2, "devices=2 divides no model with model.memory.keeps=outputs"),
     ],
 )
