@@ -60,7 +60,11 @@ class Packed:
         progress = Progress(PATIENCE)
         for step in range(self._steps):
             pieces = [next(row) for row in rows]
-            yield {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}
+            batch = {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}
+            if self._forgets and (batch["forget"] == KEEP).all():
+                # it would be read chunk after chunk
+                del batch["forget"]
+            yield batch
             if progress.due():
                 left = progress.seconds * (self._steps - step - 1) / (step + 1)
                 read = (step + 1) * self.tokens // self._steps

@@ -120,7 +120,8 @@ def evaluate_heldout(
 ) -> Heldout:
     """Reads held-out text as training does: lane by lane, the memory carried from batch to batch.
 
-    Compiles once for a config, `cut` and a shape, however often it is called.
+    Compiles once for a config, `cut`, and the names and shapes of a batch, however often it is
+    called.
 
     Args:
         config: the experiment.
@@ -143,11 +144,10 @@ def evaluate_heldout(
         if carried is None:
             carried = _nothing_read(config, rows, mesh)
             last_B, count_B = np.full(rows, NOBODY), np.zeros(rows, np.int64)
-        read = {
-            name: batch[name]
-            for name in ("tokens", "targets", "documents", "forget")
-            if name in batch
-        }
+        scored_BT = batch["targets"] != IGNORE
+        # where nothing is scored no logits are made
+        names = ("tokens", *["targets"] * bool(scored_BT.any()), "documents", "forget")
+        read = {name: batch[name] for name in names if name in batch}
         if mesh is not None:
             read = sharding.global_batch(
                 mesh, rows, range(rows), read, whole_lanes=_by_chunk(batch, cut)
@@ -155,11 +155,13 @@ def evaluate_heldout(
         carried, scores = _step(
             config=config, params=params, carried=carried, batch=read, cut=cut, mesh=mesh
         )
-        scores = jax.device_get(scores)
 
         begins_BT = np.diff(batch["documents"], axis=1, prepend=last_B[:, None]) != 0
         count_BT = count_B[:, None] + begins_BT.cumsum(1)
         last_B, count_B = batch["documents"][:, -1], count_BT[:, -1]
+        if scores is None:
+            continue
+        scores = jax.device_get(scores)
         lane_BT = np.broadcast_to(np.arange(rows)[:, None], (rows, length))
         columns = {
             "bits": scores.loss_BT / np.log(2, dtype=np.float64),
@@ -171,9 +173,8 @@ def evaluate_heldout(
             "documents": count_BT * rows + lane_BT,
             "segments": index * rows + lane_BT,
         }
-        scored_BT = batch["targets"] != IGNORE
         parts.append({name: column[scored_BT] for name, column in columns.items()})
-    if not any(len(part["bits"]) for part in parts):
+    if not parts:
         raise UserError(
             "the held-out batches hold no token to score; hold more text out, or raise eval_tokens"
         )

@@ -136,7 +136,7 @@ def train_step(
 
 def eval_step(
     config: Config, params: PyTree, carried: State, batch: Batch, *, cut: bool = False
-) -> tuple[State, Scores]:
+) -> tuple[State, Scores | None]:
     """Scores every token of a batch, with or without the memory of some chunks.
 
     Args:
@@ -145,12 +145,12 @@ def eval_step(
         carried: of the lanes; goes from call to call.
         batch: as for training. It may have `forget` [B, N], for each chunk KEEP, FORGET (the memory
             is emptied at its start) or ASIDE (the same, but the next chunk is read as if this one
-            had not been there).
+            had not been there). Without `targets` nothing is scored.
         cut: FORGET at every chunk. A sliding window is never touched: the difference is the
             memory's.
 
     Returns:
-        What the lanes carry on, and the scores, [B, T] each.
+        What the lanes carry on, and the scores, [B, T] each; None if there are no targets.
     """
     rows, length = batch["tokens"].shape
     chunk_len = config.model.chunk_len
@@ -162,17 +162,18 @@ def eval_step(
     def read(carried, part):
         forget_B = part["forget"][:, 0] if by_chunk else jnp.full(rows, KEEP)
         start = where_rows(forget_B != KEEP, carried.forget(), carried) if by_chunk else carried
+        targets = [part["targets"]] if "targets" in part else []
         scores, after = RMAT(config.model).apply(
             {"params": params},
             part["tokens"],
-            part["targets"],
+            *targets,
             start,
             part["documents"],
-            method=RMAT.score,
+            method=RMAT.score if targets else RMAT.read,
         )
-        return where_rows(forget_B == ASIDE, carried, after) if by_chunk else after, scores
+        after = where_rows(forget_B == ASIDE, carried, after) if by_chunk else after
+        return after, scores if targets else None
 
-    names = ("tokens", "targets", "documents", *["forget"] * by_chunk)
-    parts = {name: batch[name].reshape(rows, calls, -1).swapaxes(0, 1) for name in names}
+    parts = {name: x.reshape(rows, calls, -1).swapaxes(0, 1) for name, x in batch.items()}
     carried, scores = jax.lax.scan(read, carried, parts)
     return carried, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, length), scores)

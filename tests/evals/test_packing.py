@@ -1,9 +1,11 @@
 """Packed documents are whole, begin where they should, and are known again by their index."""
 
 import numpy as np
+import pytest
 
 from rmat_jax.evals.packing import Packed
 from rmat_jax.train.heldout import evaluate_heldout
+from rmat_jax.train.step import ASIDE, FORGET, KEEP
 
 
 def test_packed_documents_are_each_read_whole_once_and_owned():
@@ -42,3 +44,36 @@ def test_owners_are_the_documents_that_were_given(config, params):
     owners = packed.owners(evaluate_heldout(config, params, packed, None))
     # as many are scored as make says
     assert np.bincount(owners).tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("end", [ASIDE, FORGET])
+def test_batches_that_only_read_on_leave_the_same_behind(config, params, monkeypatch, end):
+    """Documents of three batches, of which the last alone forgets and is scored."""
+    monkeypatch.setattr("rmat_jax.evals.packing.LENGTH", 32)
+    rng, chunk_len = np.random.default_rng(0), config.model.chunk_len
+    length = 3 * max(32, 4 * chunk_len)
+
+    def make(index):
+        tokens = rng.integers(config.model.vocab_size, size=length, dtype=np.int32)
+        forget = np.full(length // chunk_len, KEEP, np.int32)
+        forget[-2] = end
+        scored = np.arange(length) >= length - 2 * chunk_len
+        return {"tokens": tokens, "targets": np.where(scored, tokens, -1), "forget": forget}
+
+    batches = list(Packed([length] * 2, make, chunk_len, forgets=True))
+    assert ["forget" in batch for batch in batches] == [False, False, True]
+
+    def last():
+        found = evaluate_heldout(config, params, batches, None)
+        return found.bits[found.offsets >= length - 2 * chunk_len]
+
+    bits = last()
+    # the control: every batch is read chunk after chunk, every token is scored
+    for batch in batches:
+        rows, width = batch["tokens"].shape
+        batch.setdefault("forget", np.full((rows, width // chunk_len), KEEP, np.int32))
+        batch["targets"] = batch["tokens"]
+    # float32, of a few bits each, in other orders
+    np.testing.assert_allclose(bits, last(), rtol=0, atol=1e-4)
+    batches[-1]["forget"][:] = KEEP
+    assert np.abs(bits - last()).max() > 1e-3

@@ -11,7 +11,7 @@ from rmat_jax.config import Config
 from rmat_jax.evals.means import Mean
 from rmat_jax.evals.suite import Options, Subject, figure, table
 from rmat_jax.evals.suites.recall import figures
-from rmat_jax.evals.suites.recall.measure import Found, contexts
+from rmat_jax.evals.suites.recall.measure import FAR, Found, contexts
 from rmat_jax.evals.suites.recall.needles import Cell
 
 # numbers of pairs in the map, at most, beside the trained one
@@ -21,14 +21,15 @@ ROWS = 5
 def capacity_cells(config: Config, options: Options) -> list[Cell]:
     """Returns the cells that ask for many pairs, told in the first chunk of their contexts.
 
-    At the trained length all powers of two of pairs are asked for, at every other length some of
-    them. The trained number of pairs is told once at every length, and told twice.
+    At the trained length all powers of two of pairs are asked for, at every other length up to FAR
+    some of them. The trained number of pairs is told once at every length, and told twice.
     """
     data, chunk_len = config.data, config.model.chunk_len
-    most = min(data.recall_symbols, chunk_len // 2)
-    counts = [1 << n for n in range(most.bit_length())]
+    fits = min(data.recall_symbols, chunk_len // 2)
+    counts = [1 << n for n in range(fits.bit_length())]
     trained, found = data.recall_gap + 1, []
-    for chunks in sorted({*contexts(options.max_tokens // chunk_len), trained}):
+    most = min(options.max_tokens, FAR) // chunk_len
+    for chunks in sorted({*contexts(most), trained}):
         here = counts if chunks == trained else mapped(counts)
         found += [Cell(chunks, 0.0, pairs) for pairs in sorted({*here, data.recall_pairs})]
         # The chunk before them tells the other values, so they are as old as those told once.

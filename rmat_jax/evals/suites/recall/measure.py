@@ -18,6 +18,8 @@ SHORTEST, FACTOR = 4, 4
 FEWEST = 8
 # Contexts of up to so many tokens get `examples` documents, longer ones fewer: cells cost alike.
 SHORT = 1024
+# Contexts of more tokens are asked about their beginning alone: they cost the most.
+FAR = 1 << 20
 
 
 def contexts(most: int) -> list[int]:

@@ -113,7 +113,7 @@ class PassKeys:
 
 def asked_twice(tokens: np.ndarray, targets: np.ndarray, chunk_len: int) -> Document:
     """Returns the document with its last chunk once more before it, as an aside."""
-    again = np.r_[: len(tokens), len(tokens) - chunk_len : len(tokens)]
-    forget = np.full(len(again) // chunk_len, KEEP, np.int32)
+    forget = np.full(len(tokens) // chunk_len + 1, KEEP, np.int32)
     forget[-2] = ASIDE
-    return {"tokens": tokens[again].astype(np.int32), "targets": targets[again], "forget": forget}
+    tokens, targets = (np.concatenate([x, x[-chunk_len:]]) for x in (tokens, targets))
+    return {"tokens": tokens.astype(np.int32), "targets": targets, "forget": forget}

@@ -13,6 +13,7 @@ from rmat_jax.evals.suite import Options, Section, Subject, figure, table
 from rmat_jax.evals.suites.recall import figures
 from rmat_jax.evals.suites.recall.capacity import capacity_cells, capacity_map, keys
 from rmat_jax.evals.suites.recall.measure import (
+    FAR,
     SHORT,
     SHORTEST,
     Found,
@@ -66,7 +67,7 @@ def recall(subject: Subject, options: Options, out: Path) -> Section:
     grid = [
         Cell(chunks, depth, facts)
         for chunks in contexts(options.max_tokens // chunk_len)
-        for depth in DEPTHS
+        for depth in (DEPTHS if chunks * chunk_len <= FAR else DEPTHS[:1])
     ]
     cells, more = (
         [cell for cell in of for _ in range(documents_of(cell, chunk_len, options.examples))]
@@ -238,5 +239,6 @@ def _what(needles: Needles, options: Options, subject: Subject) -> str:
     return (
         f"{text} Depth 0 % is the beginning of the context, 100 % its end. *Memory emptied*: just "
         "before the chunk that asks. Errors are taken over documents. Contexts beyond "
-        f"{SHORT:,} tokens have fewer documents, so that cells cost alike."
+        f"{SHORT:,} tokens have fewer documents, so that cells cost alike. Beyond {FAR:,} tokens "
+        "the fact opens the context, and no other depth is asked for."
     )
