@@ -1,12 +1,12 @@
 """Key-value recall at any distance, with the hybrid block: what the slot gate is for.
 
-    python benchmarks/far_recall.py --out=runs/far_recall
-    python benchmarks/far_recall.py --out=runs/far_queue --config.model.branches=full,memory \\
-        --config.model.memory.gate=none
+    python train.py --config=configs/far_recall.py --workdir=runs/far
+    python -m rmat_jax evaluate --workdir=runs/far/stage-3 --suite=recall --max_tokens=1048576 \\
+        --out=runs/far/report
 
 Four pairs stand anywhere in a document of noise, the last chunk asks for the values. The queue
-holds two chunks' worth of entries. The benchmark trains in stages, on documents of 8, 64 and 256
-chunks; by itself this file is the first of them. The gate starts half open: where slots are full of
+holds two chunks' worth of entries. Training has three stages, documents of 8, 64 and 256 chunks:
+long ones alone ask too rarely to learn from. The gate starts half open: where slots are full of
 noise when the fact comes, an almost shut gate hardly writes it. Chance is 1/8. Hardware: one CPU
 core, five to ten minutes. Expect: accuracy 1.0 a million tokens later: docs/results.md has the
 table.
@@ -32,12 +32,27 @@ def get_config():
     config.model.memory.slots = 16
     config.model.memory.writes = 8
     config.model.memory.gate_bias = 0.0
-    config.batch_size = 32
-    config.chunks_per_step = 8
-    config.steps = 600
-    config.optim.learning_rate = 2e-3
     config.optim.warmup_steps = 20
     config.optim.beta2 = 0.98
     config.optim.weight_decay = 0.01
     config.log.eval_every = 0
     return config
+
+
+def get_stages():
+    return [
+        stage(8, lanes=32, steps=600, rate=2e-3),
+        stage(64, lanes=16, steps=150, rate=1e-3),
+        stage(256, lanes=8, steps=150, rate=1e-3),
+    ]
+
+
+def stage(chunks, lanes, steps, rate):
+    """A document is a step, so that every step asks."""
+    return {
+        "data.recall_gap": chunks - 2,
+        "chunks_per_step": chunks,
+        "batch_size": lanes,
+        "steps": steps,
+        "optim.learning_rate": rate,
+    }

@@ -3,7 +3,9 @@
 Only its digits are scored.
 
     git clone https://github.com/computationalstylistics/100_english_novels
-    python benchmarks/far_recall.py --out=runs/passkey --task=passkey
+    python train.py --config=configs/passkey.py --workdir=runs/passkey
+    python -m rmat_jax evaluate --workdir=runs/passkey/stage-4 --suite=recall \\
+        --max_tokens=1048576 --out=runs/passkey/report
 
 Three layers with slots for one chunk: what is older is there only because the gate kept it. The
 gate must tell the key from other numbers by the words before it: so slots are of the layers'
@@ -35,13 +37,36 @@ def get_config():
     config.model.memory.keeps = "outputs"
     config.model.memory.key_bias = 0.0
     config.model.memory.gate_bias = 0.0
-    config.batch_size = 64
-    config.chunks_per_step = 2
-    config.steps = 1000
-    config.optim.learning_rate = 2e-3
+    config.optim.warmup_steps = 20
     config.optim.beta2 = 0.98
     config.optim.weight_decay = 0.01
     config.eval_tokens = 65_536
-    config.log.eval_every = 200
+    config.log.eval_every = 0
     config.log.sample_tokens = 0
     return config
+
+
+def get_stages():
+    """Documents of 2, 8, 32 and 128 chunks. Long ones alone ask too rarely to learn from."""
+    stages = [
+        stage(2, lanes=64, steps=600, rate=2e-3),
+        stage(8, lanes=32, steps=1200, rate=2e-3),
+        stage(32, lanes=16, steps=300, rate=1e-3),
+        stage(128, lanes=8, steps=200, rate=1e-3),
+    ]
+    for later in stages[1:]:
+        later["data.passkey_decoys"] = 0.5
+    for later in stages[2:]:
+        later["data.recall_place"] = "even"
+    return stages
+
+
+def stage(chunks, lanes, steps, rate):
+    """A document is a step, so that every step asks."""
+    return {
+        "data.recall_gap": chunks - 2,
+        "chunks_per_step": chunks,
+        "batch_size": lanes,
+        "steps": steps,
+        "optim.learning_rate": rate,
+    }

@@ -124,13 +124,37 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
         UserError: the file is missing or fails, an override names no key of a config or has no
             effect, or a value has the wrong type or breaks a rule.
     """
+    return _changed(_run_file(_config_file(path))[0], overrides, own)
+
+
+def load_stages(path: str, overrides: Sequence[str] = (), own: Sequence[str] = ()) -> list[Config]:
+    """`load_config`, once for each stage of a curriculum.
+
+    A file with stages has `get_stages()`, a list of the keys that each stage sets, such as
+    `{"chunks_per_step": 8, "steps": 600}`. The overrides hold in every stage. A file without it
+    has one stage.
+
+    Args:
+        path, overrides, own: as for `load_config`.
+
+    Raises:
+        UserError: as `load_config` does; a stage is not given by its keys.
+    """
     path = _config_file(path)
+    changes = [
+        [f"--config.{key}={typed(value)}" for key, value in stage.items()]
+        for stage in _run_file(path)[1]
+    ]
+    return [_changed(_run_file(path)[0], [*change, *overrides], own) for change in changes]
+
+
+def _changed(found: config_dict.ConfigDict, overrides: Sequence[str], own: Sequence[str]) -> Config:
+    """The config with some keys set, checked."""
     known = _dotted(defaults().to_dict())
     for override in overrides:
         _check_override(override, known, own)
     values = absl_flags.FlagValues()
     argv = ["", *overrides]
-    found = _run_file(path)
     config_flags.DEFINE_config_dict("config", found, flag_values=values, sys_argv=argv)
     try:
         values(argv)
@@ -162,10 +186,14 @@ def _config_file(path: str) -> str:
     )
 
 
-def _run_file(path: str) -> config_dict.ConfigDict:
-    """What `get_config()` of a Python file returns. Raises UserError, whatever the file does."""
+def _run_file(path: str) -> tuple[config_dict.ConfigDict, list[dict[str, Any]]]:
+    """What `get_config()` and `get_stages()` of a Python file return. Raises UserError, whatever
+    the file does.
+    """
     try:
-        found = runpy.run_path(path).get("get_config", lambda: None)()
+        names = runpy.run_path(path)
+        found = names.get("get_config", lambda: None)()
+        stages = names.get("get_stages", lambda: [{}])()
     except UserError:
         raise
     except BaseException as error:
@@ -181,7 +209,12 @@ def _run_file(path: str) -> config_dict.ConfigDict:
             f"config file {path!r} must have get_config(), which returns flags.defaults() with "
             f"some keys changed; it returns {type(found).__name__}"
         )
-    return found
+    if not (stages and isinstance(stages, list) and all(isinstance(x, dict) for x in stages)):
+        raise UserError(
+            f"get_stages() of config file {path!r} must return a list of dicts, such as "
+            f'[{{"chunks_per_step": 8}}, {{"chunks_per_step": 64}}]; it returns {stages!r}'
+        )
+    return found, stages
 
 
 def _check_effects(overrides: Sequence[str], values: Mapping[str, Any]) -> None:

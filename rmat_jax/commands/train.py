@@ -8,12 +8,16 @@
 `python -m rmat_jax train` is the same command. The last example runs on every host of a Slurm job;
 docs/pods.md has more of these.
 
+A config with stages (`get_stages`, see configs/passkey.py) trains one after the other in
+WORKDIR/stage-1, WORKDIR/stage-2, ...; each begins with the weights of the one before.
+
 Every key of the config can be set, as in --config.model.chunk_len=256. `rmat config`, which is
 `python -m rmat_jax config`, lists every key with its default and its meaning. Ctrl-C saves the run
 before it ends.
 """
 
 import argparse
+import functools
 from pathlib import Path
 
 from rmat_jax import flags
@@ -78,7 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    config = flags.load_config(args.config, args.overrides, args.own)
+    stages = flags.load_stages(args.config, args.overrides, args.own)
+    if len(stages) > 1 and args.until is not None:
+        raise UserError(
+            f"--until={args.until} stops one run, and {args.config} has {len(stages)} stages; "
+            "leave it out, Ctrl-C saves and stops"
+        )
 
     # JAX is imported after the flags are checked: a typo should not wait for it.
     from rmat_jax.train import loop, processes
@@ -86,9 +95,23 @@ def main(args: argparse.Namespace) -> int:
     processes.connect(
         args.coordinator, args.num_processes, args.process_id, args.start_timeout, args.workdir
     )
-    if args.init_from:
-        _begin_with(args.init_from, args.workdir, config)
-    return processes.run(lambda: loop.run(config, args.workdir, until=args.until))
+    before, workdir = args.init_from, args.workdir
+    for number, config in enumerate(stages, 1):
+        if len(stages) > 1:
+            workdir = _inside(args.workdir, f"stage-{number}")
+            processes.say(f"stage {number} of {len(stages)}")
+        if before:
+            _begin_with(before, workdir, config)
+        code = processes.run(functools.partial(loop.run, config, workdir, until=args.until))
+        if code:
+            return code
+        before = workdir
+    return 0
+
+
+def _inside(workdir: Path | str, name: str) -> Path | str:
+    """A folder of a workdir, which may be an address."""
+    return workdir / name if isinstance(workdir, Path) else f"{workdir.rstrip('/')}/{name}"
 
 
 def _begin_with(source: Path, workdir: Path | str, config: Config) -> None:
@@ -100,11 +123,11 @@ def _begin_with(source: Path, workdir: Path | str, config: Config) -> None:
 
     if jax.process_count() > 1 or not isinstance(workdir, Path):
         raise UserError(
-            "--init_from is for one process and a workdir on a disk; run `import` there first, "
-            "then train"
+            "weights of another run or stage are for one process and a workdir on a disk; run "
+            "`import` there first, then train"
         )
     if convert.has_checkpoints(workdir):
-        say(f"--init_from={source} has no effect: the run in {workdir} goes on")
+        say(f"{workdir} has a run that goes on; the weights of {source} are not taken")
         return
     is_file = weights_file(source).is_file()
     begin = convert.import_weights if is_file else convert.import_run
