@@ -10,6 +10,8 @@ The template has two lines a message, and is plain text:
 An answer is what an assistant says. It ends where its target is the tokenizer's `end`, so whatever
 writes an answer stops there by itself. That `end` is a target alone: the next token that the model
 reads is the line break before the next message.
+
+Segments are text without a template, some pieces of which are answers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,16 +67,19 @@ def asking(line: str, *, goes_on: bool) -> str:
 
 
 def dialogue_of(where: str, row: Mapping[str, Any], field: str = "") -> Dialogue:
-    """The dialogue of a record: a list of messages {role, content}, or a prompt and its answer.
+    """The dialogue of a record: a list of messages {role, content}, a prompt and its answer, or a
+    list of segments {text, label}, joined as they are, of which those labelled true are answers.
 
     Args:
         where: names the record, for errors.
         row: the record.
-        field: holds the messages; "": "messages", or the fields of PAIRS.
+        field: holds the messages; "": "messages", "segments", or the fields of PAIRS.
 
     Raises:
         UserError: it has no such field, an unknown role, something else than text, or no answer.
     """
+    if not field and "segments" in row and "messages" not in row:
+        return _joined(where, row["segments"])
     pair = next((p for p in PAIRS if p[0][0] in row and p[1] in row), None)
     if field or "messages" in row or pair is None:
         messages = _messages(where, row, field or "messages")
@@ -91,17 +96,39 @@ def dialogue_of(where: str, row: Mapping[str, Any], field: str = "") -> Dialogue
 
 def is_dialogue(row: Mapping[str, Any]) -> bool:
     """Whether a record looks like one that `dialogue_of` takes."""
-    return isinstance(row.get("messages"), list) or any(
+    lists = (row.get(name) for name in ("messages", "segments"))
+    return any(isinstance(found, list) for found in lists) or any(
         prompts[0] in row and answer in row for prompts, answer in PAIRS
     )
+
+
+def _joined(where: str, segments: Any) -> Dialogue:
+    """The text of some segments. Raises UserError."""
+    text, answers = bytearray(), []
+    for number, segment in enumerate(segments if isinstance(segments, list) else [segments], 1):
+        here = f"{where}, segment {number}"
+        if not isinstance(segment, dict) or not isinstance(segment.get("label"), bool):
+            raise UserError(
+                f"{here} is no record with text and label, true or false; mend it or leave it out"
+            )
+        content = _text(here, "text", segment.get("text"))
+        if segment["label"] and content:
+            answers.append((len(text), len(text) + len(content)))
+        text += content
+    if not answers:
+        raise UserError(
+            f"{where} has no answer: no segment with text is labelled true; leave it out, or "
+            "complete it"
+        )
+    return Dialogue(bytes(text), answers)
 
 
 def _messages(where: str, row: Mapping[str, Any], field: str) -> list[tuple[str, bytes]]:
     if field not in row:
         pairs = ", ".join(f"{prompts[0]!r} and {answer!r}" for prompts, answer in PAIRS)
         raise UserError(
-            f"{where} has no field {field!r}, nor {pairs}; it has {', '.join(map(str, row))}; set "
-            "data.feature to the one that holds the messages"
+            f"{where} has no field {field!r} or 'segments', nor {pairs}; it has "
+            f"{', '.join(map(str, row))}; set data.feature to the one that holds the messages"
         )
     if not isinstance(row[field], list) or not row[field]:
         what = "is empty" if row[field] == [] else f"holds {type(row[field]).__name__}"

@@ -131,11 +131,30 @@ BROKEN = {
         {"messages": [{"role": "user", "content": [{"text": "Hi"}]}]},
         "message 1: field 'content' holds list, not text",
     ),
-    "half": ({"prompt": "Hi"}, "has no field 'messages', nor 'prompt' and 'completion', .*it has"),
+    "half": (
+        {"prompt": "Hi"},
+        "or 'segments', nor 'prompt' and 'completion', .*it has",
+    ),
     "no completion": ({"prompt": "Hi", "completion": None}, "'completion' holds NoneType, not te"),
     "empty completion": ({"prompt": "Hi", "completion": ""}, "has an empty answer"),
-    "text": ({"text": "Hi"}, "has no field 'messages', .*it has text; set data.feature"),
+    "text": ({"text": "Hi"}, "has no field 'messages' or .*it has text; set data.feature"),
+    "no label": (
+        {"segments": [{"text": "Hi"}]},
+        "segment 1 is no record with text and",
+    ),
+    "no segments": ({"segments": "Hi"}, "segment 1 is no record with text and label"),
+    "no segment": ({"segments": []}, "has no answer: no segment with text is labelled true"),
+    "no text": ({"segments": [{"label": True}]}, "segment 1: field 'text' holds NoneType, not te"),
+    "labelled": ({"segments": [{"text": "Hi", "label": False}]}, "has no answer: no segment with"),
 }
+
+
+def test_segments_are_joined_as_they_are(tmp_path):
+    pieces = [("Where? ", False), ("日本", True), ("", True), ("\nAnd? ", False), ("Here\n", True)]
+    record = {"segments": [{"text": text, "label": label} for text, label in pieces]}
+    found = read(write(tmp_path / "a.jsonl", [record] * 2))
+    assert [x.decode() for x in found] == ["Where? 日本\nAnd? Here\n"] * 2
+    assert [answers(x) for x in found] == [["日本", "Here\n"]] * 2
 
 
 @pytest.mark.parametrize("case", BROKEN)
