@@ -66,6 +66,7 @@ def main() -> int:
 def write_stories(babi: Path, text: Path, out: Path, tasks: Sequence[int]) -> None:
     """Writes stories/N.jsonl of each stage N, test/ with the test files, and other.txt."""
     source = make_source(DataConfig(path=str(text), heldout_fraction=0.1))
+    make_folder(out)
     (out / "other.txt").write_bytes(b"\n".join(source.heldout()))
     other = sentences(source.train())
     stories = [story for task in tasks for story in _stories(_file(babi, FILE.format(task)))]
