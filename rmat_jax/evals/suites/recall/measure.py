@@ -66,16 +66,17 @@ class Found:
     def accuracy(self, which: np.ndarray, right: np.ndarray) -> Mean:
         """Returns the share of right answers.
 
-        Those of a document stand or fall together, so documents are the units of the error.
+        Those of a document stand or fall together, so documents are the units of the error. Of no
+        document it is NaN.
 
         Args:
             which: mask of the documents.
             right: `kept` or `cut`.
         """
-        asked = self.asked[which]
-        values = np.concatenate(
-            [np.arange(n) < r for n, r in zip(asked, right[which], strict=True)]
-        )
+        asked, right = self.asked[which], right[which]
+        # of each document's answers, those that are right first
+        firsts = np.cumsum(asked) - asked
+        values = np.arange(asked.sum()) - np.repeat(firsts, asked) < np.repeat(right, asked)
         return clustered_mean(values, np.repeat(np.arange(len(asked)), asked))
 
     def exact(self, which: np.ndarray, right: np.ndarray) -> Mean:

@@ -227,6 +227,20 @@ def test_a_model_of_pairs_is_asked_for_more_and_fewer_of_them(pairs_config, tmp_
     assert section.values["documents"] == [[4]] * 5
 
 
+def test_contexts_beyond_far_are_asked_about_their_beginning_alone(
+    monkeypatch, pairs_config, tmp_path
+):
+    for module in ("suite", "capacity"):
+        monkeypatch.setattr(f"rmat_jax.evals.suites.recall.{module}.FAR", 4 * C)
+    subject = Subject(tmp_path, pairs_config, jax.jit(lambda: make_params(pairs_config))(), 0)
+    values = recall(subject, Options(max_tokens=16 * C, examples=2), tmp_path).values
+    assert values["context_tokens"] == [4 * C, 16 * C]
+    assert values["documents"] == [[2, 2], *[[2, 0]] * 4]
+    far = [row[1].value for row in values["accuracy"]]
+    assert far[0] == values["by_context"]["with_memory"][1].value and np.isnan(far[1:]).all()
+    assert 16 * C not in values["capacity"]["context_tokens"]
+
+
 def make_params(config):
     from rmat_jax.model import RMAT
 
