@@ -161,10 +161,12 @@ def of_ablation(row: Row, contents: Mapping[int, Any]) -> dict[str, dict]:
         "bytes of state": "state_bytes",
     }
     runs = {(run["name"], run["seed"]): run for run in next(iter(contents.values()))}
-    return {
+    found = {
         ours: {str(seed): runs[row.variant, seed][theirs] for seed in contents}
         for ours, theirs in names.items()
     }
+    # a model without memory has none to empty
+    return {name: figure for name, figure in found.items() if by_seed(figure)}
 
 
 def of_recall(row: Row, contents: Mapping[int, Any]) -> dict[str, dict]:

@@ -115,6 +115,7 @@ def test_a_row_is_made_anew(tmp_path):
         "steps": 2,
         "optim.warmup_steps": 0,
         "eval_tokens": 256,
+        "mesh.data": 1,
         "log.sample_tokens": 0,
     }
     out = tmp_path / "runs"
