@@ -14,6 +14,7 @@ A row of version 1 runs in a copy of that commit, which the program makes under 
 --config.steps=100 change a row of today's code. Its record then stays in --out.
 """
 
+import contextlib
 import datetime
 import io
 import json
@@ -83,8 +84,11 @@ def measure(
     make_folder(out)
     out = out.resolve()
     folder = _copy(row.commit, out) if row.commit else ROOT
-    log = out / "commands.jsonl"
+    log, kept = out / "commands.jsonl", out / f"{name}.json"
     typed = [" ".join([command, *overrides]) for command in commands(row, seeds)]
+    if kept.exists() and _read(kept)["commands"] == typed:
+        say(f"{name} has ended before; {kept} has it")
+        return _read(kept)
     real = commands(row, seeds, str(out), str(novels.resolve()))
     for number, (shown, command) in enumerate(zip(typed, real, strict=True), 1):
         if any(entry["command"] == shown and not entry["code"] for entry in _lines(log)):
@@ -99,7 +103,7 @@ def measure(
             raise UserError(f"{name}: code {entry['code']}; mend what is said above, and go on")
     # with the calls that were stopped
     entries = [entry for entry in _lines(log) if entry["command"] in typed]
-    return {
+    found = {
         "row": name,
         "question": QUESTIONS[row.questions.split()[0]].text,
         "unit": QUESTIONS[row.questions.split()[0]].unit,
@@ -111,13 +115,20 @@ def measure(
             row, {seed: _read(row.file.format(out=out, seed=seed)) for seed in seeds or [None]}
         ),
     }
+    # the next row may write over the files that the figures stand in
+    write_whole(kept, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return found
 
 
 def _run(argv: list[str], folder: Path) -> dict[str, Any]:
     """Runs a program in a folder with the project's code, and says what it took."""
     environment = os.environ | {"PYTHONPATH": str(folder)}
     start = time.perf_counter()
-    code = subprocess.run([sys.executable, *argv[1:]], cwd=folder, env=environment).returncode
+    process, code = subprocess.Popen([sys.executable, *argv[1:]], cwd=folder, env=environment), None
+    while code is None:
+        # Ctrl-C reaches the program too, which saves
+        with contextlib.suppress(KeyboardInterrupt):
+            code = process.wait()
     seconds = time.perf_counter() - start
     about = subprocess.check_output([sys.executable, "-c", MACHINE], cwd=ROOT, env=os.environ)
     today = datetime.date.today().isoformat()
@@ -339,9 +350,7 @@ def listed() -> str:
         where = f", at commit {row.commit}" if row.commit else ""
         lines = commands(row, row.seeds) or ["no command makes it anew"]
         about = f"{QUESTIONS[row.questions.split()[0]].text} {row.label}"
-        parts.append(
-            "\n    ".join([f"{name}: {about}", f"a seed takes {row.takes}{where}", *lines])
-        )
+        parts.append("\n    ".join([f"{name}: {about}", f"{row.takes}{where}", *lines]))
     return "\n\n".join(parts)
 
 
@@ -369,9 +378,10 @@ def main() -> int:
         print(listed())
     for name in names:
         kept = measure(name, args.out, args.seeds or ROWS[name].seeds, args.novels, overrides)
-        file = (args.out if overrides else RECORDS) / f"{name}.json"
-        write_whole(file, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
-        say(f"{name}: {file}")
+        if not overrides:
+            file = RECORDS / f"{name}.json"
+            write_whole(file, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+            say(f"written: {file}")
     for page in sorted(PAGES.glob("*.md")) if args.page else []:
         before = page.read_text(encoding="utf-8")
         if (after := filled(before)) != before:

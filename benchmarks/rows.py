@@ -23,7 +23,7 @@ class Row(NamedTuple):
     # the files that the commands write, and who reads them: `benchmarks/results.py`, READERS
     file: str
     reader: str
-    # what a seed takes
+    # time and hardware
     takes: str
     seeds: tuple[int, ...] = (0, 1, 2)
     # the row that it is compared with, seed by seed
@@ -128,7 +128,7 @@ def ablated(
     config: str,
     variant: str = "base",
     flags: str = "",
-    takes: str = "1 to 3 minutes on one core",
+    takes: str = "1 to 3 minutes a run on one core",
     folder: str = "",
     **more,
 ) -> Row:
@@ -179,25 +179,33 @@ def asked(questions: str, label: str, name: str, flags: str, takes: str, **more)
 QUICK = {"config": "quickstart", "seeds": (0, 1, 2, 3, 4)}
 CODE = QUICK | {"base": "quickstart"}
 NOVELS = "--config.data.path={novels}"
-BOOKS = {"config": "novels", "flags": NOVELS, "takes": "7 to 40 minutes on one core"}
+BOOKS = {"config": "novels", "flags": NOVELS, "takes": "7 to 40 minutes a run on one core"}
 OLD = {"commit": VERSION_1}
 OLD_BOOKS = BOOKS | OLD | {"folder": "v1-novels", "base": "v1-novels"}
 OLD_CODE = OLD | {"folder": "v1-quickstart", "config": "quickstart", "base": "v1-quickstart"}
 OLD_SHORT = (
     OLD
     | {"folder": "v1-segments", "config": "segments", "base": "v1-segments"}
-    | {"takes": "4 to 9 minutes on one core"}
+    | {"takes": "4 to 9 minutes a run on one core"}
 )
 OLD_150 = {
     "folder": "v1-segments-150",
     "flags": "--config.model.chunk_len=150 --config.model.memory_slots=300 "
     "--config.chunks_per_step=2",
 }
-OLD_PAPER = OLD | {"folder": "v1-paper", "config": "paper", "takes": "5 minutes on one core"}
+OLD_PAPER = OLD | {
+    "folder": "v1-paper",
+    "config": "paper",
+    "takes": "2 to 5 minutes a run on one core",
+}
 OLD_WORDS = (
     OLD
     | {"config": "wikitext2", "folder": "v1-wikitext2", "seeds": (0,)}
-    | {"flags": "--config.data.heldout_path=wiki.test.tokens", "takes": "5 minutes on one H200"}
+    | {
+        "flags": "--config.data.path={out}/wiki.train.tokens "
+        "--config.data.heldout_path={out}/wiki.test.tokens",
+        "takes": "5 minutes a run on one H200, with the files wiki.*.tokens in --out",
+    }
 )
 OLD_KEYS = (
     "--config.model.gate_scope=channel --stages=2,4 --max_tokens=4096 "
@@ -205,8 +213,8 @@ OLD_KEYS = (
     "--config.model.chunk_len=64 --config.model.window_len=32 --config.model.memory_slots={0} "
     "--config.model.memory_writes={0}"
 )
-FAR = "10 minutes of training and 9 of questions on one core"
-KEY = "52 minutes of training and 13 of questions on one core"
+FAR = "10 minutes of training and 9 of questions a seed on one core"
+KEY = "52 minutes of training and 13 of questions a seed on one core"
 ALONE = (
     "--config.model.streams=full,memory --config.model.window=block --config.model.window_len=32"
 )
@@ -322,7 +330,7 @@ ROWS = {
         "far-queue",
         "--stages=8 --max_tokens=1024 --config.model.branches=full,memory "
         "--config.model.memory.gate=none",
-        "3 minutes on one core",
+        "one core, the first of three stages alone",
         seeds=(0,),
         base="far",
     ),
@@ -365,7 +373,7 @@ ROWS = {
             f"version 1: {slots} slots",
             f"v1-keys-{slots}",
             OLD_KEYS.format(slots),
-            "10 minutes on one core",
+            "10 minutes a seed on one core",
             **OLD,
         )
         for slots in (4, 8, 16, 32)
