@@ -8,7 +8,7 @@ Four pairs stand anywhere in a document of noise, the last chunk asks for the va
 holds two chunks' worth of entries. Training has three stages, documents of 8, 64 and 256 chunks:
 long ones alone ask too rarely to learn from. The gate starts half open: where slots are full of
 noise when the fact comes, an almost shut gate hardly writes it. Chance is 1/8. Hardware: one CPU
-core, five to ten minutes. Expect: accuracy 1.0 a million tokens later: docs/results.md has the
+core, five to ten minutes. Expect: accuracy 1.0 a million tokens later: docs/recall.md has the
 table.
 """
 

@@ -7,7 +7,7 @@
 Any folder of long texts will do (`--config.data.path=FOLDER`). Byte pairs, chunks of 128 tokens,
 training over 1,024; the hybrid block, whose memory has a slot for each of four chunks' tokens.
 Hardware: one CPU core, 7 to 40 minutes a run. Expect: near 1.89 bits per byte, and 1.90 of the
-variant `queue`: docs/results.md has the table. docs/version1.md has the other baselines.
+variant `queue`: docs/ablations.md has the tables.
 """
 
 from rmat_jax import flags

@@ -5,7 +5,7 @@ each, a pooled and gated memory.
     python -m rmat_jax ablate --config=configs/paper.py --out=runs/grid --seeds=0,1,2
 
 Hardware: two CPU cores, four minutes. Expect: held-out bits per byte near 2.35 with memory and 2.45
-when it is emptied before each chunk (Python 3.11.7's library). docs/version1.md says why the
+when it is emptied before each chunk (Python 3.11.7's library). docs/ablations.md says why the
 defaults of `RMATConfig` are others.
 """
 

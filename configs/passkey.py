@@ -12,7 +12,7 @@ gate must tell the key from other numbers by the words before it: so slots are o
 outputs, and a sliding window, in the local branch, brings these words across the chunk's border.
 Byte pairs, so that the sentence is short against the chunk, and slots without a bias: among 32
 tokens a digit is found by chance often enough to learn from. Any folder of long texts will do
-(`--config.data.path=FOLDER`). Hardware: one CPU core. docs/results.md has the table.
+(`--config.data.path=FOLDER`). Hardware: one CPU core. docs/passkey.md has the table.
 """
 
 from rmat_jax import flags

@@ -8,8 +8,8 @@ other way across their borders.
 
 Byte pairs, so that a token is a piece of a word, as in the papers that measured this. The memory is
 a queue of the last four chunks' tokens, which the layers read themselves. Hardware: one CPU core, a
-quarter of an hour a run. Expect: near 1.30 bits per byte, and 1.54 without memory: docs/version1.md
-has the table.
+quarter of an hour a run. Expect: near 1.30 bits per byte, and 1.54 without memory:
+docs/ablations.md has the table.
 """
 
 from rmat_jax import flags

@@ -7,7 +7,7 @@
 The file input.txt lies in the working directory; its last tenth is held out. Hardware: one
 accelerator with 16 GB, three minutes. Expect: held-out bits per byte lowest after half of the
 steps, near 2.17, which is 1.51 nats a character, and rising from there: one megabyte is little for
-11 million parameters. docs/version1.md has the table.
+11 million parameters. docs/ablations.md has the table.
 """
 
 from rmat_jax import flags

@@ -8,7 +8,7 @@ The files wiki.{train,valid,test}.tokens lie in the working directory; held out 
 text, or the other with `--config.data.heldout_path=wiki.test.tokens`. Every word and every line
 break is a token, so perplexity a token is perplexity a word. Two million words are little for 24
 million parameters, hence the dropout; thirteen passes. Hardware: one accelerator with 16 GB, five
-minutes. Expect: perplexity near 97 on the test text, near 104 without memory: docs/version1.md has
+minutes. Expect: perplexity near 97 on the test text, near 104 without memory: docs/ablations.md has
 the table.
 """
 

@@ -10,7 +10,8 @@ import pytest
 from rmat_jax import keys
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 # made when the site is built, of the package itself
 MADE = {ROOT / "docs/keys.md": keys.table}
 

@@ -18,9 +18,8 @@ from rmat_jax.errors import EXTRAS, UserError
 from tests.test_rooms import absent
 
 ROOT = Path(__file__).parents[1]
-# version1.md has commands of version 1's code, whose options had other names
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES = [page for page in PAGES if page.name != "version1.md"]
+PAGES = [*map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 PROGRAMS = [
     *sorted((ROOT / "rmat_jax/commands").glob("*.py")),
     *sorted((ROOT / "benchmarks").glob("*.py")),
@@ -31,10 +30,16 @@ SOURCES = PAGES + PROGRAMS
 BLANK = re.compile(r"\.\.\.|[A-Z][A-Z_]*")
 
 
+# a block of code of another commit, whose options may have had other names
+OF_OTHERS = re.compile(r"^    git checkout [0-9a-f]{7}\b.*\n(?:(?:    .*)?\n)*", re.MULTILINE)
+
+
 def text_of(source: Path) -> str:
-    """A page, or the docstring of a program."""
+    """A page without the commands of other commits, or the docstring of a program."""
     text = source.read_text(encoding="utf-8")
-    return text if source.suffix == ".md" else ast.get_docstring(ast.parse(text)) or ""
+    if source.suffix == ".md":
+        return OF_OTHERS.sub("", text)
+    return ast.get_docstring(ast.parse(text)) or ""
 
 
 def blocks(text: str) -> list[str]:
@@ -195,6 +200,14 @@ def test_printed_commands_can_be_typed(source, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         for program, argv in inline(text):
             check(program, argv, patch, whole=False)
+
+
+def test_commands_of_other_commits_are_left_out():
+    today, other = (
+        "a\n\n    python b.py\n\nc\n\n",
+        "    git checkout 3a94fb7    # d\n    python e.py\n",
+    )
+    assert OF_OTHERS.sub("", f"{today}{other}\n    f\n\ng\n") == f"{today}g\n"
 
 
 def test_the_commands_are_found():
