@@ -85,7 +85,7 @@ def measure(
     out = out.resolve()
     folder = _copy(row.commit, out) if row.commit else ROOT
     log, kept = out / "commands.jsonl", out / f"{name}.json"
-    typed = [" ".join([command, *overrides]) for command in commands(row, seeds)]
+    typed = [" ".join([c, *_more(c, overrides)]) for c in commands(row, seeds)]
     if kept.exists() and _read(kept)["commands"] == typed:
         say(f"{name} has ended before; {kept} has it")
         return _read(kept)
@@ -95,7 +95,7 @@ def measure(
             say(f"{name}: command {number} of {len(typed)} has ended before")
             continue
         say(f"{name}: command {number} of {len(typed)}: {shown}")
-        entry = _run([*shlex.split(command), *overrides], folder)
+        entry = _run([*shlex.split(command), *_more(command, overrides)], folder)
         entry = {"command": shown, "commit": row.commit or _commit(), **entry}
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -118,6 +118,11 @@ def measure(
     # the next row may write over the files that the figures stand in
     write_whole(kept, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
+
+
+def _more(command: str, overrides: Sequence[str]) -> Sequence[str]:
+    """What a command takes of the keys: one that asks a trained model takes none."""
+    return [] if " evaluate " in command else overrides
 
 
 def _run(argv: list[str], folder: Path) -> dict[str, Any]:
@@ -196,6 +201,10 @@ def of_recall(row: Row, contents: Mapping[int, Any]) -> dict[str, dict]:
         if "keys" in values:
             # of the most keys that were told
             found.setdefault("keys held", {})[str(seed)] = values["keys"]["held"][-1]
+        if "capacity" in values:
+            many = values["capacity"]
+            for tokens, held in zip(many["context_tokens"], many["held"], strict=True):
+                found.setdefault(f"keys held, {tokens:,} tokens", {})[str(seed)] = held
     return found
 
 

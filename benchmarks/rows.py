@@ -49,7 +49,7 @@ class Question(NamedTuple):
 
 SPEED = ("tokens a second", "bytes of state")
 SCORE = {"score": ""}
-MILLION = "1,048,576 tokens"
+MILLION, LONGEST = "1,048,576 tokens", "33,554,432 tokens"
 QUESTIONS = {
     "memory": Question("Is the memory worth its place on text?", SCORE, "bits per byte", 4, SPEED),
     "parts": Question(
@@ -71,18 +71,21 @@ QUESTIONS = {
     ),
     "facts": Question(
         "Is a fact found a million tokens later?",
-        {"1,024 tokens": "1,024 tokens later", MILLION: "1,048,576 tokens later"},
+        {name: f"{name} later" for name in ("1,024 tokens", MILLION, LONGEST)},
         "share of answers right",
         3,
     ),
     "passkey": Question(
         "Is a pass key found in a novel, a million tokens later?",
-        {"128 tokens": "128 tokens later", MILLION: "1,048,576 tokens later"},
+        {name: f"{name} later" for name in ("128 tokens", MILLION)},
         "share of digits right",
         3,
     ),
     "keys": Question(
-        "How many keys does a memory hold?", {"keys held": ""}, "keys held, of 32 told", 1
+        "How many keys does a memory hold?",
+        {"keys held": "", f"keys held, {MILLION}": "a million tokens later"},
+        "keys held, of 32 told",
+        1,
     ),
     "stream": Question(
         "Does a token cost the same after a long text?",
@@ -160,17 +163,45 @@ def ablated(
     )
 
 
-def asked(questions: str, label: str, name: str, flags: str, takes: str, **more) -> Row:
-    """A model that `far_recall.py` trains and asks.
+def asked(
+    questions: str,
+    label: str,
+    name: str,
+    takes: str,
+    config: str,
+    stages: int,
+    flags: str = "",
+    max_tokens: int = 1 << 20,
+    **more,
+) -> Row:
+    """A model that is trained in stages, and asked for facts.
 
     Args:
         questions: as of a Row.
         label: as of a Row.
         name: of its folders under --out.
-        flags: that the command has besides.
         takes: as of a Row.
+        config: the name of a config with stages.
+        stages: how many it has.
+        flags: that the training has besides.
+        max_tokens: of the longest context.
         **more: fields of the Row.
     """
+    out = f"{{out}}/{name}-{{seed}}"
+    train = (
+        f"python train.py --config=configs/{config}.py --workdir={out} --config.seed={{seed}} "
+        f"--config.data.seed={{seed}} {flags}"
+    )
+    ask = (
+        f"python -m rmat_jax evaluate --workdir={out}/stage-{stages} --suite=recall "
+        f"--max_tokens={max_tokens} --seed={{seed}} --out={out}/report"
+    )
+    commands = (train.strip(), ask)
+    return Row(questions, label, commands, f"{out}/report/report.json", "recall", takes, **more)
+
+
+def asked_then(questions: str, label: str, name: str, flags: str, takes: str, **more) -> Row:
+    """The same with version 1, where a program did both."""
     out = f"{{out}}/{name}-{{seed}}"
     command = f"python benchmarks/far_recall.py --out={out} --seed={{seed}} {flags}".strip()
     return Row(questions, label, (command,), f"{out}/report/report.json", "recall", takes, **more)
@@ -213,8 +244,8 @@ OLD_KEYS = (
     "--config.model.chunk_len=64 --config.model.window_len=32 --config.model.memory_slots={0} "
     "--config.model.memory_writes={0}"
 )
-FAR = "10 minutes of training and 9 of questions a seed on one core"
-KEY = "52 minutes of training and 13 of questions a seed on one core"
+OLD_FAR = "10 minutes of training and 9 of questions a seed on one core"
+OLD_KEY = "34 minutes of training and 13 of questions a seed on one core"
 ALONE = (
     "--config.model.streams=full,memory --config.model.window=block --config.model.window_len=32"
 )
@@ -323,52 +354,79 @@ ROWS = {
         **OLD_PAPER,
     ),
     # facts told long ago
-    "far": asked("facts", "the hybrid", "far", "", FAR),
+    "far": asked(
+        "facts",
+        "the hybrid",
+        "far",
+        "6 minutes of training and 25 of questions a seed on one core",
+        "far_recall",
+        3,
+        max_tokens=1 << 25,
+        seeds=(0, 1, 2, 3, 4),
+    ),
     "far-queue": asked(
         "facts",
         "no gate, no local branch",
         "far-queue",
-        "--stages=8 --max_tokens=1024 --config.model.branches=full,memory "
-        "--config.model.memory.gate=none",
-        "one core, the first of three stages alone",
-        seeds=(0,),
+        "6 minutes of training a seed on one core",
+        "far_recall",
+        3,
+        "--config.model.branches=full,memory --config.model.memory.gate=none",
+        max_tokens=1 << 12,
         base="far",
     ),
-    "v1-far": asked("facts", "version 1: the paper's, a gate a slot", "v1-far", "", FAR, **OLD),
-    "v1-far-channel": asked(
+    "v1-far": asked_then(
+        "facts", "version 1: the paper's, a gate a slot", "v1-far", "", OLD_FAR, **OLD
+    ),
+    "v1-far-channel": asked_then(
         "facts",
         "version 1: the paper's, a gate a channel",
         "v1-far-channel",
         "--config.model.gate_scope=channel",
-        FAR,
+        OLD_FAR,
         base="v1-far",
         **OLD,
     ),
     "passkey": asked(
-        "passkey", "the hybrid", "passkey", f"--task=passkey {NOVELS}", KEY, seeds=(3, 4, 5, 6)
+        "passkey",
+        "the hybrid",
+        "passkey",
+        "52 minutes of training and 13 of questions a seed on one core",
+        "passkey",
+        4,
+        NOVELS,
+        seeds=(3, 4, 5, 6),
     ),
-    "v1-passkey": asked(
+    "v1-passkey": asked_then(
         "passkey",
         "version 1",
         "v1-passkey",
         f"--task=passkey {NOVELS}",
-        KEY,
+        OLD_KEY,
         seeds=(3, 4, 5, 6),
         base="passkey",
         **OLD,
     ),
-    "v1-passkey-alone": asked(
+    "v1-passkey-alone": asked_then(
         "passkey",
         "version 1: no local branch",
         "v1-passkey-alone",
         f"--task=passkey {NOVELS} {ALONE}",
-        KEY,
+        OLD_KEY,
         seeds=(4, 5),
         base="v1-passkey",
         **OLD,
     ),
+    "keys": asked(
+        "keys",
+        "the hybrid: 32 slots",
+        "keys",
+        "10 minutes of training and 5 of questions a seed on one core",
+        "capacity",
+        4,
+    ),
     **{
-        f"v1-keys-{slots}": asked(
+        f"v1-keys-{slots}": asked_then(
             "keys",
             f"version 1: {slots} slots",
             f"v1-keys-{slots}",

@@ -214,7 +214,7 @@ def test_the_commands_are_found():
     """A control: README and docs have dozens."""
     found = [program for page in PAGES for b in blocks(text_of(page)) for program, _ in printed(b)]
     assert found.count("rmat_jax") > 30 and found.count("train") > 10
-    assert {"benchmarks.far_recall", "benchmarks.faults", "benchmarks.recall"} <= set(found)
+    assert {"benchmarks.babi", "benchmarks.faults", "benchmarks.recall"} <= set(found)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_the_commands_are_found():
         'ssh NAME --command="cd x && python train.py --config=gone --workdir=x"',
         "for seed in 0 1; do python benchmarks/recall.py --out=x --sed=$seed; done",
         "python benchmarks/gone.py",
-        "python benchmarks/far_recall.py --out=x --config.data.gone=3",
+        "python benchmarks/babi.py --out=x --config.data.gone=3",
         "python -m rmat_jax ablate --config=quickstart --out=x --variants=gone",
     ],
 )
