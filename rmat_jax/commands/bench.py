@@ -9,7 +9,8 @@
 
 `train` measures the time of a training step against the tokens that it reads. It compares with the
 same code chunk after chunk, with full attention, with a Transformer-XL, and with the PyTorch models
-that are installed. `attention` times each way to compute one layer's attention, and the plain way.
+that are installed. `attention` times each way to compute one layer's attention, with the obvious
+code for comparison.
 
 `stream` measures the time of a token, and the bytes of state, against the number of tokens read
 before it. It compares with a transformer that attends to all of them (the same code), and with
