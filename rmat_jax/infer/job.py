@@ -55,7 +55,7 @@ class Job:
         if not np.isfinite(logprobs).all():
             self.fail(
                 UserError(
-                    "the model's probabilities are no numbers: its weights hold NaN or infinity"
+                    "the model's probabilities are not finite: its weights hold NaN or infinity"
                 )
             )
         elif stopped:
