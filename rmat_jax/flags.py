@@ -328,7 +328,7 @@ def add_path(parser: argparse.ArgumentParser, name: str, metavar: str, help: str
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds the flag --config for a command that needs an experiment."""
-    text = "a file of configs/, its name, such as quickstart, or a file of your own"
+    text = "a file of configs/ or its name, such as quickstart, or a file of your own"
     parser.add_argument("--config", required=True, metavar="FILE", help=text)
 
 

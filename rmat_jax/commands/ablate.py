@@ -7,10 +7,10 @@
     python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/mine \\
         --variant="deep: model.num_layers=6"
 
-All variants have the same tokens, optimiser and number of parameters. --variants takes `grid` (each
-option that the base uses, changed alone), `baselines` (the models to compare with), or names out of
-these, separated by commas. It defaults to the grid, or to none with --variant or --vary. Every key
-of the config can be set, as in --config.data.path=books/.
+All variants have the same tokens and optimiser, and by default the same number of parameters.
+--variants takes `grid` (each option that the base uses, changed alone), `baselines` (the models to
+compare with), or names out of these, separated by commas. It defaults to the grid, or to none with
+--variant or --vary. Every key of the config can be set, as in --config.data.path=books/.
 
 After Ctrl-C the same command resumes. Finished runs under --out are not trained again, not even by
 another command.

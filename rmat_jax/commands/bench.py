@@ -1,4 +1,4 @@
-"""Times models with random weights, and compares them with other kinds of memory.
+"""Times our model and others, all with random weights.
 
     python -m rmat_jax bench train --json=train.json --plot=train.png
     python -m rmat_jax bench train --json=long.json --lanes=1 --lengths=2048,65536 --models=ours

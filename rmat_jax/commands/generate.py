@@ -1,4 +1,4 @@
-"""Goes on with a text, and prints the new part as it is written.
+"""Continues a text, and prints the new part as it is written.
 
     python -m rmat_jax generate --prompt="def main("
     python -m rmat_jax generate --workdir=runs/quickstart --prompt="def main("

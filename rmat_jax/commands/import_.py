@@ -1,4 +1,4 @@
-"""Begins a run with the weights of a folder or a safetensors file, such as `export` writes.
+"""Begins a run with weights from a folder or a safetensors file, as `export` writes them.
 
     python -m rmat_jax import --workdir=runs/mine --file=quickstart.safetensors
     python -m rmat_jax import --workdir=runs/mine --file=hub/quickstart/

@@ -5,8 +5,8 @@
 
 Training then starts at once, in any workdir on this machine. The files lie in a folder that all
 runs share, ~/.cache/rmat_jax/corpora or RMAT_JAX_CORPORA. With --workdir they lie in that run's
-folder alone, where a run of several machines looks for them. All cores encode. Set the same keys of
-the config as in training; data.*, model.vocab_size, batch_size and eval_tokens matter.
+folder alone, where a run of several machines looks for them. The command uses all cores. Set the
+same keys of the config as in training; data.*, model.vocab_size, batch_size and eval_tokens matter.
 """
 
 import argparse

@@ -8,8 +8,8 @@
 `python -m rmat_jax train` is the same command. The last example runs on every host of a Slurm job;
 docs/pods.md has more of these.
 
-A config with stages (`get_stages`, see configs/passkey.py) trains them one after the other, in
-WORKDIR/stage-1, WORKDIR/stage-2, ... Each stage begins with the weights of the one before.
+A config may have stages (`get_stages`, see configs/passkey.py). They are trained one after the
+other, in WORKDIR/stage-1, WORKDIR/stage-2, ..., each from the weights of the one before.
 
 Every key of the config can be set, as in --config.model.chunk_len=256. `rmat config`, which is
 `python -m rmat_jax config`, lists every key with its default and its meaning. Ctrl-C saves the run
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     meeting = parser.add_argument_group(
         "several processes",
-        "TPU pods, Slurm and Open MPI need none of these: there the processes find each other.",
+        "TPU pods, Slurm and Open MPI need none of these, since the processes find each other.",
     )
     meeting.add_argument(
         "--coordinator",
