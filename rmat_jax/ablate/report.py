@@ -173,7 +173,7 @@ def _tokens_read(results: Iterable[dict[str, Any]]) -> str:
     return (
         f"Each run read {most:,} tokens."
         if fewest == most
-        else f"**Runs read different numbers of tokens**, {fewest:,} to {most:,}."
+        else f"**Runs read {fewest:,} to {most:,} tokens**, not all the same number."
     )
 
 
