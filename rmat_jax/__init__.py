@@ -1,6 +1,6 @@
 """Recurrent Memory-Augmented Transformer with Chunked Attention (arXiv 2507.00453) in JAX.
 
-These names are the public face. Each is imported when it is first used, so that `import rmat_jax`
+`__all__` lists the public names. Each is imported when it is first used, so that `import rmat_jax`
 is quick and does not start JAX.
 """
 

@@ -1,4 +1,4 @@
-"""What a chip can hold, compute and send. Data sheets' figures: nothing here is measured.
+"""What a chip can hold, compute and send, from data sheets; nothing here is measured.
 
 May import: nothing.
 """
@@ -15,7 +15,7 @@ class Chip:
     name: str
     # bytes of HBM
     memory: int
-    # bfloat16 multiply-adds with float32 sums, 2 FLOPs each, a second; dense
+    # dense bfloat16 FLOPs a second with float32 sums; a multiply-add is 2 FLOPs
     flops: float
     # bytes a second that it can send, over all its links together
     bandwidth: float
@@ -40,7 +40,7 @@ GPUS = (
     Chip("h200", 141 * GB, 989e12, 450e9),
     Chip("b200", 180 * GB, 2250e12, 900e9),
 )
-# how JAX names them: parts of `device_kind`, in lower case; the first that fits
+# a part of JAX's `device_kind`, in lower case -> the chip; the first that fits counts
 _KINDS = (
     ("v5 lite", "v5e"),
     ("v5e", "v5e"),
@@ -58,7 +58,7 @@ _KINDS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that a device is; None: it is not in the tables."""
+    """The chip of a device; None: it is not in the tables."""
     for part, name in _KINDS:
         if part in device_kind.lower():
             return next(chip for chip in TPUS + GPUS if chip.name == name)

@@ -10,7 +10,7 @@ ORANGE = "#E69F00"
 GREEN = "#009E73"
 PURPLE = "#CC79A7"
 GREY = "#A0A0A0"
-# of text and of lines that mark a place
+# text, and lines that mark a place
 INK = "#333333"
-# of the lines behind the data
+# the grid behind the data
 GRID = "#E5E5E5"

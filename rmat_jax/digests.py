@@ -1,4 +1,4 @@
-"""Digests of trees of arrays, by which damage and differences are found.
+"""Digests of trees of arrays, which reveal damage and differences.
 
 May import: errors, types, jax.
 """
@@ -17,10 +17,10 @@ def digests(tree: PyTree) -> dict[str, int]:
     """A 32-bit digest of each leaf, by name: sum over flat positions i of mix(bits_i ^ mix(i)), mod
     2^32 (our choice).
 
-    Integer sums commute, so it is the same on any number and kind of devices. A change of one
+    Integer sums commute, so a digest is the same on any number and kind of devices. A change of one
     element (up to 32 bits) always shows; any other, such as two elements that swap places, goes
-    unseen once in 2^32. Positions repeat after 2^32 elements. Shape and dtype do not enter. Leaves:
-    arrays of 8 to 64 bits an element (not complex), PRNG keys.
+    unseen once in 2^32. Positions repeat after 2^32 elements. Shape and dtype do not enter. Leaves
+    are arrays of 8 to 64 bits an element (not complex), or PRNG keys.
     """
     leaves = named(tree)
     raw = [
@@ -40,7 +40,7 @@ def _digest_all(leaves: list[Array]) -> list[Array]:
 
     def digest(x):
         x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
-        # 64 bits: two words on a last axis
+        # an element of 64 bits becomes two words on a new last axis
         word = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
         bits = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
         position = jnp.ones(bits.shape, jnp.uint32)
@@ -54,7 +54,7 @@ def _digest_all(leaves: list[Array]) -> list[Array]:
 
 
 def check_finite(tree: PyTree, what: str) -> None:
-    """Raises UserError, which names the first leaf, where one holds NaN or infinity."""
+    """Raises UserError if a leaf holds NaN or infinity, and names the first such leaf."""
     leaves = named(tree)
     finite = jax.device_get(
         jax.jit(lambda xs: [jnp.isfinite(x).all() for x in xs])([*leaves.values()])

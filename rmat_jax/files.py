@@ -16,24 +16,24 @@ from typing import IO, Any
 
 from rmat_jax.errors import UserError
 
-# what comes of contents that are of another kind than they are taken for
+# the errors of code that expects other contents than a file has
 FAULTS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Gives a path to write to, which takes the place of `file` when the block ends well.
+    """Gives a path to write to, which replaces `file` when the block ends without an error.
 
     A reader sees the old file or the new one, never a part of one. A link stays a link.
 
     Args:
-        file: in a folder that exists.
+        file: the file to write, in a folder that exists.
 
     Raises:
-        UserError: it cannot be written, or is no file but a folder, a device or a pipe.
+        UserError: the file cannot be written, or it is a folder, a device or a pipe.
     """
     target = _check_file(file)
-    # the same ending, which tells some writers what to write
+    # the same suffix, which tells some writers the format
     scratch = target.with_name(f".{uuid.uuid4().hex}{target.suffix}")
     try:
         yield scratch
@@ -50,9 +50,9 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def cache_folder(name: str) -> Path | None:
-    """Where something may be kept for all runs: ~/.cache/rmat_jax/NAME, or below XDG_CACHE_HOME.
+    """A folder that all runs share: ~/.cache/rmat_jax/NAME, or below XDG_CACHE_HOME.
 
-    None: containers may have no home.
+    None where there is no home, as in some containers.
     """
     with contextlib.suppress(RuntimeError):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -61,7 +61,7 @@ def cache_folder(name: str) -> Path | None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Writes a text file in UTF-8; bytes that are not stay as they came. Raises UserError."""
+    """Writes a text file in UTF-8; bytes that are not UTF-8 stay as they are. Raises UserError."""
     with replacing(file) as scratch:
         scratch.write_text(text, encoding="utf-8", errors="surrogateescape")
 
@@ -77,7 +77,7 @@ def write_checked(file: Path, data: str | bytes) -> None:
 
 
 def read_checked(file: Path, remedy: str) -> str:
-    """The text that `write_checked` wrote, see `read_checked_bytes`."""
+    """Reads the text that `write_checked` wrote, see `read_checked_bytes`."""
     data = read_checked_bytes(file, remedy)
     try:
         return data.decode()
@@ -86,14 +86,14 @@ def read_checked(file: Path, remedy: str) -> str:
 
 
 def read_checked_bytes(file: Path, remedy: str) -> bytes:
-    """What `write_checked` wrote. A file without a digest is taken as it is.
+    """Reads what `write_checked` wrote. A file without a digest is not checked.
 
     Args:
-        file: to read.
-        remedy: for the errors.
+        file: the file to read.
+        remedy: what to do, for the errors.
 
     Raises:
-        UserError: it cannot be read, or is not what was written.
+        UserError: the file cannot be read, or does not match its digest.
     """
     check_regular(file, remedy)
     try:
@@ -113,15 +113,15 @@ def _digest_file(file: Path) -> Path:
 
 
 def check_regular(file: Path, remedy: str, name: str = "") -> None:
-    """Checks that a file is there and ends: no folder, device or pipe.
+    """Checks that a file is there, and is no folder, device or pipe.
 
     Args:
-        file: to read.
+        file: the file to check.
         remedy: what to do, for the errors.
-        name: of the file for the errors, as the user typed it.
+        name: the file's name for the errors, as the user typed it.
 
     Raises:
-        UserError: it is not, or it cannot be looked at.
+        UserError: the file is missing or of another kind, or cannot be examined.
     """
     name = name or f"{file}"
     try:
@@ -136,7 +136,7 @@ def check_regular(file: Path, remedy: str, name: str = "") -> None:
 
 @contextlib.contextmanager
 def well_formed(what: Any, remedy: str) -> Iterator[None]:
-    """Tells the errors of a block that takes a file's contents for what they should be."""
+    """Raises UserError where a block fails because a file has other contents than it expects."""
     try:
         yield
     except UserError:
@@ -149,7 +149,7 @@ def well_formed(what: Any, remedy: str) -> Iterator[None]:
 
 
 def check_writable(*files: Path | None) -> None:
-    """Checks that files can be written, before the work whose results they will hold.
+    """Checks that files can be written, before the long work whose results they will hold.
 
     Raises:
         UserError: there is no such folder, nothing can be written there, or the file is a folder,
@@ -175,8 +175,8 @@ def make_folder(folder: Path, flag: str = "--out") -> None:
     """Makes a folder before the long work whose results it will hold.
 
     Args:
-        folder: with the folders above it.
-        flag: what the user typed before it, for the error.
+        folder: the folder to make, with the folders above it.
+        flag: the flag that the user gave it with, for the error.
 
     Raises:
         UserError: it cannot be made or written to.
@@ -191,24 +191,24 @@ def make_folder(folder: Path, flag: str = "--out") -> None:
 
 
 def locked(file: IO[bytes]) -> bool:
-    """Takes an open file for this process until it is closed; False: another process has it."""
+    """Locks an open file until it is closed. Returns False if another process holds the lock."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
-        # a disk that knows no locks
+        # a file system without locks
         pass
     return True
 
 
 def _check_file(file: Path) -> Path:
-    """Where a file will be written, behind its links. Raises UserError where it cannot be one."""
+    """Follows the links of a file to write. Raises UserError where no file can be written."""
     try:
         target = file.resolve()
         is_folder = not file.name or target.is_dir()
         taken = target.exists() and not target.is_file()
-    # a loop of links is the first in Python below 3.13
+    # Python below 3.13 raises RuntimeError for a loop of links
     except (RuntimeError, OSError) as error:
         raise UserError(f"{file} cannot be written: {error}; choose another file") from error
     if is_folder:
@@ -228,13 +228,13 @@ def json_lines(
     """Yields the record of each line, with its place for errors. Empty lines are skipped.
 
     Args:
-        lines: of a file.
-        name: of the file, as the user typed it.
-        advice: what a line must be.
-        left_out: gets the places of lines that are not JSON, which are then no error.
+        lines: the lines of a file.
+        name: the file's name, as the user typed it.
+        advice: what a line must be, for the errors.
+        left_out: a list for the places of lines that are not JSON, which are then no error.
 
     Raises:
-        UserError: a line is not JSON; it says which.
+        UserError: a line is not JSON; the message says which.
     """
     for number, line in enumerate(lines, 1):
         where = f"{name}, line {number}"

@@ -38,7 +38,7 @@ from rmat_jax.errors import EXTRAS, UserError, install
 from rmat_jax.files import cache_folder
 from rmat_jax.progress import drop_stdout, say
 
-# the keys that follow others where nobody sets them
+# the keys whose defaults follow other keys
 _FOLLOWING = {
     "model.mlp_width": int,
     "model.local.window": int,
@@ -57,12 +57,12 @@ def defaults(
 ) -> config_dict.ConfigDict:
     """Every key of Config with its default; a file in configs/ starts from this.
 
-    Setting a key that Config does not have is an error. A size that nobody sets is empty, and
+    Setting a key that Config does not have is an error. A size that is not set is empty, and
     follows the width or the chunk. A branch that is off keeps its keys, for those who switch it on.
 
     Args:
-        model: where the keys of `model` start; None: RMATConfig().
-        optim: where those of `optim` start; None: OptimConfig().
+        model: the defaults of the keys of `model`; None: RMATConfig().
+        optim: the defaults of the keys of `optim`; None: OptimConfig().
     """
     model, optim = model or RMATConfig(), optim or OptimConfig()
     local, memory = model.local or Local(), model.memory or Memory()
@@ -73,7 +73,7 @@ def defaults(
     result = config_dict.ConfigDict(values, type_safe=False)
     for key, kind in _FOLLOWING.items():
         group, _, name = key.rpartition(".")
-        # what it is where nobody sets it
+        # the value of a key that is not set
         bare = dataclasses.replace(groups[group], **{name: None})
         bare = bare.sized(model.chunk_len) if group in ("model.local", "model.memory") else bare
         found = functools.reduce(lambda part, name: part[name], group.split("."), result)
@@ -116,9 +116,9 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
     """Runs `get_config()` of a Python file, sets keys of the result, and checks it.
 
     Args:
-        path: the file, or the name of one that the package has, such as quickstart.
+        path: the file, or the name of a config of the package, such as quickstart.
         overrides: arguments `--config.section.key=value`.
-        own: the names of the command's own flags, one of which a misspelt argument may mean.
+        own: the names of the command's own flags, to suggest one for a misspelt argument.
 
     Raises:
         UserError: the file is missing or fails, an override names no key of a config or has no
@@ -128,17 +128,17 @@ def load_config(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
 
 
 def load_stages(path: str, overrides: Sequence[str] = (), own: Sequence[str] = ()) -> list[Config]:
-    """`load_config`, once for each stage of a curriculum.
+    """Loads a config for each stage of a curriculum, as `load_config` does.
 
-    A file with stages has `get_stages()`, a list of the keys that each stage sets, such as
-    `{"chunks_per_step": 8, "steps": 600}`. The overrides hold in every stage. A file without it
-    has one stage.
+    The file's `get_stages()` returns a list with the keys that each stage sets, such as
+    `{"chunks_per_step": 8, "steps": 600}`. The overrides hold in every stage. A file without
+    `get_stages()` has one stage.
 
     Args:
         path, overrides, own: as for `load_config`.
 
     Raises:
-        UserError: as `load_config` does; a stage is not given by its keys.
+        UserError: as for `load_config`, or `get_stages()` returns anything but a list of dicts.
     """
     path = _config_file(path)
     changes = [
@@ -149,7 +149,7 @@ def load_stages(path: str, overrides: Sequence[str] = (), own: Sequence[str] = (
 
 
 def _changed(found: config_dict.ConfigDict, overrides: Sequence[str], own: Sequence[str]) -> Config:
-    """The config with some keys set, checked."""
+    """Sets keys of a config, and checks it."""
     known = _dotted(defaults().to_dict())
     for override in overrides:
         _check_override(override, known, own)
@@ -167,7 +167,7 @@ def _changed(found: config_dict.ConfigDict, overrides: Sequence[str], own: Seque
 
 
 def _config_file(path: str) -> str:
-    """The file that a path or a name means. Raises UserError where there is none."""
+    """Finds the file that a path or a name means. Raises UserError where there is none."""
     if Path(path).is_file():
         return path
     if "/" in path or path.endswith(".py"):
@@ -175,7 +175,7 @@ def _config_file(path: str) -> str:
         names = sorted(map(str, folder.glob("*.py"))) if folder.is_dir() else []
     else:
         here = Path(__file__).parent
-        # in a checkout they lie beside the package
+        # in a checkout the configs lie beside the package
         folder = next((x for x in (here / "configs", here.parent / "configs") if x.is_dir()), here)
         if (folder / f"{path}.py").is_file():
             return str(folder / f"{path}.py")
@@ -187,8 +187,8 @@ def _config_file(path: str) -> str:
 
 
 def _run_file(path: str) -> tuple[config_dict.ConfigDict, list[dict[str, Any]]]:
-    """What `get_config()` and `get_stages()` of a Python file return. Raises UserError, whatever
-    the file does.
+    """Calls `get_config()` and `get_stages()` of a Python file. Any failure of the file becomes a
+    UserError.
     """
     try:
         names = runpy.run_path(path)
@@ -197,7 +197,7 @@ def _run_file(path: str) -> tuple[config_dict.ConfigDict, list[dict[str, Any]]]:
     except UserError:
         raise
     except BaseException as error:
-        # an exit or a KeyboardInterrupt among it
+        # even an exit or a KeyboardInterrupt
         lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f", line {lines[-1].lineno}," if lines else ""
         reason = " ".join(str(error).split())
@@ -233,11 +233,11 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     """Returns the config with some keys changed. Sizes that follow others in it still do.
 
     Args:
-        config: stays as it is.
-        changes: keys as they are typed, such as {"model.memory.gate": "none"}.
+        config: the config, which is not modified.
+        changes: a value for each key, such as {"model.memory.gate": "none"}.
 
     Raises:
-        UserError: a key that no config has or that has no effect, or a value against its rule.
+        UserError: no config has the key, the key has no effect, or a value breaks a rule.
     """
     start = defaults(config.model, config.optim).to_dict()
     values = to_dict(config) | {"model": start["model"], "optim": start["optim"]}
@@ -264,7 +264,7 @@ def add_fields(
     A field whose default is an empty tuple becomes a flag that may be given several times.
 
     Args:
-        parser: gets the flags.
+        parser: the parser to add the flags to.
         kind: the dataclass.
         texts: the placeholder and the help text of each field. `%(default)s` in a text stands for
             the default.
@@ -285,7 +285,7 @@ def _scalar(hint: Any) -> type:
 
 
 def fields_of(args: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """Picks the values that `add_fields` of the same dataclass has read."""
+    """Returns the values of the flags that `add_fields` made of a dataclass, by field."""
     return {field.name: getattr(args, field.name) for field in dataclasses.fields(kind)}
 
 
@@ -299,9 +299,9 @@ def folder_or_bucket(text: str) -> Path | str:
 
 
 def folder(text: str) -> Path:
-    """Reads a path as the shell's user meant it.
+    """Reads a path, and expands its ~.
 
-    The ~ of --workdir=~/runs is not always expanded before it gets here.
+    Not every shell expands the ~ of --workdir=~/runs.
     """
     if not text:
         raise argparse.ArgumentTypeError("the path is empty; give one, such as .")
@@ -321,14 +321,14 @@ def folder(text: str) -> Path:
 
 
 def add_path(parser: argparse.ArgumentParser, name: str, metavar: str, help: str, **more) -> None:
-    """Adds a flag that takes a path, and must be given unless `required=False`."""
+    """Adds a flag that takes a path, and is required unless `required=False`."""
     more = {"required": True, "type": folder, "metavar": metavar, "help": help} | more
     parser.add_argument(name, **more)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds the flag --config for a command that needs an experiment."""
-    text = "a file of configs/, one of its names, or a file of your own"
+    text = "a file of configs/ or its name, such as quickstart, or a file of your own"
     parser.add_argument("--config", required=True, metavar="FILE", help=text)
 
 
@@ -338,8 +338,8 @@ def add_step(parser: argparse.ArgumentParser) -> None:
         "--step",
         type=_step,
         metavar="N",
-        help="the step whose weights are used; best: the one with the lowest held-out loss; "
-        "without it the newest",
+        help="the step of the checkpoint to use; best: the one with the lowest held-out loss "
+        "(default: the newest)",
     )
 
 
@@ -350,7 +350,7 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="the devices of this machine that read a long text together (default %(default)s)",
+        help="the number of devices that read a long text together (default %(default)s)",
     )
 
 
@@ -361,18 +361,18 @@ def _step(text: str) -> int | str:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Adds the flag --workdir for a command that uses trained weights, wherever they lie."""
-    text = "the folder of a training run, or a folder or a file of `export`; "
-    text += "without it, the small model that the package has"
+    """Adds the flag --workdir for a command that uses trained weights from any source."""
+    text = "the folder of a training run, or a folder or file that `export` wrote "
+    text += "(default: a small model that comes with the package)"
     add_path(parser, "--workdir", "PATH", text, required=False)
 
 
 def tell_weights(workdir: Path | None) -> None:
-    """Says on standard error whose weights are used where nobody has named any."""
+    """Says on standard error that the small model is used, where no weights are given."""
     if workdir is None:
         say(
-            "no --workdir: this is the small model that rmat_jax has, trained for minutes on the "
-            "source code of the Python standard library"
+            "no --workdir: this is the small model that comes with rmat_jax, trained for minutes "
+            "on the source code of the Python standard library"
         )
 
 
@@ -409,7 +409,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse does; but `--flag=--`, from which it would take the text, is refused."""
+        """Parses as argparse does, but refuses `--flag=--`, whose value argparse would drop."""
         args = sys.argv[1:] if args is None else args
         for argument in args:
             if argument.startswith("--") and argument.endswith("=--"):
@@ -421,9 +421,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def interrupts_raise() -> None:
-    """Lets Ctrl-C raise KeyboardInterrupt from here on, since there is something to lose.
+    """Makes Ctrl-C raise KeyboardInterrupt from here on, since there is something to lose.
 
-    `python -m rmat_jax` ends on the spot before. Ctrl-C stays ignored where the shell ignores it.
+    Until then Ctrl-C ends `python -m rmat_jax` at once. It stays ignored where the shell ignores
+    it.
     """
     # Outside the main thread signals are not ours.
     with contextlib.suppress(ValueError):
@@ -434,7 +435,7 @@ def interrupts_raise() -> None:
 def run(main: Callable[[], int | None]) -> int:
     """Calls a command and returns its exit code: what the command returns, or 0 for None.
 
-    Bad input is one line on standard error and the code 2. Ctrl-C is 130.
+    Bad input prints one line on standard error, and gives the code 2. Ctrl-C gives 130.
 
     The programs that JAX compiles are kept between runs, so that a restart is quick.
     """
@@ -442,7 +443,7 @@ def run(main: Callable[[], int | None]) -> int:
     if (cache := cache_folder("")) is not None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # what a terminal cannot show is no reason to end
+        # a character that the terminal cannot show must not end the command
         sys.stdout.reconfigure(errors="replace")
     try:
         return main() or 0
@@ -456,11 +457,11 @@ def run(main: Callable[[], int | None]) -> int:
             raise
         return _refuse(f"{package} is not installed; run: {install(package)}")
     except BrokenPipeError:
-        # The reader of a pipe has seen enough.
+        # The reader has closed the pipe.
         drop_stdout()
         return 0
     except OSError as error:
-        # What surrounds the program, wherever it strikes: a disk, a limit, a permission.
+        # The fault lies in the machine, not in the program: a disk, a limit, a permission.
         remedy = "raise `ulimit -n`" if error.errno in (errno.EMFILE, errno.ENFILE) else "mend that"
         what = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{what}{error.strerror or error}; {remedy}, and give the same command")
@@ -469,8 +470,8 @@ def run(main: Callable[[], int | None]) -> int:
 def leave(code: int) -> NoReturn:
     """Ends the process with an exit code.
 
-    After bad input that is on the spot: what a failed save has left at work in libraries could wait
-    for ever, and tell of itself besides.
+    After bad input it ends at once: threads that a failed save has left in libraries could hang, or
+    print more errors.
     """
     if code == 2:
         for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -488,6 +489,6 @@ def _refuse(message: str) -> int:
         try:
             sys.stdout.flush()
         except OSError:
-            # The disk is full: nothing is lost that could be kept.
+            # The disk is full, so nothing more can be written.
             drop_stdout()
     return 2

@@ -1,4 +1,4 @@
-"""FLOPs of a program, from its jaxpr: the compiler's own count takes the body of a loop once.
+"""Counts the FLOPs of a program in its jaxpr, since the compiler counts the body of a loop once.
 
 May import: config, model, modules, ops, jax.
 """
@@ -19,12 +19,12 @@ from rmat_jax.ops import fused
 
 @functools.lru_cache
 def per_token(config: RMATConfig) -> int:
-    """Forward FLOPs a token of whole chunks; a training step costs three times as much.
+    """Forward FLOPs a token in whole chunks; a training step costs three times as much.
 
-    Those that one chunk more in a call costs, each memory entry projected once. The masked half of
-    a causal product counts: this is what the code computes.
+    The figure is what one more chunk in a call costs, with each memory entry projected once. The
+    masked half of a causal product counts, since the code computes it.
     """
-    # not by kernels, which hide their products
+    # without kernels, which hide their products
     config = dataclasses.replace(config, attention="xla", chunks_at_once=None)
     model = RMAT(config)
     with (
@@ -43,16 +43,15 @@ def per_token(config: RMATConfig) -> int:
 
 
 def count(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
-    """FLOPs of all matrix products, 2 a multiply-add, over all devices; what the backward pass
-    computes again counts again.
+    """FLOPs of all matrix products over all devices, 2 for each multiply-add.
 
-    The body of a scan counts as often as it runs, and of a `cond` the branch that has most. Inside
-    `shard_map` shapes are a device's own, so they count once for each place along the axes that it
-    divides by hand. Everything else (softmax, norms, the optimiser) is left out. What the compiler
-    finds to be unneeded or equal is still counted.
+    What the backward pass computes again counts again. The body of a scan counts as often as it
+    runs; a `cond` counts as its most expensive branch. Inside `shard_map` shapes are a device's
+    own, so they count once for each place along the axes that it divides by hand. Everything else
+    (softmax, norms, the optimiser) is left out. What the compiler removes later still counts.
 
     Raises:
-        ValueError: a matrix product inside a `while`, which runs nobody knows how often, or in a
+        ValueError: a matrix product is inside a `while`, whose number of runs is unknown, or has a
             form not known here.
     """
     total = 0
@@ -80,7 +79,7 @@ def count(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
 
 
 def _product(equation: core.JaxprEqn) -> int:
-    """Batch, rows and columns of the result, times the lengths that are summed over, times 2."""
+    """Twice the size of the result, times the lengths that are summed over."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
     return (

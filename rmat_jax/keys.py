@@ -1,6 +1,6 @@
 """Every key of the config with its default and its meaning.
 
-The comment above a field of `config.py` is its meaning and has no copy: it is read from there.
+The meaning of a key is the comment above its field, which is read from `config.py`.
 
 May import: config.
 """
@@ -24,13 +24,13 @@ class Key:
     name: str
     value: typing.Any
     meaning: str
-    # it follows other keys where nobody sets it
+    # whether the default follows other keys
     follows: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """The keys of one dataclass of the config, and what that is for."""
+    """One dataclass of the config: its meaning and its keys."""
 
     # as a user types it, such as "model.memory"; empty for the keys of the experiment itself
     name: str
@@ -39,10 +39,10 @@ class Section:
 
 
 def sections(values: Config | None = None) -> Iterator[Section]:
-    """The keys of a config, section by section; those of a branch that is off are left out.
+    """The keys of a config, section by section, without those of a branch that is off.
 
     Args:
-        values: where the values come from; None: the defaults.
+        values: the config; None: the defaults.
     """
     return _sections("", Config() if values is None else values)
 
@@ -68,7 +68,7 @@ def _groups(hint: typing.Any) -> bool:
 
 @functools.cache
 def _meanings() -> dict[str, dict[str, str]]:
-    """Class -> field -> the comment above it, of every class of `config.py`."""
+    """Maps each class of `config.py` to its fields, and each field to the comment above it."""
     source = inspect.getsource(config)
     lines, found = source.splitlines(), {}
     for node in ast.parse(source).body:
@@ -81,7 +81,7 @@ def _meanings() -> dict[str, dict[str, str]]:
 
 
 def comment_above(lines: list[str], index: int) -> str:
-    """The lines of comment that stand above a line, as one line; "" where there are none."""
+    """The comment above a line, joined into one line; "" where there is none."""
     start = index
     while lines[start - 1].lstrip().startswith("#"):
         start -= 1
@@ -94,7 +94,7 @@ def _sentences(docstring: str) -> str:
 
 
 def text(values: Config | None = None) -> str:
-    """All keys for a terminal: each as it is typed, its meaning below it."""
+    """All keys as text for a terminal, each with its meaning below it."""
     parts = []
     for section in sections(values):
         heading = f"{section.name or 'the experiment'}: {section.meaning}"
@@ -111,8 +111,7 @@ def table() -> str:
     """All keys as a page of Markdown."""
     parts = [
         "# Every key of the config\n",
-        "`rmat config` prints this page. A value in parentheses follows other keys where nobody "
-        "sets it.\n",
+        "`rmat config` prints this page. A default in parentheses follows other keys.\n",
     ]
     for section in sections():
         parts.append(f"## {section.name or 'The experiment'}\n\n{section.meaning}\n")

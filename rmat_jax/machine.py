@@ -1,4 +1,4 @@
-"""What this process runs on, as reports name it.
+"""The machine that this process runs on, as reports name it.
 
 May import: jax.
 """
@@ -29,7 +29,7 @@ def hardware() -> str:
 
 
 def facts() -> dict:
-    """What measured figures depend on."""
+    """The facts on which measured figures depend."""
     device = jax.devices()[0]
     name = device.device_kind
     if device.platform == "cpu":
@@ -47,13 +47,13 @@ def facts() -> dict:
 
 
 def load() -> float:
-    """The processes that wanted a core in the last minute; 0 where nobody counts them."""
+    """The load average of the last minute; 0 where the system has none."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def peak_bytes() -> int | None:
-    """The most bytes that this process's fullest device has held at once; None: nobody counts them,
-    as on CPUs.
+    """The most bytes that this process's fullest device has held at once; None where they are not
+    counted, as on CPUs.
     """
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
@@ -63,8 +63,8 @@ def keep_memory() -> None:
     """Lets the C library keep memory that a step has freed for the next step, up to 1 GiB a block.
 
     glibc gives blocks of more than 32 MiB back to the system. A step on CPUs takes its temporaries
-    as one block, so the system would have to clear all their pages again in every step. Elsewhere
-    than with glibc nothing happens.
+    as one block, so the system would have to clear all their pages again in every step. Without
+    glibc nothing happens.
     """
     with contextlib.suppress(OSError, AttributeError):
         set_option = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""What is said while a piece of work goes on: what is at work, how far it is and how fast.
+"""Prints what a long piece of work is doing, how far it is and how fast.
 
 May import: nothing.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-# between two lines of progress
+# the time between two lines of progress
 PATIENCE_SECONDS = 5.0
 
 
@@ -22,9 +22,9 @@ def say(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Prints what comes of a piece of work on standard output at once.
+    """Prints a result on standard output at once.
 
-    The work goes on if nobody reads it any more. Then a warning says so.
+    If standard output is gone, a warning says so and the work goes on.
     """
     try:
         _print(text, sys.stdout)
@@ -34,26 +34,26 @@ def tell(text: str) -> None:
 
 
 def drop_stdout() -> None:
-    """Discards what is printed from here on. Python would try to write it again at its exit."""
+    """Discards standard output from here on, which Python would try to write again at its exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):
-        # it is closed, or no file
+        # standard output is closed, or no file
         sys.stdout = None
 
 
 def _print(text: str, stream: TextIO | None) -> None:
-    """Prints; what the stream's encoding does not have is replaced."""
+    """Prints a text; characters that the stream's encoding lacks are replaced."""
     if stream is not None:
         encoding = getattr(stream, "encoding", None) or "utf-8"
         print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
 
 class BestEffort:
-    """Runs what must not end a piece of work. A failure costs a warning, one for each thing."""
+    """Runs blocks whose failure must not end a piece of work, and warns of each failure once."""
 
     def __init__(self, work: str):
-        """Args: work: what goes on, for the warnings."""
+        """Args: work: the name of the work, for the warnings."""
         self._work, self._warned = work, set()
 
     @contextlib.contextmanager
@@ -61,7 +61,7 @@ class BestEffort:
         """Swallows the errors of the block.
 
         Args:
-            what: is written in the block.
+            what: the name of what the block writes, for the warning.
         """
         try:
             yield

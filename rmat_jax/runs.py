@@ -1,4 +1,4 @@
-"""Trained weights ready for use, wherever they lie: the model, its weights, its tokenizer.
+"""Loads trained weights from any source, with their model and their tokenizer.
 
 May import: data, infer, interop, model, types.
 """
@@ -18,13 +18,14 @@ def load_run(
     """Loads trained weights, with their model and their tokenizer.
 
     Args:
-        source: the workdir of a training run; a folder or a file of `export`; None: the small model
-            that the package has, `quickstart`.
-        step: of a run; None: the newest; "best": the one with the lowest held-out loss.
+        source: the workdir of a training run, or a folder or file that `export` wrote; None: the
+            small model `quickstart` that comes with the package.
+        step: the step of a run's checkpoint; None: the newest; "best": the one with the lowest
+            held-out loss.
 
     Raises:
-        UserError: there are no weights, no such step or no tokenizer, or the weights are no
-            numbers.
+        UserError: there are no weights, no such step or no tokenizer, or the weights hold NaN or
+            infinity.
     """
     found = load_trained(source, step)
     return RMAT(found.config.model), found.params, found.tokenizer()
@@ -40,9 +41,9 @@ def load_engine(
 
     Args:
         source: as `load_run` takes it.
-        rows: sessions that are read or written at the same time.
+        rows: the number of sessions that are read or written at the same time.
         step: as `load_run` takes it.
-        devices: of this process, which divide the chunks of a long prompt.
+        devices: how many devices of this process share the chunks of a long prompt.
 
     Raises:
         UserError: there are no weights, no such step or no tokenizer, `rows` is below 1, or the

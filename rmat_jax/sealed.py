@@ -1,8 +1,8 @@
-"""The one writer and the one reader of tensors in files: safetensors with a seal.
+"""Writes and reads all tensors in files, as safetensors with a seal.
 
-A file is written whole or not at all, and the same arguments give the same bytes. The metadata
-`sha256` is the digest of everything else, by which damage is noticed. Files may come from anybody:
-kind and header are judged before a tensor is read. Needs neither JAX nor PyTorch.
+A file is written whole or not at all, and the same arguments give the same bytes. The seal is the
+metadata `sha256`, a digest of everything else, which reveals damage. Files may come from anybody,
+so kind and header are judged before a tensor is read. Needs neither JAX nor PyTorch.
 
 May import: errors, files, numpy, safetensors.
 """
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from rmat_jax.errors import UserError
 from rmat_jax.files import check_regular, replacing, well_formed
 
-# of the array types that we write, the format's names
+# array type -> its name in the format, for the types that we write
 CODES = {
     "float64": "F64",
     "float32": "F32",
@@ -33,7 +33,7 @@ CODES = {
 }
 # the dtype and the shape of a tensor; a type that we do not know has the format's name
 Spec = tuple[str, tuple[int, ...]]
-# looks at metadata and tensors by name, and raises UserError where they are not what is wanted
+# checks metadata and tensors by name, and raises UserError where they are not as expected
 Judge = Callable[[Mapping[str, str], Mapping[str, Spec]], None]
 
 
@@ -43,13 +43,13 @@ def write_sealed(
     """Writes `file`; an older one is replaced.
 
     Args:
-        file: in a folder that exists.
+        file: the file to write, in a folder that exists.
         kind: what the file is, and the version of its format.
-        tensors: of the types in CODES.
-        metadata: text.
+        tensors: arrays by name, of the types in CODES.
+        metadata: texts by name.
 
     Raises:
-        UserError: it cannot be written there.
+        UserError: the file cannot be written.
     """
     tensors = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     # sorted, since the library gives them back shuffled
@@ -80,14 +80,14 @@ def write_sealed(
 def read_sealed(
     file: Path, remedy: str, judge: Judge, sealed: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """What `write_sealed` wrote: tensors in the order of the file, metadata without the seal.
+    """Reads what `write_sealed` wrote: tensors in the file's order, metadata without the seal.
 
     Args:
-        file: to read.
+        file: the file to read.
         remedy: how such a file is made, for the errors.
-        judge: sees the header before any tensor is read. It raises UserError; another error is told
-            as that of a file that rmat_jax has not written.
-        sealed: False also takes a file without a seal, of another program.
+        judge: checks the header before any tensor is read, and raises UserError. Any other error
+            of it means that rmat_jax has not written the file.
+        sealed: False also accepts a file without a seal, as other programs write it.
 
     Raises:
         UserError: there is no such file, it is no safetensors file, `judge` refuses it, or it is
@@ -113,7 +113,7 @@ def read_sealed(
 
 
 def check_kind(file: Path, metadata: Mapping[str, str], kind: str, remedy: str) -> None:
-    """Raises UserError where a file is not what `write_sealed` wrote as this kind."""
+    """Raises UserError where `write_sealed` has not written a file as this kind."""
     found = metadata.get("format")
     if found != kind:
         raise UserError(f"{file} has the format {found!r}, not {kind!r}; {remedy}")

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a wish that is granted where nothing is lost.
+"""Holds back Ctrl-C, SIGTERM and SIGHUP until a place where nothing is lost.
 
 May import: progress.
 """
@@ -13,9 +13,9 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """While it is entered, a signal sets `caught` and says what happens next.
+    """A context in which a signal sets `caught` and prints what happens next.
 
-    Signals are Ctrl-C, SIGTERM and SIGHUP, the end of a terminal (ignored if `nohup` says so). A
+    Signals are Ctrl-C, SIGTERM, and SIGHUP at the end of a terminal (unless `nohup` ignores it). A
     second Ctrl-C raises at once. A second SIGTERM does not: launchers repeat it, and SIGKILL comes
     soon enough.
     """
@@ -54,7 +54,7 @@ class Signals:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """What is done inside is done to its end before a signal has its usual effect."""
+    """Lets the block end before a signal has its usual effect."""
     with Signals("") as signals:
         yield
     if signals.caught:

@@ -137,7 +137,7 @@ def test_the_package_has_a_trained_model(capsys, monkeypatch, tmp_path):
     capsys.readouterr()
     assert commands.main(["generate", "--prompt=def main(", "--max_new_tokens=5"]) == 0
     told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("no --workdir: this is the small model that rmat_jax has")
+    assert told[0].startswith("no --workdir: this is the small model that comes with rmat_jax")
     assert (
         commands.main(["generate", "--prompt=a", "--max_new_tokens=5", "--workdir=quickstart"]) == 0
     )

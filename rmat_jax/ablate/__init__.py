@@ -1,7 +1,6 @@
-"""The room of comparisons: many trainings that differ in one thing, and the table that comes of
-them.
+"""Compares trainings that differ in one thing, and makes a table of them.
 
-`ablate` is the door; `variants.py` says what differs.
+`ablate` does it; `variants.py` says what differs.
 
 May import: colours, config, errors, evals, files, flags, flops, infer, machine, model, progress,
 signals, train, jax, numpy, scipy.

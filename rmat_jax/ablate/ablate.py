@@ -1,4 +1,4 @@
-"""Trains every variant with every seed, and writes what came of it."""
+"""Trains every variant with every seed, and writes a report."""
 
 import dataclasses
 import hashlib
@@ -26,20 +26,20 @@ def ablate(
     jobs: int = 1,
     command: str = "",
 ) -> int:
-    """Trains the base and each variant with each seed (of parameters, and of the order of
-    documents), and writes `out/report.md`, `out/results.json` and figures, anew after each run that
-    ends.
+    """Trains the base and each variant with each seed, and writes a report whenever a run ends.
 
-    A run that is finished is not trained again; one that was stopped goes on where it was.
+    A seed is that of the parameters and of the order of documents. The report is `out/report.md`,
+    `out/results.json` and figures. A finished run is not trained again; a stopped run goes on where
+    it was.
 
     Args:
         config: the base.
-        out: gets a workdir for each run.
-        variants: what to change.
-        seeds: at least one.
+        out: the folder for the report and a workdir for each run.
+        variants: the variants to train besides the base.
+        seeds: one seed or more.
         equal: give every variant as many parameters as the base, see `same_parameters`.
-        jobs: runs at a time, which share the cores.
-        command: to be shown in the report.
+        jobs: the number of runs at a time, which share the cores.
+        command: the command, for the report.
 
     Returns:
         The exit code: 0, 1 if a run failed, or 128 + the signal that stopped it.
@@ -58,7 +58,7 @@ def ablate(
     if jobs < 1:
         raise UserError(f"jobs={jobs} must be at least 1")
     runs = []
-    # all variants with one seed come first: a table that is whole before it is exact
+    # all variants with one seed come first, so that the table is soon complete, if not yet exact
     for seed in seeds:
         for variant in variants:
             try:
@@ -86,8 +86,8 @@ def ablate(
 
 
 def _folder(name: str, config: Config) -> str:
-    """Of a config that differs, another one, so that a changed grid finds what it has in common
-    with the last.
+    """Names the folder of a run. Other configs have other names, so a changed grid finds the runs
+    that it has in common with the last one.
     """
     digest = hashlib.sha256(
         json.dumps(to_dict(config) | {"log": None, "mesh": None}).encode()

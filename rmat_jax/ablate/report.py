@@ -1,4 +1,4 @@
-"""The table and the figures of a comparison, from the results of its runs alone."""
+"""Makes the table and the figures of a comparison from the results of its runs."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from rmat_jax.evals.suite import figure, table
 from rmat_jax.files import write_whole
 from rmat_jax.machine import hardware
 
-# a bin of positions with fewer is not drawn
+# a bin of positions with fewer tokens is not drawn
 MIN_TOKENS = 50
 
 
@@ -28,13 +28,13 @@ class Row(NamedTuple):
     """One variant over its seeds."""
 
     variant: Variant
-    # of the finished runs
+    # the results of the finished runs
     results: list[dict[str, Any]]
-    # of them, with the base's of the same seed
+    # these results with the base's result of the same seed
     pairs: list[tuple[dict[str, Any], dict[str, Any]]]
-    # of the runs that failed
+    # the errors of the runs that failed
     errors: list[str]
-    # runs not finished yet
+    # the number of runs that are not finished yet
     missing: int
 
     @property
@@ -46,7 +46,7 @@ class Row(NamedTuple):
         return np.array([result["score"] - base["score"] for result, base in self.pairs])
 
     def mean(self, name: str) -> float:
-        """Of a number of the results; NaN where there is none."""
+        """The mean of a number over the results; NaN where no result has it."""
         values = [result[name] for result in self.results if result[name] is not None]
         return float(np.mean(values)) if values else math.nan
 
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 def write_report(
     out: Path, config: Config, variants: Sequence[Variant], runs: Sequence[Run], command: str
 ) -> None:
-    """Writes report.md, results.json and, when there is something to draw, variants.png and
+    """Writes report.md, results.json and, if there is something to draw, variants.png and
     document.png.
     """
     found = {(run.name, run.seed): run.result() for run in runs}
@@ -148,19 +148,21 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def error(values: np.ndarray) -> float:
-    """Standard error of the mean; NaN of a single value."""
+    """The standard error of the mean; NaN for a single value."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def _counts_from(rows: Sequence[Row]) -> str:
-    """From how many standard errors on a difference is one, at 95 %: Student's t, few seeds being
-    less sure of their spread. Where rows have not as many seeds yet, it is that of the fewest."""
+    """Says from how many standard errors on a difference is significant at 95 %, by Student's t. If
+    rows have different numbers of seeds, the fewest count.
+    """
     seeds = min(
         (len(row.pairs) for row in rows if len(row.pairs) > 1 and row.variant.name != BASE),
         default=0,
     )
     return (
-        f"; with {seeds} seeds it counts from {stats.t.ppf(0.975, seeds - 1):.1f} of them on"
+        f"; with {seeds} seeds it is significant from {stats.t.ppf(0.975, seeds - 1):.1f} of these "
+        "on"
         if seeds
         else ""
     )
@@ -171,17 +173,17 @@ def _tokens_read(results: Iterable[dict[str, Any]]) -> str:
     return (
         f"Each run read {most:,} tokens."
         if fewest == most
-        else f"**Runs read {fewest:,} to {most:,} tokens**, not alike."
+        else f"**Runs read {fewest:,} to {most:,} tokens**, not all the same number."
     )
 
 
 def _changed_text(results: Iterable[dict[str, Any]]) -> str:
-    """A warning where the same settings came to read another text: a file was edited between two
-    commands.
+    """A warning where runs with the same settings read different texts, as after an edit of a file
+    between two commands.
     """
     found: dict[str, set[str]] = {}
     for result in results:
-        # of an earlier version
+        # an earlier version wrote this result
         if "data" not in result:
             continue
         config = result["config"]
@@ -189,7 +191,7 @@ def _changed_text(results: Iterable[dict[str, Any]]) -> str:
         found.setdefault(settings, set()).add(result["data"])
     changed = [" | ".join(sorted(texts)) for texts in found.values() if len(texts) > 1]
     return (
-        f" **The text was changed between runs, which do not compare**: {'; '.join(changed)}."
+        f" **The text was changed between runs, so they do not compare**: {'; '.join(changed)}."
         if changed
         else ""
     )
@@ -200,7 +202,7 @@ def _spread(values: np.ndarray, spread: float, sign: str = "") -> str:
 
 
 def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
-    """Every seed a dot, the mean a bar, the base a line across all."""
+    """Draws every seed as a dot, the mean as a bar, and the base as a line across all."""
     rows = [row for row in rows if len(row.scores)]
     drawn, axes = plots.new_figure("Score of each variant", height=plots.bars_height(len(rows)))
     for place, row in enumerate(rows):
@@ -221,8 +223,8 @@ def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
 
 
 def _draw_offsets(file: Path, others: Sequence[Row]) -> bool:
-    """Bits per token by position in the document, less the base's: the curves themselves lie on top
-    of each other.
+    """Draws bits per token by position in the document, less the base's. The curves themselves lie
+    on top of each other.
 
     Returns:
         Whether there was anything to draw.
@@ -251,8 +253,8 @@ def _draw_offsets(file: Path, others: Sequence[Row]) -> bool:
 
 
 def _by_offset(pairs: Sequence[tuple[dict, dict]]) -> tuple[np.ndarray, np.ndarray]:
-    """Middles of the bins that all runs have enough tokens in, and the mean difference over seeds
-    there.
+    """The middles of the bins in which all runs have enough tokens, and the mean difference over
+    seeds in each.
     """
     bins = min(len(result["offsets"]["bits"]) for pair in pairs for result in pair)
     edges = np.array(pairs[0][0]["offsets"]["edges"][: bins + 1])

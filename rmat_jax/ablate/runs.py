@@ -1,4 +1,4 @@
-"""One training of a comparison, in a process of its own: what it was, and what it scored."""
+"""Trains the runs of a comparison, each in a process of its own, and measures them."""
 
 import contextlib
 import dataclasses
@@ -31,15 +31,15 @@ from rmat_jax.train.metrics import read_metrics
 
 RESULT = "result.json"
 LOG = "log.txt"
-# seconds
+# the seconds between two looks at a process
 POLL = 0.5
-# between two lines of progress
+# the time between two lines of progress
 PATIENCE_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A config and where it is trained."""
+    """A config and the folder in which it is trained."""
 
     name: str
     seed: int
@@ -47,10 +47,10 @@ class Run:
     workdir: Path
 
     def result(self) -> dict[str, Any] | None:
-        """What it came to, if it is finished and was this config.
+        """The result of the run, if it is finished and was of this config; else None.
 
         Raises:
-            UserError: what is there is damaged, or another version wrote it.
+            UserError: the file is damaged, or another version wrote it.
         """
         file, remedy = self.workdir / RESULT, "delete it to make it anew"
         if not file.exists():
@@ -62,20 +62,18 @@ class Run:
 
 
 def finish(runs: Sequence[Run], shared: Path, jobs: int, say: Callable[[str], None]) -> int:
-    """Trains what is not finished, `jobs` at a time, each with its share of the cores.
+    """Trains the unfinished runs, `jobs` at a time, each with its share of the cores.
 
-    A run whose input is bad or whose loss is lost says so in its result and does not keep the
-    others from going on. Ctrl-C and SIGTERM are passed on: each run saves, and the same call goes
-    on from there.
+    A run whose input is bad or whose loss diverges says so in its result, and the others go on.
+    Ctrl-C and SIGTERM are passed on: each run saves, and the same call goes on from there.
 
     Returns:
-        0, or 128 + the signal that stopped it.
+        0, or 128 + the signal that stopped the runs.
 
     Raises:
-        UserError: a run ended in a way that it could not say itself; the others are stopped, and
-            save.
+        UserError: a run ended without a result. The others are stopped, and save.
     """
-    # what failed is tried again
+    # failed runs are tried again
     waiting = [run for run in runs if (run.result() or {"error": "none"})["error"]]
     say(f"{len(runs)} runs, {len(runs) - len(waiting)} finished before, {jobs} at a time")
     # JAX does not survive a fork
@@ -132,12 +130,12 @@ def _standing(run: Run) -> str:
 
 
 def _work(run: Run, shared: Path, cores: set[int]) -> None:
-    """The process of one run."""
+    """Trains one run, in a process of its own."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if cores:
         os.sched_setaffinity(0, cores)
     run.workdir.mkdir(parents=True, exist_ok=True)
-    # an error, of the attempt before
+    # the result of a failed attempt
     (run.workdir / RESULT).unlink(missing_ok=True)
     with _into(run.workdir / LOG):
         try:
@@ -154,7 +152,7 @@ def _work(run: Run, shared: Path, cores: set[int]) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process, which saves, when its parent is gone: it may have been killed."""
+    """Ends this process, which saves, when its parent is gone, since that may have been killed."""
     while os.getppid() == parent:
         time.sleep(POLL)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -162,7 +160,7 @@ def _end_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def _into(file: Path) -> Iterator[None]:
-    """Standard output and errors, also those of libraries below Python, go to the end of a file."""
+    """Appends standard output and error, also those of libraries below Python, to a file."""
     with file.open("a", encoding="utf-8") as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -171,7 +169,7 @@ def _into(file: Path) -> Iterator[None]:
 
 
 def _share_corpus(run: Run, shared: Path) -> None:
-    """Runs that read the same text with the same vocabulary encode it once."""
+    """Links the run to a corpus that all runs with the same text and vocabulary share."""
     if run.config.data.synthetic:
         return
     data = dataclasses.replace(run.config.data, seed=0)
@@ -185,7 +183,7 @@ def _share_corpus(run: Run, shared: Path) -> None:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """What a finished training scored, and what it cost."""
+    """Measures the score of a finished training, and what it cost."""
     subject = load_subject(run.workdir)
     config, heldout = subject.config, subject.data.heldout
     kept = evaluate_heldout(config, subject.params, heldout, heldout.num_bytes)

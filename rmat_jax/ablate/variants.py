@@ -1,5 +1,5 @@
-"""What is compared: changes of one config, a name for each. All see the same tokens, with the same
-optimiser and parameters.
+"""The variants to compare: changes of one config, each with a name. All train on the same tokens,
+with the same optimiser and number of parameters.
 """
 
 import ast
@@ -34,15 +34,15 @@ class Variant:
 
 
 def baselines(config: Config) -> list[Variant]:
-    """The models that the field would compare with, from the same code.
+    """The usual models to compare with, from the same code.
 
-    full attention    over all that a training step reads of a lane, and nothing before it
+    full attention    over all tokens of a lane in a training step, and nothing before them
     local only        each token sees its window
     transformer-xl    a sliding window W = C in every layer (arXiv 1901.02860), as long as the
                       base's bytes of state allow
     memory off        the base without its memory
     queue             full attention and the base's memory, without a gate
-    paper             the base with all that arXiv 2507.00453 says
+    paper             the base with all settings of arXiv 2507.00453
     """
     c = config.model
     found = [
@@ -70,7 +70,7 @@ def baselines(config: Config) -> list[Variant]:
 
 
 def _paper() -> dict[str, Any]:
-    """What the paper says of everything but sizes."""
+    """The paper's settings of everything but sizes."""
     changes: dict[str, Any] = {
         "model.branches": PAPER.branches,
         "model.local.sliding": PAPER.local.sliding,
@@ -82,7 +82,7 @@ def _paper() -> dict[str, Any]:
 
 
 def grid(config: Config) -> list[Variant]:
-    """Every option of the architecture that the base uses, one at a time."""
+    """Changes every option of the architecture that the base uses, one at a time."""
     c = config.model
     options: list[tuple[str, tuple]] = [
         ("memory.gate", ("none", "slot", "gru")),
@@ -107,14 +107,14 @@ def grid(config: Config) -> list[Variant]:
     named: dict[Config, Variant] = {}
     for variant in [*baselines(config), *found]:
         if _applies(config, variant):
-            # two names for the same: once
+            # if two names stand for the same config, the first one is kept
             named.setdefault(changed(config, variant.changes), variant)
     return list(named.values())
 
 
 def named(config: Config, names: str) -> list[Variant]:
-    """The variants that a comma-separated list names: "grid", "baselines", or out of the grid.
-    Raises UserError.
+    """The variants of a comma-separated list: "grid", "baselines", or names out of the grid. Raises
+    UserError.
     """
     sets = {"grid": grid, "baselines": baselines}
     known = {variant.name: variant for variant in grid(config)}
@@ -130,9 +130,7 @@ def named(config: Config, names: str) -> list[Variant]:
 
 
 def _applies(config: Config, variant: Variant) -> bool:
-    """Whether it differs from the base and breaks no rule, such as a number of slots that must
-    divide.
-    """
+    """Whether a variant differs from the base and breaks no rule, such as one on its sizes."""
     try:
         return changed(config, variant.changes) != config
     except UserError:
@@ -140,7 +138,7 @@ def _applies(config: Config, variant: Variant) -> bool:
 
 
 def parse_variant(text: str) -> Variant:
-    """`NAME: KEY=VALUE KEY=VALUE`, keys as in the config: `wide: model.width=512`."""
+    """Reads `NAME: KEY=VALUE KEY=VALUE`, such as `wide: model.width=512`."""
     name, colon, rest = text.partition(":")
     changes = dict(_change(part, text) for part in rest.split())
     if not (name.strip() and colon and changes):
@@ -152,7 +150,7 @@ def parse_variant(text: str) -> Variant:
 
 
 def parse_vary(text: str) -> list[Variant]:
-    """`KEY=VALUE;VALUE`: one variant for each value."""
+    """Reads `KEY=VALUE;VALUE`, and makes a variant for each value."""
     key, equals, values = text.partition("=")
     if not (key and equals and values):
         raise UserError(
@@ -176,12 +174,12 @@ def _change(part: str, whole: str) -> tuple[str, Any]:
 
 
 def same_parameters(config: Config, target: RMATConfig) -> Config:
-    """The config with the width of its MLPs changed so that it has as many parameters as `target`,
-    as near as that goes.
+    """Changes the width of the MLPs so that the model has as nearly as many parameters as `target`
+    as possible.
 
-    A layer has two more for each unit of `mlp_width` and of `width`, so a layer's count is met
-    within `width` of them. A model of whose MLPs that would leave less than half of the target's
-    keeps them, and has more parameters.
+    A unit of `mlp_width` adds 2 `width` parameters to a layer, so a layer's number is met within
+    `width`. If the MLPs would have less than half of the target's width, they stay as they are, and
+    the model has more parameters.
     """
     model, wanted = config.model, num_params(target)
     at = {width: num_params(dataclasses.replace(model, mlp_width=width)) for width in (1, 2)}
@@ -198,13 +196,13 @@ def num_params(model: RMATConfig) -> int:
 
 
 def state_bytes(model: RMATConfig) -> int:
-    """Of one stream, in mid-chunk: all that must be kept to go on."""
+    """The bytes of one stream's state in mid-chunk, with all that is needed to go on."""
     return jax.eval_shape(lambda: open_chunk.initial_state(model, 1)).num_bytes()
 
 
 def _transformer_xl(config: Config) -> Variant:
-    """W = C, of the divisors of what a step reads the one whose state is nearest to the base's in
-    bytes.
+    """A Transformer-XL with W = C, the divisor of a step's tokens whose state is nearest to the
+    base's in bytes.
     """
     length, wanted = config.segment_len, state_bytes(config.model)
 

@@ -1,7 +1,7 @@
-"""What a token costs, in time and memory, beside models that remember in other ways: to decode it,
-and to train on it.
+"""Measures what a token costs in time and memory, to decode it and to train on it, and compares
+that with other kinds of memory.
 
-PyTorch and the packages of its models are used where they are installed.
+PyTorch and the packages of its models are used if they are installed.
 
 May import: colours, config, errors, files, flops, infer, machine, model, modules, ops, progress,
 train, types, block_recurrent_transformer_pytorch, jax, matplotlib, memorizing_transformers_pytorch,

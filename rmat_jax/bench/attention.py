@@ -1,4 +1,4 @@
-"""Time of one layer's attention by each path, beside the obvious code: forward, and gradient.
+"""Times each path of one layer's attention, forward and gradient, against the obvious code.
 
 The layer reads a call of whole chunks, as in training. Its queries, keys, values and slots are
 random. All paths are timed in turn.
@@ -31,7 +31,7 @@ class Row:
 
     path: str
     tokens: int
-    # of the compiled gradient
+    # the temporaries of the compiled gradient
     temporary_bytes: int
     forward_s: list[float]
     gradient_s: list[float]
@@ -39,7 +39,7 @@ class Row:
 
 @dataclasses.dataclass
 class Report:
-    """What was measured."""
+    """The results of a benchmark."""
 
     rows: list[Row]
     facts: dict
@@ -80,13 +80,13 @@ def bench_attention(
     rounds: int = ROUNDS,
     command: str = "",
 ) -> Report:
-    """Times the attention of one layer, one lane.
+    """Times the attention of one layer on one lane.
 
     Args:
-        config: whose sizes, branches and dtype are taken.
-        lengths: tokens of a call, each a multiple of the chunk.
-        rounds: samples of each path and length.
-        command: for the report.
+        config: gives sizes, branches and dtype.
+        lengths: the numbers of tokens of a call, each a multiple of the chunk.
+        rounds: the number of samples of each path and length.
+        command: the command, for the report.
 
     Raises:
         UserError: bad input.
@@ -99,7 +99,7 @@ def bench_attention(
             try:
                 timed.append(_path(config, path, length))
             except (UserError, ValueError, NotImplementedError, RuntimeError) as error:
-                # a kernel of another device says so in its own way
+                # kernels of other devices raise errors of several kinds
                 reason = " ".join(str(error).split())[:160]
                 notes.append(f"{path}, {length:,} tokens: left out, {reason}")
             if progress.due():
@@ -123,7 +123,7 @@ def bench_attention(
 
 
 def _path(config: RMATConfig, path: str, length: int) -> tuple[Row, Callable, Callable]:
-    """The row, the attention, and the attention with its gradient, compiled."""
+    """Compiles the attention, and the attention with its gradient, and makes the row."""
     c, chunks = config, length // config.chunk_len
     dtype, block = jnp.dtype(c.dtype), Block(c)
 
@@ -142,7 +142,7 @@ def _path(config: RMATConfig, path: str, length: int) -> tuple[Row, Callable, Ca
         return heads, own, past, slots
 
     def seen(pair, first):
-        """Keys of one document."""
+        """Makes keys of one document."""
         rows, size = chunks, pair[0].size // (chunks * c.width)
         shape = (rows, size, c.num_heads, c.head_dim)
         places = None if first is None else np.arange(first, first + size)[None]
@@ -176,7 +176,7 @@ def _path(config: RMATConfig, path: str, length: int) -> tuple[Row, Callable, Ca
 
 
 def _parameters(config: RMATConfig) -> dict:
-    """What attention takes of a layer's parameters."""
+    """The parameters of a layer that attention needs."""
     wide = jnp.dtype(config.param_dtype)
     found = {}
     if len(config.fused) > 1:

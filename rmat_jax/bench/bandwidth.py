@@ -1,18 +1,18 @@
-"""How fast this machine reads memory: what no decoder can beat."""
+"""Measures how fast this machine reads memory, a speed that no decoder can exceed."""
 
 import time
 
 import jax
 import jax.numpy as jnp
 
-# bytes, several times the last-level cache of most machines
+# bytes of a buffer several times the last-level cache of most machines
 LARGE = 1 << 29
 COLUMNS = 4096
 
 
 def read_seconds(size: float, least: int = 1 << 28) -> float:
-    """To read one buffer of `size` bytes, again and again, as a decoder reads its weights: from a
-    cache if one holds it.
+    """The time to read a buffer of `size` bytes. It is read again and again, as a decoder reads its
+    weights, so from a cache if one holds it.
     """
     buffer = jnp.ones((max(1, round(size / (4 * COLUMNS))), COLUMNS), jnp.float32)
     times = -(-least // buffer.nbytes)
@@ -24,7 +24,7 @@ def read_seconds(size: float, least: int = 1 << 28) -> float:
 
 @jax.jit
 def _read(buffer, times):
-    # begins with the peak so far, or one reading would do for all
+    # each reading depends on the one before, or the compiler would make only one
     def again(_, peak):
         return jax.lax.reduce(buffer, peak, jax.lax.max, (1,)).max() + 1
 

@@ -1,5 +1,5 @@
-"""GPT-2 of Hugging Face transformers, with its own caches of keys and values. Optional: the package
-is not a requirement.
+"""GPT-2 of Hugging Face transformers, with its own caches of keys and values. The package is
+optional.
 """
 
 import jax
@@ -12,7 +12,7 @@ INSTALL = "pip install transformers"
 
 
 def missing() -> str | None:
-    """Why GPT-2 cannot be timed beside our models, or None."""
+    """Says why GPT-2 cannot be timed beside our models; None: it can."""
     try:
         import torch
         import transformers  # noqa: F401
@@ -20,7 +20,7 @@ def missing() -> str | None:
         return f"GPT-2 is left out: {error.name} is not installed; run: {INSTALL}"
     if jax.default_backend() == "gpu" and not torch.cuda.is_available():
         return (
-            "GPT-2 is left out: JAX computes on the GPU, this PyTorch cannot; install a "
+            "GPT-2 is left out: JAX computes on the GPU, but this PyTorch cannot; install a "
             "PyTorch with CUDA"
         )
     return None
@@ -34,12 +34,12 @@ def versions() -> dict[str, str]:
 
 
 class GPT2:
-    """Same width, depth, heads, MLP and vocabulary; random weights; scaled-dot-product attention;
-    tanh gelu in one kernel.
+    """GPT-2 with our model's width, depth, heads, MLP and vocabulary, and random weights.
 
-    The cache is filled with random keys and values up to where a sample begins. `DynamicCache` is
-    what transformers uses if nothing is said: it grows by concatenation. `StaticCache` has
-    `context` places from the start and is written in place.
+    It uses scaled-dot-product attention, and tanh gelu in one kernel. The cache is filled with
+    random keys and values up to where a sample begins. `DynamicCache`, the default of transformers,
+    grows by concatenation. `StaticCache` has `context` places from the start and is written in
+    place.
     """
 
     def __init__(self, config: RMATConfig, context: int, tokens: int, seed: int, *, static: bool):
@@ -87,7 +87,7 @@ class GPT2:
 
     @property
     def state_bytes(self) -> int:
-        """At the end of a sample, when the cache holds the context."""
+        """The bytes of the cache at the end of a sample, when it holds the context."""
         return int(self.cache_bytes)
 
     def rewind(self) -> None:
@@ -107,5 +107,5 @@ class GPT2:
                 logits = self.model(token, past_key_values=self.cache, use_cache=True).logits
                 token = logits[:, -1:].argmax(-1)
                 written.append(token)
-        # waits for the device, once
+        # waits for the device only once
         return self.torch.cat(written).flatten().tolist()

@@ -1,4 +1,4 @@
-"""The models that are timed. All decode greedily, one row, each token from the one before."""
+"""The models that `bench stream` times. All decode one row greedily, token by token."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from rmat_jax.model import RMAT
 from rmat_jax.modules.documents import NOBODY
 from rmat_jax.types import PyTree
 
-# tokens before each sample that are not timed: another peer has emptied the caches
+# tokens before each sample that are not timed, since another model has emptied the caches
 WARM_UP = 4
-# of `memory`: what runs when a chunk closes
+# the parts of `memory` that run only when a chunk closes
 MEMORY_WRITE = ("gate", "key", "value", "read_norm")
 
 
@@ -25,24 +25,24 @@ class Peer(Protocol):
     """A model that has read a context and goes on writing."""
 
     name: str
-    # tokens
+    # the number of tokens that it has read
     context: int
-    # tokens that are timed at once
+    # the number of tokens that are timed at once
     sample: int
-    # that one token needs
+    # the weights that one token needs
     weight_bytes: float
-    # of the state, that one token needs
+    # the part of the state that one token needs
     cache_bytes: float
 
     @property
     def state_bytes(self) -> int:
-        """What one stream holds."""
+        """The bytes of one stream's state."""
 
     def rewind(self) -> None:
-        """Back to where a sample begins: WARM_UP tokens before the timed ones."""
+        """Goes back to the beginning of a sample, WARM_UP tokens before the timed ones."""
 
     def write(self, tokens: int) -> Sequence[int]:
-        """Returns them when they are there."""
+        """Writes so many tokens, and returns them when they are computed."""
 
 
 class JaxPeer:
@@ -72,11 +72,10 @@ class JaxPeer:
 
 
 class Rmat(JaxPeer):
-    """Ours. It has really read the context, and a sample is whole chunks: each has its share of the
-    memory's writes.
+    """Our model. It has really read the context, and a sample has whole chunks, so that each sample
+    has its share of the memory's writes.
 
-    It is not rewound: where it stands after some samples makes no difference to what the next token
-    costs.
+    It is not rewound, since the next token costs the same after any number of samples.
     """
 
     def __init__(self, config: RMATConfig, params: PyTree, context: int, tokens: int, seed: int):
@@ -92,12 +91,12 @@ class Rmat(JaxPeer):
 
 
 class FullAttention(JaxPeer):
-    """The same code as a plain transformer: one chunk of `context` places is its static cache of
+    """The same code as a plain transformer. One chunk of `context` places is its static cache of
     keys and values.
 
-    The cache is filled with random numbers, not read: scores of a long prompt would take more
-    memory than the model. What a token costs does not depend on them, since all places are computed
-    and masked.
+    The cache is filled with random numbers, since the scores of a long prompt would take more
+    memory than the model. The cost of a token does not depend on them, since all places are
+    computed and masked.
     """
 
     def __init__(self, config: RMATConfig, params: PyTree, context: int, tokens: int, seed: int):
@@ -109,7 +108,7 @@ class FullAttention(JaxPeer):
         layers = jax.tree.map(
             lambda x: jax.random.normal(next(keys), x.shape, x.dtype), state.layers
         )
-        # One place stays free: a chunk that becomes full is emptied.
+        # One place stays free, since a chunk that becomes full is emptied.
         self.start = context - 1 - tokens - WARM_UP
         self.streams = self.streams.replace(state=state.replace(layers=layers))
 
@@ -125,11 +124,11 @@ class FullAttention(JaxPeer):
 
 
 def full_attention(config: RMATConfig, params: PyTree, context: int) -> tuple[RMAT, PyTree]:
-    """The transformer of the same weights that attends to `context` tokens in full: no window, no
-    memory.
+    """Makes a transformer of the same weights that attends to `context` tokens in full, without
+    window and memory.
     """
     changes = {"branches": ("full",), "local": None, "memory": None, "chunk_len": context}
-    # of the branches' shares and the memory
+    # parameters of the branches' shares and the memory
     other = ("fusion", "memory", "memory_bias")
     layers = tuple(
         {part: leaf for part, leaf in layer.items() if part not in other}
@@ -139,13 +138,13 @@ def full_attention(config: RMATConfig, params: PyTree, context: int) -> tuple[RM
 
 
 def init_params(config: RMATConfig, seed: int) -> PyTree:
-    """Unstacked."""
+    """Makes random parameters, unstacked."""
     init = jax.jit(RMAT(config).init)
     return unstack_params(init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"])
 
 
 def greedy(vocab_size: int) -> Requests:
-    """One row that writes without end."""
+    """Asks one row to write greedily without end."""
     return Requests(
         left_B=jnp.full(1, 2**31 - 1, jnp.int32),
         seed_B=jnp.zeros(1, jnp.uint32),
@@ -157,10 +156,10 @@ def greedy(vocab_size: int) -> Requests:
 
 
 def bytes_a_token(config: RMATConfig, params: PyTree, state_bytes: int) -> tuple[float, float]:
-    """Weights and state that one token needs at least, as they are stored.
+    """The bytes of weights and state that one token needs at least, as they are stored.
 
-    Of the embedding one row. What is used where a chunk closes (slots, gate, keys and values of
-    slots) counts 1/C.
+    The embedding counts with one row. The parts that are used when a chunk closes (slots, gate,
+    keys and values of slots) count 1/C.
     """
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if not config.tie_embeddings:

@@ -13,7 +13,7 @@ from rmat_jax.bench.stream import Report, by_peer
 from rmat_jax.colours import BLUE, GREEN, GREY, GRID, INK, LIGHT_BLUE, ORANGE, PURPLE, VERMILLION
 from rmat_jax.files import replacing
 
-# Colour, marker, width: caches of equal size lie on each other, the later line narrower.
+# Colour, marker, width. Caches of equal size lie on each other, so later lines are narrower.
 STYLES = (
     (BLUE, "o", 1.8),
     (GREY, "s", 5.4),
@@ -35,7 +35,7 @@ LINES = (
 
 
 def plot(report: Report, file: Path) -> None:
-    """Time and state against context, a line for each model, labelled at its end."""
+    """Draws time and state against context, with a line for each model."""
     figure = Figure(figsize=(10, 3.9), dpi=120, layout="constrained")
     time, state = figure.subplots(1, 2)
     for (name, rows), (colour, marker, width) in zip(
@@ -63,8 +63,8 @@ def plot(report: Report, file: Path) -> None:
 
 
 def plot_train(report: train.Report, file: Path) -> None:
-    """Tokens a second against the tokens of a lane: a panel for each number of lanes, a line for
-    each model, labelled at its end.
+    """Draws tokens a second against the tokens of a lane, with a panel for each number of lanes and
+    a line for each model.
     """
     counts = sorted({row.lanes for row in report.rows})
     figure = Figure(figsize=(5.2 * len(counts), 4.2), dpi=120, layout="constrained")

@@ -1,5 +1,5 @@
-"""Where the time of one decoded token goes: a trace of the device loop, each operation counted to a
-part of the model.
+"""Breaks down the time of one decoded token: it traces the device loop, and counts each operation
+towards a part of the model.
 """
 
 import re
@@ -34,7 +34,7 @@ POOL = "running means for the memory"
 CLOSE = "memory's write (once a chunk)"
 ROTATIONS = "rotary positions"
 MLP = "MLP's activation"
-LOOP = "sampling and the loop's books"
+LOOP = "sampling and the loop itself"
 OTHER = "everything else in the model"
 
 
@@ -42,10 +42,10 @@ class Op(NamedTuple):
     """One instruction of a compiled program."""
 
     kind: str
-    # where in the Python program it comes from, as JAX noted it; "" where the compiler lost that
+    # its place in the Python program, as JAX noted it; "" where the compiler lost it
     scope: str
     operands: tuple[str, ...]
-    # a product with batch dimensions
+    # whether it is a product with batch dimensions
     batched: bool
 
 
@@ -55,9 +55,9 @@ class Profile(NamedTuple):
     tokens: int
     untraced_us: float
     traced_us: float
-    # microseconds, operations a token
+    # part -> microseconds and operations a token
     parts: dict[str, tuple[float, float]]
-    # the longest
+    # the longest operations
     ops: list[dict]
 
     def text(self) -> str:
@@ -82,12 +82,12 @@ def profile(write: Callable[[int], object], tokens: int, hlo: str) -> Profile:
     """Traces `write(tokens)`, which must have run before.
 
     Args:
-        write: decodes so many tokens and returns when they are there.
-        tokens: some hundred.
-        hlo: text of the program that it runs.
+        write: decodes so many tokens, and returns when they are computed.
+        tokens: the number of tokens, some hundred.
+        hlo: the text of the program that `write` runs.
 
     Raises:
-        UserError: this jax cannot read its own traces, or the trace has no operation of that
+        UserError: this jax cannot read its own traces, or the trace has no operation of the
             program.
     """
     ops = read_hlo(hlo)
@@ -97,7 +97,7 @@ def profile(write: Callable[[int], object], tokens: int, hlo: str) -> Profile:
         )
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
-    # more would make operations of a few microseconds twice as long
+    # a higher level would make operations of a few microseconds twice as long
     options.host_tracer_level = 1
     untraced = min(_seconds(write, tokens) for _ in range(3))
     with tempfile.TemporaryDirectory() as folder:
@@ -136,14 +136,14 @@ def _seconds(write: Callable[[int], object], tokens: int) -> float:
 
 
 def _read_trace(file: Path, ops: Mapping[str, Op]) -> tuple[Counter, Counter]:
-    """Nanoseconds and number of each operation of the program; loops and branches count by what is
-    in them.
+    """The nanoseconds and the number of each operation of the program. Loops and branches count by
+    the operations in them.
     """
     spent, count = Counter(), Counter()
     for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
         on_device = plane.name.startswith("/device:")
         for line in plane.lines:
-            # the other lines tell the same again
+            # the other lines hold the same operations again
             if on_device and not line.name.startswith("Stream"):
                 continue
             for event in line.events:
@@ -161,7 +161,7 @@ INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = .*?[\]})] ([a-z][\w\-]*)\
 
 
 def read_hlo(text: str) -> dict[str, Op]:
-    """All instructions of a compiled program, by name."""
+    """Reads all instructions of a compiled program, by name."""
     ops = {}
     for line in text.splitlines():
         found = INSTRUCTION.match(line)
@@ -175,7 +175,7 @@ def read_hlo(text: str) -> dict[str, Op]:
 
 
 def scope_of(name: str, ops: Mapping[str, Op], depth: int = 4) -> str:
-    """The operation's scope, or where the compiler lost it, that of what it reads."""
+    """The operation's scope, or, where the compiler lost it, the scope of its operands."""
     op = ops.get(name)
     if op is None or op.scope or depth == 0:
         return op.scope if op else ""

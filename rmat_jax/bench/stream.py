@@ -1,14 +1,14 @@
-"""Time and memory of one token against what was read before: ours beside caches of keys and values
-that grow.
+"""Measures time and memory of one token against the tokens read before it, and compares our model
+with growing caches of keys and values.
 
-All models are timed in one run, in turn: a round is one sample of every model at every context, and
-each round begins with another one, so that the machine's drift hits all alike. Batch 1, greedy,
+All models are timed in one run, in turn. A round is one sample of every model at every context, and
+each round begins with another model, so that the machine's drift hits all alike. Batch 1, greedy,
 random weights.
 
-What to keep in mind: models in JAX write ROOM tokens a call of the device, GPT-2 one token a call
-of Python, as `generate` of transformers does (without its own overhead; nothing is compiled by
-torch). Below some thousand tokens it is these calls that take GPT-2's time, beyond them its cache.
-Full attention by our own code has no such calls.
+Models in JAX write ROOM tokens in a call of the device. GPT-2 writes one token in a call of Python,
+as `generate` of transformers does (without its own overhead; nothing is compiled by torch). Below
+some thousand tokens these calls take most of GPT-2's time, beyond them its cache. Full attention in
+our own code has no such calls.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from rmat_jax.progress import Progress, say
 
 CONTEXTS = (512, 1024, 4096, 8192, 16384)
 TOKENS, ROUNDS = 64, 15
-# tokens
+# the number of tokens that a profile traces
 PROFILED = 512
 
 
@@ -44,14 +44,14 @@ class Row:
 
     peer: str
     context: int
-    # of one token, a sample each
+    # the time of one token in each sample
     samples_ms: list[float]
     state_bytes: int
-    # that one token needs
+    # the weights that one token needs
     weight_bytes: float
-    # of the state, that one token needs
+    # the part of the state that one token needs
     cache_bytes: float
-    # to read as many bytes from one buffer
+    # the time to read as many bytes from one buffer
     read_ms: list[float]
 
     @property
@@ -61,7 +61,7 @@ class Row:
 
     @property
     def share(self) -> float:
-        """Of the time that nothing can beat: (weights + state) / bandwidth."""
+        """The least possible time, (weights + state) / bandwidth, over the measured time."""
         return float(np.median(self.read_ms)) / self.ms[1]
 
     def json(self) -> dict:
@@ -74,7 +74,7 @@ class Row:
 
 @dataclasses.dataclass
 class Report:
-    """What was measured."""
+    """The results of a benchmark."""
 
     rows: list[Row]
     facts: dict
@@ -110,10 +110,9 @@ class Report:
         machine = self.facts["machine"]
         lines += [
             "",
-            "of bandwidth: time to read the weights and the state that one token needs, from one "
-            "buffer of that size, which "
-            "the same caches hold, by the time the token took. "
-            f"Memory that no cache holds gives {self.bandwidth / 1e9:.1f} GB a second.",
+            "of bandwidth: the time to read the weights and the state that one token needs, from "
+            "one buffer of that size in the same caches, divided by the time that the token took. "
+            f"Memory outside all caches gives {self.bandwidth / 1e9:.1f} GB a second.",
             f"{machine['device']}, {machine['threads']} "
             f"thread{'s' if machine['threads'] > 1 else ''} each, load "
             f"{machine['load_before']:.2f} before and {machine['load_after']:.2f} after.",
@@ -139,13 +138,13 @@ def stream(
 
     Args:
         config: our model; the others take its width, depth, heads, MLP, vocabulary and dtype.
-        contexts: tokens that were read before; each must have room for a sample.
-        tokens: of one sample. Ours are rounded up to whole chunks, so that every sample pays for
-            the memory's writes.
-        rounds: samples of each model and context.
+        contexts: the numbers of tokens read before; each must have room for a sample.
+        tokens: the number of tokens of a sample. For our model it is rounded up to whole chunks, so
+            that every sample pays for the memory's writes.
+        rounds: the number of samples of each model and context.
         profiled: also trace our model.
-        seed: of weights, prompts and caches.
-        command: for the report.
+        seed: the seed of weights, prompts and caches.
+        command: the command, for the report.
 
     Raises:
         UserError: bad input.
@@ -216,7 +215,7 @@ def stream(
 
 
 def check(contexts: Sequence[int], tokens: int, rounds: int) -> None:
-    """Raises UserError for numbers that cannot be."""
+    """Raises UserError for numbers that break a rule."""
     for name, value in (("tokens", tokens), ("rounds", rounds)):
         if value < 1:
             raise UserError(
@@ -235,7 +234,7 @@ def check(contexts: Sequence[int], tokens: int, rounds: int) -> None:
 
 
 def parse_numbers(name: str, text: str) -> tuple[int, ...]:
-    """Those of a flag. Raises UserError."""
+    """Reads the numbers of a flag. Raises UserError."""
     numbers = []
     for part in text.split(","):
         if not part.isascii() or not part.strip().isdigit() or int(part) < 1:
@@ -247,7 +246,7 @@ def parse_numbers(name: str, text: str) -> tuple[int, ...]:
 
 
 def sample(peer: Peer) -> float:
-    """Seconds a token of one sample."""
+    """Times one sample, in seconds a token."""
     peer.rewind()
     peer.write(WARM_UP)
     start = time.perf_counter()
@@ -264,7 +263,7 @@ def profile_of(peer: Rmat) -> Profile:
 
 
 def by_peer(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Each model's rows, contexts rising."""
+    """Groups rows by model, with rising contexts."""
     peers = {}
     for row in sorted(rows, key=lambda row: row.context):
         peers.setdefault(row.peer, []).append(row)

@@ -1,7 +1,7 @@
-"""Recurrent and full-attention language models of others, in PyTorch, as `bench train` times them.
+"""Recurrent and full-attention language models of other packages, in PyTorch, for `bench train`.
 
-Each has our width, depth, heads and vocabulary, and otherwise what its package recommends. They are
-timed where they are installed, beside PyTorch.
+Each has our width, depth, heads and vocabulary, and otherwise the settings that its package
+recommends. A model is timed if its package and PyTorch are installed.
 """
 
 import importlib.metadata
@@ -21,12 +21,12 @@ PACKAGES = {
     "Memorizing Transformer": "memorizing-transformers-pytorch==0.4.1",
     "GPT-2": "transformers",
 }
-# tokens that a recurrent model reads at a time, and vectors that it remembers
+# the tokens that a recurrent model reads at a time, and the vectors that it remembers
 SEGMENT, MEMORIES = 512, 64
 
 
 def missing(name: str) -> str | None:
-    """What must be installed before a model can be timed; None: nothing."""
+    """The command that installs what a model needs; None: everything is installed."""
     package = PACKAGES[name]
     modules = ["torch", package.partition("==")[0].replace("-", "_")]
     if all(importlib.util.find_spec(module) for module in modules):
@@ -35,7 +35,7 @@ def missing(name: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of what is installed."""
+    """The versions of the packages that are installed."""
     found = {}
     for name in ("torch", *(package.partition("==")[0] for package in PACKAGES.values())):
         try:
@@ -46,7 +46,7 @@ def versions() -> dict[str, str]:
 
 
 def make(name: str, config: RMATConfig, lanes: int, tokens: int) -> tuple[int, Callable[[], None]]:
-    """The number of a model's parameters, and its training step: loss, gradient, AdamW."""
+    """Makes a model. Returns its number of parameters, and its step: loss, gradient, AdamW."""
     import torch
 
     torch.set_num_threads(num_cores())
@@ -129,7 +129,7 @@ def _memorizing(config, text):
         heads=config.num_heads,
         memorizing_layers=(last,),
         max_knn_memories=8192,
-        # else in the current folder
+        # otherwise it writes to the current folder
         knn_memories_directory=tempfile.mkdtemp(),
         num_retrieved_memories=32,
         xl_memory_layers=(last - 1, last) if last > 1 else (last,),

@@ -1,12 +1,12 @@
-"""Time of a training step against the tokens of a call, beside models that are trained otherwise.
+"""Measures the time of a training step against the tokens of a call, for our model and others.
 
-All models are timed in one run: a round is one step of every model at every size, in an order of
-its own, so that the machine's drift hits all alike. A step is the loss, its
-gradient and AdamW, on random tokens; PyTorch's models compute in float32.
+All models are timed in one run. A round is one step of every model at every size, in an order of
+its own, so that the machine's drift hits all alike. A step is the loss, its gradient and AdamW, on
+random tokens. PyTorch's models compute in float32.
 
 Our model is timed with all chunks of the call at once and with one at a time. Full attention and
-the Transformer-XL are the same code: one chunk as long as the call, and a window of one chunk.
-PyTorch's models are those of `torch_peers.py`.
+the Transformer-XL are the same code, with one chunk as long as the call, and with a window of one
+chunk. PyTorch's models are those of `torch_peers.py`.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ from rmat_jax.train.state import init_state
 from rmat_jax.train.step import train_step
 
 LENGTHS, LANES, ROUNDS = (2048, 16384), (1, 4), 5
-# seconds before each step
+# the seconds to wait before each step
 PAUSE = 0.3
-# rows and columns of the product that the machine's speed is measured with
+# the rows and columns of the product that measures the machine's speed
 PRODUCT = 2048
 
 
@@ -45,17 +45,17 @@ class Row:
 
     model: str
     lanes: int
-    # of each lane in a step
+    # the tokens of each lane in a step
     tokens: int
-    # chunks that the layers take at once; None: the model has no chunks
+    # the chunks that the layers take at once; None: the model has no chunks
     chunks_at_once: int | None
     parameters: int
-    # of a step, without what is computed again; None: not counted
+    # the FLOPs of a step, without what is computed again; None: not counted
     flops: int | None
-    # of the compiled step, with parameters and optimiser; None: not known
+    # the memory of the compiled step, with parameters and optimiser; None: not known
     peak_bytes: int | None
     compile_seconds: float
-    # a step each
+    # the time of each step
     samples_s: list[float] = dataclasses.field(default_factory=list)
 
     @property
@@ -66,7 +66,7 @@ class Row:
 
 @dataclasses.dataclass
 class Report:
-    """What was measured."""
+    """The results of a benchmark."""
 
     rows: list[Row]
     facts: dict
@@ -75,7 +75,7 @@ class Report:
     notes: list[str]
 
     def share(self, row: Row) -> float | None:
-        """Of the product's speed that the model's products reach."""
+        """The speed of the model's products over that of a large product."""
         if row.flops is None:
             return None
         return row.flops / float(np.median(row.samples_s)) / self.product_speed
@@ -135,7 +135,7 @@ Timed = tuple[Row, Callable[[], None]]
 
 
 def in_jax(name: str, model: RMATConfig, lanes: int, tokens: int) -> Timed:
-    """A model of this project, and a call of its train step."""
+    """Makes a model of this project, and a call of its train step."""
     chunks = tokens // model.chunk_len
     config = Config(model=model, batch_size=lanes, chunks_per_step=chunks, eval_batch_size=1)
     optimizer = make_optimizer(config)
@@ -170,14 +170,14 @@ def in_jax(name: str, model: RMATConfig, lanes: int, tokens: int) -> Timed:
 
 
 def in_torch(name: str, config: RMATConfig, lanes: int, tokens: int) -> Timed:
-    """A model of others, and a call of its train step."""
+    """Makes a model of another package, and a call of its train step."""
     parameters, call = torch_peers.make(name, config, lanes, tokens)
     return Row(name, lanes, tokens, None, parameters, None, None, 0.0), call
 
 
 def ours(config: RMATConfig) -> dict[str, Callable[[int], RMATConfig]]:
-    """The models in JAX by name; each is given the tokens of a call."""
-    # beside a memory that reads layer by layer there is one schedule
+    """The models in JAX by name. Each makes a config for so many tokens of a call."""
+    # a memory that keeps outputs has only one schedule
     at_a_time = {"ours, a chunk at a time": lambda _: _scheduled(config, 1)}
     return {
         "ours": lambda _: config,
@@ -194,7 +194,7 @@ def _scheduled(config: RMATConfig, chunks: int) -> RMATConfig:
 
 
 def _alone(config: RMATConfig, branches, local, chunk_len: int) -> RMATConfig:
-    """The same sizes without a memory."""
+    """A config of the same sizes without a memory."""
     return dataclasses.replace(
         config, branches=branches, local=local, memory=None, chunk_len=chunk_len
     )
@@ -212,11 +212,11 @@ def bench_train(
 
     Args:
         config: our model; the others take its width, depth, heads and vocabulary.
-        lengths: tokens of a lane in a step, each a multiple of the chunk.
-        lanes: numbers of lanes.
-        rounds: samples of each model and size.
-        models: those to time, by name; none: all that are installed.
-        command: for the report.
+        lengths: the numbers of tokens of a lane in a step, each a multiple of the chunk.
+        lanes: the numbers of lanes.
+        rounds: the number of samples of each model and size.
+        models: the names of the models to time; none: all that are installed.
+        command: the command, for the report.
 
     Raises:
         UserError: bad input.
@@ -233,9 +233,9 @@ def bench_train(
         if missing is None:
             makers[name] = functools.partial(in_torch, name, config)
         elif name in models:
-            raise UserError(f"models={name} cannot be timed before: {missing}")
+            raise UserError(f"models={name} is not installed; run: {missing}")
         else:
-            notes.append(f"{name} is left out; it takes: {missing}")
+            notes.append(f"{name} is left out; to time it, run: {missing}")
     for name in models:
         if name not in makers:
             raise UserError(f"models={name} is not there; there is {', '.join(makers)}")
@@ -253,7 +253,7 @@ def bench_train(
     for number in range(rounds):
         for place in rng.permutation(len(timed)):
             row, call = timed[place]
-            # the threads of another library go on looking for work for a while
+            # the threads of the other library wait actively for a while
             time.sleep(PAUSE)
             start = time.perf_counter()
             call()
@@ -274,7 +274,7 @@ def bench_train(
 
 
 def check(config: RMATConfig, lengths: Sequence[int], rounds: int, default: int) -> None:
-    """Raises UserError for lengths that are no whole chunks, and for fewer rounds than one."""
+    """Raises UserError for lengths that are not whole chunks, or fewer rounds than one."""
     for length in lengths:
         if length % config.chunk_len:
             raise UserError(
@@ -285,7 +285,7 @@ def check(config: RMATConfig, lengths: Sequence[int], rounds: int, default: int)
 
 
 def product_speed(dtype: str) -> float:
-    """FLOPs a second of a product of two large matrices, the fastest of five."""
+    """The FLOPs a second of a product of two large matrices, the fastest of five."""
     x = jnp.ones((PRODUCT, PRODUCT), dtype)
     multiply = jax.jit(jnp.matmul)
     multiply(x, x).block_until_ready()

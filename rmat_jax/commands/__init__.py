@@ -1,12 +1,12 @@
-"""The room of commands: one module each, which reads its flags and calls one plain function.
+"""The commands, one module each, which reads its flags and calls one plain function.
 
 A module has `add_arguments(parser)` and `main(args)`, and its docstring is its help. `main` returns
 the exit code; None is 0. What needs JAX is imported inside functions, so that help and typos answer
 at once.
 
-Beside a command's own flags `args` holds `typed`, all arguments as they were given. A module with
-`SETS_CONFIG = True` also takes the keys of a config (--config.KEY=VALUE): `overrides` holds these
-arguments, and `own` the names of the command's flags, one of which a misspelt key may mean.
+Besides a command's own flags `args` holds `typed`, all arguments as they were given. A module with
+`SETS_CONFIG = True` also takes the keys of a config (--config.KEY=VALUE). Then `overrides` holds
+these arguments, and `own` the names of the command's flags, to suggest one for a misspelt key.
 
 May import: everything.
 """

@@ -7,13 +7,13 @@
     python -m rmat_jax ablate --config=configs/quickstart.py --out=runs/mine \\
         --variant="deep: model.num_layers=6"
 
-All variants have the same tokens, optimiser and number of parameters. The variants are `grid` (each
-option that the base uses, changed alone), `baselines` (the models that one would compare with), or
-names out of these, separated by commas. The default is the grid; with --variant or --vary it is
-none. Every key of the config can be set, as in --config.data.path=books/.
+All variants have the same tokens and optimiser, and by default the same number of parameters.
+--variants takes `grid` (each option that the base uses, changed alone), `baselines` (the models to
+compare with), or names out of these, separated by commas. It defaults to the grid, or to none with
+--variant or --vary. Every key of the config can be set, as in --config.data.path=books/.
 
-After Ctrl-C the same command goes on where it was. Runs that are finished under --out are not
-trained again, by other commands either.
+After Ctrl-C the same command resumes. Finished runs under --out are not trained again, not even by
+another command.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE;VALUE",
-        help="a key, with a variant for each value; may be given several times",
+        help="a key and its values, with a variant for each; may be given several times",
     )
     parser.add_argument(
         "--seeds",
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--parameters",
         choices=("equal", "free"),
         default="equal",
-        help="the rule for sizes; equal: a wider or narrower MLP makes up for the change "
+        help="equal: widen or narrow the MLP to keep the number of parameters; free: keep the MLP "
         "(default %(default)s)",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Times models with random weights, beside models that remember in other ways.
+"""Times our model and others, all with random weights.
 
     python -m rmat_jax bench train --json=train.json --plot=train.png
     python -m rmat_jax bench train --json=long.json --lanes=1 --lengths=2048,65536 --models=ours
@@ -7,13 +7,14 @@
     python -m rmat_jax bench stream --json=large.json --config=configs/enwik8.py --profile
     taskset -c 0 python -m rmat_jax bench stream --json=one_core.json --contexts=1024,8192
 
-`train` measures a training step against the tokens that it reads. It compares with the same code
-chunk after chunk, with full attention, with a Transformer-XL, and with the PyTorch models that are
-installed. `attention` measures each way to compute one layer's attention, beside the obvious one.
+`train` measures the time of a training step against the tokens that it reads. It compares with the
+same code chunk after chunk, with full attention, with a Transformer-XL, and with the PyTorch models
+that are installed. `attention` times each way to compute one layer's attention, with the obvious
+code for comparison.
 
-`stream` measures the time of a token, and the bytes of state, against the number of tokens that
-were read before. It compares with a transformer that attends to all of them (the same code), and
-with GPT-2 where Hugging Face transformers is installed.
+`stream` measures the time of a token, and the bytes of state, against the number of tokens read
+before it. It compares with a transformer that attends to all of them (the same code), and with
+GPT-2 where Hugging Face transformers is installed.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lengths",
         metavar="N[,N]",
-        help="train, attention: the tokens of a lane (default 2048,16384)",
+        help="train, attention: the numbers of tokens in a lane (default 2048,16384)",
     )
     parser.add_argument(
         "--lanes", metavar="N[,N]", help="train: the numbers of lanes (default 1,4)"
@@ -53,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contexts",
         metavar="N[,N]",
-        help="stream: the tokens read before (default 512,1024,4096,8192,16384)",
+        help="stream: the numbers of tokens read before (default 512,1024,4096,8192,16384)",
     )
     parser.add_argument(
         "--tokens",
         type=int,
         metavar="N",
-        help="stream: the tokens that are timed at once (default 64)",
+        help="stream: the number of tokens that are timed at once (default 64)",
     )
     parser.add_argument(
         "--rounds",
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="stream: say where the time of one of our tokens goes",
+        help="stream: break down the time of a token of our model",
     )
 
 
@@ -92,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
     check_writable(args.json, args.plot)
     if args.plot and args.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot={args.plot} must end in .png, .svg or .pdf")
-    # layers that are computed again are faster on CPUs too: less goes through memory
+    # recomputing the layers is faster on CPUs too, since less goes through memory
     config = RMATConfig(vocab_size=256, remat="block") if args.name == "train" else RMATConfig()
     if args.config:
         config = flags.load_config(args.config).model

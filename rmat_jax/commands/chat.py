@@ -1,13 +1,13 @@
-"""Talks with a model: it reads a line, and goes on with the text.
+"""Talks with a model, which reads each line and goes on with the text.
 
     python -m rmat_jax chat
     python -m rmat_jax chat --workdir=runs/quickstart
     python -m rmat_jax chat --workdir=runs/mine --session=ann.safetensors --stop="Ann:"
 
-The first example uses the small model that the package has. A model remembers the whole talk,
-however long it is, in a state of fixed size. A session file is gone on from, if it exists, and is
-saved at the end. Ctrl-C ends the text that is being written, or else the talk. A model that was
-trained on dialogues (data.format=messages) gets each line in their template.
+The first example uses the small model that comes with the package. A model remembers the whole
+talk, however long it is, in a state of fixed size. With --session the talk goes on from that file,
+if it exists, and is saved there at the end. Ctrl-C ends the text that is being written, or else the
+talk. A model that was trained on dialogues (data.format=messages) gets each line in their template.
 
 Lines that begin with / are commands:
 
@@ -83,16 +83,16 @@ def chat(
     Args:
         workdir: where the weights lie; None: in the package.
         session_file: a file to go on from, if it exists. The talk is saved there at the end.
-        lines: what is typed.
-        out: gets the text as it is written.
-        step: whose weights; see `load_run`.
+        lines: the lines that the user types.
+        out: the stream for the text, which is flushed piece by piece.
+        step: the checkpoint's step; see `load_run`.
         sampling: the fields of `Sampling`.
 
     Returns:
         The exit code: 0, or 128 + the signal that ended the talk. It is saved then too.
 
     Raises:
-        UserError: bad input before the talk begins. Later errors are told, and the talk goes on.
+        UserError: bad input before the talk begins. Later errors are printed, and the talk goes on.
     """
     rules = Sampling(**sampling)
     if session_file is not None:
@@ -132,15 +132,15 @@ def chat(
 
 
 class Talk:
-    """A session, where it stood before, and what a line does to it."""
+    """A session with its earlier states, and the commands that change it."""
 
     def __init__(self, engine, rules: Sampling, out: TextIO, *, template: bool = False):
         """Begins a talk.
 
         Args:
-            engine: makes the session.
-            rules: of the texts.
-            out: gets them.
+            engine: the engine that makes the session.
+            rules: the rules of sampling.
+            out: the stream for the texts.
             template: write lines as the template of dialogues does, see `data/messages.py`.
         """
         self.engine, self.session, self._template = engine, engine.open(), template
@@ -152,10 +152,10 @@ class Talk:
         self._texts = 0
 
     def hear(self, line: str) -> bool:
-        """Takes a line or a command. False: the talk is over. Raises UserError."""
+        """Takes a line or a command. Returns False after /quit. Raises UserError."""
         if not line.startswith("/"):
             self._before.append(self.session.fork())
-            # that a document begins is all that a new session has read
+            # a new session has read only the token that begins a document
             goes_on = self.session.tokens > 1
             self.session.read(asking(line, goes_on=goes_on) if self._template else line + "\n")
             self._write()
@@ -198,7 +198,7 @@ class Talk:
         say(f"kept as {name} at {self.session.tokens:,} tokens")
 
     def go(self, name: str) -> None:
-        """Goes on from where `keep` was told."""
+        """Goes on from where `keep` has remembered this name."""
         if name not in self._kept:
             raise UserError(f"nothing is kept as {name!r}; there is {', '.join(self._kept) or '-'}")
         self._before.append(self.session)

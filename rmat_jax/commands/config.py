@@ -4,7 +4,7 @@
     python -m rmat_jax config --config=configs/pg19_150m.py
     python -m rmat_jax config --config=quickstart --config.model.chunk_len=128
 
-The first example prints the defaults, the others the values of one config. Type a key behind
+The first example prints the defaults, the others the values of one config. Write a key after
 --config. to set it in `train`, `plan` or `ablate`, as in --config.model.chunk_len=128.
 """
 

@@ -1,4 +1,4 @@
-"""Compares what JAX computes with what PyTorch computes, or with a dump.
+"""Compares the results of JAX with those of PyTorch, or with a dump.
 
     python -m rmat_jax crosscheck --out=crosscheck.json
     python -m rmat_jax crosscheck --workdir=runs/quickstart --dtype=float64

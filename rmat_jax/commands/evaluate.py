@@ -32,7 +32,7 @@ OPTIONS = {
     ),
     "examples": (
         "N",
-        "ask at most N questions of a suite, or of a cell of its table (default %(default)s)",
+        "ask at most N questions for a suite, or for a cell of its table (default %(default)s)",
     ),
     "seed": ("N", "the seed of all random choices (default %(default)s)"),
     "babi": ("PATH", "a folder of bAbI's or BABILong's files, for the suite babi"),

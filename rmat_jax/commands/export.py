@@ -1,12 +1,12 @@
-"""Writes the weights of the newest checkpoint, for other programs or for `import`.
+"""Writes the weights of a checkpoint, for other programs or for `import`.
 
     python -m rmat_jax export --workdir=runs/quickstart --out=hub/quickstart/
     python -m rmat_jax export --workdir=runs/quickstart --out=quickstart.safetensors
     python -m rmat_jax export --workdir=runs/mine --out=half.safetensors --dtype=bfloat16
 
-A path that ends in / or has no suffix is a folder, as the model hub expects it: PyTorch's library
+A path that ends in / or has no suffix becomes a folder for the model hub. PyTorch's library
 transformers loads it with `AutoModelForCausalLM.from_pretrained(PATH, trust_remote_code=True)`,
-without JAX. Any other path is one safetensors file, with config and tokenizer. docs/export.md
+without JAX. Any other path becomes one safetensors file, with config and tokenizer. docs/export.md
 describes both.
 """
 

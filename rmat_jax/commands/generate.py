@@ -1,13 +1,13 @@
-"""Goes on with a text, and prints the new part as it is written.
+"""Continues a text, and prints the new part as it is written.
 
     python -m rmat_jax generate --prompt="def main("
     python -m rmat_jax generate --workdir=runs/quickstart --prompt="def main("
     cat story.txt | python -m rmat_jax generate --workdir=runs/mine --prompt=- --temperature=0.7
     python -m rmat_jax generate --workdir=runs/mine --session=ann.safetensors --prompt="Ann: Hello."
 
-The first example uses the small model that the package has. The third reads a prompt of any length
-from standard input. The last keeps what the model remembers in a file: the next command with the
-same --session goes on from there. Ctrl-C ends the text, and the session is saved then too.
+The first example uses the small model that comes with the package. The third reads a prompt of any
+length from standard input. The last keeps what the model remembers in a file, and the next command
+with the same --session goes on from there. Ctrl-C ends the text, and the session is saved then too.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SAMPLING = {
     "top_k": ("K", "sample from the K most likely tokens; 0: no limit (default %(default)s)"),
     "top_p": (
         "P",
-        "sample from the most likely tokens that have the probability P together; 1: no limit "
+        "sample from the most likely tokens whose probabilities add up to P; 1: no limit "
         "(default %(default)s)",
     ),
     "seed": (
@@ -98,9 +98,9 @@ def generate(
         workdir: where the weights lie; None: in the package.
         prompt: text, or an open file of any length. None goes on with the session as it stands.
         session_file: a file to go on from, if it exists. The session is saved there at the end.
-        out: gets the bytes that were written, with whole characters.
-        step: whose weights; see `load_run`.
-        devices: that read a long prompt together.
+        out: the stream for the new bytes, in whole characters.
+        step: the checkpoint's step; see `load_run`.
+        devices: how many devices read a long prompt together.
         sampling: the fields of `Sampling`. With `max_new_tokens=0` the prompt is only read.
 
     Returns:
@@ -153,7 +153,7 @@ def generate(
                 out.write(piece.encode("utf-8", "surrogateescape"))
                 out.flush()
                 if signals.caught:
-                    # The loop goes on to the end of what is written already.
+                    # The loop still prints the pieces that are written already.
                     session.stop()
         except OSError as error:
             # The session keeps what was written all the same.
@@ -183,7 +183,7 @@ def generate(
 
 
 def _read_all(session: "Session", blocks: Iterable[bytes]) -> str:
-    """Reads block after block, with lines of progress. Returns how much it was, and how fast."""
+    """Reads all blocks, with lines of progress. Returns the number of tokens and the speed."""
     began, progress = session.tokens, Progress()
     for block in blocks:
         session.read(block)

@@ -1,4 +1,4 @@
-"""Begins a run with the weights of a folder or a safetensors file of `export`.
+"""Begins a run with weights from a folder or a safetensors file, as `export` writes them.
 
     python -m rmat_jax import --workdir=runs/mine --file=quickstart.safetensors
     python -m rmat_jax import --workdir=runs/mine --file=hub/quickstart/
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="a file of configs/, for weights without a config or for another training",
+        help="a file of configs/, for weights without a config or to train in another way",
     )
 
 

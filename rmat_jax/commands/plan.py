@@ -4,12 +4,12 @@
     python -m rmat_jax plan --config=configs/pg19_1b.py --topology=v5p:4x4x4 --config.mesh.fsdp=64
     python -m rmat_jax plan --config=configs/pg19_150m.py --topology=gpu:h100:16 --advise
 
-It says the memory, the FLOPs and the bytes that devices exchange. Every key of the config can be
-set. Where the step does not fit, it tries what would fit, and shows it.
+It prints the memory, the FLOPs and the bytes that devices exchange. Every key of the config can be
+set. If the step does not fit, the command looks for changes with which it would, and prints them.
 
 For TPU slices (v4, v5e, v5p, v6e) it compiles the real train step. That takes minutes and
-`pip install "jax[tpu]"`, but no TPU. For GPUs (a100-40, a100-80, h100, h200, b200) the figures are
-arithmetic, and are marked so.
+`pip install "jax[tpu]"`, but no TPU. For GPUs (a100-40, a100-80, h100, h200, b200) it computes the
+figures without a compiler, and marks them as arithmetic.
 """
 
 import argparse

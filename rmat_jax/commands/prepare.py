@@ -3,10 +3,10 @@
     python -m rmat_jax prepare --config=configs/pg19.py --config.data.path=books/
     python -m rmat_jax prepare --config=quickstart --config.data.path=my_texts/ --workdir=runs/mine
 
-Training then starts at once, in any workdir on this machine: what is made lies in a folder that all
-runs share, ~/.cache/rmat_jax/corpora or RMAT_JAX_CORPORA. With --workdir it lies in that run's
-folder alone, where a run of several machines looks for it. All cores encode. The keys of the config
-are those of the training to come: data.*, model.vocab_size, batch_size and eval_tokens count.
+Training then starts at once, in any workdir on this machine. The files lie in a folder that all
+runs share, ~/.cache/rmat_jax/corpora or RMAT_JAX_CORPORA. With --workdir they lie in that run's
+folder alone, where a run of several machines looks for them. The command uses all cores. Set the
+same keys of the config as in training; data.*, model.vocab_size, batch_size and eval_tokens matter.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--workdir",
         "DIR",
-        "the folder of the run to come, which gets what is made instead of the shared folder",
+        "the folder of a run, which gets the files instead of the shared folder",
         required=False,
     )
 
@@ -42,14 +42,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 def prepare(config: Config, workdir: Path | None = None) -> Data:
-    """Makes corpus and tokenizer of an experiment, or finds them made, and tells their sizes.
+    """Makes corpus and tokenizer of an experiment, or finds them made, and prints their sizes.
 
     Args:
         config: the experiment.
-        workdir: of the run to come, which gets them; None: the shared folder does.
+        workdir: the folder of a run, which gets them; None: the shared folder gets them.
 
     Raises:
-        UserError: there is no text, nothing to keep it in, or too little for this experiment.
+        UserError: there is no text, no folder to keep it in, or too little for this experiment.
     """
     if config.data.synthetic:
         raise UserError(

@@ -1,12 +1,12 @@
-"""Says what texts cost a trained model, in bits per byte.
+"""Measures what texts cost a trained model, in bits per byte.
 
     python -m rmat_jax score my_program.py
     python -m rmat_jax score --workdir=runs/quickstart story.txt another.txt
     zcat log.gz | python -m rmat_jax score --workdir=runs/mine -
 
-The first example uses the small model that the package has. Each file is one document. Texts may
-have any length, and memory does not grow with them. The last line is the total. Ctrl-C prints the
-total of what was scored until then.
+The first example uses the small model that comes with the package. Each file is one document. Texts
+may have any length, and memory does not grow with them. The last line is the total. Ctrl-C prints
+the total up to there.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_step(parser)
     flags.add_devices(parser)
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="a text to be scored; - reads standard input"
+        "files", nargs="+", metavar="FILE", help="a text to score; - reads standard input"
     )
 
 
@@ -53,14 +53,14 @@ def score_files(
     step: int | str | None = None,
     devices: int = 1,
 ) -> None:
-    """Prints what each file costs, in bits per byte, and the total, also if it is interrupted.
+    """Prints the cost of each file in bits per byte, and the total, even when it is interrupted.
 
     Args:
         workdir: where the weights lie; None: in the package.
         files: paths; "-" is standard input.
-        out: gets the lines.
-        step: whose weights; see `load_run`.
-        devices: that read a long text together.
+        out: the stream for the lines.
+        step: the checkpoint's step; see `load_run`.
+        devices: how many devices read a long text together.
 
     Raises:
         UserError: bad input.
@@ -76,7 +76,7 @@ def score_files(
 
     flags.tell_weights(workdir)
     model, params, tokenizer = load_run(workdir, step)
-    # There is a total to print from here on.
+    # From here on there is a total to print.
     flags.interrupts_raise()
     state_bytes = initial_state(model.config, 1).num_bytes()
     total, progress = _Cost(0, 0.0, 0), Progress()
@@ -123,7 +123,7 @@ def score_files(
 
 
 class _Cost(NamedTuple):
-    """Holds the cost of a text, or of the part of one that is scored."""
+    """The cost of a text, or of the part of it that is scored."""
 
     tokens: int
     nats: float
@@ -159,7 +159,7 @@ def _costs(
         new, before = scored.tokens - before, scored.tokens
         while read and new >= read[0][0]:
             new, size = new - read[0][0], size + read.popleft()[1]
-        # A block of which a part is scored counts by its share of the block's bytes.
+        # A part of a block counts with its share of the block's bytes.
         if read:
             tokens, block = read.popleft()
             size += block * new // tokens

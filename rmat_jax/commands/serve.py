@@ -1,12 +1,11 @@
-"""Serves a model over HTTP, as OpenAI's clients expect it.
+"""Serves a model over HTTP, with the interface that OpenAI's clients expect.
 
     python -m rmat_jax serve --workdir=runs/quickstart --port=8000
     python -m rmat_jax serve --workdir=runs/mine --sessions_dir=runs/talks --api_key_file=keys
 
-The page at http://127.0.0.1:8000 shows it in a browser. Clients use http://127.0.0.1:8000/v1: they
-get texts, and sessions of any length that go on at a constant cost. With --sessions_dir sessions
-are still there when the server is started again. Ctrl-C ends the server: it finishes the texts that
-are being written first.
+Open http://127.0.0.1:8000 in a browser to try the model. Clients use http://127.0.0.1:8000/v1 for
+texts, and for sessions of any length that go on at a constant cost. With --sessions_dir sessions
+survive a restart of the server. Ctrl-C ends the server once the texts in progress are written.
 
 It needs the extra `serve`. docs/serving.md has every address, with examples.
 """
@@ -22,14 +21,14 @@ from rmat_jax.serve.limits import Limits
 LIMITS = {
     "rows": ("N", "the number of texts that are written at the same time (default %(default)s)"),
     "waiting": ("N", "the number of further texts that may wait (default %(default)s)"),
-    "sessions": ("N", "the number of sessions in memory (default %(default)s)"),
-    "stored": ("N", "the number of sessions in --sessions_dir (default %(default)s)"),
-    "prompt_tokens": ("N", "the most tokens that one request may give (default %(default)s)"),
+    "sessions": ("N", "the most sessions in memory (default %(default)s)"),
+    "stored": ("N", "the most sessions in --sessions_dir (default %(default)s)"),
+    "prompt_tokens": ("N", "the most tokens that one request may hold (default %(default)s)"),
     "answer_tokens": ("N", "the most tokens that one text may have (default %(default)s)"),
     "body_bytes": ("N", "the most bytes of one request (default %(default)s)"),
     "grace": (
         "SECONDS",
-        "the time that the server gives its texts to end when it is stopped (default %(default)s)",
+        "the time for unfinished texts to end when the server stops (default %(default)s)",
     ),
 }
 
@@ -41,30 +40,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen at; 0.0.0.0: all networks (default %(default)s)",
+        help="the address to listen on; 0.0.0.0: all networks (default %(default)s)",
     )
     parser.add_argument(
         "--port",
         type=int,
         default=8000,
         metavar="N",
-        help="the port to listen at; 0: any that is free (default %(default)s)",
+        help="the port to listen on; 0: any that is free (default %(default)s)",
     )
-    parser.add_argument(
-        "--name", help="the model's name for clients (default: that of the workdir)"
-    )
+    parser.add_argument("--name", help="the model's name for clients (default: the workdir's name)")
     flags.add_path(
         parser,
         "--api_key_file",
         "FILE",
-        "a file with the keys that clients may send, one a line; none: everybody may ask",
+        "a file with the keys of clients, one a line (default: clients need no key)",
         required=False,
     )
     flags.add_path(
         parser,
         "--sessions_dir",
         "DIR",
-        "a folder that keeps sessions; none: they end with the server",
+        "a folder that keeps sessions (default: they end with the server)",
         required=False,
     )
     flags.add_fields(parser, Limits, LIMITS)
@@ -99,23 +96,23 @@ def serve(
     """Serves until a signal ends it.
 
     Args:
-        workdir: a training run, or what `export` wrote; None: the small model that the package has.
-        step: whose weights; see `load_run`.
-        devices: that read a long prompt together.
-        host: the address to listen at.
-        port: 0 takes any that is free.
-        name: the model's, for clients; None: that of the workdir.
-        api_key_file: a file with keys, one a line; None: everybody may ask.
-        sessions_dir: keeps sessions; None: they end with the server.
+        workdir: a training run, or what `export` wrote; None: the small model of the package.
+        step: the checkpoint's step; see `load_run`.
+        devices: how many devices read a long prompt together.
+        host: the address to listen on.
+        port: the port to listen on; 0 takes any that is free.
+        name: the model's name for clients; None: the workdir's name.
+        api_key_file: a file with keys, one a line; None: clients need no key.
+        sessions_dir: the folder that keeps sessions; None: they end with the server.
         limits: the fields of `Limits`.
 
     Raises:
-        UserError: bad input, or an address that cannot be listened to.
+        UserError: bad input, or an address that the server cannot listen on.
     """
     taken = Limits(**limits)
     if not 0 <= port <= 65535:
         raise UserError(f"port={port} must lie in 0..65535")
-    # The packages of the extra are found missing before anything is loaded.
+    # A missing package of the extra is reported before anything is loaded.
     from rmat_jax.serve import server
 
     keys, sock = server.read_keys(api_key_file), server.listen(host, port)

@@ -1,4 +1,4 @@
-"""Trains a model; the same command run again resumes by itself.
+"""Trains a model; the same command resumes the run later.
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
     python train.py --config=configs/quickstart.py --workdir=runs/mine --config.data.path=my_texts/
@@ -8,8 +8,8 @@
 `python -m rmat_jax train` is the same command. The last example runs on every host of a Slurm job;
 docs/pods.md has more of these.
 
-A config with stages (`get_stages`, see configs/passkey.py) trains one after the other in
-WORKDIR/stage-1, WORKDIR/stage-2, ...; each begins with the weights of the one before.
+A config may have stages (`get_stages`, see configs/passkey.py). They are trained one after the
+other, in WORKDIR/stage-1, WORKDIR/stage-2, ..., each from the weights of the one before.
 
 Every key of the config can be set, as in --config.model.chunk_len=256. `rmat config`, which is
 `python -m rmat_jax config`, lists every key with its default and its meaning. Ctrl-C saves the run
@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--workdir",
         "DIR",
-        "the folder for checkpoints, metrics and samples, or gs://NAME/FOLDER; a run that it holds "
-        "goes on",
+        "the folder for checkpoints, metrics and samples, or gs://NAME/FOLDER; a run in it goes on",
         type=flags.folder_or_bucket,
     )
     parser.add_argument(
@@ -48,17 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init_from",
         type=flags.folder,
         metavar="PATH",
-        help="where a new run's weights come from: a workdir, a folder or a file of `export`, or "
-        "quickstart, the small model that the package has",
+        help="the first weights of a new run: a workdir, a folder or file that `export` wrote, or "
+        "quickstart, the small model that comes with the package",
     )
     meeting = parser.add_argument_group(
         "several processes",
-        "TPU pods, Slurm and Open MPI need none of these: there the processes find each other.",
+        "TPU pods, Slurm and Open MPI need none of these, since the processes find each other.",
     )
     meeting.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
-        help="the address at which process 0 listens; all processes give the same",
+        help="the address at which process 0 listens, the same for all processes",
     )
     meeting.add_argument(
         "--num_processes",
@@ -70,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--process_id",
         type=int,
         metavar="I",
-        help="the number of this process, from 0 to N-1; each gives another",
+        help="the number of this process, from 0 to N-1, different for each",
     )
     meeting.add_argument(
         "--start_timeout",
@@ -110,12 +109,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _inside(workdir: Path | str, name: str) -> Path | str:
-    """A folder of a workdir, which may be an address."""
+    """A folder in a workdir, which may be an address."""
     return workdir / name if isinstance(workdir, Path) else f"{workdir.rstrip('/')}/{name}"
 
 
 def _begin_with(source: Path, workdir: Path | str, config: Config) -> None:
-    """Makes a run that stands at step 0, unless the workdir has one that goes on."""
+    """Makes a run at step 0 with the weights of `source`, unless the workdir has a run."""
     import jax
 
     from rmat_jax.interop import convert

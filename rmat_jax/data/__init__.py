@@ -1,6 +1,6 @@
-"""The data room: sources, tokenizers, and lanes of documents as batches.
+"""Text and made-up data as batches: sources, tokenizers, and lanes of documents.
 
-`make_data` is the door. `lanes.py` says what a batch is.
+`make_data` makes it all from a config. `lanes.py` says what a batch is.
 
 May import: config, errors, files, progress, grain, numpy, pyarrow, sentencepiece,
 tensorflow_datasets, tokenizers.
@@ -32,10 +32,8 @@ class Train:
     lanes: Lanes | MixedLanes | MadeLanes
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """The batches from `start_step` on, without end. The step is all there is to remember of
-        the iterator.
-        """
-        # half a second, which those who only need a tokenizer save
+        """The batches from `start_step` on, without end. The iterator has no state but the step."""
+        # takes half a second, and who only needs a tokenizer does not need it
         import grain
 
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
@@ -44,23 +42,25 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What an experiment reads. `source` and `tokenizer` are None where the data is synthetic."""
+    """The data of an experiment. `source` and `tokenizer` are None where it is synthetic."""
 
     # one line: source, documents, tokens, bytes
     describe: str
-    # the same for the same tokens in the same order of documents: what a resumed run must find
-    # again
+    # equal for the same tokens in the same order of documents; it must not change in a resumed run
     identity: str
     train: Train
     heldout: HeldoutLanes | MadeLanes
     tokenizer: Tokenizer | None
     source: Source | None
-    # by name: "train" or, of a mixture, "train-0" and so on; "heldout"
+    # corpora by name: "train" (for a mixture "train-0" and so on) and "heldout"
     corpora: Mapping[str, Corpus] = dataclasses.field(default_factory=dict)
 
     def check_same(self, trained_on: str | None, workdir: Path) -> None:
-        """Raises UserError where this is not the data of a checkpoint, by its identity; None: of
-        weights that were imported.
+        """Raises UserError where this is not the data that a checkpoint was trained on.
+
+        Args:
+            trained_on: the identity of the checkpoint's data; None: its weights were imported.
+            workdir: the run's folder, for the error.
         """
         if trained_on not in (None, self.identity):
             raise UserError(
@@ -73,14 +73,14 @@ class Data:
 def make_data(
     config: Config, workdir: Path, rows: Sequence[int] | None = None, *, share: bool = True
 ) -> Data:
-    """All data of an experiment; corpus and tokenizer are kept in `workdir` and found there again.
+    """Makes all data of an experiment, and keeps corpus and tokenizer in `workdir`.
 
     Args:
         config: the experiment.
-        workdir: gets corpus/ and tokenizer/.
-        rows: of the training batch that this process reads; None: all. The batch is the same
-            whoever reads what. Held-out text is read whole by everybody.
-        share: whether other runs on this machine may have made both, see `shared.py`.
+        workdir: the folder that keeps corpus/ and tokenizer/.
+        rows: the rows of the training batch that this process reads; None: all. The global batch
+            does not depend on it. Every process reads all held-out text.
+        share: whether other runs on this machine share the corpus and tokenizer, see `shared.py`.
 
     Raises:
         UserError: bad settings, or nothing to read.
@@ -93,8 +93,8 @@ def make_data(
     rows = range(batch_size) if rows is None else rows
 
     def made(lanes: type[MadeLanes], train: tuple, heldout: tuple) -> tuple[MadeLanes, MadeLanes]:
-        """Lanes to train on and held-out ones, which ask once at least: the questions stand at a
-        document's end.
+        """Lanes to train on, and held-out ones of at least one whole document, since the questions
+        stand at its end.
         """
         kept = lanes(config, rows, "train", *train)
         tokens = max(config.eval_tokens // eval_batch_size, kept.document_len)
@@ -147,8 +147,8 @@ def make_data(
 
 
 def _texts(source: Source) -> dict[str, tuple[Source, Documents]]:
-    """What becomes a corpus, by name: the text to train on, or each of a mixture; what is held out,
-    which is the last.
+    """The source and the documents of each corpus, by name: the text to train on, or each part of a
+    mixture, and last the held-out text.
     """
     found = {"train": (source, source.train)}
     if source.parts:
@@ -160,7 +160,7 @@ def _texts(source: Source) -> dict[str, tuple[Source, Documents]]:
 def _kept(
     config: Config, workdir: Path, error: UserError
 ) -> tuple[Source, Tokenizer, dict[str, Corpus]]:
-    """What a run has kept of a text that is no longer there. Raises `error` where it has not."""
+    """What a run has kept of a text that is gone. Raises `error` where the run has kept nothing."""
     try:
         tokenizer = load_tokenizer(config, Path(workdir, "tokenizer"))
     except UserError:

@@ -1,4 +1,4 @@
-"""Sets of the TensorFlow catalogue (TFDS), which is imported only where one is named."""
+"""Reads sets of the TensorFlow catalogue (TFDS), which is imported only when it is needed."""
 
 import contextlib
 import difflib
@@ -7,7 +7,7 @@ from types import ModuleType
 
 from rmat_jax.errors import UserError, install
 
-# in the format that is read without TensorFlow
+# prepares a set in the format that is read without TensorFlow
 PREPARE = (
     'pip install tensorflow tensorflow-datasets && python -c "import tensorflow_datasets as tfds; '
     "tfds.builder('{name}', data_dir='DIR', file_format='array_record').download_and_prepare()\""
@@ -16,7 +16,7 @@ PREPARE = (
 
 @contextlib.contextmanager
 def reading_tfds(what: str, name: str, place: str) -> Iterator[ModuleType]:
-    """Gives TFDS to the block, and makes one clear line of whatever it raises there.
+    """Gives TFDS to the block, and turns whatever TFDS raises there into one clear line.
 
     Args:
         what: the set as the user typed it, for errors.
@@ -35,7 +35,7 @@ def reading_tfds(what: str, name: str, place: str) -> Iterator[ModuleType]:
     except UserError:
         raise
     except tfds.core.DatasetNotFoundError as error:
-        # those ask the network, through TensorFlow
+        # community sets would ask the network, through TensorFlow
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(name.split("/")[0], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"

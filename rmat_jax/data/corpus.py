@@ -1,9 +1,9 @@
 """A corpus on disk: all documents as one flat array of tokens, read through a memory map.
 
 Layout: each document is `[end] + tokens`, one after the other, and a last `end` closes the array.
-So the token that follows any token of a document is its target: at the document's last token that
-is the next one's `end`. Where the documents are dialogues, a further array says which tokens are
-learned: those of answers, and after each answer `end`, whatever follows it.
+So the target of any token is the token after it; for a document's last token that is the `end` of
+the next document. For dialogues a further array says which tokens are learned: those of answers,
+and after each answer an `end` as the target, whatever token follows.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ ARRAYS = ("tokens", "starts", "learned", "sizes")
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Document i is `tokens[starts[i] : starts[i + 1]]`, its targets are those of these places."""
+    """A corpus, whose document i is `tokens[starts[i] : starts[i + 1]]`."""
 
     # [num_tokens + 1], uint16 or uint32, not in memory
     tokens: np.ndarray
     # [num_documents + 1] int64
     starts: np.ndarray
-    # of the text
+    # the size of the text
     num_bytes: int
-    # of the text and its cuts into documents, and of the places of answers
+    # a digest of the text, its cuts into documents, and the places of answers
     digest: str
     # [num_tokens + 1] uint8, PROMPT, LEARNED or ENDING; None: all are learned
     learned: np.ndarray | None = None
-    # [num_tokens + 1] of the text that each token stands for, in bytes; None: decoding tells it
+    # [num_tokens + 1], the bytes of text that each token stands for; None: decoding tells them
     sizes: np.ndarray | None = None
 
     @property
@@ -56,7 +56,7 @@ class Corpus:
 
     @property
     def size_on_disk(self) -> int:
-        """Bytes of its arrays."""
+        """The bytes of all arrays."""
         arrays = (self.tokens, self.starts, self.learned, self.sizes)
         return sum(array.nbytes for array in arrays if array is not None)
 
@@ -81,7 +81,7 @@ class Corpus:
         return {"tokens": self.tokens[places], "targets": self.targets(places)}
 
     def documents(self, tokenizer: Tokenizer) -> Iterator[bytes]:
-        """The text again, document by document."""
+        """The decoded text, document by document."""
         for start, stop in itertools.pairwise(self.starts):
             yield tokenizer.decode(self.tokens[start:stop])
 
@@ -104,27 +104,27 @@ def build_corpus(
     source: str,
     title: str = "",
 ) -> Corpus:
-    """The corpus kept in `folder/name` if `source` (a key) and tokenizer are those it was made
-    from, else a new one.
+    """Loads the corpus kept in `folder/name` if it was made from this source and tokenizer, or
+    builds a new one.
 
-    Documents stream to disk; empty ones are skipped. The folder appears when it is complete: a
-    build that is killed leaves nothing behind that would be taken for a corpus, and several
-    processes may build the same one at once.
+    Documents stream to disk; empty ones are skipped. The folder appears when it is complete. So a
+    build that is killed leaves nothing behind that looks like a corpus, and several processes may
+    build the same one at once.
 
     Args:
         documents: the text.
-        tokenizer: its own.
-        folder: that holds corpora.
-        name: of this one.
+        tokenizer: the text's tokenizer.
+        folder: the folder that holds corpora.
+        name: the name of this corpus.
         source: a key that changes when the text does.
-        title: names the text; "": "NAME (SOURCE)".
+        title: the name of the text for messages; "": "NAME (SOURCE)".
 
     Raises:
         UserError: there is no document, or one cannot be read.
     """
     key = _key(source, tokenizer)
     title = title or f"{name} ({source})"
-    # scores are made of held-out text; that of an exact tokenizer is what it decodes to
+    # only held-out text needs sizes, for scores; an exact tokenizer tells them when it decodes
     sized = name.startswith("heldout") and not tokenizer.exact
 
     def write(new: Path) -> None:
@@ -140,11 +140,11 @@ def link_corpus(
     name: str,
     source: str,
 ) -> Corpus:
-    """As `build_corpus`, but a new corpus is one that lies elsewhere, of which `folder/name` has
-    the same files: hard links, or symbolic ones from another disk.
+    """Does as `build_corpus`, but makes a new corpus of links to the files of one that lies
+    elsewhere: hard links, or symbolic ones across disks.
 
     Args:
-        make: gives the corpus and its folder.
+        make: makes that corpus, and returns it with its folder.
         tokenizer: as for `build_corpus`.
         folder: as for `build_corpus`.
         name: as for `build_corpus`.
@@ -173,7 +173,7 @@ def _key(source: str, tokenizer: Tokenizer) -> dict[str, str]:
 def _keep(
     folder: Path, name: str, key: dict[str, str], make: Callable[[Path], Corpus | None]
 ) -> Corpus:
-    """The corpus in `folder/name`, or what `make` leaves in a new folder that takes its place."""
+    """Loads the corpus in `folder/name`, or lets `make` fill a new folder that takes its place."""
     corpus = _load(folder / name, key)
     if corpus is not None:
         return corpus
@@ -201,14 +201,14 @@ def _keep(
 
 
 def kept_corpus(folder: Path, name: str, tokenizer: Tokenizer) -> Corpus | None:
-    """The corpus kept in `folder/name`, whatever its source; None: a run left none there."""
+    """Loads the corpus kept in `folder/name`, whatever its source; None if there is none."""
     return _load(folder / name, {"tokenizer": tokenizer.describe})
 
 
 def _load(folder: Path, key: dict[str, str]) -> Corpus | None:
-    """None where there is no corpus, a damaged one, or that of another key.
+    """Loads a corpus; None where there is none, or it is damaged or of another key.
 
-    All of it is read, so that no token is other than it was.
+    All of it is read and compared with its digests.
     """
     try:
         manifest = json.loads(read_checked(folder / "manifest.json", ""))
@@ -249,7 +249,7 @@ def _arrays(folder: Path) -> dict[str, Path]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Of the arrays."""
+    """The digests of the arrays' files, by name."""
     found = {}
     for name, path in _arrays(folder).items():
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Documents to the arrays of a corpus, on as many cores as the tokenizer uses."""
+"""Encodes documents into the arrays of a corpus, on as many cores as the tokenizer uses."""
 
 import array
 import hashlib
@@ -16,7 +16,7 @@ from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 from rmat_jax.progress import Progress, say
 
-# what a token is as a target: none, itself, or `end`, since an answer ends before it
+# a token's role as a target: no target, itself, or `end`, since an answer ends before it
 PROMPT, LEARNED, ENDING = range(3)
 # bytes of text that are encoded at once, on all cores
 GROUP = min(os.cpu_count() or 1, 32) << 20
@@ -28,12 +28,12 @@ class _Run(NamedTuple):
     text: bytes
     # whether the document begins with it
     begins: bool
-    # what its tokens are as targets
+    # the role of its tokens as targets
     kind: int
 
 
 def _runs(documents: Iterator[bytes], digest: Any) -> Iterator[_Run]:
-    """The pieces of all documents that are not empty. The digest takes these in."""
+    """Cuts all documents that are not empty into pieces, and feeds them to the digest."""
     for document in filter(None, documents):
         digest.update(len(document).to_bytes(8, "little") + document)
         begins, runs = True, [(document, True)]
@@ -47,7 +47,7 @@ def _runs(documents: Iterator[bytes], digest: Any) -> Iterator[_Run]:
 
 
 def _groups(runs: Iterator[_Run]) -> Iterator[list[_Run]]:
-    """Runs in order, GROUP bytes at a time."""
+    """Groups runs in order, GROUP bytes at a time."""
     group, size = [], 0
     for run in runs:
         group.append(run)
@@ -66,13 +66,14 @@ def write_arrays(
 
     Args:
         documents: the text; empty ones are left out.
-        tokenizer: its own.
-        folder: gets tokens.npy, starts.npy, of dialogues learned.npy, and perhaps sizes.npy.
-        title: names the text.
+        tokenizer: the text's tokenizer.
+        folder: the folder for tokens.npy, starts.npy, for dialogues learned.npy, and perhaps
+            sizes.npy.
+        title: the name of the text for messages.
         sized: keep how many bytes of the text each token stands for.
 
     Returns:
-        How many documents, tokens and bytes there are, and the text's digest.
+        The numbers of documents, tokens and bytes, and the text's digest.
 
     Raises:
         UserError: there is no document, or one cannot be read.
@@ -84,7 +85,7 @@ def write_arrays(
     first = next(filter(None, documents), None)
     if first is None:
         raise UserError(f"the text {title} is empty; give one with text in it")
-    # elsewhere all tokens are learned, and that is kept nowhere
+    # without dialogues all tokens are learned, and no array is kept
     answers = isinstance(first, Dialogue)
     with (
         open(folder / "tokens.npy", "wb") as file,
@@ -137,7 +138,7 @@ def write_arrays(
 def _encoded(
     group: list[_Run], tokenizer: Tokenizer, sized: bool
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """The tokens of each run, and how many bytes each stands for where that is asked."""
+    """The tokens of each run, and if `sized`, how many bytes each stands for."""
     if sized:
         return [tokenizer.encode_sized(run.text, run.begins) for run in group]
     found = tokenizer.encode_all([run.text for run in group], [run.begins for run in group])
@@ -145,8 +146,9 @@ def _encoded(
 
 
 def _write_header(file: IO[bytes], dtype: np.dtype, length: int) -> None:
-    """Of a one-dimensional .npy. NumPy leaves room for the length to grow, so it can be written
-    again at the end.
+    """Writes the header of a one-dimensional .npy file.
+
+    NumPy leaves room for the length to grow, so the header can be written again at the end.
     """
     file.seek(0)
     header = {

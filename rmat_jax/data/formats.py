@@ -1,8 +1,8 @@
-"""What a file of data holds: one text, or rows, each with a text in one of its fields.
+"""Reads a file of data: one text, or rows, each with a text in one of its fields.
 
-Names end in .csv or .tsv where there are comma- or tab-separated values. All else is told by a
-file's first bytes: JSON lines, parquet, Arrow (the files of Hugging Face `datasets`), and gzip or
-Zstandard around any of these. What is none of these, and no text, is refused.
+Files of comma- or tab-separated values end in .csv or .tsv. A file's first bytes tell all other
+formats: JSON lines, parquet, Arrow (the files of Hugging Face `datasets`), and gzip or Zstandard
+around any of these. A file that is none of these, and no text, is refused.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from rmat_jax.data.messages import dialogue_of, is_dialogue
 from rmat_jax.errors import UserError, install
 from rmat_jax.files import json_lines
 
-# of a file, by which its kind is told
+# the bytes at the beginning of a file that tell its kind
 HEAD = 1 << 16
-# what compresses or packs, by its first bytes, and is not read here
+# formats that are not read here, by their first bytes
 OTHERS = {
     b"PK\x03\x04": "a zip archive",
     b"BZh": "compressed with bzip2",
@@ -48,10 +48,10 @@ class Kind(NamedTuple):
 
 
 def kind_of(file: Path) -> Kind:
-    """The kind of a file, by its name and its first bytes.
+    """Tells the kind of a file by its name and its first bytes.
 
     Raises:
-        UserError: it holds neither text nor rows.
+        UserError: the file holds neither text nor rows.
     """
     head, packed = _head(file, ""), ""
     for name, magic in (("gzip", GZIP), ("zstd", ZSTD)):
@@ -90,13 +90,14 @@ def documents(
     """The texts of a file, in order. Rows without text are left out.
 
     Args:
-        file: to read.
-        kind: of `kind_of`.
+        file: the file to read.
+        kind: the file's kind, see `kind_of`.
         feature: the field that holds the text; "": the only field of text, or "text".
         messages: rows are dialogues, see `messages.py`.
 
     Raises:
-        UserError: it cannot be read, is not what it seemed, or lacks the field; it says where.
+        UserError: the file cannot be read, is not of this kind, or lacks the field. The message
+            says where.
     """
     with _told(file):
         if messages and not kind.rows:
@@ -147,11 +148,11 @@ def rows(file: Path, kind: Kind) -> Rows:
     """The rows of a file, each with its place for errors.
 
     Args:
-        file: to read.
-        kind: of `kind_of`; not "text".
+        file: the file to read.
+        kind: the file's kind, see `kind_of`; not "text".
 
     Raises:
-        UserError: it cannot be read, or is not what it seemed.
+        UserError: the file cannot be read, or is not of this kind.
     """
     read = {"json": _json_rows, "parquet": _arrow_rows, "arrow": _arrow_rows}
     with _told(file):
@@ -163,7 +164,7 @@ def unpacked(file: Path) -> Iterator[BinaryIO]:
     """Opens a file for reading, without the gzip or Zstandard around it.
 
     Raises:
-        UserError: what is packed is damaged.
+        UserError: the packed file is damaged.
     """
     head = _head(file, "")
     packed = "gzip" if head.startswith(GZIP) else "zstd" if head.startswith(ZSTD) else ""
@@ -214,7 +215,7 @@ def _batches(file: Path, kind: Kind) -> Iterator[Any]:
         from pyarrow import parquet
 
         with _opened(file, kind.packed) as opened:
-            # what is compressed as a whole cannot be read from its end
+            # parquet is read from its end, which a compressed file does not allow
             source = arrow.BufferReader(opened.read()) if kind.packed else opened
             yield from parquet.ParquetFile(source).iter_batches(1024)
         return
@@ -231,13 +232,13 @@ def _opened(file: Path, packed: str) -> BinaryIO:
     if packed == "gzip":
         return gzip.open(file)
     if packed == "zstd":
-        # closes what it reads
+        # closes the stream that it reads
         return io.BufferedReader(_Zstd(_arrow(file).input_stream(f"{file}", compression="zstd")))
     return file.open("rb")
 
 
 class _Zstd(io.RawIOBase):
-    """A stream of pyarrow as Python knows them."""
+    """A pyarrow stream as a Python stream."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -255,7 +256,7 @@ def _arrow(file: Path) -> Any:
     try:
         import pyarrow.ipc
     except ModuleNotFoundError:
-        raise UserError(f"{file} takes a package; run: {install('pyarrow')}") from None
+        raise UserError(f"{file} needs a package; run: {install('pyarrow')}") from None
     return pyarrow
 
 
@@ -267,13 +268,13 @@ def _json(line: bytes) -> Any:
 
 @contextlib.contextmanager
 def _told(file: Path) -> Iterator[None]:
-    """Tells whatever readers make of files that cannot be read, or are damaged."""
+    """Turns what readers raise for unreadable or damaged files into a UserError."""
     try:
         yield
     except (UserError, GeneratorExit):
         raise
     except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
-        # those of pyarrow are ValueErrors or OSErrors
+        # the errors of pyarrow are ValueErrors or OSErrors
         cause = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(
             f"{file} cannot be read: {cause}; bring back a copy, change its mode, or leave it out "

@@ -1,4 +1,4 @@
-"""Held-out batches: one pass, in order, the same for every evaluation of a run."""
+"""Held-out batches: one pass in order, the same in every evaluation of a run."""
 
 from collections.abc import Iterator
 
@@ -12,25 +12,25 @@ from rmat_jax.errors import UserError
 
 
 class HeldoutLanes:
-    """`len()` batches like those of `lanes.py` that read at most `eval_tokens` tokens, each once.
+    """Batches like those of `lanes.py`, which read at most `eval_tokens` tokens, each once.
 
     A row reads at most its share, eval_tokens / B. Longer documents are cut into parts of that
-    size, and the parts are dealt to the rows in turn: first the beginning of every document, then
-    what follows it, so that many short documents and a single long one both fill all rows. A row
-    that ends early is padded with unscored `end` tokens, which make a document of their own.
+    size, and the parts are dealt to the rows in turn, first the beginning of every document, then
+    what follows it. So many short documents and a single long one both fill all rows. A row that
+    ends early is padded with unscored `end` tokens, which make a document of their own.
 
     bits per byte = total nats / ln 2 / num_bytes. The target `end` costs nats and stands for no
-    byte. Of dialogues both are those of the answers alone.
+    byte. In dialogues only the answers count, for both.
 
     Args:
         corpus: as for `Lanes`.
         batch_size: as for `Lanes`.
         length: as for `Lanes`.
-        eval_tokens: the budget, for all rows.
-        tokenizer: the corpus' own.
+        eval_tokens: the most tokens of all rows together.
+        tokenizer: the corpus' tokenizer.
 
     Raises:
-        UserError: the budget has no token for each row, or none of an answer.
+        UserError: `eval_tokens` has no token for each row, or reaches no answer.
     """
 
     def __init__(
@@ -64,15 +64,13 @@ class HeldoutLanes:
             )
 
     def texts(self) -> Iterator[bytes]:
-        """The bytes that the scored targets of all rows stand for, one text for each part that is
-        read.
-        """
+        """The text of the scored targets of all rows, one text for each part that is read."""
         for part in self._parts():
             targets = self._corpus.targets(part)
             yield self._tokenizer.decode(targets[targets != IGNORE])
 
     def _parts(self) -> Iterator[slice]:
-        """The places that are read, part by part."""
+        """The places of the corpus that are read, part by part."""
         for lane in self._lanes:
             for start, length in zip(lane.starts, lane.lengths, strict=True):
                 yield slice(start, start + length)

@@ -1,4 +1,4 @@
-"""Documents to batches. A lane is one row of the batch: an endless stream of documents.
+"""Turns documents into batches. A lane is one row of the batch, an endless stream of documents.
 
 A batch is a dict of int32 arrays [rows, T]:
 
@@ -8,9 +8,9 @@ A batch is a dict of int32 arrays [rows, T]:
                neighbours always differ
     offsets    the token's place in its document, counted from 0
 
-Every kind of lanes is a sequence `lanes[step] -> batch`: nothing but the step says where it stands,
-so a run resumes anywhere at once. `rows` picks the rows that this process reads; the global batch
-does not depend on who reads what.
+Every kind of lanes is a sequence `lanes[step] -> batch`. It has no state but the step, so a run
+resumes anywhere at once. `rows` picks the rows that this process reads; the global batch does not
+depend on which process reads which rows.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Parts:
 
     @functools.cached_property
     def ends(self) -> np.ndarray:
-        """Where each part ends in the stream they make."""
+        """Where each part ends in the stream."""
         return np.cumsum(self.lengths)
 
     def __len__(self) -> int:
@@ -50,13 +50,13 @@ class Parts:
 
     @classmethod
     def joined(cls, several: "Sequence[Parts]") -> "Parts":
-        """All parts of one after those of the other."""
+        """Joins streams, one after the other."""
         return cls(
             *(np.concatenate([getattr(p, n) for p in several]) for n in ("starts", "lengths"))
         )
 
     def between(self, position: int, count: int) -> "Parts":
-        """The stream from a place on: the same parts, the first and the last perhaps cut."""
+        """The parts of `count` tokens from `position` on; the first and the last may be cut."""
         first, last = np.searchsorted(self.ends, (position, position + count - 1), side="right")
         found = self[first : last + 1]
         ends = np.minimum(self.ends[first : last + 1], position + count)
@@ -65,11 +65,11 @@ class Parts:
         return Parts(starts, ends - begins)
 
     def places(self, position: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The stream's place `position` and those that follow it, [count] each. It must hold so
-        many.
+        """Finds `count` places of the stream from `position` on. The stream must hold so many.
 
         Returns:
-            Places in the corpus; the index of the part that each lies in; its offset in that.
+            [count] each: the places in the corpus, the index of each place's part, and the offsets
+            in the parts.
         """
         first, last = np.searchsorted(self.ends, (position, position + count - 1), side="right")
         spanned = self[first : last + 1]
@@ -81,30 +81,29 @@ class Parts:
         return places, np.repeat(np.arange(first, last + 1), counts), offsets
 
     def read(self, corpus: Corpus, position: int, count: int) -> Batch:
-        """A row of a batch, [count] each, from the stream's place `position` on. The stream must
-        hold that much.
+        """A row of a batch, [count] each, from `position` on. The stream must hold so many tokens.
 
-        The target of a part's last token is what follows it in the corpus, not in the stream: right
-        also where a document was cut.
+        The target of a part's last token is what follows it in the corpus, not in the stream, which
+        is right also where a document was cut.
         """
         places, documents, offsets = self.places(position, count)
         return corpus.read(places) | {"documents": documents, "offsets": offsets}
 
 
 class Passes:
-    """The parts of a corpus in endless passes: each lane has its own parts, and reads them in a new
-    order every pass.
+    """The parts of a corpus in endless passes. Each lane has parts of its own, and reads them in a
+    new order every pass.
 
     A document longer than a lane's fair share of the corpus is cut into parts of at most that size,
     so that a corpus of one document feeds every lane with another part of it; a part counts as a
-    document of its own. Parts are dealt to the lanes so that these are about equally long, once and
-    for all: each lane sees all of its parts in each pass.
+    document of its own. Parts are dealt once, so that lanes are about equally long. Each lane sees
+    all of its parts in each pass.
 
     Args:
-        corpus: what to read.
-        batch_size: B, lanes of the global batch.
-        seed: of the dealing and of the order in every lane and pass.
-        rows: which lanes are asked for.
+        corpus: the corpus to read.
+        batch_size: B, the number of lanes of the global batch.
+        seed: the seed of the dealing and of the order in every lane and pass.
+        rows: the lanes to make.
     """
 
     def __init__(
@@ -116,15 +115,15 @@ class Passes:
         # tokens of the shortest lane
         self.shortest = int(min(parts.lengths[mine].sum() for mine in lanes))
         self._lanes = {row: parts[lanes[row]] for row in rows}
-        # Two passes of each lane: a batch may lie across their border.
+        # Two passes of each lane, since a batch may lie across their border.
         self.shuffled = functools.lru_cache(2 * len(rows))(self._shuffle)
 
     def length(self, row: int) -> int:
-        """Tokens of one pass of a lane."""
+        """The number of tokens in one pass of a lane."""
         return int(self._lanes[row].ends[-1])
 
     def between(self, row: int, position: int, count: int) -> Parts:
-        """A lane's parts from a place on, over all passes; the first and the last perhaps cut."""
+        """A lane's parts from a place on, over all passes; the first and the last may be cut."""
         found = []
         while count:
             epoch, begin = divmod(position, self.length(row))
@@ -142,11 +141,11 @@ class Lanes:
     """Training batches: each lane reads its documents in a new order every pass, for ever.
 
     Args:
-        corpus: what to read.
-        batch_size: B, lanes of the global batch.
-        length: T, tokens of each lane in a batch.
-        seed: of the dealing and of the order in every lane and pass.
-        rows: which lanes this process reads; all by default.
+        corpus: the corpus to read.
+        batch_size: B, the number of lanes of the global batch.
+        length: T, the number of tokens of each lane in a batch.
+        seed: the seed of the dealing and of the order in every lane and pass.
+        rows: the lanes that this process reads; all by default.
 
     Raises:
         UserError: a lane would hold T tokens or fewer.
@@ -191,8 +190,11 @@ class Lanes:
 
 
 def cut(corpus: Corpus, limit: int) -> tuple[Parts, np.ndarray]:
-    """The corpus' documents, each in as few parts of `limit` tokens and a rest as hold it; and
-    which of its document's parts each one is, counted from 0."""
+    """Cuts the corpus' documents into parts of `limit` tokens, the last of each as long as is left.
+
+    Returns:
+        The parts, and the number of each part within its document, from 0.
+    """
     lengths = np.diff(corpus.starts)
     counts = -(-lengths // limit)
     document = np.repeat(np.arange(len(lengths)), counts)
@@ -204,8 +206,15 @@ def cut(corpus: Corpus, limit: int) -> tuple[Parts, np.ndarray]:
 
 
 def deal(lengths: np.ndarray, num_lanes: int, seed: int | tuple[int, ...]) -> list[np.ndarray]:
-    """For each lane the indices of its parts: longest first, each to the lane that has least;
-    `seed` breaks ties.
+    """Deals parts to lanes, the longest first, each to the lane with the fewest tokens so far.
+
+    Args:
+        lengths: the lengths of the parts.
+        num_lanes: the number of lanes.
+        seed: breaks ties.
+
+    Returns:
+        The indices of each lane's parts.
     """
     order = np.random.default_rng(seed).permutation(len(lengths))
     order = order[np.argsort(-lengths[order], kind="stable")]

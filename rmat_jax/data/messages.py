@@ -1,4 +1,4 @@
-"""Dialogues and instructions as text, of which the answers alone are learned.
+"""Dialogues and instructions as text in which only the answers are learned.
 
 The template has two lines a message, and is plain text:
 
@@ -7,11 +7,11 @@ The template has two lines a message, and is plain text:
     <|assistant|>
     Paris.
 
-An answer is what an assistant says. It ends where its target is the tokenizer's `end`, so whatever
-writes an answer stops there by itself. That `end` is a target alone: the next token that the model
-reads is the line break before the next message.
+An answer is what an assistant says. The target after its last token is the tokenizer's `end`, so a
+model that writes an answer stops there by itself. That `end` is a target only: the next token that
+the model reads is the line break before the next message.
 
-Segments are text without a template, some pieces of which are answers.
+Segments are text without a template, in which some pieces are answers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,26 +57,26 @@ def render(messages: Sequence[tuple[str, bytes]]) -> Dialogue:
 
 
 def asking(line: str, *, goes_on: bool) -> str:
-    """What a model reads before it answers a line.
+    """The text that a model reads before it answers a line.
 
     Args:
         line: what the user says.
-        goes_on: whether an answer stands before it, whose last line break is not read yet.
+        goes_on: whether an answer stands before the line. Its last line break is not read yet.
     """
     return "\n" * goes_on + f"<|user|>\n{line}\n<|{ANSWERS}|>\n"
 
 
 def dialogue_of(where: str, row: Mapping[str, Any], field: str = "") -> Dialogue:
-    """The dialogue of a record: a list of messages {role, content}, a prompt and its answer, or a
-    list of segments {text, label}, joined as they are, of which those labelled true are answers.
+    """Makes a dialogue of a record: a list of messages {role, content}, a prompt and its answer, or
+    a list of segments {text, label}, which are joined as they are; label is true for answers.
 
     Args:
-        where: names the record, for errors.
+        where: the record's name, for errors.
         row: the record.
-        field: holds the messages; "": "messages", "segments", or the fields of PAIRS.
+        field: the field of the messages; "": "messages", "segments", or the fields of PAIRS.
 
     Raises:
-        UserError: it has no such field, an unknown role, something else than text, or no answer.
+        UserError: the record has no such field, an unknown role, no text, or no answer.
     """
     if not field and "segments" in row and "messages" not in row:
         return _joined(where, row["segments"])

@@ -1,14 +1,14 @@
 """Several sources in one run, each with its share of the tokens.
 
-`data.mixture="books/:0.7,code/:0.3"`. Documents stay whole and come in turns. A source begins again
-when it ends, in another order, whatever the others have left.
+An example is `data.mixture="books/:0.7,code/:0.3"`. Documents stay whole and come in turns. A
+source that ends begins again in another order, whatever the others have left.
 
-Every lane reads rounds of ROUND tokens. In each round the tokens of a source are exactly its weight
-times ROUND, rounded. Inside a round documents come in the order of their places in the source's
-part of it: wherever one stops, a source is off its share by less than the longest documents of all
-sources together. A document that lies across the border of a round is cut there.
+Every lane reads rounds of ROUND tokens. In each round a source has its weight times ROUND tokens,
+rounded. The documents of a source are spread evenly over a round: wherever one stops, a source is
+off its share by less than the longest documents of all sources together. A document that lies
+across the border of a round is cut there.
 
-Which parts a round has follows from its number alone, so a run resumes anywhere at once.
+The number of a round alone determines its parts, so a run resumes anywhere at once.
 """
 
 import functools
@@ -21,7 +21,7 @@ from rmat_jax.data.corpus import Corpus
 from rmat_jax.data.lanes import FIELDS, LAST_ID, Batch, Parts, Passes
 from rmat_jax.errors import UserError
 
-# tokens of a lane
+# the number of a lane's tokens in a round
 ROUND = 1 << 20
 
 
@@ -29,15 +29,15 @@ class MixedLanes:
     """Training batches of several corpora; see above.
 
     Args:
-        corpora: what to read.
-        weights: of each; they add up to 1.
+        corpora: the corpora to read.
+        weights: the weight of each corpus; they add up to 1.
         batch_size: as for `Lanes`.
         length: as for `Lanes`.
         seed: as for `Lanes`.
         rows: as for `Lanes`.
 
     Raises:
-        UserError: a corpus has nothing for some lane, or a weight is too small for a token a round.
+        UserError: a corpus has no part for some lane, or a weight gives no token in a round.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class MixedLanes:
                     f"source {number} of data.mixture has {corpus.num_tokens} tokens, too few for "
                     f"batch_size={batch_size} lanes; leave it out, or lower batch_size"
                 )
-        # a batch may lie across a border
+        # two rounds of each lane, since a batch may lie across their border
         self._rounds = functools.lru_cache(2 * len(self.rows))(self._round)
 
     def __len__(self) -> int:
@@ -90,8 +90,8 @@ class MixedLanes:
         return batch
 
     def _round(self, row: int, number: int) -> tuple[Parts, np.ndarray]:
-        """The parts of a lane's round in their order, and which corpus each is of."""
-        # lanes shall not read the same source at the same time
+        """The parts of a lane's round in their order, and the index of each part's corpus."""
+        # random offsets, so that lanes do not all read the same source at the same time
         turns = np.random.default_rng((self._seed, row, number)).random(len(self._counts))
         found = [
             passes.between(row, number * count, count)
@@ -107,10 +107,10 @@ class MixedLanes:
 
 
 def round_counts(weights: Sequence[float]) -> list[int]:
-    """The tokens of each source in a round: weight times ROUND, rounded so that all add up.
+    """The tokens of each source in a round: weight times ROUND, rounded so that the sum is ROUND.
 
     Raises:
-        UserError: one would have none.
+        UserError: a source would have none.
     """
     shares = np.array(weights) * ROUND
     counts = np.floor(shares).astype(int)

@@ -1,11 +1,11 @@
-"""Tokenizers that other programs made: a tokenizer.json of Hugging Face, a sentencepiece model.
+"""Tokenizers of other programs: a tokenizer.json of Hugging Face, or a sentencepiece model.
 
 The ids of a document are those that the library gives for its text, without the special tokens it
 would add around it. A text that spells a special token gets that token's id. The libraries take
-text alone: each byte that is not UTF-8 becomes U+FFFD first.
+only text, so each byte that is not UTF-8 becomes U+FFFD first.
 
-A document may come in parts. Several tokenizers put a space before a text, and take it away again
-where it is decoded. Here only the first part of a document gets one.
+A document may come in parts. Several tokenizers put a space before a text, and remove it when they
+decode. Here only the first part of a document gets such a space.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ import numpy as np
 from rmat_jax.data.tokenizer import check_ids, from_letters, library, reading
 from rmat_jax.errors import UserError, install
 
-# the names under which `end` is looked for where nothing beside the file tells it
+# the names that `end` may have where no file beside the tokenizer names it
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
-# stands beside a piece whose text in the middle of a document is asked for
+# put around a piece to find its text in the middle of a document
 _ANCHOR = "a"
 # what `surrogateescape` makes of a byte that is not UTF-8
 _ESCAPES = re.compile("[\udc80-\udcff]")
 
 
 class OutsideTokenizer:
-    """What both kinds share."""
+    """The common part of both kinds of tokenizers."""
 
     exact = False
     vocab_size: int
@@ -55,7 +55,7 @@ class OutsideTokenizer:
     def encode_sized(self, data: bytes, first: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The ids of `encode`, and how many bytes of `data` each stands for: [n] int64.
 
-        What a tokenizer leaves out, such as spaces, belongs to the token after it.
+        Bytes that a tokenizer leaves out, such as spaces, belong to the token after them.
         """
         text = data.decode("utf-8", "surrogateescape")
         ids, ends = self._ids_and_ends(_ESCAPES.sub("\ufffd", text), first)
@@ -86,7 +86,7 @@ class OutsideTokenizer:
         raise NotImplementedError
 
     def _ids_and_ends(self, text: str, first: bool) -> tuple[Sequence[int], Sequence[int]]:
-        """The ids, and where in `text` each ends."""
+        """The ids, and where each ends in `text`."""
         raise NotImplementedError
 
     def _bytes(self, index: int, first: bool) -> bytes:
@@ -97,21 +97,21 @@ class JSONTokenizer(OutsideTokenizer):
     """A tokenizer.json, of any model that the Hugging Face library has."""
 
     def __init__(self, text: str, end: str | None, what: str):
-        """Makes one.
+        """Makes the tokenizer.
 
         Args:
-            text: of the file.
+            text: the text of the file.
             end: the token that ends a document; None: the first of ENDS that is a special token.
-            what: names the file, for the errors.
+            what: the file's name, for the errors.
 
         Raises:
-            UserError: it is no tokenizer, or has no such token.
+            UserError: the file is no tokenizer, or has no such token.
         """
         super().__init__()
         spec = _object(text, what)
-        # of inputs that all have one length; the library adds special tokens where they are wanted
+        # these would pad and cut to one length, and add special tokens
         spec |= {"truncation": None, "padding": None, "post_processor": None}
-        # BPE-dropout: the same text would have other ids each time
+        # with BPE-dropout the same text would have other ids each time
         if isinstance(spec.get("model"), dict) and "dropout" in spec["model"]:
             spec["model"]["dropout"] = None
         with reading(what):
@@ -175,14 +175,14 @@ class SentencePieceTokenizer(OutsideTokenizer):
     """A sentencepiece model, of any type."""
 
     def __init__(self, model: bytes, what: str):
-        """Makes one.
+        """Makes the tokenizer.
 
         Args:
             model: the contents of the file.
-            what: names it, for the errors.
+            what: the file's name, for the errors.
 
         Raises:
-            UserError: it is no model, or has no end token.
+            UserError: the file is no model, or has no end token.
         """
         super().__init__()
         self._model = model
@@ -190,12 +190,12 @@ class SentencePieceTokenizer(OutsideTokenizer):
             raise UserError(f"{what} is empty; copy it again")
         with reading(what):
             self._library = _sentencepiece().SentencePieceProcessor(model_proto=model)
-            # Protocol buffers that follow each other are merged. This one says
+            # Protocol buffers one after the other are merged. The second one says
             # normalizer_spec { add_dummy_prefix: false }.
             later = model + bytes([3 << 3 | 2, 2, 3 << 3, 0])
             self._later = _sentencepiece().SentencePieceProcessor(model_proto=later)
             self.vocab_size, self.end = self._library.vocab_size(), self._library.eos_id()
-            # whether it makes one of several spaces, and drops those at both ends
+            # whether the model merges several spaces into one, and drops those at both ends
             self._trims = self._library.encode("a  a ") == self._library.encode("a a")
         if self.end < 0:
             raise UserError(
@@ -221,7 +221,7 @@ class SentencePieceTokenizer(OutsideTokenizer):
         return found["ids"], [end for _, end in found["offsets"]]
 
     def _at(self, text: str, first: bool) -> Any:
-        # the space that a trimming model drops is the one that it puts there
+        # a model that trims drops the text's own space, and puts its own in that place
         return self._library if first or (self._trims and text[:1].isspace()) else self._later
 
     def _bytes(self, index: int, first: bool) -> bytes:
@@ -247,8 +247,8 @@ def _find_end(added: Iterable[Any], size: int, what: str) -> str:
 
 
 def named_end(files: Mapping[str, bytes], what: str) -> str | None:
-    """The end token that the files beside a tokenizer.json name: `eos_token` of
-    tokenizer_config.json, else of special_tokens_map.json; None: they name none.
+    """The end token in the files beside a tokenizer.json: `eos_token` of tokenizer_config.json, or
+    else of special_tokens_map.json; None: they name none.
     """
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if name in files:
@@ -279,14 +279,14 @@ def _object(text: str, what: str) -> dict[str, Any]:
 
 
 def _within(spec: Any) -> Any:
-    """The same tokenizer for a text that others stand before: it puts nothing in front."""
+    """The same tokenizer for later parts of a document, where it puts nothing in front."""
     if isinstance(spec, list):
         return [_within(x) for x in spec if not _prepends(x)]
     if _prepends(spec):
         return None
     if not isinstance(spec, dict):
         return spec
-    # the vocabulary is large, and the rest of it says what to do
+    # the vocabulary is large, and holds no steps
     spec = {
         key: value if key in ("model", "decoder", "added_tokens") else _within(value)
         for key, value in spec.items()
@@ -311,7 +311,7 @@ def _kinds(step: Any) -> set[str]:
 
 
 def _text(data: bytes) -> str:
-    # a replacement for each byte, where "replace" makes one of several
+    # one U+FFFD for each byte, while "replace" makes one of several bytes
     return _ESCAPES.sub("\ufffd", data.decode("utf-8", "surrogateescape"))
 
 

@@ -1,19 +1,19 @@
-"""Made documents that tell facts and ask for them at their end, which alone is scored: does the
-memory carry them?
+"""Made-up documents that test whether the memory carries facts.
 
-A document is `recall_gap + 2` chunks, the last of which asks. Key-value pairs
-(`data.synthetic="recall"`) stand among noise: the first chunk holds `recall_pairs` of them; the
-last opens with the keys, in another order, each followed by its value. With `recall_place="any"`
-the pairs' chunk is drawn, and the logarithm of its distance is uniform: what is learned across few
-chunks makes many learnable. With "even" the distance itself is. Ids: NOISE noise symbols, then
-`recall_symbols` keys, then as many values.
+Each document tells facts, asks for them at its end, and scores only the answers. It has
+`recall_gap + 2` chunks, and the last one asks.
 
-A pass key (`data.passkey=True`) is a number of DIGITS digits, told by a sentence in a text, in the
+Key-value pairs (`data.synthetic="recall"`) stand among noise. The first chunk holds `recall_pairs`
+of them; the last opens with the keys, in another order, each followed by its value. With
+`recall_place="any"` the pairs' chunk is drawn so that the logarithm of its distance is uniform:
+what is learned across few chunks makes many learnable. With "even" the distance itself is uniform.
+Ids: NOISE noise symbols, then `recall_symbols` keys, then as many values.
+
+A pass key (`data.passkey=True`) is a number of DIGITS digits. A sentence in a text tells it, in the
 first chunk or at a distance drawn likewise. The last chunk begins the sentence once more.
-`passkey_decoys` other numbers a chunk stand in the context: a text has few of its own, and the
-memory must keep none. They have one to DIGITS digits, and before them words from the second half of
-the sentence's beginning, " key is 17", since those of a text that are hardest to tell from a key
-stand so.
+`passkey_decoys` other numbers a chunk stand in the context, which the memory must not keep; a text
+has few of its own. They have one to DIGITS digits. Before each stand words from the second half of
+the sentence's beginning, as in " key is 17", since such numbers are hardest to tell from a key.
 """
 
 import functools
@@ -28,7 +28,7 @@ from rmat_jax.data.tokenizer import Tokenizer, check_vocabulary
 from rmat_jax.errors import UserError
 
 NOISE = 8
-# tokens that are made at once, if documents are shorter
+# the number of tokens that are made at once, if documents are shorter
 BLOCK = 8192
 SPLITS = ("train", "heldout")
 BEFORE, AFTER = b"\nThe pass key is ", b". Remember the pass key.\n"
@@ -36,25 +36,25 @@ DIGITS = 5
 
 
 def recall_vocab_size(config: DataConfig) -> int:
-    """Distinct token ids; there is no end-of-document token."""
+    """The number of token ids; there is no end-of-document token."""
     return NOISE + 2 * config.recall_symbols
 
 
 class MadeLanes:
-    """Lanes (see `lanes.py`) of documents made up on the fly from (seed, split, lane, place in the
+    """Lanes (see `lanes.py`) of documents made on the fly from (seed, split, lane, place in the
     lane).
 
-    A step need not be a document long. If it is shorter, all rows ask in the same steps, and others
-    score nothing: `chunks_per_step = recall_gap + 2` asks in every step.
+    A step need not be a document long. If it is shorter, all rows ask in the same steps, and the
+    other steps score nothing. `chunks_per_step = recall_gap + 2` asks in every step.
 
     Args:
         config: the experiment.
-        rows: which lanes this process reads.
-        split: "train" or "heldout"; they share no document but by chance.
-        steps: how many there are; endless by default.
+        rows: the lanes that this process reads.
+        split: "train" or "heldout"; they share documents only by chance.
+        steps: the number of steps; endless by default.
     """
 
-    # what is scored stands for no text
+    # the scored tokens stand for no text
     num_bytes = None
 
     def __init__(self, config: Config, rows: Sequence[int], split: str, steps: int = sys.maxsize):
@@ -63,8 +63,8 @@ class MadeLanes:
         self._data, self._chunk_len = config.data, config.model.chunk_len
         self.document_len = (self._data.recall_gap + 2) * self._chunk_len
         self._split = SPLITS.index(split)
-        # Documents are made, and kept for the next steps, by the block: one at a time is ten times
-        # slower.
+        # Documents are made in blocks, which are kept for the next steps: one at a time is ten
+        # times slower.
         self._block_documents = max(1, BLOCK // self.document_len)
         self._kept = functools.lru_cache(2 * len(rows))(self._block)
 
@@ -104,7 +104,7 @@ class MadeLanes:
     def _distances(
         self, rng: np.random.Generator, nearest: int, end: int, count: int
     ) -> np.ndarray:
-        """Drawn from nearest .. end - 1: uniform for the place "even", else their logarithm is."""
+        """Draws distances from nearest .. end - 1, uniform for "even", else log-uniform."""
         if self._data.recall_place == "even":
             return rng.integers(nearest, end, size=count)
         drawn = np.exp(rng.uniform(np.log(nearest), np.log(end), size=count)).astype(int)
@@ -116,7 +116,7 @@ class RecallLanes(MadeLanes):
     """Key-value pairs in noise.
 
     Raises:
-        UserError: the symbols exceed the vocabulary, or the pairs a chunk.
+        UserError: the symbols exceed the vocabulary, or the pairs exceed a chunk.
     """
 
     def __init__(self, config: Config, rows: Sequence[int], split: str, steps: int = sys.maxsize):
@@ -134,7 +134,7 @@ class RecallLanes(MadeLanes):
         pairs, symbols = self._data.recall_pairs, self._data.recall_symbols
 
         def some(count: int) -> np.ndarray:
-            """For each document, `pairs` of the numbers below `count`, no two alike."""
+            """Draws for each document `pairs` different numbers below `count`."""
             return rng.permuted(np.tile(np.arange(count), (documents, 1)), axis=1)[:, :pairs]
 
         tokens = rng.integers(NOISE, size=(documents, self.document_len), dtype=np.int32)
@@ -157,13 +157,15 @@ class PassKey:
     """Writes a pass key into pieces of a text. Each digit is a token of its own."""
 
     def __init__(self, text: np.ndarray, tokenizer: Tokenizer, chunk_len: int):
-        """Args:
-        text: tokens, read from a random place on, and from the beginning again after the end.
-        tokenizer: its own.
-        chunk_len: of the model.
+        """Takes a text to write into.
+
+        Args:
+            text: its tokens, read from a random place on, and from the beginning after the end.
+            tokenizer: the text's tokenizer.
+            chunk_len: the model's chunk length.
 
         Raises:
-            UserError: a chunk that is too short for the question, or a digit of several tokens.
+            UserError: a chunk is too short for the question, or a digit takes several tokens.
         """
         self._text, self._chunk_len, self._end = text, chunk_len, tokenizer.end
         self._before, self._after = (tokenizer.encode(part) for part in (BEFORE, AFTER))
@@ -186,17 +188,17 @@ class PassKey:
     def document(
         self, rng: np.random.Generator, chunks: int, distance: int, decoys: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A document of `chunks` of context and the chunk that asks.
+        """Makes a document of `chunks` of context and the chunk that asks.
 
         Args:
             rng: draws the key and the text.
-            chunks: of the context.
-            distance: tokens from the sentence's beginning to the chunk that asks; from
+            chunks: the number of chunks of context.
+            distance: the tokens from the sentence's beginning to the chunk that asks; from
                 `sentence_len` to all but one.
-            decoys: other numbers in the context, a chunk on average.
+            decoys: how many other numbers a chunk of context has on average.
 
         Returns:
-            Tokens and targets, int32 [(chunks + 1) * chunk_len] each; the digits alone are targets.
+            Tokens and targets, int32 [(chunks + 1) * chunk_len] each; only the digits are targets.
         """
         key = self._digits[rng.integers(10, size=DIGITS)]
         asked = chunks * self._chunk_len
@@ -216,15 +218,15 @@ class PassKey:
 
 
 class PassKeyLanes(MadeLanes):
-    """Pass keys in a text, told from a token of the first chunk on, or with another `recall_place`
-    from any.
+    """Pass keys in a text. The sentence begins in the first chunk, or with another `recall_place`
+    anywhere.
 
     Args:
-        text: tokens.
-        tokenizer: its own.
+        text: the text's tokens.
+        tokenizer: the text's tokenizer.
 
     Raises:
-        UserError: a chunk that is too short for the question, or a context for the sentence.
+        UserError: a chunk is too short for the question, or the context for the sentence.
     """
 
     def __init__(

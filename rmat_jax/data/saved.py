@@ -1,8 +1,8 @@
-"""Folders that `save_to_disk` of the package Hugging Face `datasets` has written.
+"""Reads folders that `save_to_disk` of Hugging Face `datasets` has written.
 
-A `Dataset` is a folder of Arrow files, which its state.json lists; others may lie beside them, left
-by caches. A `DatasetDict` is a folder of such folders, one a split, which its dataset_dict.json
-lists. Both are read without that package.
+A `Dataset` is a folder of Arrow files, which its state.json lists; caches may leave others beside
+them. A `DatasetDict` is a folder of such folders, one a split, which its dataset_dict.json lists.
+Both are read without that package.
 """
 
 import json
@@ -12,14 +12,14 @@ from rmat_jax.errors import UserError
 from rmat_jax.files import FAULTS
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
-# beside the Arrow files; no text
+# files beside the Arrow files that hold no text
 SIDECARS = {"dataset_info.json", STATE, SPLITS}
-# names of splits, the first that is there counts
+# names of splits; the first one that is there counts
 TRAIN, HELDOUT = ("train",), ("validation", "valid", "dev", "test")
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder is a `Dataset`. It may lack its files."""
+    """Whether a folder is a `Dataset`. Its Arrow files may be missing."""
     return (folder / STATE).is_file() and (folder / "dataset_info.json").is_file()
 
 
@@ -27,7 +27,7 @@ def arrow_files(folder: Path) -> list[Path]:
     """The files of a `Dataset`, in their order.
 
     Raises:
-        UserError: it lists none, or one that is not there.
+        UserError: it lists no file, or one that is not there.
     """
     try:
         state = json.loads((folder / STATE).read_bytes())
@@ -48,7 +48,7 @@ def arrow_files(folder: Path) -> list[Path]:
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The folders of a `DatasetDict`, by the names of their splits; empty: it is none.
+    """The folders of a `DatasetDict`, by the names of their splits; {} for any other folder.
 
     Raises:
         UserError: the list of splits cannot be read.
@@ -67,10 +67,10 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def choose_split(flag: str, folder: Path, names: tuple[str, ...]) -> Path:
-    """The folder of the first of these splits, or of the only one; other folders are what they are.
+    """The folder of the first of these splits, or of the only split; any other folder as it is.
 
     Raises:
-        UserError: a `DatasetDict` has several others.
+        UserError: a `DatasetDict` has several splits, but none of these.
     """
     splits = split_folders(folder)
     found = [name for name in names if name in splits] or [*splits]

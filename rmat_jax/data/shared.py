@@ -1,11 +1,12 @@
 """Corpora and vocabularies that the runs on a machine share.
 
-A run has both in its workdir. They are made in a folder that all runs share, by a key of the text's
-bytes, and the workdir gets the same files, which take their room once. What is damaged there is
-made again. The folder may be deleted at any time: workdirs on the same disk keep their files.
+A run has both in its workdir. They are made in a folder that all runs share, under a digest of the
+text's bytes, and linked into the workdir, so that they take their room once. Damaged files in the
+shared folder are made again. The folder may be deleted at any time, since workdirs on the same disk
+keep their files.
 
-It is ~/.cache/rmat_jax/corpora, or below XDG_CACHE_HOME. RMAT_JAX_CORPORA names another; empty: no
-run shares. Then, and where nobody has a home, everything is made in the workdir.
+The folder is ~/.cache/rmat_jax/corpora, or below XDG_CACHE_HOME. RMAT_JAX_CORPORA names another; if
+it is empty, no run shares. Then, and where there is no home, everything is made in the workdir.
 """
 
 import contextlib
@@ -48,20 +49,20 @@ class Shelf:
     """Makes corpora and tokenizers on the shared folder, for workdirs."""
 
     def __init__(self, share: bool = True):
-        """Args: share: False: there is no shared folder."""
+        """Args: share: whether to use the shared folder."""
         self._folder = functools.cache(shared_folder) if share else lambda: None
 
     def corpus(
         self, source: Source, documents: Documents, tokenizer: Tokenizer, folder: Path, name: str
     ) -> Corpus:
-        """The corpus of `folder/name`, see `build_corpus`.
+        """Makes the corpus in `folder/name`, see `build_corpus`.
 
         Args:
-            source: that has the documents.
-            documents: its text to train on, or what it holds out.
-            tokenizer: its own.
-            folder: of the workdir.
-            name: begins with "train" or "heldout".
+            source: the source of the documents.
+            documents: the source's text to train on, or its held-out text.
+            tokenizer: the text's tokenizer.
+            folder: the folder of corpora in the workdir.
+            name: the corpus' name, which begins with "train" or "heldout".
         """
         title = f"{name} ({source.describe})"
 
@@ -77,7 +78,7 @@ class Shelf:
         return link_corpus(make, tokenizer, folder, name, source.key)
 
     def tokenizer(self, config: Config, folder: Path, source: Source) -> Tokenizer:
-        """The tokenizer of `folder`, see `make_tokenizer`; one that is made of a text is shared."""
+        """Makes the tokenizer in `folder`, see `make_tokenizer`; one made of a text is shared."""
         kind, file = config.data.tokenizer, "tokenizer.json"
         if kind in MADE and not (folder / file).exists() and (common := self._folder()):
             key = _short(source.contents(), f"{kind} {config.model.vocab_size}")
@@ -103,7 +104,7 @@ def _short(*keys: str) -> str:
 def _alone(common: Path, name: str) -> Iterator[Path]:
     """Gives the path of a name to one process at a time.
 
-    On a disk that knows no locks several may have it: then all make the same.
+    On a file system without locks several processes may have it; then all make the same files.
     """
     with open(common / f".{name}.lock", "ab") as lock:
         told = False

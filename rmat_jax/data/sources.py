@@ -1,6 +1,6 @@
-"""Where text comes from: a source yields whole documents, as bytes, and holds some of them out.
+"""Sources of text. A source yields whole documents, as bytes, and holds some of them out.
 
-Bytes are read as they are: text that is not UTF-8 is text too. A document must fit in memory, a
+Bytes are read as they are, so text that is not UTF-8 is text too. A document must fit in memory; a
 corpus need not.
 """
 
@@ -25,7 +25,7 @@ from rmat_jax.files import check_regular
 from rmat_jax.progress import Progress, say
 
 Documents = Callable[[], Iterator[bytes]]
-# how files become documents; raise it when the same files give others
+# the version of how files become documents; raise it when the same files give other documents
 READING = 1
 
 NOT_LIBRARY = frozenset(
@@ -35,11 +35,10 @@ NOT_LIBRARY = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Documents to train on, and others, held out. Each call starts a new pass, in the same order
-    every time.
+    """Documents to train on, and held-out ones. Each call starts a new pass in the same order.
 
-    `describe` names the source to people. `key` changes when the documents do, as far as their
-    number and sizes tell. `contents` reads the files for a key that tells them from any others.
+    `describe` names the source to people. `key` changes with the number and sizes of the documents.
+    `contents` reads the files, and returns a key that changes with any byte of them.
     """
 
     describe: str
@@ -47,16 +46,16 @@ class Source:
     train: Documents
     heldout: Documents
     contents: Callable[[], str] = str
-    # of a mixture: its sources, with their weights
+    # the sources of a mixture, with their weights
     parts: tuple[tuple[float, "Source"], ...] = ()
 
 
 def make_source(config: DataConfig) -> Source:
-    """The source that `config` names: TFDS, text, or by default the Python standard library's own
-    code.
+    """The source that `config` names: TFDS, text, or by default the code of the Python standard
+    library.
 
     Raises:
-        UserError: nothing there, nothing readable, or nothing left to hold out.
+        UserError: there is no such source, it cannot be read, or leaves nothing to hold out.
     """
     if config.tfds:
         return tfds_source(
@@ -92,16 +91,16 @@ def make_source(config: DataConfig) -> Source:
 def mixed_source(
     sources: Sequence[Source], weights: Sequence[float], heldout: Documents | None = None
 ) -> Source:
-    """All sources as one, which has them as its `parts`.
+    """Joins sources into one, which has them as its `parts`.
 
     Its documents come in turns, each from the source that has given the fewest bytes for its
-    weight. So the beginning, of which a vocabulary is made and what is held out is read, is a
-    sample of all. Each document comes once.
+    weight. So the beginning is a sample of all sources. Vocabularies and held-out batches are made
+    of the beginning. Each document comes once.
 
     Args:
-        sources: one at least.
-        weights: of each; they add up to 1.
-        heldout: in place of what the sources hold out; None: that.
+        sources: one source or more.
+        weights: the weight of each source; they add up to 1.
+        heldout: the held-out documents; None: those of the sources.
     """
     sides = [[source.train for source in sources], [source.heldout for source in sources]]
     train, held = (functools.partial(_in_turns, side, weights) for side in sides)
@@ -156,12 +155,12 @@ def text_source(
     feature: str = "",
     format: str = "auto",
 ) -> Source:
-    """A file, or a folder's files (those in folders below it too, hidden and empty ones not), each
-    one document, or one a row: see `formats.py`.
+    """The source of a file, or of all files below a folder but hidden and empty ones. Each file is
+    one document, or has one in each row, see `formats.py`.
 
-    Held out is `heldout_path` if given (a file of `path` that also lies there is not trained on);
-    else the files of a folder that `split_files` chooses, of a lone file with rows every n-th row,
-    or of a lone text the last `heldout_fraction` of its bytes.
+    `heldout_path` is held out if given (a file of `path` that also lies there is not trained on).
+    Else `split_files` chooses files of a folder, a single file with rows gives every n-th row, and
+    a single text gives the last `heldout_fraction` of its bytes.
 
     Args:
         path: as in `DataConfig`.
@@ -201,7 +200,7 @@ def text_source(
                 "out less"
             )
         return _file_source(path, files, heldout, read, settings)
-    # the rows of a saved dataset are as good as one file's
+    # a saved dataset counts as one file with rows
     one = len(files) == 1 or saved.is_dataset(root)
     if not one:
         train, heldout = split_files(files, root, heldout_fraction)
@@ -234,7 +233,7 @@ def text_source(
 
     def part(side: int) -> Iterator[bytes]:
         if rows:
-            # the last of each `every`
+            # the last of each `every` rows is held out
             yield from (x for i, x in enumerate(read_all()) if (i % every == every - 1) == side)
             return
         (data,) = read_all()
@@ -253,11 +252,12 @@ def text_source(
 def split_files(
     files: list[Path], root: Path, heldout_fraction: float
 ) -> tuple[list[Path], list[Path]]:
-    """(training files in their order, held-out files); for two files or more, neither is empty.
+    """Splits files into training files, in their order, and held-out files. Of two files or more,
+    neither side is empty.
 
     A file is held out if the hash of its path below `root` falls into the lowest `heldout_fraction`
     of all hashes, so it stays on its side when others come and go. Held-out files come in the order
-    of their hashes: whoever reads only the first few has a fair sample.
+    of their hashes, so that the first few are a fair sample.
     """
     share = {}
     for file in files:
@@ -272,8 +272,9 @@ def split_files(
 def tfds_source(
     name: str, train: str, heldout: str, feature: str = "", data_dir: str = ""
 ) -> Source:
-    """A TFDS set that `tfds.data_source` can read; downloaded and prepared when first read. Splits
-    may be slices.
+    """The source of a TFDS set that `tfds.data_source` can read.
+
+    The set is downloaded and prepared when it is first read. Splits may be slices.
     """
 
     def opened(split: str) -> Any:
@@ -331,8 +332,8 @@ def _text_feature(name: str, features: Any, wanted: str) -> str:
 
 
 def cut_near(data: bytes, at: int, reach: int = 1024) -> int:
-    """Where to cut `data` at `at` or a little before it: after a line break, else between UTF-8
-    characters.
+    """Finds a place to cut `data` at `at` or a little before it: after a line break, else between
+    UTF-8 characters.
 
     For 0 < at < len(data); the result lies in 1..at. Bytes that are not UTF-8 may be cut at `at`
     itself.
@@ -345,15 +346,13 @@ def cut_near(data: bytes, at: int, reach: int = 1024) -> int:
 
 
 def blocks(data: bytes, size: int = 1 << 20) -> Iterator[bytes]:
-    """`data` in pieces of at most `size` bytes, cut where `cut_near` says, so that no step needs
-    much memory.
-    """
+    """Cuts `data` with `cut_near` into pieces of at most `size` bytes, which need little memory."""
     return read_blocks(io.BytesIO(data), size)
 
 
 def read_blocks(opened: BinaryIO, size: int = 1 << 20) -> Iterator[bytes]:
-    """The rest of a file or pipe of any length, in the pieces in which `blocks` would cut it; one
-    is held at a time.
+    """Reads the rest of a file or pipe of any length in the pieces of `blocks`, and holds one at a
+    time.
     """
     held = b""
     while more := opened.read(size + 1 - len(held)):
@@ -384,7 +383,7 @@ def _text_files(flag: str, path: str, pattern: str) -> list[Path]:
 
 
 def _list_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()) -> list[Path]:
-    """The files below `root`, each once however many links lead to it, and none of a run's own."""
+    """The files below `root`, each once even if several links lead to it, without those of runs."""
     files, walked, pattern = [], set(), pattern.removeprefix("**/")
     for folder, folders, names in os.walk(root, onerror=_unreadable, followlinks=True):
         here = Path(folder)
@@ -403,7 +402,7 @@ def _list_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()) ->
 
 
 def _is_workdir(folder: Path) -> bool:
-    """Whether a run writes there: what it writes is no text to train on."""
+    """Whether a run writes there, whose files are no text to train on."""
     return (folder / "config.json").exists() and (folder / "checkpoints").is_dir()
 
 
@@ -417,10 +416,11 @@ def _file_source(
     """A source of whole files.
 
     Args:
-        describe: names it.
-        train, heldout: files.
+        describe: the source's name.
+        train: the files to train on.
+        heldout: the held-out files.
         read: gives the documents of a file.
-        settings: what `read` depends on besides.
+        settings: the settings that `read` depends on, for the key.
     """
     sides = (
         f"{len(files)} files of {sum(file.stat().st_size for file in files)} bytes"
@@ -442,7 +442,7 @@ def _chained(read: Callable[[Path], Iterator[bytes]], files: list[Path]) -> Iter
 
 
 def _contents(settings: str, files: list[Path]) -> str:
-    """A digest of all bytes, of the files' names, which tell some kinds, and of the settings."""
+    """A digest of all bytes, the settings, and the files' names, which tell some kinds."""
     digest, progress, size = hashlib.sha256(f"{READING} {settings}".encode()), Progress(), 0
     for file in files:
         try:

@@ -1,7 +1,7 @@
-"""Text to token ids and back, without loss for any bytes: bytes, and what is trained on a corpus.
+"""Tokenizers that lose nothing of any bytes: bytes themselves, and vocabularies made of a corpus.
 
 One id, `end`, stands for no text: it opens each document and, as a target, ends the one before.
-`outside.py` has the tokenizers of other programs, `tokenizer_files.py` says which one a run has.
+`outside.py` has the tokenizers of other programs; `tokenizer_files.py` chooses a run's tokenizer.
 """
 
 import codecs
@@ -20,9 +20,10 @@ from rmat_jax.config import Config
 from rmat_jax.data.sources import blocks
 from rmat_jax.errors import UserError, install
 
-# Of the text a byte-pair vocabulary is trained on: enough for its statistics, 10 s or so.
+# The size of the text that a byte-pair vocabulary is trained on: enough for its statistics, in 10 s
+# or so.
 TRAINING_BYTES = 32 << 20
-# how the file names `end`
+# the name of `end` in the file
 END = "<|endoftext|>"
 # what to do about a damaged file
 RESTORE = "restore it, or delete it to make a new one"
@@ -45,8 +46,8 @@ def from_letters(piece: str) -> bytes:
     return codecs.charmap_encode(piece, "strict", _BYTES)[0]
 
 
-# What merges stay inside of: a word with the space before it, a number, signs, white space; at most
-# 64 bytes of them, since time grows with the square of a piece. Bytes from 128 count as letters, so
+# Merges stay inside a piece: a word with the space before it, a number, signs, or white space. A
+# piece has at most 64 bytes, since time grows with its square. Bytes from 128 count as letters, so
 # that a word of any alphabet is one piece. Everything matches something, so no byte is lost.
 _SPACE = letters(b" \t\n\r\f\v")
 _WORD = "A-Za-z_" + letters(bytes(range(0x80, 0x100)))
@@ -60,7 +61,7 @@ PIECES = (
 
 
 def _words(space: str, line: str) -> str:
-    """A line break is a word, and each holds the space before it."""
+    """A pattern of words. A line break is a word, and each word holds the space before it."""
     return f"{space}?{line}|{space}?[^{space}{line}]+|{space}"
 
 
@@ -68,8 +69,10 @@ WORDS = _words(*letters(b" \n"))
 
 
 class Tokenizer(Protocol):
-    """`decode` drops `end`, and joins: the bytes of some ids and of those after them are the bytes
-    of all. Equal `describe` means equal ids for every text.
+    """The interface of all tokenizers.
+
+    `decode` drops `end`. The bytes of some ids followed by the bytes of the next ids are the bytes
+    of all of them. Equal `describe` means equal ids for every text.
     """
 
     vocab_size: int
@@ -83,14 +86,14 @@ class Tokenizer(Protocol):
 
         Args:
             data: a text, or a part of one.
-            first: it begins a document. Some tokenizers put a space there.
+            first: whether it begins a document, where some tokenizers put a space.
         """
 
     def encode_all(self, texts: Sequence[bytes], firsts: Sequence[bool] = ()) -> list[np.ndarray]:
-        """`encode` of each, on as many cores as the library knows to use.
+        """Encodes each text as `encode` does, on as many cores as the library uses.
 
         Args:
-            texts: any number.
+            texts: any number of texts.
             firsts: whether each begins a document; (): none does.
         """
 
@@ -98,15 +101,15 @@ class Tokenizer(Protocol):
         """The bytes that `ids` stand for.
 
         Args:
-            ids: of tokens.
-            first: they begin a document, as those after an `end` do.
+            ids: token ids.
+            first: whether they begin a document, as ids after an `end` do.
 
         Raises:
             UserError: an id is outside the vocabulary.
         """
 
     def files(self) -> dict[str, bytes]:
-        """What makes it again, by the names of the files of a folder."""
+        """The files that make the tokenizer again, by name."""
 
 
 class ByteTokenizer:
@@ -132,20 +135,20 @@ class ByteTokenizer:
 
 
 class BPETokenizer:
-    """Byte pairs (arXiv 1508.07909) merged by the Hugging Face library; or whole words.
+    """Byte pairs (arXiv 1508.07909) merged by the Hugging Face library, or whole words.
 
     It is a byte-level tokenizer.json that any program reads: text becomes bytes, each byte a letter
     of `LETTERS`, and the letters are cut into pieces and merged. Bytes that are not UTF-8, which no
-    other program can hand over, take the same way here. `end` is the last id, and an added token
-    there. Here no text can spell it.
+    other program can hand over, take the same way here. `end` is the last id. In the file it is an
+    added token, but here no text can spell it.
     """
 
     exact = True
 
     def __init__(self, text: str):
-        """Args: text: of the file."""
+        """Args: text: the text of the file."""
         self._text, spec = text, json.loads(text)
-        # the library gets letters: it need not make them, nor look for added tokens in them
+        # the library gets letters, so it need neither make them nor look for added tokens in them
         cut = spec["pre_tokenizer"]["pretokenizers"][1:]
         spec |= {
             "added_tokens": [],
@@ -162,14 +165,14 @@ class BPETokenizer:
 
     @classmethod
     def checked(cls, text: str, what: str) -> "BPETokenizer":
-        """A tokenizer from a file, after a round trip of every byte and every entry.
+        """Makes a tokenizer from a file, and checks that every byte and every entry come back.
 
         Args:
-            text: of the file.
-            what: names it, for the errors.
+            text: the text of the file.
+            what: the file's name, for the errors.
 
         Raises:
-            UserError: it is no tokenizer, or loses bytes.
+            UserError: the file is no tokenizer, or loses bytes.
         """
         with reading(what):
             tokenizer = cls(text)
@@ -187,8 +190,9 @@ class BPETokenizer:
 
     @classmethod
     def train(cls, documents: Iterator[bytes], vocab_size: int) -> "BPETokenizer":
-        """The most frequent pairs of the first TRAINING_BYTES; fewer than `vocab_size` entries if
-        there are no more.
+        """Makes a vocabulary of the most frequent pairs of the first TRAINING_BYTES.
+
+        It has fewer than `vocab_size` entries if there are no more pairs.
         """
         model = library().Tokenizer(library().models.BPE())
         model.pre_tokenizer = _cut(PIECES)
@@ -201,8 +205,8 @@ class BPETokenizer:
 
     @classmethod
     def of_words(cls, documents: Iterator[bytes], vocab_size: int) -> "BPETokenizer":
-        """The most frequent words of all text, as it separates them by spaces; any other is
-        spelled, byte by byte.
+        """Makes a vocabulary of the most frequent words, which spaces separate. Any other word is
+        spelled byte by byte.
         """
         split, counts = _cut(WORDS), collections.Counter()
         for block in itertools.chain.from_iterable(map(blocks, documents)):
@@ -234,7 +238,7 @@ def _cut(pattern: str) -> Any:
 
 
 def _standard(model: Any, pattern: str) -> str:
-    """The file of a model of letters, for text."""
+    """The tokenizer.json, for text, of a model of letters."""
     found = library()
     to_letters = found.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     model.pre_tokenizer = found.pre_tokenizers.Sequence([to_letters, _cut(pattern)])
@@ -244,7 +248,7 @@ def _standard(model: Any, pattern: str) -> str:
 
 
 def is_ours(spec: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer.json is one that BPETokenizer has written."""
+    """Whether `BPETokenizer` wrote this tokenizer.json."""
     steps = (spec.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
     kinds = [step.get("type") for step in steps]
     added = [token.get("content") for token in spec.get("added_tokens") or ()]
@@ -254,13 +258,13 @@ def is_ours(spec: Mapping[str, Any]) -> bool:
 
 
 def count_words(texts: Iterable[bytes]) -> int:
-    """The words of texts, line breaks among them, whether a vocabulary holds them or not."""
+    """Counts the words of texts, line breaks among them, whether a vocabulary has them or not."""
     pattern = re.compile(_words(" ", "\n").encode())
     return sum(len(pattern.findall(text)) for text in texts)
 
 
 def check_vocabulary(config: Config, size: int, maker: str) -> None:
-    """Raises UserError where `maker` makes more token ids, `size`, than the model knows."""
+    """Raises UserError where `maker` makes more token ids, `size`, than the model has."""
     if size > config.model.vocab_size:
         raise UserError(
             f"token ids outside the vocabulary: {maker} makes ids up to {size - 1}, "
@@ -282,12 +286,12 @@ def library() -> Any:
 
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Tells the errors of a block that makes a tokenizer of a file's contents."""
+    """Raises UserError where a block fails to make a tokenizer of a file's contents."""
     try:
         yield
     except UserError:
         raise
-    # the library raises bare Exceptions, and panics are none
+    # the library raises bare Exceptions, and its panics are no Exceptions
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             raise

@@ -1,7 +1,7 @@
-"""Which tokenizer a run has, and the copy of it that the run keeps.
+"""Chooses a run's tokenizer, and keeps a copy of it in the run's folder.
 
 `data.tokenizer` is bytes, bpe, words, or a path. Whatever it is, the run's folder holds the files
-that make it again, each with its digest beside it, and they alone count from then on.
+that make it again, each with its digest beside it, and from then on only these files count.
 """
 
 import dataclasses
@@ -23,24 +23,24 @@ from rmat_jax.errors import UserError
 from rmat_jax.files import check_regular, read_checked_bytes, write_checked
 from rmat_jax.progress import say
 
-# one of these is a tokenizer; a folder is asked for them in this order
+# each of these is a whole tokenizer; a folder is searched for them in this order
 WHOLE = ("tokenizer.json", "tokenizer.model")
-# what stands beside a tokenizer.json
+# files that may stand beside a tokenizer.json
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def make_tokenizer(config: Config, folder: Path, documents: Documents) -> Tokenizer:
-    """The tokenizer kept in `folder`, or a new one (read from a path, or trained on `documents`),
-    which is kept there.
+    """Loads the tokenizer kept in `folder`, or makes one (read from a path, or trained on
+    `documents`) and keeps it there.
 
     Raises:
-        UserError: a path without a tokenizer, or with another than the one that was kept.
+        UserError: the path has no tokenizer, or another than the one that was kept.
     """
     kind = config.data.tokenizer_kind
     if kind == "file":
         return _copied(config, folder)
     if kind != "bytes" and not has_tokenizer(folder):
-        # Before training: a vocabulary that is too large for this model must not be kept for the
+        # Checked before training: a vocabulary too large for this model must not be kept for the
         # next.
         check_vocabulary(
             config, ByteTokenizer.vocab_size, f"data.tokenizer={config.data.tokenizer!r}"
@@ -68,8 +68,8 @@ def _copied(config: Config, folder: Path) -> Tokenizer:
 
 
 def check_same_tokenizer(config: Config, tokenizer: Tokenizer, where: str) -> None:
-    """Raises UserError where `data.tokenizer` is a path to another tokenizer than this one, of
-    `where`. A path with nothing there says nothing.
+    """Raises UserError where `data.tokenizer` is the path of another tokenizer than this one of
+    `where`. A path with no file there is not checked.
     """
     if not Path(config.data.tokenizer).expanduser().exists():
         return
@@ -82,16 +82,16 @@ def check_same_tokenizer(config: Config, tokenizer: Tokenizer, where: str) -> No
 
 
 def load_tokenizer(config: Config, folder: Path, trained_on: str | None = None) -> Tokenizer:
-    """The tokenizer of a run, from its `folder`; needs no corpus.
+    """Loads the tokenizer of a run from its `folder`; needs no corpus.
 
     Args:
-        config: the run's.
-        folder: that holds it.
+        config: the run's config.
+        folder: the folder that holds the tokenizer.
         trained_on: the identity of the data that the weights have seen; None: not known.
 
     Raises:
-        UserError: none there, an unreadable one, one with more entries than the model has, or
-            another than the weights were trained with.
+        UserError: there is no tokenizer, it cannot be read, it has more entries than the model, or
+            the weights were trained with another.
     """
     if config.data.synthetic:
         raise UserError(
@@ -114,15 +114,16 @@ def load_tokenizer(config: Config, folder: Path, trained_on: str | None = None) 
 
 
 def tokenizer_of(config: Config, files: Mapping[str, bytes], where: Path | str) -> Tokenizer:
-    """The tokenizer of a run from its files.
+    """Makes the tokenizer of a run from its files.
 
     Args:
-        config: the run's.
-        files: by their names; none for bytes.
-        where: they lie, for the errors.
+        config: the run's config.
+        files: the files by name; none for bytes.
+        where: the files' place, for the errors.
 
     Raises:
-        UserError: it is none, has more entries than the model, or is no bpe where the run has one.
+        UserError: the files are no tokenizer, have more entries than the model, or are none of
+            `BPETokenizer` where the run has one.
     """
     kind = config.data.tokenizer_kind
     tokenizer = ByteTokenizer() if kind == "bytes" else _made(files, f"{where}")
@@ -136,11 +137,11 @@ def tokenizer_of(config: Config, files: Mapping[str, bytes], where: Path | str) 
 
 
 def open_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer that a path means: tokenizer.json, a folder that holds one, or a sentencepiece
+    """Opens the tokenizer at a path: a tokenizer.json, a folder that holds one, or a sentencepiece
     model.
 
     Raises:
-        UserError: there is none, or it is damaged or has no end token.
+        UserError: there is no tokenizer, or it is damaged or has no end token.
     """
     name = f"data.tokenizer={path!r}"
     file = Path(path).expanduser()
@@ -156,11 +157,11 @@ def open_tokenizer(path: str) -> Tokenizer:
 
 
 def follow_tokenizer(config: Config, folder: Path | None = None) -> Config:
-    """The config with the vocabulary size of its tokenizer, where that is a path and
-    `model.vocab_size` is not set.
+    """Sets `model.vocab_size` to the size of the tokenizer, where that is a path and the key is not
+    set.
 
     Args:
-        config: the experiment's.
+        config: the experiment's config.
         folder: where the run keeps its tokenizer, if it has one.
 
     Raises:
@@ -176,12 +177,12 @@ def follow_tokenizer(config: Config, folder: Path | None = None) -> Config:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds the files of one."""
+    """Whether a folder holds the files of a tokenizer."""
     return any((folder / name).exists() for name in WHOLE)
 
 
 def keep_tokenizer(files: Mapping[str, bytes], folder: Path) -> None:
-    """Writes the files of a tokenizer: each whole or not at all, the one that makes it last."""
+    """Writes the files of a tokenizer, each whole or not at all, and the essential one last."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in sorted(files, key=lambda name: name in WHOLE):
         write_checked(folder / name, files[name])

@@ -1,7 +1,7 @@
 """The conditions under which a model is asked for something, and what their difference shows.
 
-Every suite compares the same three. Their names, their look in figures, their wording in reports
-and the verdicts on them are here and nowhere else.
+Every suite compares the same three conditions. Only this module has their names, their look in
+figures, their wording in reports and the verdicts on them.
 """
 
 import enum
@@ -14,9 +14,9 @@ from rmat_jax.train.heldout import MIN_DOCUMENTS
 
 
 class Condition(enum.Enum):
-    """What a model has to go by when it is asked.
+    """What a model remembers when it is asked.
 
-    The order is that of every table. Figures draw them in the reverse order, so that KEPT lies on
+    Tables have this order. Figures draw the conditions in the reverse order, so that KEPT lies on
     top.
     """
 
@@ -38,8 +38,8 @@ class Condition(enum.Enum):
 
 KEPT, EMPTIED, ALONE = Condition
 
-# How reports word a condition depends on what is asked: a question on a document or on a story,
-# how a text goes on, or all tokens of a text that is read through.
+# The wording of a condition depends on what is asked: a question on a document or on a story, the
+# continuation of a text, or all tokens of a text that is read through.
 Wording = Mapping[Condition, str]
 OF_QUESTIONS: Wording = {
     KEPT: "document in memory",
@@ -65,8 +65,8 @@ def verdict(gain: Mean, what: str, unit: str, over: str) -> str:
 
     Args:
         gain: what it gains; positive is better.
-        what: the thing that is said to help. It begins a sentence.
-        unit: of the gain.
+        what: the name of the thing. It begins a sentence.
+        unit: the unit of the gain.
         over: what the standard error is taken over, in the plural.
     """
     claims = (f"{what} helps", f"{what} does not help", f"{what} does not help measurably")

@@ -1,7 +1,7 @@
-"""What a text costs after what a session has read, under each condition.
+"""Computes what a text costs after what a session has read, under each condition.
 
-`dialogue` asks so for turns and `code` for lines. The suites that ask questions use
-`finite_costs` and `groups_of` alone.
+`dialogue` does so for turns and `code` for lines. The suites that ask questions use only
+`finite_costs` and `groups_of`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_TEXTS, Condition,
 from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.infer import Cost, Engine, Session
 
-# sessions that are read side by side
+# the number of sessions that are read side by side
 ROWS = 8
 
 
@@ -31,12 +31,12 @@ def finite_costs(engine: Engine, asked: Sequence[tuple[Session, str | bytes]]) -
     """Returns what `Engine.costs` does.
 
     Raises:
-        UserError: the costs are no numbers.
+        UserError: a cost is not finite.
     """
     costs = engine.costs(asked)
     if not all(np.isfinite(cost.nats).all() for cost in costs):
         raise UserError(
-            "the model's probabilities are no numbers: its weights hold NaN or infinity; "
+            "the model's probabilities are not finite: its weights hold NaN or infinity; "
             "use another step"
         )
     return costs
@@ -45,11 +45,11 @@ def finite_costs(engine: Engine, asked: Sequence[tuple[Session, str | bytes]]) -
 class Next(NamedTuple):
     """A text that comes next in a stream."""
 
-    # It has read all that stands before.
+    # a session that has read all that stands before
     session: Session
-    # Tokens, one at least, that are read and not counted. The memory is emptied before them.
+    # one token or more that are read and not counted; the memory is emptied before them
     lead: np.ndarray
-    # tokens that are counted
+    # the tokens that are counted
     text: np.ndarray
 
 
@@ -62,8 +62,7 @@ def costs(engine: Engine, asked: Sequence[Next]) -> list[dict[Condition, Cost]]:
     alone, ways, rows = engine.open(), conditions(bool(engine.model.config.memory)), []
     for session, lead, text in asked:
         forks = {KEPT: session, EMPTIED: session.fork(forget=True), ALONE: alone}
-        # The lead is asked for like the text and not counted, which takes less time than forks that
-        # read it.
+        # The lead is scored with the text and not counted, which is faster than forks that read it.
         rows += [(forks[condition], np.concatenate([lead, text])) for condition in ways]
     found = iter(finite_costs(engine, rows))
     return [{condition: _last(next(found), len(one.text)) for condition in ways} for one in asked]
@@ -77,11 +76,11 @@ def _last(cost: Cost, count: int) -> Cost:
 class Costs:
     """What n texts cost, one entry each."""
 
-    # by condition, [n]
+    # the bits of each text by condition, [n]
     bits: Mapping[Condition, np.ndarray]
     # [n] bytes
     sizes: np.ndarray
-    # [n] what may depend on each other: the number of the dialogue or the file
+    # [n] the number of the dialogue or the file, within which texts may depend on each other
     units: np.ndarray
 
     def at(self, where: np.ndarray) -> "Costs":
@@ -114,7 +113,7 @@ def others(ways: Iterable[Condition]) -> list[Condition]:
 
 
 def head(name: str, ways: Iterable[Condition]) -> tuple[str, ...]:
-    """Returns the head of a table of costs; `name` stands over the groups."""
+    """Returns the head of a table of costs; `name` heads the column of the groups."""
     ways = tuple(ways)
     return (
         name,

@@ -1,4 +1,4 @@
-"""Measures a run, finished or not, from its workdir alone: some suites, one report."""
+"""Measures a run, finished or not, from its workdir with some suites, and writes one report."""
 
 import importlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from rmat_jax.evals.report import command_line, write_report
 from rmat_jax.evals.suite import Options, Section, load_subject, say
 from rmat_jax.files import make_folder
 
-# The modules of the suites, see `suite.py`. Their folders say what they ask.
+# The modules of the suites, see `suite.py`. Each folder says what its suite asks.
 SUITES = {
     "position": "rmat_jax.evals.suites.position.suite",
     "length": "rmat_jax.evals.suites.length.suite",
@@ -21,9 +21,9 @@ SUITES = {
     "dialogue": "rmat_jax.evals.suites.dialogue.suite",
     "code": "rmat_jax.evals.suites.code.suite",
 }
-# They need a file, which the option of the same name gives.
+# These suites need a file, which the option of the same name gives.
 NEED_FILE = ("babi", "qa", "summary", "dialogue")
-# All others need a model of text.
+# All suites but these need a model of text.
 ANY_DATA = ("position", "recall")
 
 
@@ -34,25 +34,24 @@ def evaluate(
     options: Options | None = None,
     step: int | str | None = None,
 ) -> Path:
-    """Writes the report of a checkpoint, anew after each suite.
+    """Writes the report of a checkpoint, and writes it again after each suite.
 
-    The `check` functions of all suites are asked before any suite measures.
+    The `check` functions of all suites run before any suite measures.
 
     Args:
-        workdir: of a training run.
+        workdir: the folder of a training run.
         suites: names out of SUITES, in the order of the report.
-        out: folder for report.md, report.json and the figures; None: the workdir itself.
-        options: of the suites.
-        step: whose weights; None: the newest; "best": those with the lowest held-out loss.
+        out: the folder for report.md, report.json and the figures; None: the workdir itself.
+        options: the options of the suites.
+        step: the checkpoint's step; None: the newest; "best": that with the lowest held-out loss.
 
     Returns:
         The path of report.md.
 
     Raises:
-        UserError: an unknown suite or one that occurs twice, a file that is not given or not there,
-            no checkpoint or no such step, data that is no longer there. One that a suite raises
-            only while it measures is raised after the other suites have run; the report then holds
-            theirs.
+        UserError: a suite is unknown or named twice, a file is not given or not there, there is no
+            checkpoint or no such step, or the data is no longer there. An error of a suite while it
+            measures is raised after the other suites have run, whose results the report holds.
     """
     options = options or Options()
     check_names(suites, options)
@@ -85,10 +84,10 @@ def evaluate(
 
 
 def check_names(suites: Sequence[str], options: Options) -> None:
-    """Tells without the model whether the suites can run.
+    """Checks without the model that the suites can run.
 
     Raises:
-        UserError: an unknown suite or one that occurs twice, a file that is not given or not there.
+        UserError: a suite is unknown or named twice, or a file is not given or not there.
     """
     for index, name in enumerate(suites or ("",)):
         if name not in SUITES:

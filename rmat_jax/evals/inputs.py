@@ -1,6 +1,6 @@
-"""What several suites read: long texts, and records of TFDS sets.
+"""The inputs of several suites: long texts, and records of TFDS sets.
 
-Long texts are those of an option, `--text` or `--code`, or the held-out documents of the run.
+Long texts come from an option, `--text` or `--code`, or are the held-out documents of the run.
 """
 
 import os
@@ -17,7 +17,7 @@ from rmat_jax.errors import UserError
 from rmat_jax.evals.suite import Options, Subject
 from rmat_jax.files import check_regular
 
-# tokens that are held; documents that come after them are not read
+# the number of tokens after which no more documents are read
 BUDGET = 1 << 26
 
 
@@ -26,17 +26,17 @@ def read_texts(
 ) -> list[np.ndarray]:
     """Returns long documents as int32 tokens [T], each opened by the tokenizer's `end`.
 
-    The files of a folder come in an order that `options.seed` draws, held-out documents in their
-    own.
+    The files of a folder come in an order that `options.seed` draws, and held-out documents in
+    their own order.
 
     Args:
-        subject: its tokenizer and, where the option names nothing, its held-out documents are used.
-        options: `flag` and `seed` count.
-        limit: tokens of a document that are read, at most.
-        flag: the option that names them.
+        subject: gives its tokenizer and, where the option is not set, its held-out documents.
+        options: only `flag` and `seed` matter.
+        limit: the most tokens of a document that are read.
+        flag: the option that names the texts.
 
     Raises:
-        UserError: nothing there, or nothing readable.
+        UserError: there is no text, or none that can be read.
     """
     found, held = [], 0
     given = getattr(options, flag) is not None
@@ -55,7 +55,7 @@ def read_texts(
 
 
 def first_tokens(document: bytes, tokenizer: Tokenizer, limit: int) -> np.ndarray:
-    """Returns `end` and the document's first tokens: int32, `limit` of them at most."""
+    """Returns `end` and the document's first tokens, int32, at most `limit` in all."""
     parts, count = [np.array([tokenizer.end], np.int32)], 1
     for block in blocks(document):
         if count >= limit:
@@ -66,7 +66,7 @@ def first_tokens(document: bytes, tokenizer: Tokenizer, limit: int) -> np.ndarra
 
 
 def source_name(options: Options, flag: str = "text") -> str:
-    """Returns how the report names the source of the texts."""
+    """Returns the name of the source of the texts in the report."""
     value = getattr(options, flag)
     return "the run's held-out documents" if value is None else f"`{value}`"
 
@@ -104,9 +104,9 @@ def tfds_records(
     Without `@SPLIT` the split is "validation", else "test", else "train".
 
     Args:
-        flag: what the user typed, for errors.
+        flag: the flag as the user typed it, for errors.
         value: `tfds:NAME` or `tfds:NAME@SPLIT`.
-        choose: gets the number of records and returns the indices of those to read.
+        choose: takes the number of records and returns the indices of those to read.
 
     Raises:
         UserError: the set cannot be read.

@@ -11,7 +11,7 @@ class Mean(NamedTuple):
     value: float
     # NaN with fewer than two units
     error: float
-    # that the error is taken over
+    # the number of units that the error is taken over
     units: int
 
     @property
@@ -43,8 +43,8 @@ def clustered_mean(values: np.ndarray, units: np.ndarray) -> Mean:
     6.3.
 
     Args:
-        values: [n] of the tokens.
-        units: [n] number of each token's unit.
+        values: [n] the values of the tokens.
+        units: [n] the number of each token's unit.
     """
     if not len(values):
         return Mean(np.nan, np.nan, 0)

@@ -1,4 +1,4 @@
-"""What the suites of `evaluate` may be told. This module needs no JAX."""
+"""The options of the suites of `evaluate`. This module needs no JAX."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ from rmat_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Holds what the suites may be told; each suite uses what concerns it.
+    """The options of all suites, each of which uses some.
 
-    A file whose default is None is needed by the suite of the same name alone.
+    Only the suite of the same name needs a file whose default is None.
 
     Raises:
         UserError: a value breaks its rule.
@@ -23,7 +23,7 @@ class Options:
     max_tokens: int = 65_536
     # the most questions, dialogues, ... of a suite or of a cell in its table
     examples: int = 100
-    # the seed of everything that is drawn
+    # the seed of all random choices
     seed: int = 0
     # a folder of bAbI's files, qa1_*_test.txt, ..., or of BABILong's, qa1/4k.json, ...
     babi: str | None = None

@@ -1,4 +1,4 @@
-"""Packs documents of different lengths side by side into rows: batches for `evaluate_heldout`."""
+"""Packs documents of different lengths side by side into batches for `evaluate_heldout`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -11,26 +11,26 @@ from rmat_jax.progress import Progress
 from rmat_jax.train.heldout import Heldout
 from rmat_jax.train.step import KEEP
 
-# documents side by side, at most
+# the most documents side by side
 ROWS = 32
-# tokens of each row in a batch, or 4 chunks where that is more, at most
+# the most tokens of each row in a batch, or 4 chunks where that is more
 LENGTH = 4096
 # seconds between two lines of progress
 PATIENCE = 10.0
 
-# tokens and targets [T]; it may have `forget` [T / C], see `train.step.eval_step`
+# tokens and targets [T], and perhaps `forget` [T / C], see `train.step.eval_step`
 Document = Mapping[str, np.ndarray]
 
 
 class Packed:
     """Batches in which each document stands whole in one row and begins at a chunk's border.
 
-    The model carries nothing into a document. Documents are made when their turn comes.
+    The model carries nothing into a document. A document is made when its turn comes.
 
     Args:
-        lengths: tokens of each document, multiples of the chunk.
-        make: returns the document of an index.
-        chunk_len: of the model, in tokens.
+        lengths: the numbers of tokens of the documents, multiples of the chunk.
+        make: makes the document of an index.
+        chunk_len: the model's chunk length, in tokens.
         forgets: whether documents have `forget`.
     """
 
@@ -62,7 +62,7 @@ class Packed:
             pieces = [next(row) for row in rows]
             batch = {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}
             if self._forgets and (batch["forget"] == KEEP).all():
-                # it would be read chunk after chunk
+                # with `forget` the batch would be read chunk after chunk
                 del batch["forget"]
             yield batch
             if progress.due():
@@ -74,14 +74,14 @@ class Packed:
         """Returns the index of each scored token's document.
 
         Args:
-            heldout: what `evaluate_heldout` made of these batches.
+            heldout: the result of `evaluate_heldout` for these batches.
         """
         places, lanes = np.divmod(heldout.documents, len(self._lanes))
         begins = np.cumsum([0, *map(len, self._lanes)])[:-1]
         return np.concatenate(self._lanes)[begins[lanes] + places - 1]
 
     def _pieces(self, lane: np.ndarray) -> Iterator[Batch]:
-        """A row of one batch after the other, [T] each, padding without end."""
+        """Yields a row of one batch after the other, [T] each, and then padding without end."""
         piece, filled = self._padding(len(lane)), 0
         for place, index in enumerate(lane):
             document, length, read = self._make(index), int(self._lengths[index]), 0

@@ -1,6 +1,6 @@
-"""Text to stand between facts, sentence by sentence.
+"""Text to put between facts, sentence by sentence.
 
-`babi` and `ruler` hide what they ask for in it.
+`babi` and `ruler` hide in it what they ask for.
 """
 
 import re
@@ -11,10 +11,10 @@ import numpy as np
 from rmat_jax.data.tokenizer import Tokenizer
 from rmat_jax.errors import UserError
 
-# A sentence ends after its mark and the white space behind it, or with its line. One without an
-# end is cut.
+# A sentence ends after its mark and the white space behind it, or with its line. A sentence without
+# an end is cut.
 SENTENCE = re.compile(rb".{1,400}?(?:[.!?][\"')\]]*\s+|\n\s*|\Z)|.{400}", re.DOTALL)
-# of other text; so much is enough, and quickly encoded
+# the most bytes of text to put between facts, which is enough and quickly encoded
 DISTRACTOR_BYTES = 4 << 20
 
 
@@ -42,8 +42,8 @@ class Distractor:
     """Text to put between facts, sentence by sentence.
 
     Args:
-        texts: the first DISTRACTOR_BYTES of them are used.
-        tokenizer: of the model.
+        texts: texts, of which the first DISTRACTOR_BYTES are used.
+        tokenizer: the model's tokenizer.
 
     Raises:
         UserError: there is no text.
@@ -54,7 +54,7 @@ class Distractor:
         self.num_tokens = sum(map(len, self._sentences))
 
     def passage(self, tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Returns sentences that follow each other, of exactly so many tokens together.
+        """Returns consecutive sentences of exactly so many tokens together.
 
         The first sentence may be cut. The text begins again where it ends.
         """
@@ -69,12 +69,12 @@ def mixed(facts: Sequence, passage: Sequence, rng: np.random.Generator) -> list:
     """Puts the facts, in their order, at random places between the parts of a passage.
 
     Args:
-        facts: of any kind.
-        passage: parts of the same kind.
+        facts: items of any kind.
+        passage: items of the same kind.
         rng: draws the places.
 
     Returns:
-        All of it, in order.
+        All items, in order.
     """
     places = np.sort(rng.integers(len(passage) + 1, size=len(facts)))
     cuts = [0, *places.tolist(), len(passage)]
@@ -87,5 +87,5 @@ def mixed(facts: Sequence, passage: Sequence, rng: np.random.Generator) -> list:
 def stretch(
     facts: Sequence[np.ndarray], passage: Sequence[np.ndarray], rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns the token ids of `mixed` facts and sentences, whose token ids are given."""
+    """Mixes facts and sentences, both given as token ids, and joins them."""
     return np.concatenate(mixed(facts, passage, rng))

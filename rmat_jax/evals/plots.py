@@ -31,10 +31,10 @@ def training(
     """Draws a curve of training and points of held-out values.
 
     Args:
-        file: to write.
+        file: the file to write.
         train: (step, value) of training batches.
         heldout: (step, value) of held-out text; may be empty.
-        quantity: that the values are of, for the y axis.
+        quantity: the name of the values, for the y axis.
     """
     figure, axes = new_figure("Training")
     axes.plot(*np.transpose(train), color=GREY, linewidth=1.2, label="training batches")
@@ -55,9 +55,9 @@ def new_figure(title: str, panels: int = 1, height: float | None = None) -> tupl
     """Returns a figure in the report's style and its panels, which stand above each other.
 
     Args:
-        title: of the first panel.
+        title: the title of the first panel.
         panels: one or two; with one, its axes are returned bare.
-        height: in inches; None: what suits the panels.
+        height: the height in inches; None: one that suits the panels.
     """
     figure = Figure(
         figsize=(7, height or (3.2 if panels == 1 else 4.6)), dpi=120, layout="constrained"
@@ -72,7 +72,7 @@ def new_figure(title: str, panels: int = 1, height: float | None = None) -> tupl
 
 
 def bars_height(count: int) -> float:
-    """Returns the inches that so many horizontal bars need."""
+    """Returns the height that so many horizontal bars need, in inches."""
     return min(1.3 + 0.42 * count, 9)
 
 
@@ -82,7 +82,7 @@ def legend(axes: Axes) -> None:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Writes the figure; the file's ending says as what."""
+    """Writes the figure in the format of the file's suffix."""
     with replacing(file) as scratch:
         figure.savefig(scratch)
 
@@ -90,7 +90,7 @@ def save(figure: Figure, file: Path) -> None:
 def differences(
     axes: Axes, places: np.ndarray, means: Sequence[Mean], colour: str, markersize: float = 4
 ) -> None:
-    """Draws points with their errors, and the line at zero that they are compared with."""
+    """Draws points with their errors, and a line at zero to compare them with."""
     axes.axhline(0, color=INK, linewidth=0.8)
     with_errors(axes, places, means, "o", colour, markersize=markersize, elinewidth=1.2)
 
@@ -98,14 +98,14 @@ def differences(
 def with_errors(
     axes: Axes, places: np.ndarray, means: Sequence[Mean], style: str, colour: str, **look: Any
 ) -> None:
-    """Draws means with bars of two standard errors; one without an error gets no bar.
+    """Draws means with bars of two standard errors; a mean without an error gets no bar.
 
     Args:
-        axes: to draw on.
-        places: on the x axis.
-        means: one for each place.
+        axes: the axes to draw on.
+        places: the places on the x axis.
+        means: one mean for each place.
         style: Matplotlib's format string.
-        colour: of points, line and bars.
+        colour: the colour of points, line and bars.
         **look: more arguments of `Axes.errorbar`.
     """
     values = np.array([mean.value for mean in means])
@@ -114,11 +114,11 @@ def with_errors(
 
 
 def token_axis(axes: Axes, places: np.ndarray) -> None:
-    """Makes the x axis logarithmic, with ticks at powers of two: all of them, or each second one.
+    """Makes the x axis logarithmic, with ticks at every power of two, or at every second one.
 
     Args:
-        axes: whose x axis counts tokens.
-        places: in tokens, ascending.
+        axes: the axes, whose x axis counts tokens.
+        places: the places of the data in tokens, ascending.
     """
     axes.set_xscale("log", base=2)
     powers = np.arange(np.floor(np.log2(places[0])), np.ceil(np.log2(places[-1])) + 1)
@@ -141,7 +141,7 @@ def mark(upper: Axes, lower: Axes, marks: Mapping[str, float]) -> None:
         if lower.get_xlim()[0] < place < lower.get_xlim()[1]:
             for panel in {upper, lower}:
                 panel.axvline(place, color=INK, linewidth=0.9, linestyle=":")
-            # In the lower panel: the upper one has the legend.
+            # Labels stand in the lower panel, since the upper one has the legend.
             lower.text(
                 place,
                 0.98,
@@ -157,12 +157,12 @@ def shares(axes: Axes, shares_RN: np.ndarray, spell: str = "{:.0%}") -> AxesImag
     """Draws shares from 0 to 1 as a heat map with a number in each cell; a NaN has a dash.
 
     Args:
-        axes: to draw on.
+        axes: the axes to draw on.
         shares_RN: rows from above, columns from the left.
         spell: a number's format.
 
     Returns:
-        What a colour bar needs.
+        The image, which a colour bar needs.
     """
     image = axes.imshow(shares_RN, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares_RN):

@@ -1,4 +1,4 @@
-"""Records as they are published: JSON lines, a JSON list or parquet, perhaps packed.
+"""Reads published records: JSON lines, a JSON list or parquet, perhaps packed.
 
 They are in a file or in a folder of files.
 """
@@ -12,14 +12,14 @@ from rmat_jax.data.formats import PARQUET, kind_of, rows, unpacked
 from rmat_jax.errors import UserError
 from rmat_jax.files import check_regular, json_lines
 
-# Of a dialogue set (SGD): it lists services and has no record.
+# A file of the dialogue set SGD, which lists services and has no record.
 NO_RECORDS = {"schema.json"}
 
 
 def record_files(path: Path) -> list[Path]:
     """Returns the files of a folder that may hold records, by name.
 
-    Hidden files, and what lies in hidden folders, are left out: caches stand so.
+    Hidden files and folders, such as caches, are left out.
     """
     return sorted(
         file
@@ -37,17 +37,17 @@ def json_records(flag: str, path: Path, what: str, example: str) -> Iterator[tup
     The files of a folder are read by name.
 
     Args:
-        flag: what the user typed, for errors.
-        path: a file or a folder. Each file holds JSON lines, a list of records, or one record, as
-            it is or within gzip or Zstandard, or it is parquet.
-        what: names what is wanted, for errors.
-        example: a record.
+        flag: the flag as the user typed it, for errors.
+        path: a file or a folder. Each file holds JSON lines, a list of records, or one record,
+            perhaps packed with gzip or Zstandard, or it is parquet.
+        what: the name of the records, for errors.
+        example: an example of a record, for errors.
 
     Yields:
         Each record with its place for errors.
 
     Raises:
-        UserError: there is none, or one cannot be read.
+        UserError: there is no record, or one cannot be read.
     """
     try:
         files = record_files(path) if path.is_dir() else [path]

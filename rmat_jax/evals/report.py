@@ -31,12 +31,12 @@ def write_report(
     """Writes `out/report.md` and `out/report.json`.
 
     Args:
-        subject: what was measured; `metrics.jsonl` and `samples.txt` of its workdir are used if
-            they are there.
-        sections: by the name of their suite.
-        out: folder, in which the sections' figures lie.
-        command: writes this report again.
-        failures: why a suite stopped, by its name.
+        subject: the model that was measured; `metrics.jsonl` and `samples.txt` of its workdir are
+            used if they are there.
+        sections: the sections by the names of their suites.
+        out: the folder of the report, in which the sections' figures lie.
+        command: the command that writes this report again.
+        failures: why suites stopped, by their names.
 
     Returns:
         The path of report.md.
@@ -80,7 +80,7 @@ def command_line(
     options: Options,
     step: int | str | None = None,
 ) -> str:
-    """Returns the command that measures this again, with the options that differ from defaults."""
+    """Returns the command that writes this report again, with all options that are not defaults."""
     default = Options()
     changed = {
         name: value for name, value in vars(options).items() if value != getattr(default, name)
@@ -93,7 +93,7 @@ def command_line(
 
 
 def plain(value: Any) -> Any:
-    """Returns the same value for JSON.
+    """Turns a value into one for JSON.
 
     Arrays become lists, dataclasses and named tuples become dicts, NaN and infinity become None.
     """
@@ -136,7 +136,7 @@ def _sample(workdir: Path) -> str:
     try:
         text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     except OSError as error:
-        say(f"warning: {file} cannot be read: {error.strerror}; the report goes without a sample")
+        say(f"warning: {file} cannot be read: {error.strerror}; the report has no sample")
         text = ""
     parts = re.split(r"^--- step (\d+)\n", text, flags=re.MULTILINE)
     if len(parts) < 3:
@@ -154,7 +154,7 @@ def _facts(subject: Subject, metrics: Mapping[str, list[dict]]) -> str:
         "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(subject.params)):,}",
         "steps": f"{subject.step:,} of {subject.config.steps:,}",
     }
-    # read by a suite; it is not read for this line
+    # only where a suite has read the data, which are not read for this line
     if "data" in vars(subject):
         facts = {"data": subject.data.describe} | facts
     if metrics["train"]:

@@ -1,8 +1,8 @@
-"""The contract of the suites: each gets a trained model and options, and gives a section.
+"""The interface of the suites: each takes a trained model and options, and returns a section.
 
 A suite is a module with a function of its name, which takes a Subject, Options and a folder for
 its figures and returns a Section. It may have a function `check(subject, options)`, which raises
-UserError for anything that can be told at once.
+UserError for everything that can be checked at once.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ class Subject:
     workdir: Path
     config: Config
     params: PyTree
-    # optimiser steps that made the parameters
+    # the number of optimiser steps that made the parameters
     step: int
-    # the identity of its training data; None: weights that were imported
+    # the identity of its training data; None: its weights were imported
     trained_on: str | None = None
 
     @property
@@ -45,8 +45,7 @@ class Subject:
         """The data that the model was trained on.
 
         Raises:
-            UserError: it is no longer there, or no longer the same. What is held out now may have
-                been trained on then.
+            UserError: it is gone, or has changed, so that held-out text may have been trained on.
         """
         data = make_data(self.config, self.workdir)
         data.check_same(self.trained_on, self.workdir)
@@ -57,7 +56,7 @@ class Subject:
         """The tokenizer of the run.
 
         Raises:
-            UserError: a model of synthetic data, which knows no text.
+            UserError: the model is one of synthetic data, which knows no text.
         """
         return load_tokenizer(self.config, self.workdir / "tokenizer", self.trained_on)
 
@@ -67,10 +66,10 @@ class Subject:
 
 
 def load_subject(workdir: Path, step: int | str | None = None) -> Subject:
-    """Returns a checkpoint of a run: a step, or the newest, or the "best".
+    """Loads a checkpoint of a run: that of a step, the newest, or the "best".
 
     Raises:
-        UserError: there is none, or its weights are no numbers.
+        UserError: there is no such checkpoint, or its weights hold NaN or infinity.
     """
     workdir = Path(workdir)
     found = restore_params(workdir / "checkpoints", step)
@@ -86,7 +85,7 @@ class Section:
     title: str
     # one sentence with the numbers that matter, for the top of the report
     headline: str
-    # markdown, without the title; figures are named as they lie beside the report
+    # Markdown without the title; figures have their names beside the report
     text: str
     # every number, ready for JSON; NaN where nothing was measured
     values: dict[str, Any]

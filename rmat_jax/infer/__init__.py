@@ -1,9 +1,9 @@
-"""The room that uses a trained model: streams of any length, at constant memory and time a token.
+"""Uses a trained model on streams of any length, at constant memory and time a token.
 
-`Engine` and `Session` are the door. `score` says what a text costs. `decode` and `prefill` are the
-pure functions below them.
+`Engine` and `Session` are the interface. `score` says what a text costs. `decode` and `prefill` are
+the pure functions below them.
 
-The names are imported when they are first used: `Sampling` alone needs no JAX.
+The names are imported when they are first used, so that `Sampling` alone needs no JAX.
 
 May import: config, data, digests, errors, model, modules, ops, sealed, signals, types, flax, jax,
 numpy.

@@ -1,7 +1,7 @@
-"""Devices of this process that divide a long text along its time.
+"""Divides a long text along its time over devices of this process.
 
-Each of them reads a part of the chunks and hands memory and window to the next (`ops/context.py`).
-The first does all else.
+Each device reads a part of the chunks and hands memory and window to the next (`ops/context.py`).
+The first device does everything else.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from rmat_jax.types import PyTree
 
 
 def along_time(config: RMATConfig, chunks: int, count: int) -> Mesh | None:
-    """The first devices in a line; None: there is one.
+    """Makes a mesh of the first devices, along time; None for one device.
 
     Args:
-        config: the model's.
-        chunks: that each of them reads in a call.
-        count: how many there are to be.
+        config: the model's config.
+        chunks: the number of chunks that each device reads in a call.
+        count: the number of devices.
 
     Raises:
-        UserError: there are not so many, or they cannot divide this model's chunks.
+        UserError: there are not so many devices, or they cannot divide this model's chunks.
     """
     mine = jax.local_devices()
     if not 1 <= count <= len(mine):
@@ -39,22 +39,22 @@ def along_time(config: RMATConfig, chunks: int, count: int) -> Mesh | None:
 
 
 def on_all(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """Arrays that each of the devices holds whole."""
+    """Puts whole arrays on each of the devices."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, P()))
 
 
 def of_first(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """The first device's part of such arrays. Nothing is copied."""
+    """Takes the first device's share of arrays, without a copy."""
     return tree if mesh is None else jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def divided(mesh: Mesh | None, read: Callable, *by_time: bool) -> Callable:
-    """A function of arrays, run by all devices, whose results are equal on all of them.
+    """Makes a function of arrays run on all devices, with results that are equal on all of them.
 
     Args:
         mesh: the devices.
         read: the function.
-        by_time: for each argument whether it is [B, T], divided along T; the others are whole.
+        by_time: for each argument whether it is [B, T] and divided along T; else it is whole.
     """
     if mesh is None:
         return read

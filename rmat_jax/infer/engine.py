@@ -9,8 +9,8 @@ A session is a value of fixed size, so there may be any number of them. Only tho
 write need one of the engine's rows, and they take turns where there are too few rows.
 
 A session's text depends on its own prompt, rules and seed alone. For the same number of rows that
-holds bit for bit, as far as the backend's matrix products compute each row alone. Another number of
-rows is another program, which rounds differently.
+holds bit for bit, if the backend's matrix products compute each row alone. Another number of rows
+is another program, which rounds differently.
 
 `close`, or the end of a `with` block, ends what is still being written with an error.
 
@@ -69,14 +69,14 @@ class Engine(Rows):
         return Session(self, Ticket(stream, tokens))
 
     def standing(self, session: Session) -> tuple[Streams, int]:
-        """Copies where a session stands: a row of its own, and the number of tokens it has read."""
+        """Copies a session's state as a single row, with the number of tokens it has read."""
         return self.copy(session.ticket)
 
     def score(self, text: str | bytes | Sequence[int]) -> Iterator[Scored]:
         """Computes what a text costs as a document of its own, its end included.
 
         Yields:
-            The running totals. Each takes one call of a few chunks; the last is the whole text's.
+            The running totals. Each takes one call of a few chunks; the last is the text's cost.
 
         Raises:
             UserError: the text is neither text nor bytes nor a list of token ids, or an id is
@@ -100,7 +100,7 @@ class Engine(Rows):
         found: list[Cost] = []
         for at in range(0, len(asked), self.prompts):
             group, part = rows[at : at + self.prompts], texts[at : at + self.prompts]
-            # Filled up with the last, any number of texts is one program.
+            # Filled up with its last text, a group of any size runs the same program.
             room = self.prompts - len(group)
             streams = _side_by_side(group + group[-1:] * room)
             costs = continuations(self.model, self.params, streams, part + part[-1:] * room)

@@ -9,7 +9,7 @@ from rmat_jax.errors import UserError
 from rmat_jax.infer.sampling import Sampling
 from rmat_jax.infer.text import Stops
 
-# A job waits when so many tokens are ready and nobody has asked for them.
+# A job waits while so many tokens are ready that nobody has asked for.
 AHEAD = 256
 
 
@@ -55,7 +55,7 @@ class Job:
         if not np.isfinite(logprobs).all():
             self.fail(
                 UserError(
-                    "the model's probabilities are no numbers: its weights hold NaN or infinity"
+                    "the model's probabilities are not finite: its weights hold NaN or infinity"
                 )
             )
         elif stopped:

@@ -4,9 +4,9 @@ Training and evaluation read whole chunks and never see this. A decoder reads on
 and wants neither to compute the chunk again nor to copy its buffers; the shapes and the order of
 writes here are made for that. The layers are the model's own (`modules/block.py`).
 
-Parameters and layers come in two forms. As a tuple, a layer each, they decode fast: a scan over
+Parameters and layers come in two forms. As a tuple of layers they decode fast, since a scan over
 layers would copy each layer's weights out of the stack before it uses them. Stacked along a leading
-axis L they compile fast, whatever the number of layers: so prompts are read.
+axis L they compile fast, whatever the number of layers, so prompts are read in this form.
 """
 
 import functools
@@ -31,17 +31,17 @@ from rmat_jax.types import Array, PyTree
 class OpenLayer:
     """One layer's part of an open state. Stacked, every leaf has an axis L before B."""
 
-    # what it carries from chunk to chunk, as in a closed state
+    # carried from chunk to chunk, as in a closed state
     slots_BMD: Array | None
     window_keys_BHEW: Array | None
     window_values_BHEW: Array | None
     # the slots' keys and values, which stay the same until the chunk is full
     slot_keys_BHEM: Array | None
     slot_values_BHEM: Array | None
-    # of the open chunk's tokens; the keys are rotated
+    # the keys (rotated) and values of the open chunk's tokens
     keys_BHEC: Array
     values_BHEC: Array
-    # what the memory will keep of them
+    # the vectors of these tokens that the memory will keep
     kept_BCD: Array | None
 
 
@@ -57,7 +57,7 @@ class OpenState:
     ages_BM: Array | None
     owner_B: Array
     window_documents_BW: Array | None
-    # of the open chunk's tokens; NOBODY where none stands yet
+    # documents of the open chunk's tokens; NOBODY where no token stands yet
     documents_BC: Array
     # tokens in the open chunk, 0..C-1
     position_B: Array
@@ -74,7 +74,7 @@ class OpenState:
 
 
 def initial_state(config: RMATConfig, batch: int) -> OpenState:
-    """The state before the first token of `batch` streams, its layers one by one."""
+    """The state of `batch` streams before their first token, with a tuple of layers."""
     c, dtype, wide = config, jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
 
     def heads(length):
@@ -113,14 +113,14 @@ def _kept_dtype(config: RMATConfig) -> Any:
 
 
 def unstack_params(params: PyTree) -> PyTree:
-    """The model's parameters with its layers one by one."""
+    """The model's parameters with a tuple of layers."""
     leaves, structure = jax.tree.flatten(params["layers"])
     layers = tuple(structure.unflatten(layer) for layer in zip(*leaves, strict=True))
     return params | {"layers": layers}
 
 
 def stack(layers: tuple[PyTree, ...]) -> PyTree:
-    """Layers one by one as one tree, every leaf with a leading axis L."""
+    """Stacks a tuple of layers: one tree whose leaves have a leading axis L."""
     return jax.tree.map(lambda *x: jnp.stack(x), *layers)
 
 
@@ -151,9 +151,9 @@ def read_chunks(
     """Reads whole chunks as training does, many at once.
 
     Args:
-        config: the model's.
-        params: its parameters, stacked.
-        state: of rows that all stand at a chunk's border, stacked.
+        config: the model's config.
+        params: the model's parameters, stacked.
+        state: the state, stacked; all rows stand at a chunk's border.
         tokens_BT: token ids, T a multiple of the chunk.
         documents_BT: as `RMAT.__call__` takes them.
 
@@ -206,16 +206,16 @@ def read(
     """Reads on, wherever each row stands in its chunk.
 
     Args:
-        config: the model's.
-        params: its parameters, in the form of the state's layers.
-        state: after what was read before.
+        config: the model's config.
+        params: the model's parameters, in the form of the state's layers.
+        state: the state before these tokens.
         tokens_BT: token ids, any T >= 1, padded at the end.
         documents: [B, T], as `RMAT.__call__` takes them.
-        lengths: [B] tokens of each row that count, the first ones; None: all.
+        lengths: [B] how many tokens of each row count; None: all.
 
     Returns:
         The last layer's vectors [B, T, D], which mean nothing beyond a row's length, and the state,
-        of the structure that went in.
+        in the form of the one given.
     """
     batch, length = tokens_BT.shape
     if documents is None:
@@ -255,8 +255,8 @@ def read_piece(
         params: as in `read`.
         state: as in `read`.
         tokens_BS: token ids.
-        documents_BS: NOBODY for padding, which stands after a row's tokens.
-        positions_BS: in the chunk.
+        documents_BS: document ids; NOBODY for padding, which stands after a row's tokens.
+        positions_BS: positions in the chunk.
 
     Returns:
         The state, and the last layer's vectors [B, S, D].
@@ -296,7 +296,10 @@ def last(
     lengths: Array | None = None,
     documents: Array | None = None,
 ) -> tuple[Array, OpenState]:
-    """`read`, and the logits after each row's last token, [B, V]; nothing where a length is 0."""
+    """Reads as `read` does, and gives the logits after each row's last token, [B, V].
+
+    The logits of a row whose length is 0 mean nothing.
+    """
     x_BTD, state = read(config, params, state, tokens_BT, documents, lengths)
     batch, length = tokens_BT.shape
     final_B = jnp.full(batch, length - 1) if lengths is None else jnp.maximum(lengths - 1, 0)
@@ -310,20 +313,20 @@ def logits(config: RMATConfig, params: PyTree, x_BSD: Array) -> Array:
 
 
 def _outside(config: RMATConfig, params: PyTree, method: Callable, *inputs: Any) -> Array:
-    """A method of the model that needs no layer."""
+    """Applies a method of the model that needs no layer."""
     rest = {name: x for name, x in params.items() if name != "layers"}
     rest = _in_time(config, rest, inputs[0])
     return RMAT(config).apply({"params": rest}, *inputs, method=method)
 
 
 def _in_time(config: RMATConfig, weights: PyTree, x: Array) -> PyTree:
-    """The weights as they are, but not before `x` is known.
+    """Returns the weights unchanged, but lets them depend on `x`.
 
-    Weights narrower than what computes with them are widened where they are read. XLA would widen
-    those of all layers once, before the loop over tokens, and so hold a wide model beside the
-    narrow one. The barrier keeps them inside the loop; where the CPU's compiler has dropped it, a
-    zero that is made of `x` keeps each layer's in its place, as in `_places`. It is added to their
-    bits: XLA would take a sum of numbers apart.
+    Weights narrower than the dtype of the computation are widened where they are read. XLA would
+    widen those of all layers once, before the loop over tokens, and so hold a wide model beside the
+    narrow one. The barrier keeps the widening inside the loop. The CPU's compiler may drop
+    the barrier, so a zero that is made of `x` keeps each layer's widening in its place, as in
+    `_places`. It is added to the weights' bits, since XLA would take a sum of numbers apart.
     """
     width = jnp.dtype(config.dtype).itemsize
     if all(leaf.dtype.itemsize >= width for leaf in jax.tree.leaves(weights)):
@@ -341,7 +344,9 @@ def _in_time(config: RMATConfig, weights: PyTree, x: Array) -> PyTree:
 
 
 def _over_layers(body: Callable, x: Any, *layers: Any) -> tuple[Any, Any]:
-    """`x, out = body(x, *parts)` for each layer; the last x, and every out in the layers' form."""
+    """Runs `x, out = body(x, *parts)` for each layer. Returns the last x, and all outs in the
+    layers' form.
+    """
     if not isinstance(layers[0], tuple):
         return jax.lax.scan(lambda x, parts: body(x, *parts), x, layers)
     outs = []
@@ -352,7 +357,7 @@ def _over_layers(body: Callable, x: Any, *layers: Any) -> tuple[Any, Any]:
 
 
 def _past(config: RMATConfig, state: OpenState, layer: OpenLayer) -> tuple[list[Keys], Keys | None]:
-    """The tokens before a piece, carried window and open chunk, and the slots."""
+    """The keys before a piece: a list of carried window and open chunk, and the slots."""
     past, slots = [], None
     if config.carries_window:
         past.append(
@@ -369,11 +374,11 @@ def _past(config: RMATConfig, state: OpenState, layer: OpenLayer) -> tuple[list[
 def _places(
     positions_BS: Array, documents_BS: Array, chunk_len: int, x_BSD: Array
 ) -> tuple[Array, Array]:
-    """Rows [B, 1] and places [B, S] of a piece in the chunk's buffers; padding's lie outside.
+    """Rows [B, 1] and places [B, S] of a piece in the chunk's buffers; padding falls outside.
 
-    A zero that is made of the last layer's output is added. So the writes wait for all who read the
-    buffers, and XLA changes them in place; otherwise it copies them (on CPU it takes no notice of
-    `optimization_barrier`). The zero is one whatever the vectors hold.
+    A zero that is made of the last layer's output is added. So the writes wait for all reads of the
+    buffers, and XLA changes them in place; otherwise it copies them (on CPU it ignores
+    `optimization_barrier`). It is zero even if the vectors hold NaN or infinity.
     """
     zero = jnp.clip(jnp.nan_to_num(x_BSD.sum()), 0, 0).astype(jnp.int32)
     places_BS = jnp.where(documents_BS == NOBODY, chunk_len, positions_BS)
@@ -381,9 +386,9 @@ def _places(
 
 
 def _append(layers: Layers, gained: Any, places: tuple[Array, Array]) -> Layers:
-    """All layers' buffers with a piece's keys, values and what is kept of it.
+    """Writes a piece's keys, values and kept vectors into the buffers of all layers.
 
-    Outside the loop over layers: here decoding writes one token's place.
+    This stands outside the loop over layers, so that decoding writes one token's place only.
     """
     rows_B1, places_BS = places
 
@@ -405,7 +410,7 @@ def _append(layers: Layers, gained: Any, places: tuple[Array, Array]) -> Layers:
 
 
 def _close(config: RMATConfig, params: PyTree, state: OpenState) -> OpenState:
-    """Writes the chunks that are full, if any is: memory, window, and an empty chunk after them."""
+    """Closes the chunks that are full: writes memory and window, and begins an empty chunk."""
     c, closes_B = config, state.position_B == config.chunk_len
     at = rules.border(c, state.ages_BM, state.owner_B, state.document_B, state.documents_BC)
 
@@ -413,7 +418,7 @@ def _close(config: RMATConfig, params: PyTree, state: OpenState) -> OpenState:
         def one(before, weights, layer):
             weights = _in_time(c, weights, before)
             new, old = _closed(c, weights, state, layer, at), _carried(layer)
-            # the layers do not need each other, but one after the other they need less memory
+            # the layers do not depend on each other, but need less memory one after the other
             after = sum(x.sum(dtype=before.dtype) for x in new.values())
             return before + after, jax.tree.map(lambda x, y: _where(closes_B, x, y), new, old)
 
@@ -422,7 +427,7 @@ def _close(config: RMATConfig, params: PyTree, state: OpenState) -> OpenState:
     def keep(layers):
         return _over_layers(lambda _, layer: (None, _carried(layer)), None, layers)[1]
 
-    # A branch copies whatever it returns: what the chunk's end does not change stays outside.
+    # A branch of `cond` copies what it returns, so fields that do not change stay outside.
     changed = jax.lax.cond(closes_B.any(), close, keep, state.layers)
     layers = _over_layers(lambda _, x, new: (None, x.replace(**new)), None, state.layers, changed)
     owners_BW, ages_BM = state.window_documents_BW, state.ages_BM
@@ -443,7 +448,7 @@ def _close(config: RMATConfig, params: PyTree, state: OpenState) -> OpenState:
 def _closed(
     config: RMATConfig, weights: PyTree, state: OpenState, layer: OpenLayer, at: rules.Border
 ) -> dict[str, Array]:
-    """What a layer carries on from a full chunk, by field."""
+    """The fields that a layer carries on from a full chunk."""
     c, block, new = config, Block(config).bind({"params": weights}), _carried(layer)
     if c.memory:
         of_one = jax.tree.map(lambda x: x[None], at)
@@ -477,9 +482,9 @@ def _where(mask_B: Array, new: Array, old: Array) -> Array:
 def _pieces(start_B: Array, length: int, chunk_len: int) -> tuple[Array, Array]:
     """Cuts [B, T] at chunk borders, for rows that stand at `start_B` in their chunks.
 
-    The first piece of a row fills up its open chunk. Each has room for S = min(T, C) tokens, and
-    there are as many as the worst start needs; places without a token get a position >= C or an
-    index >= T.
+    The first piece of a row fills up its open chunk. Each piece has room for S = min(T, C) tokens,
+    and there are as many pieces as the worst start needs. Places without a token get a position
+    >= C or an index >= T.
 
     Returns:
         The index in T [N, B, S], and the position in the chunk [N, B, S].
@@ -496,7 +501,7 @@ def _pieces(start_B: Array, length: int, chunk_len: int) -> tuple[Array, Array]:
 
 
 def _join(x_NBSD: Array, start_B: Array, length: int, chunk_len: int) -> Array:
-    """The vectors of the pieces that `_pieces` cut, put together again: [B, T, D]."""
+    """Joins the vectors of the pieces that `_pieces` has cut: [B, T, D]."""
     count, batch, size, width = x_NBSD.shape
     x_BJD = x_NBSD.swapaxes(0, 1).reshape(batch, count * size, width)
     place_BT = start_B[:, None] + jnp.arange(length)[None]

@@ -1,7 +1,7 @@
-"""The rows of one batch, and who has them.
+"""The rows of one batch, and the streams that hold them.
 
-A `Ticket` stands for a stream that may want a row. This module knows tickets only: sessions are
-built on it, in `session`, and the engine that opens sessions, in `engine`.
+A `Ticket` stands for a stream that may want a row. This module knows tickets only; `session` builds
+sessions on it, and `engine` opens them.
 """
 
 import concurrent.futures
@@ -44,7 +44,7 @@ from rmat_jax.types import PyTree
 
 # After so many tokens a stream leaves its row if others wait for one.
 TURN = 256
-# Seconds that writing should take in one step: so often text appears, and others may join.
+# The seconds that one step of writing should take. After each, text appears and others may join.
 PACE = 0.05
 
 
@@ -76,16 +76,16 @@ class Rows:
         prompts: int = 4,
         devices: int = 1,
     ):
-        """Makes the batch. Rows that nobody uses are computed all the same.
+        """Makes the batch. Unused rows are computed all the same.
 
         Args:
             model: the model.
             params: its parameters.
             tokenizer: its tokenizer.
-            rows: streams that are read or written at the same time.
-            prompts: streams whose prompts one step reads together, at most `rows`.
-            devices: of this process, which divide the chunks of a long prompt. The first of them
-                does all else.
+            rows: the number of streams that are read or written at the same time.
+            prompts: the number of prompts that one step reads together, at most `rows`.
+            devices: how many devices of this process divide the chunks of a long prompt. The first
+                of them does everything else.
 
         Raises:
             UserError: `rows`, `prompts` or `devices` is below 1, there are not so many devices, or
@@ -98,7 +98,7 @@ class Rows:
         self._mesh = along_time(model.config, PREFILL_CHUNKS, devices)
         self._params_of_all = on_all(self._mesh, self.params)
         self.params = of_first(self._mesh, self._params_of_all)
-        # tokens that they read in one call
+        # tokens that these devices read in one call
         self._whole = PREFILL_CHUNKS * model.config.chunk_len * devices
         self.prompts = min(prompts, rows)
         # one row that has read nothing; arrays never change, so all new streams share it
@@ -106,32 +106,32 @@ class Rows:
         self.pauses_for = functools.lru_cache(maxsize=64)(self._pauses_for)
         self._streams = begin(model, rows)
         self._seats: list[Ticket | None] = [None] * rows
-        # those with something left to do, in the order of their turns
+        # streams with something left to do, in the order of their turns
         self._wanting: dict[Ticket, None] = {}
         # tokens that the next step may write in each row
         self._limit = 4
         self._pauses: tuple[list, jax.Array] | None = None
         self._steps = 0
         self._stepping = self._closed = False
-        # held while the books are written, never while the device works
+        # held while the fields of this object change, never while the device works
         self._books = threading.Condition()
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Tells the weights of this model from any others."""
+        """Identifies the weights of this model."""
         return fingerprint(stack_params(self.params))
 
     @property
     def state_bytes(self) -> int:
-        """Counts the bytes that the model remembers of one stream, whatever it has read."""
+        """Counts the bytes of one stream's state, which does not grow with the text."""
         return self.beginning.state.num_bytes()
 
     def encode(self, prompt: str | bytes | Sequence[int], first: bool = False) -> np.ndarray:
         """Turns text, bytes or ids into [n] token ids.
 
         Args:
-            prompt: to be read.
-            first: it begins a document.
+            prompt: text, bytes or ids.
+            first: whether it begins a document.
 
         Raises:
             UserError: the prompt is none of these, or an id is outside the vocabulary.
@@ -166,9 +166,9 @@ class Rows:
         """Begins a text. The steps that follow write it, whoever makes them.
 
         Raises:
-            UserError: the stream is writing already, or it has read nothing, or this is closed.
+            UserError: the stream is writing already or has read nothing, or the engine is closed.
         """
-        # The tokens are found before the lock is taken, and kept: nobody has to wait for it.
+        # Computed and cached before the lock is taken, so that nobody has to wait for it.
         self.pauses_for(sampling.stop)
         with self._books:
             self._check_open()
@@ -183,13 +183,13 @@ class Rows:
             return ticket.job
 
     def stop(self, ticket: Ticket) -> None:
-        """Ends the text that a stream is writing, where it has come to."""
+        """Ends the text that a stream is writing, after what it has written so far."""
         with self._books:
             if ticket.job is not None:
                 ticket.job.end("given up")
 
     def next_piece(self, job: Job) -> Piece | None:
-        """Takes the next piece that is ready. None says that none is.
+        """Takes the next piece that is ready; None if there is none.
 
         Raises:
             UserError: no piece is ready, and the text ended with an error.
@@ -202,9 +202,9 @@ class Rows:
             return None
 
     def drop(self, ticket: Ticket) -> None:
-        """Ends all that is to be done for a stream: what it has not read yet is dropped.
+        """Ends a stream's text, and drops what it has not read yet.
 
-        The step that another thread makes is waited for.
+        The call waits for a step that another thread makes.
         """
         with self._books:
             self._books.wait_for(lambda: not self._stepping)
@@ -221,10 +221,10 @@ class Rows:
             return Traffic(seated, len(working) - seated)
 
     def copy(self, ticket: Ticket) -> tuple[Streams, int]:
-        """Copies where a stream stands. It first reads all that it was given.
+        """Copies a stream's state. The stream first reads all that it was given.
 
         Returns:
-            A row of its own, and the number of tokens it has read.
+            A single row, and the number of tokens that it has read.
         """
         self.catch_up(ticket)
         with self._books:
@@ -236,7 +236,7 @@ class Rows:
             return take(self._streams, np.array([ticket.row])), ticket.tokens
 
     def step(self) -> None:
-        """Lets some streams read a piece of their prompts, and all that write go on.
+        """Lets some streams read a piece of their prompts, and all writing streams go on.
 
         If another thread is in a step, this call waits for its end instead.
         """
@@ -249,7 +249,7 @@ class Rows:
             self._check_whole()
             self._stepping = True
         try:
-            # The streams are donated: half a step would leave nothing to go on with.
+            # The streams are donated, so that an interrupted step would lose them.
             with deferred():
                 self._take_turns()
                 self._read()
@@ -278,8 +278,8 @@ class Rows:
     def close(self) -> None:
         """Takes no more work. A text that is being written ends with an error.
 
-        The step that another thread makes is waited for. What was written before can still be
-        taken, and sessions be saved.
+        The call waits for a step that another thread makes. Text that was written before can still
+        be taken, and sessions can be saved.
         """
         with self._books:
             self._closed = True
@@ -301,7 +301,7 @@ class Rows:
             )
 
     def _take_turns(self) -> None:
-        """Empties the rows of those who have nothing to do or have had a turn, and fills them."""
+        """Frees the rows of streams without work or after a turn, and fills rows with others."""
         with self._books:
             self._wanting = {t: None for t in self._wanting if t.is_unfinished}
             waiting = [t for t in self._wanting if t.row is None and t.has_work]
@@ -333,7 +333,7 @@ class Rows:
             sizes = {t: self._next_piece_of(t) for t in readers}
             _, size, whole = sizes[readers[0]]
             readers = [t for t in readers if sizes[t][1:] == (size, whole)][: self.prompts]
-            # A place beyond the last row stands for nobody.
+            # A place beyond the last row stands for no stream.
             index_P = np.full(self.prompts, len(self._seats))
             tokens_PT = np.zeros((self.prompts, size), np.int32)
             lengths_P = np.zeros(self.prompts, np.int32)
@@ -341,7 +341,7 @@ class Rows:
                 piece = ticket.unread[0][: sizes[ticket][0]]
                 index_P[place], lengths_P[place] = ticket.row, len(piece)
                 tokens_PT[place, : len(piece)] = piece
-            # The end of one document begins the next, but for the first token of all.
+            # The token that ends a document begins the next, unless it is a stream's first token.
             begins_PT = tokens_PT == self.tokenizer.end
             begins_PT[: len(readers), 0] &= [ticket.tokens > 0 for ticket in readers]
         if whole:
@@ -361,9 +361,9 @@ class Rows:
                 self._to_the_end(ticket)
 
     def _next_piece_of(self, ticket: Ticket) -> tuple[int, int, bool]:
-        """How a stream goes on reading: tokens, room of the call, whether they are whole chunks.
+        """Plans a stream's next call: its tokens, its width, and whether it reads whole chunks.
 
-        That depends on its own prompt and place alone, so that company changes nothing.
+        It depends on the stream's own prompt and place alone, so other streams change nothing.
         """
         length, chunk_len = len(ticket.unread[0]), self.model.config.chunk_len
         to_border = -ticket.tokens % chunk_len
@@ -429,7 +429,7 @@ class Rows:
         return asked
 
     def _pauses_of(self, writers: Sequence[tuple[int, Job]]) -> jax.Array:
-        """[rows, V] on the device. It is sent there when the stop sequences have changed."""
+        """`_pauses_for` of each row, [rows, V], sent to the device when stop sequences change."""
         wanted = [()] * len(self._seats)
         for row, job in writers:
             wanted[row] = job.sampling.stop

@@ -10,7 +10,7 @@ from rmat_jax.infer.text import as_bytes
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Holds the rules by which a session writes.
+    """The rules by which a session writes.
 
     Raises:
         UserError: a value breaks its rule.
@@ -24,7 +24,7 @@ class Sampling:
     top_k: int = 0
     # only the fewest tokens that together have this probability; 1: all
     top_p: float = 1.0
-    # the same seed gives the same text, in any company
+    # the same seed gives the same text, whatever other sessions do
     seed: int = 0
     # the text ends before any of these
     stop: Sequence[str | bytes] = ()

@@ -1,4 +1,4 @@
-"""What a text costs a model, whatever its length."""
+"""Computes what a text costs a model, whatever its length."""
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,11 +23,11 @@ from rmat_jax.types import Array, PyTree
 
 
 class Scored(NamedTuple):
-    """A text read so far."""
+    """The cost of a text so far."""
 
-    # scored ones
+    # the number of scored tokens
     tokens: int
-    # what they cost
+    # their cost
     nats: float
 
 
@@ -59,27 +59,27 @@ def score(
     end: int,
     devices: int = 1,
 ) -> Iterator[Scored]:
-    """What a document costs the model, token by token, whatever its length, at constant memory.
+    """Computes the running cost of a document of any length, at constant memory.
 
     Args:
         model: the model.
         params: its parameters, unstacked or not.
-        pieces: the document's token ids, in pieces of any sizes that are asked for one after the
+        pieces: the document's token ids, in pieces of any size, which are taken one after the
             other.
         end: the token that opens a document and, as the last target, ends it.
-        devices: of this process, which divide the document's chunks.
+        devices: how many devices of this process divide the document's chunks.
 
     Yields:
         The running totals after every PREFILL_CHUNKS chunks of each device, and after the document.
 
     Raises:
-        UserError: the devices cannot divide the chunks, or there are not so many.
+        UserError: there are not so many devices, or they cannot divide the chunks.
     """
     length = PREFILL_CHUNKS * model.config.chunk_len * devices
     mesh = along_time(model.config, PREFILL_CHUNKS, devices)
     params = on_all(mesh, params)
     state = on_all(mesh, initial_state(model.config, 1))
-    # read, its first token as input only
+    # tokens that were taken and not scored; the first is an input only
     held, ended = np.array([end]), False
     tokens, nats = 0, 0.0
     pieces = iter(pieces)
@@ -103,29 +103,28 @@ def score(
 
 
 class Cost(NamedTuple):
-    """What a continuation costs, token by token."""
+    """The cost of a continuation, token by token."""
 
     # [n]
     nats: np.ndarray
-    # [n] bool, whether it was the most likely token
+    # [n] bool, whether each token was the most likely one
     correct: np.ndarray
 
     @property
     def total(self) -> float:
-        """Nats."""
+        """The sum, in nats."""
         return float(self.nats.sum())
 
 
 def continuations(
     model: RMAT, params: PyTree, streams: Streams, texts: Sequence[np.ndarray]
 ) -> list[Cost]:
-    """What each row's text would cost after what the row has read. The streams are left as they
-    are.
+    """Computes the cost of each row's text after what the row has read. The streams stay unchanged.
 
     Args:
         model: the model.
         params: its parameters, unstacked.
-        streams: where the rows stand; each has read at least one token.
+        streams: the rows, each of which has read at least one token.
         texts: token ids for each row, at least one.
     """
     lengths, chunk_len = [len(text) for text in texts], model.config.chunk_len
@@ -166,9 +165,9 @@ def _first(logits_BV: Array, targets_B: Array) -> Scores:
 def _next(
     model: RMAT, params: PyTree, tokens_BT: Array, targets_BT: Array, state: OpenState
 ) -> tuple[Scores, OpenState]:
-    """Scores the tokens that follow.
+    """Scores the next tokens of each row.
 
-    A row that has nothing more to be asked reads padding: its state means nothing from there on.
+    A row whose text is over reads padding, and its state means nothing from there on.
     """
     config, params = model.config, stack_params(params)
     x_BTD, state = open_chunk.read(config, params, stack_layers(state), tokens_BT)
@@ -185,7 +184,7 @@ def _next(
 
 
 def _cut(x_BT: Array, size: int) -> Array:
-    """[B, T, ...] in parts of `size`, the last one filled up: [N, B, S, ...]."""
+    """Cuts [B, T, ...] into parts of `size`, the last one padded: [N, B, S, ...]."""
     rest = [(0, 0)] * x_BT.ndim
     rest[1] = (0, -x_BT.shape[1] % size)
     x_BT = jnp.pad(x_BT, rest)
@@ -193,5 +192,5 @@ def _cut(x_BT: Array, size: int) -> Array:
 
 
 def _join(x_NBS: Array) -> Array:
-    """[N, B, S] as [B, N S]."""
+    """Joins parts [N, B, S] to [B, N S]."""
     return x_NBS.swapaxes(0, 1).reshape(x_NBS.shape[1], -1)

@@ -30,7 +30,7 @@ class Session:
 
     @property
     def is_behind(self) -> bool:
-        """Tells whether it has been given more than it has read."""
+        """Tells whether the session has been given more than it has read."""
         return bool(self.ticket.unread)
 
     @property
@@ -40,7 +40,7 @@ class Session:
 
     @property
     def state_bytes(self) -> int:
-        """Counts the bytes that the model remembers of a session, whatever it has read."""
+        """Counts the bytes of a session's state, which does not grow with the text."""
         return self.engine.state_bytes
 
     def read(self, prompt: str | bytes | Sequence[int]) -> None:
@@ -62,8 +62,8 @@ class Session:
         """Hands out text as it is written, with whole characters.
 
         Writing begins at once, whoever drives the engine. While others drive, a session may come
-        up to AHEAD tokens before its iterator. It has read these tokens, also if nobody asks for
-        them: `close` the iterator, or call `stop`, and take what there is.
+        up to AHEAD tokens before its iterator. It has read these tokens even if nobody takes them.
+        `close` the iterator to drop them, or call `stop` and take the rest.
 
         Args:
             errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`;
@@ -106,7 +106,7 @@ class Session:
             job.give_up()
 
     def stop(self) -> None:
-        """Ends the text where it has come to. Its iterator ends after that."""
+        """Ends the text after what is written so far, and with it its iterator."""
         self.engine.stop(self.ticket)
 
     def fork(self, *, forget: bool = False) -> "Session":
@@ -121,7 +121,7 @@ class Session:
         return Session(self.engine, Ticket(stream, tokens))
 
     def save(self, file: str | Path) -> None:
-        """Writes where the session stands to one safetensors file, whole or not at all.
+        """Writes the session's state to one safetensors file, whole or not at all.
 
         Raises:
             UserError: the file cannot be written there.
@@ -132,7 +132,7 @@ class Session:
         save_stream(Path(file), stream, engine.model.config, weights, tokenizer, tokens)
 
     def _one_step(self, job: Job) -> None:
-        # Another thread may have made it ready in the meantime.
+        # Another thread may have made a piece ready in the meantime.
         if not job.ready and not job.ended:
             self.engine.step()
 
@@ -176,7 +176,7 @@ class Writing(Generic[T]):
         return next(self._items)
 
     def close(self) -> None:
-        """Ends the text where it has come to."""
+        """Ends the text after what is written so far."""
         self._job.give_up()
 
     __del__ = close

@@ -1,4 +1,4 @@
-"""One stream's state as a file: whoever has the same weights goes on with it, bit for bit."""
+"""Saves one stream's state to a file. With the same weights it goes on bit for bit."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ from rmat_jax.model import RMAT
 from rmat_jax.sealed import Spec, check_kind, read_sealed, write_sealed
 from rmat_jax.types import PyTree
 
-# raise the number when older code would misread the new
+# raise the number when older code would misread a new file
 KIND = "rmat_jax session 2"
 REMEDY = "give a file that a session was saved to, or one that is not there yet"
 
 
 def fingerprint(params: PyTree) -> str:
-    """Tells weights apart, whatever the devices they lie on."""
+    """Identifies weights, whatever the devices they lie on."""
     return hashlib.sha256(json.dumps(digests(params), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -33,15 +33,15 @@ def save_stream(
     """Writes one row to a safetensors file, whole or not at all.
 
     Args:
-        file: in a folder that exists; an older one is replaced.
+        file: the file, in a folder that exists; an older one is replaced.
         stream: one row.
-        config: the model's.
-        weights: their `fingerprint`.
-        tokenizer: its description.
-        tokens: how many were read so far.
+        config: the model's config.
+        weights: the weights' `fingerprint`.
+        tokenizer: the tokenizer's description.
+        tokens: the number of tokens read so far.
 
     Raises:
-        UserError: it cannot be written there.
+        UserError: the file cannot be written.
     """
     metadata = {
         "config": json.dumps(config.meaning()),
@@ -57,11 +57,11 @@ def save_stream(
 def load_stream(
     file: Path, config: RMATConfig, weights: str, tokenizer: str
 ) -> tuple[Streams, int]:
-    """What `save_stream` wrote, and the tokens read so far.
+    """Reads what `save_stream` wrote: one row, and the number of tokens read so far.
 
     Raises:
-        UserError: no such file, not a session's, damaged, or of another model, tokenizer or
-            weights: it says which.
+        UserError: there is no such file, it is damaged or holds no session, or it is of another
+            model, tokenizer or weights. The message says which.
     """
     expected = named(jax.eval_shape(lambda: begin(RMAT(config), 1)))
 
@@ -82,8 +82,8 @@ def load_stream(
         if metadata["weights"] != weights:
             raise UserError(
                 f"{file} is a session of other weights ({metadata['weights']}, these are "
-                f"{weights}): the model was trained on, or is another; use the same checkpoint, "
-                "or another file"
+                f"{weights}): the model was trained further, or is another; use the same "
+                "checkpoint, or another file"
             )
         wanted = {name: (x.dtype.name, x.shape) for name, x in expected.items()}
         wrong = sorted(name for name in wanted | specs if wanted.get(name) != specs.get(name))

@@ -1,5 +1,6 @@
-"""Streams side by side: reading prompts, writing in one device loop. Pure functions of values;
-`engine` keeps the books.
+"""Pure functions in which streams side by side read prompts, and write in one device loop.
+
+`rows` calls them, and knows which stream has which row.
 """
 
 import functools
@@ -19,7 +20,7 @@ from rmat_jax.model import RMAT
 from rmat_jax.ops.sampling import sample
 from rmat_jax.types import Array, PyTree
 
-# read by one call
+# chunks that one call reads
 PREFILL_CHUNKS = 8
 # tokens a row may write in one call
 ROOM = 64
@@ -27,20 +28,20 @@ ROOM = 64
 
 @struct.dataclass
 class Streams:
-    """Where each row stands. Nothing else is needed to go on."""
+    """The state of each row. Nothing else is needed to go on."""
 
-    # its layers one by one
+    # with a tuple of layers
     state: OpenState
-    # of the next token
+    # the logits of the next token
     logits_BV: Array
-    # tokens it wrote since it began: they number its random draws
+    # the number of tokens that the row has written, which numbers its random draws
     written_B: Array
 
 
 class Requests(NamedTuple):
     """What each row shall write."""
 
-    # tokens; 0: none
+    # the number of tokens; 0: none
     left_B: Array
     # uint32
     seed_B: Array
@@ -52,18 +53,18 @@ class Requests(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What a call wrote: the first `count_B` of each row, -1 and 0 after them."""
+    """What a call wrote: `count_B` tokens in each row, then ids -1 and log-probabilities 0."""
 
     tokens_BT: Array
     # natural logarithm of the model's probability, before temperature and cuts
     logprobs_BT: Array
     count_B: Array
-    # at `end`, which is not read and not among the tokens: the row stands before it
+    # whether the row stopped at `end`, which is not read and not among the tokens
     ended_B: Array
 
 
 def begin(model: RMAT, batch: int) -> Streams:
-    """Rows that have read nothing. They must read a token before they can write."""
+    """Makes rows that have read nothing. They must read a token before they can write."""
     logits_BV = jnp.zeros((batch, model.config.vocab_size), jnp.dtype(model.config.param_dtype))
     return Streams(
         open_chunk.initial_state(model.config, batch), logits_BV, jnp.zeros(batch, jnp.int32)
@@ -72,13 +73,13 @@ def begin(model: RMAT, batch: int) -> Streams:
 
 @jax.jit
 def take(streams: Streams, index_P: Array) -> Streams:
-    """The rows at these places; one beyond the last stands for the last."""
+    """Takes the rows at these places; a place beyond the last row stands for the last row."""
     return jax.tree.map(lambda x: x.at[index_P].get(mode="clip"), streams)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def put(streams: Streams, index_P: Array, rows: Streams) -> Streams:
-    """The streams with other rows at these places; what is beyond the last place is dropped.
+    """Puts other rows at these places; a row for a place beyond the last is dropped.
 
     The streams are donated.
     """
@@ -95,20 +96,20 @@ def read(
     lengths_P: Array,
     begins_PT: Array | None = None,
 ) -> Streams:
-    """Some rows read a piece of their prompts, together. The streams are donated.
+    """Lets some rows read a piece of their prompts together. The streams are donated.
 
     Args:
         model: the model.
         params: its parameters, unstacked (`unstack_params`).
         streams: all rows.
-        index_P: places of those that read; beyond the last: none.
-        tokens_PT: padded at the end, to a few widths only (`call_width`), since each is compiled.
-        lengths_P: how many of them count; 0: none, the row stays as it is.
+        index_P: the places of the rows that read; a place beyond the last row stands for no row.
+        tokens_PT: token ids, padded at the end to one of a few widths (`call_width`), since each
+            width is compiled.
+        lengths_P: how many tokens of a row count; 0: the row stays as it is.
         begins_PT: whether a token begins a new document; None: none does.
     """
     rows = take(streams, index_P)
-    # Stacked again: a copy of the weights is little beside reading a prompt, and the layers are
-    # compiled once.
+    # Stacked layers are compiled once, and the copy of the weights costs little beside reading.
     params, state = stack_params(params), stack_layers(rows.state)
     documents_PT = None if begins_PT is None else _documents(state, begins_PT)
     logits_PV, state = open_chunk.last(
@@ -127,16 +128,16 @@ def read_chunks(
     begins_PT: Array,
     mesh: Mesh | None,
 ) -> Streams:
-    """Rows that stand at a chunk's border read whole chunks, as training does: many at once.
+    """Lets rows at a chunk's border read many whole chunks at once, as training does.
 
     Args:
         model: the model.
         params: its parameters, unstacked.
-        rows: those that read.
+        rows: the rows that read.
         tokens_PT: token ids, whole chunks for each device.
         begins_PT: whether a token begins a new document.
         mesh: the devices that divide the chunks, which all hold the rows and the parameters; None:
-            one.
+            one device.
     """
 
     def read(params, state, tokens_PT, documents_PT):
@@ -150,12 +151,12 @@ def read_chunks(
 
 
 def _documents(state: OpenState, begins_PT: Array) -> Array:
-    """Ids of the documents that tokens belong to, [P, T], counted on from the state's."""
+    """The ids of the tokens' documents, [P, T], counted from the state's document."""
     return state.document_B[:, None] + jnp.cumsum(begins_PT, axis=1)
 
 
 def call_width(length: int, chunk_len: int) -> int:
-    """Room of the call that reads the next of `length` tokens: one of few, and at most
+    """The width of the call that reads the next of `length` tokens: one of a few widths, at most
     PREFILL_CHUNKS chunks.
     """
     most, width = PREFILL_CHUNKS * chunk_len, 16
@@ -174,8 +175,9 @@ def decode(
     end: Array,
     known: Array,
 ) -> tuple[Streams, Written]:
-    """Every row that has something left to write goes on, in one loop on the device. The streams
-    are donated.
+    """Lets every row with something left to write go on, in one loop on the device.
+
+    The streams are donated.
 
     A row stops at `end`, after a token at which it pauses, when nothing is left, or after `limit`
     tokens.
@@ -185,9 +187,9 @@ def decode(
         params: its parameters, unstacked.
         streams: all rows.
         requests: what each shall write.
-        limit: tokens, at most ROOM.
+        limit: the most tokens of a row, at most ROOM.
         end: the token that ends a text; -1: none.
-        known: only ids below it are written. A model may have more than its tokenizer.
+        known: only ids below it are written, since a model may have more ids than its tokenizer.
     """
     batch = streams.logits_BV.shape[0]
     seeds_B = jax.vmap(jax.random.key)(requests.seed_B)
@@ -244,17 +246,17 @@ def prefill(
     tokens_BT: np.ndarray,
     lengths: np.ndarray | None = None,
 ) -> Streams:
-    """All rows read prompts of any length, at constant memory. The streams are donated.
+    """Lets all rows read prompts of any length, at constant memory. The streams are donated.
 
     Args:
         model: the model.
         params: its parameters, unstacked.
-        streams: where the rows stand.
+        streams: all rows.
         tokens_BT: integer ids on the host, padded at the end.
-        lengths: [B] tokens of each row, 0 to T; None: T.
+        lengths: [B] how many tokens of each row count, 0 to T; None: T.
 
     Raises:
-        UserError: lengths that are longer than the prompts, or ids outside the vocabulary.
+        UserError: a length is longer than the prompts, or an id is outside the vocabulary.
     """
     tokens_BT = np.asarray(tokens_BT, np.int32)
     batch, length = tokens_BT.shape
@@ -280,7 +282,7 @@ def prefill(
 
 
 def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
-    """Raises UserError for an id that the model does not know."""
+    """Raises UserError for an id outside the vocabulary."""
     for worst in (tokens.min(initial=0), tokens.max(initial=0)):
         if not 0 <= worst < vocab_size:
             raise UserError(f"token id {worst} is outside the vocabulary 0..{vocab_size - 1}")

@@ -1,4 +1,4 @@
-"""From written tokens to text: stop sequences, and characters of several bytes."""
+"""Turns written bytes into text: stop sequences, and text as bytes."""
 
 from collections.abc import Sequence
 

@@ -23,7 +23,7 @@ class Ticket:
     tokens: int = 0
     # the row in the batch
     row: int | None = None
-    # `tokens` when it took its row
+    # `tokens` at the time it took its row
     seated_at: int = 0
     # pieces of prompts, in order
     unread: deque[np.ndarray] = dataclasses.field(default_factory=deque)
@@ -32,7 +32,7 @@ class Ticket:
 
     @property
     def is_new(self) -> bool:
-        """Tells whether nothing but the token that opens a document is read, or will be."""
+        """Tells whether the stream was given nothing but the token that opens a document."""
         return self.tokens + sum(map(len, self.unread)) <= 1
 
     @property
@@ -47,8 +47,8 @@ class Ticket:
 
     @property
     def has_work(self) -> bool:
-        """Tells whether a step can do something for it now.
+        """Tells whether a step can do something for the stream now.
 
-        A text whose reader is far behind is unfinished, but it is no work.
+        A text whose reader is far behind is unfinished, but is no work for a step.
         """
         return bool(self.unread) or (self.job is not None and self.job.goes_on)

@@ -1,9 +1,9 @@
-"""The same model outside JAX: names and layout of its weights, files and folders of them, a PyTorch
-reference, the check that both compute the same, and programs of others that use a model.
+"""The model outside JAX: names and layout of its weights, files and folders of weights, a PyTorch
+reference, the check that both compute the same, and adapters for other libraries.
 
-JAX is needed by `run_jax`, `convert` and `layout` (so by a file of weights), PyTorch by
-`reference`, `training` and `run_torch`. A dump is replayed where just one of them is installed.
-`modeling_rmat` and `configuration_rmat` also need transformers, and `harness` needs lm_eval.
+`run_jax`, `convert` and `layout` (and so files of weights) need JAX. `reference`, `training` and
+`run_torch` need PyTorch. A dump can be replayed with only one of the two installed. `modeling_rmat`
+and `configuration_rmat` also need transformers, and `harness` needs lm_eval.
 
 May import: config, data, digests, errors, files, infer, model, modules, progress, sealed, train,
 types, flax, jax, lm_eval, numpy, torch, transformers.

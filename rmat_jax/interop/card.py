@@ -1,4 +1,4 @@
-"""The model card of an exported folder: the training, its figures, how the model is loaded."""
+"""The model card of an exported folder: how the model was trained, its figures, how to load it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ tags:
 
 A Recurrent Memory-Augmented Transformer with Chunked Attention
 ([arXiv 2507.00453](https://arxiv.org/abs/2507.00453)), trained with rmat_jax. It reads and writes
-streams of any length: what it remembers has a fixed size.
+streams of any length, and its state has a fixed size.
 
 | | |
 |---|---|
@@ -36,7 +36,7 @@ streams of any length: what it remembers has a fixed size.
 
 {loading}
 
-Rows of a batch must be equally long: there is no padding. An end token begins a new document.
+Rows of a batch must be equally long, since there is no padding. An end token begins a new document.
 
 ## Settings
 
@@ -82,12 +82,12 @@ def model_card(
     """Returns the card.
 
     Args:
-        config: the run's.
-        folder: that the card lies in.
-        step: of the weights.
-        records: the lines of the run's metrics.jsonl; what they lack, the card lacks.
+        config: the run's config.
+        folder: the folder of the card.
+        step: the step of the weights.
+        records: the lines of the run's metrics.jsonl; figures that they lack are left out.
         tensors: the weights.
-        dtype: in which they are written; None: the parameters' own.
+        dtype: the type in which they are written; None: that of the parameters.
     """
     state = jax.eval_shape(lambda: open_chunk.initial_state(config.model, 1))
     count = sum(x.size for x in tensors.values())
@@ -112,7 +112,7 @@ def model_card(
 
 
 def _data(data: DataConfig) -> str:
-    """What was read, as the run names it."""
+    """The training data, as the run names it."""
     named = data.path or data.tfds or data.synthetic
     return f"`{named}`" if named else "the Python standard library's source code"
 

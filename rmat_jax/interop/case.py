@@ -1,4 +1,4 @@
-"""What is compared: weights, and inputs that reach every rule of the model. Numpy only."""
+"""The case of a comparison: weights, and inputs that reach every rule of the model. NumPy only."""
 
 import dataclasses
 
@@ -8,23 +8,23 @@ from rmat_jax.config import IGNORE, Config, RMATConfig
 
 # rows: one long document; short ones, cut where rules change; documents of random lengths
 BATCH = 3
-# that an optimiser step reads; the lanes' memory goes on from step to step
+# the chunks that an optimiser step reads; the lanes' memory goes on from step to step
 CHUNKS_PER_STEP = 2
-# share of targets that are not scored
+# the share of targets that are not scored
 IGNORED = 0.05
 
-# by (quantity, place), in the order in which a model computes them
+# results by (quantity, place), in the order in which a model computes them
 Results = dict[tuple[str, str], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Everything that a result depends on. Streams go on behind the tokens of the call."""
+    """Everything that a result depends on. Streams begin with the tokens of the call."""
 
     config: Config
-    # by the names of `layout`
+    # tensors by the names of `layout`
     weights: dict[str, np.ndarray]
-    # [B, T] of one call
+    # [B, T], the tokens of one call
     tokens: np.ndarray
     # [B, T]
     targets: np.ndarray
@@ -37,7 +37,7 @@ class Case:
     # [B, T + S]
     stream_tokens: np.ndarray
     stream_documents: np.ndarray
-    # [B] tokens that a stream reads at once; then it reads S more, one by one
+    # [B], how many tokens a stream reads at once; then it reads S more, one by one
     prompt_lengths: np.ndarray
 
     def check(self) -> None:
@@ -69,7 +69,7 @@ class Case:
 
     @property
     def decoded(self) -> int:
-        """Tokens that each stream reads one by one, S."""
+        """The number of tokens that each stream reads one by one, S."""
         return self.stream_tokens.shape[1] - self.tokens.shape[1]
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -86,19 +86,19 @@ def make_case(
     seed: int = 0,
     text: np.ndarray | None = None,
 ) -> Case:
-    """A case for a model: long enough that slots are written again, with documents that end
+    """Makes a case for a model: long enough that slots are written over, with documents that end
     wherever a rule changes.
 
     Args:
-        config: the experiment; dropout is switched off, the optimiser is AdamW with a cosine, and
-            shortened so that `steps` steps see its warm-up, its peak and its end.
-        weights: by the names of `layout`.
-        steps: of the optimiser, at least 1.
-        seed: of tokens, targets and documents.
-        text: token ids to read, the same passage for no two rows; None: random ids.
+        config: the experiment. The case has no dropout, and an AdamW with a cosine schedule that
+            goes through warm-up, peak and end within `steps` steps.
+        weights: tensors by the names of `layout`.
+        steps: the number of optimiser steps, at least 1.
+        seed: the seed of tokens, targets and documents.
+        text: token ids to read, from a random place in each row; None: random ids.
     """
     model = dataclasses.replace(config.model, dropout=0.0)
-    # what `interop/training.py` has
+    # the only optimiser of `interop/training.py`
     optim = dataclasses.replace(
         config.optim, name="adamw", schedule="cosine", ema=0.0, warmup_steps=steps // 3
     )
@@ -148,13 +148,13 @@ def make_case(
 
 
 def _chunks(model: RMATConfig) -> int:
-    """So many that slots which were written are written again; at least three."""
+    """The number of chunks after which written slots have been written over; at least three."""
     return max(3, model.memory.slots // model.memory.writes + 2) if model.memory else 3
 
 
 def _documents(rng: np.random.Generator, model: RMATConfig, length: int) -> np.ndarray:
-    """[B, T] ids: one document; ends at a border, in mid-run, a document of one token; random
-    lengths.
+    """Makes document ids [B, T]: one document in row 0; in row 1 ends at a border and within a run,
+    and a document of one token; random lengths in row 2.
     """
     chunk_len = model.chunk_len
     run_len = model.run_len if model.memory else chunk_len // 2
@@ -170,5 +170,5 @@ def _documents(rng: np.random.Generator, model: RMATConfig, length: int) -> np.n
     for row, ends in enumerate([[], cuts, random]):
         for end in ends:
             ids_BT[row, end:] += 1
-    # ids need not follow one another
+    # ids need not be consecutive
     return ids_BT * 7 + np.arange(BATCH)[:, None]

@@ -1,5 +1,4 @@
-"""When two results are the same: tolerances that follow from rounding, the comparison, and its
-table. Numpy only.
+"""Compares two results, with tolerances that follow from rounding, and makes a table. NumPy only.
 
 docs/crosscheck.md explains where the tolerances come from.
 """
@@ -13,15 +12,15 @@ import numpy as np
 from rmat_jax.config import RMATConfig
 from rmat_jax.interop.case import Case, Results
 
-# relative to the largest entry of a tensor
+# a tolerance relative to the largest entry of a tensor
 FLOAT64_TOLERANCE = 1e-9
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
 # lambda of Higham and Mary (2019): a sum breaks its bound with probability 2 exp(-lambda^2 / 2) =
 # 3e-8.
 CONFIDENCE = 6.0
-# perturbed runs
+# the number of perturbed runs
 SAMPLES = 2
-# in these the first difference is looked for
+# the quantities in which the first difference is searched
 FORWARD = ("layer output", "memory", "logits")
 QUANTITIES = (
     *FORWARD,
@@ -34,33 +33,33 @@ QUANTITIES = (
     "streamed memory",
 )
 
-# absolute, by (quantity, place)
+# absolute differences by (quantity, place)
 Spread = dict[tuple[str, str], float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Two results beside each other."""
+    """The difference of two results."""
 
     quantity: str
     place: str
-    # of the entry that differs most
+    # the index of the entry that differs most
     index: tuple[int, ...]
     # the largest difference
     absolute: float
-    # the same over the largest entry expected
+    # the largest difference over the largest expected entry
     relative: float
-    # absolute
+    # the tolerance of `absolute`
     tolerance: float
 
     @property
     def passed(self) -> bool:
-        # what is expected to be infinite cannot be checked
+        # an infinite tolerance comes from infinite results, which cannot be checked
         return self.absolute <= self.tolerance < math.inf
 
     @property
     def share(self) -> float:
-        """The difference over its tolerance: above 1 it fails."""
+        """The difference over its tolerance. Above 1 the comparison fails."""
         return self.absolute / self.tolerance if self.tolerance else math.inf * bool(self.absolute)
 
     @property
@@ -69,12 +68,12 @@ class Difference:
 
 
 def rounding(model: RMATConfig, tokens: int, dtype: str) -> float:
-    """The relative perturbation of the weights to which rounding amounts, gamma = u (lambda sqrt(n)
-    + 4 C).
+    """The relative perturbation of the weights that has the effect of rounding, gamma =
+    u (lambda sqrt(n) + 4 C).
 
-    n is the longest sum of the model, over `tokens` in its gradients; the second term is that of
-    RoPE's angles, which reach as many radians as tokens lie before the farthest key, at least C,
-    and are off by up to four roundings.
+    n is the length of the model's longest sum; in gradients it runs over `tokens`. The second term
+    is that of RoPE's angles, which reach as many radians as tokens lie before the farthest key, at
+    least C, and are off by up to four roundings.
     """
     window = model.local.window if model.carries_window else 0
     keys = farthest = max(model.chunk_len, window)
@@ -90,17 +89,16 @@ def rounding(model: RMATConfig, tokens: int, dtype: str) -> float:
 def measure_spread(
     case: Case, run: Callable[[Case], Iterator[Results]], exact: Results, dtype: str
 ) -> Spread:
-    """How far each result moves when every weight moves by the rounding of `dtype`: the largest of
-    a few random draws.
+    """Measures how far each result moves when every weight moves by the rounding of `dtype`.
 
-    Besides, each optimiser step rounds the weights themselves, which a difference of weights does
-    not forgive.
+    It takes the largest move of a few random draws. Besides, each optimiser step rounds the weights
+    themselves, which shows in full in an update, since that is a difference of weights.
 
     Args:
-        case: what is computed.
-        run: computes it in float64.
+        case: the case to compute.
+        run: computes a case in float64.
         exact: what `run` returns for the case as it is.
-        dtype: whose rounding is asked about.
+        dtype: the type whose rounding is measured.
     """
     gamma = rounding(case.config.model, case.tokens.size, dtype)
     spread = dict.fromkeys(exact, 0.0)
@@ -123,11 +121,17 @@ def measure_spread(
 def compare(
     case: Case, actual: Results, expected: Results, spread: Spread | None, dtype: str
 ) -> list[Difference]:
-    """Each result that both have. `spread`: needed below float64, where the tolerance is the fixed
-    relative one.
+    """Compares each result that both have.
 
-    A result of nothing but cancelling terms has no scale of its own: no tolerance is below the
-    rounding of the largest entry of its quantity.
+    A result whose terms all cancel has no scale of its own, so no tolerance is below the rounding
+    of the largest entry of its quantity.
+
+    Args:
+        case: the case.
+        actual: the results to check.
+        expected: the results to compare with.
+        spread: from `measure_spread`; None in float64, which has a fixed relative tolerance.
+        dtype: the type of the computation.
     """
     gamma = rounding(case.config.model, case.tokens.size, dtype)
     largest = {key: float(np.abs(x).max()) for key, x in expected.items()}
@@ -140,13 +144,13 @@ def compare(
         if actual[key].shape != expected[key].shape:
             found.append(Difference(*key, (), math.inf, math.inf, 0.0))
             continue
-        # infinity minus itself is no number, and found below
+        # infinity minus itself is NaN, which is replaced below
         with np.errstate(invalid="ignore"):
             gap = np.abs(actual[key] - expected[key])
         gap = np.where(np.isnan(gap), np.inf, gap)
         index = np.unravel_index(int(gap.argmax()), gap.shape)
         absolute = float(gap[index])
-        # Each of the two may be off by the spread.
+        # Each of the two results may be off by the spread.
         own = FLOAT64_TOLERANCE * largest[key] if dtype == "float64" else 2 * spread[key]
         tolerance = max(own, gamma * scale[key[0]])
         relative = absolute / largest[key] if largest[key] else math.inf * bool(absolute)
@@ -155,7 +159,7 @@ def compare(
 
 
 def first_difference(differences: list[Difference]) -> Difference | None:
-    """Where, in the order of the computation, the forward pass first goes apart; else the first
+    """The first failure of the forward pass, in the order of the computation, or else the first
     failure of any kind.
     """
     failed = [d for d in differences if not d.passed]
@@ -163,8 +167,8 @@ def first_difference(differences: list[Difference]) -> Difference | None:
 
 
 def table(differences: list[Difference]) -> str:
-    """One line for each quantity, at its worst place, as Markdown that also reads well in a
-    terminal.
+    """A table with a line for each quantity, at its worst place. It is Markdown that also reads
+    well in a terminal.
     """
     header = (
         "quantity",
@@ -197,7 +201,7 @@ def table(differences: list[Difference]) -> str:
 
 
 def to_json(differences: list[Difference]) -> list[dict]:
-    """Every comparison, as plain values; what is not finite, which JSON cannot say, as null."""
+    """Every comparison as plain values. Values that are not finite become null, for JSON."""
     rows = [dataclasses.asdict(d) | {"share": d.share, "passed": d.passed} for d in differences]
     return [
         {k: None if isinstance(x, float) and not math.isfinite(x) else x for k, x in row.items()}

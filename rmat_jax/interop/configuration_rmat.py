@@ -9,12 +9,12 @@ from transformers import PretrainedConfig
 
 from rmat_jax.config import RMATConfig, from_saved, to_saved
 
-# the library's versions before 5 find the files alone that this one itself imports
+# versions of the library before 5 copy only the files that this file itself imports
 from rmat_jax.errors import UserError  # noqa: F401
 
 
 class RMATHubConfig(PretrainedConfig):
-    """Holds our settings under the key `rmat`, and a few of them under the library's names."""
+    """Holds a model's settings under the key `rmat`, and some of them under the library's names."""
 
     model_type = "rmat"
     keys_to_ignore_at_inference = ["cache", "past_key_values"]
@@ -36,11 +36,11 @@ class RMATHubConfig(PretrainedConfig):
             "hidden_size": model.width,
             "num_hidden_layers": model.num_layers,
             "num_attention_heads": model.num_heads,
-            # the twin ties them itself
+            # the model ties its embeddings itself
             "tie_word_embeddings": False,
         }
         super().__init__(**kwargs | names)
 
     def settings(self) -> RMATConfig:
-        """Returns the settings as the twin takes them."""
+        """Returns the settings of the model."""
         return from_saved(RMATConfig, self.rmat, "config.json")

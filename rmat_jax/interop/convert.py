@@ -1,4 +1,4 @@
-"""From a checkpoint to a file of weights, and back to a run."""
+"""Turns a checkpoint into a file of weights, and such a file into a run."""
 
 import functools
 import json
@@ -29,17 +29,17 @@ from rmat_jax.types import PyTree
 
 
 class Exported(NamedTuple):
-    """What a checkpoint holds, ready to be written."""
+    """The weights of a checkpoint, ready to be written."""
 
     config: Config
-    # by the names of `layout`
+    # tensors by the names of `layout`
     tensors: dict[str, np.ndarray]
     step: int
-    # None: bytes, or no text at all
+    # None for bytes, or where there is no text
     tokenizer: Tokenizer | None
 
     def write(self, file: Path, dtype: str | None, **metadata: str) -> str:
-        """Writes the file of weights, and says in one line what it holds. Raises UserError."""
+        """Writes the file of weights, and returns a line about it. Raises UserError."""
         metadata |= {"step": f"{self.step}"}
         metadata |= to_metadata(self.tokenizer.files()) if self.tokenizer else {}
         write_weights(file, self.config, self.tensors, dtype, **metadata)
@@ -50,14 +50,15 @@ class Exported(NamedTuple):
 
 
 def read_run(workdir: Path, step: int | str | None = None) -> Exported:
-    """The parameters of a run's checkpoint, with its tokenizer.
+    """Reads the parameters of a run's checkpoint, with its tokenizer.
 
     Args:
-        workdir: of the run.
-        step: whose weights; None: the newest good one; "best": the lowest held-out loss.
+        workdir: the run's folder.
+        step: the checkpoint's step; None: the newest good one; "best": the lowest held-out loss.
 
     Raises:
-        UserError: no checkpoint or no such step, or no tokenizer where the config needs one.
+        UserError: there is no checkpoint or no such step, or no tokenizer where the config needs
+            one.
     """
     # a checkpoint may hold float64
     with jax.enable_x64(True):
@@ -74,36 +75,36 @@ def export_weights(
     """Writes the parameters of a checkpoint to `file`, with config, step and tokenizer.
 
     Args:
-        workdir: of a run.
-        file: is replaced if it is there; whole or not at all.
-        dtype: as `write_weights` takes it; None: the parameters' own.
-        step: whose weights; None: the newest good one; "best": the lowest held-out loss.
+        workdir: the run's folder.
+        file: the file, whole or not at all; an older one is replaced.
+        dtype: as `write_weights` takes it; None: that of the parameters.
+        step: the checkpoint's step; None: the newest good one; "best": the lowest held-out loss.
 
     Returns:
-        What was written, in one line.
+        A line that says what was written.
 
     Raises:
-        UserError: no checkpoint or no such step, no tokenizer where the config needs one,
-            or a file that cannot be written.
+        UserError: there is no checkpoint or no such step, no tokenizer where the config needs one,
+            or the file cannot be written.
     """
     return f"{file}: {read_run(workdir, step).write(file, dtype)}"
 
 
 def import_weights(workdir: Path, file: Path, config: Config | None = None) -> str:
-    """Begins a run in `workdir` with the weights of `file`: step 0, a fresh optimiser, empty
-    memory.
+    """Begins a run in `workdir` with the weights of `file`, at step 0 with a fresh optimiser and
+    an empty memory.
 
     Args:
-        workdir: without a checkpoint.
-        file: a safetensors file, or a folder of `export`.
-        config: the experiment's; None: that of the file. `read_weights` says more.
+        workdir: a folder without a checkpoint.
+        file: a safetensors file, or a folder that `export` wrote.
+        config: the experiment's config; None: the file's config. `read_weights` says more.
 
     Returns:
-        What was made, in one line.
+        A line that says what was made.
 
     Raises:
-        UserError: a file that `read_weights` refuses, a tokenizer that is missing or wrong, or a
-            workdir in use.
+        UserError: `read_weights` refuses the file, the tokenizer is missing or wrong, or the
+            workdir is in use.
     """
     config, file = config and follow_tokenizer(config), weights_file(file)
     config, tensors, metadata = read_weights(file, config)
@@ -127,16 +128,16 @@ def import_run(workdir: Path, other: Path, config: Config) -> str:
     """Begins a run in `workdir` with the weights of another run's newest good checkpoint.
 
     Args:
-        workdir: without a checkpoint.
+        workdir: a folder without a checkpoint.
         other: the workdir of the other run.
-        config: the experiment's; it must describe the same model as far as weights go.
+        config: the experiment's config, whose model must have the same weights.
 
     Returns:
-        What was made, in one line.
+        A line that says what was made.
 
     Raises:
-        UserError: the other run has no checkpoint, another tokenizer, or other weights; the first
-            that differs is named.
+        UserError: the other run has no checkpoint, another tokenizer, or other weights. The message
+            names the first weight that differs.
     """
     # a checkpoint may hold float64
     with jax.enable_x64(True):
@@ -173,7 +174,7 @@ def import_run(workdir: Path, other: Path, config: Config) -> str:
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Whether a run was begun there."""
+    """Whether a folder holds checkpoints of a run."""
     folder = workdir / "checkpoints"
     return folder.is_dir() and any(folder.iterdir())
 
@@ -181,7 +182,7 @@ def has_checkpoints(workdir: Path) -> bool:
 def _write_run(
     workdir: Path, config: Config, tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer | None
 ) -> None:
-    """Makes a workdir whose run stands at step 0. Raises UserError where it cannot be written."""
+    """Makes a workdir with a run at step 0. Raises UserError where it cannot be written."""
     float64 = config.model.param_dtype == "float64"
     with jax.enable_x64(float64 or jax.config.jax_enable_x64), np.errstate(over="ignore"):
         params = jax.tree.map(
@@ -197,8 +198,8 @@ def _write_run(
             raise UserError(
                 f"--workdir={workdir} cannot be written: {error.strerror}; choose another"
             ) from error
-        # Last, since it is what makes a workdir one of a run. The file does not know what data the
-        # run will read.
+        # Last, since a checkpoint makes the folder the workdir of a run. The data that the run will
+        # read are not known here.
         with Checkpoints(workdir / "checkpoints", keep=config.log.keep) as checkpoints:
             checkpoints.save(0, state, config, {"seconds": 0.0, "data": None})
 
@@ -209,7 +210,7 @@ def _begin(config: Config, params: PyTree) -> TrainState:
 
 
 def describe(tensors: Mapping[str, np.ndarray]) -> str:
-    """How many tensors and parameters there are, and which are not finite."""
+    """Says how many tensors and parameters there are, and which are not finite."""
     text = f"{len(tensors)} tensors, {sum(x.size for x in tensors.values()):,} parameters"
     broken = [name for name, x in tensors.items() if not np.isfinite(x).all()]
     return text + (

@@ -1,4 +1,4 @@
-"""Does another implementation, machine or version compute the same? Docs: docs/crosscheck.md."""
+"""Checks that another implementation, machine or version computes the same; docs/crosscheck.md."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ from rmat_jax.interop.layout import from_jax, layout, random_weights
 from rmat_jax.progress import say
 
 # The model that is checked when none is named. It lies between the default and the paper, so it
-# has the parts of both; `--config` names others.
+# has the parts of both.
 SMALL = Config(
     model=RMATConfig(
         vocab_size=64,
@@ -33,23 +33,23 @@ SMALL = Config(
         local=Local(window=8),
         memory=Memory(slots=12, writes=4, keeps="outputs", gate="gru", gate_bias=-2.0),
     ),
-    # about the gradients' norm: some steps are clipped, some are not
+    # near the gradients' norm, so that some steps are clipped and some are not
     optim=OptimConfig(clip_norm=1.7),
 )
 PARTS = ("the call and its gradient", "the optimiser's steps", "the streams")
-# of a case in a dtype: the results, in PARTS
+# computes a case in a dtype, and yields the results of each of PARTS
 Run = Callable[[Case, str], Iterator[Results]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was compared, and how it came out."""
+    """A finished comparison."""
 
     title: str
     config: RMATConfig
     dtype: str
     differences: list[Difference]
-    # quantities that the implementation under test does not give
+    # quantities that the checked implementation does not give
     not_offered: list[str]
     seconds: float
 
@@ -58,7 +58,7 @@ class Report:
         return all(d.passed for d in self.differences)
 
     def text(self) -> str:
-        """The table, what was not compared, where the first difference is, the verdict."""
+        """The table, the quantities that were not compared, the first difference, the verdict."""
         lines = [self.title, "", compare.table(self.differences), ""]
         if self.not_offered:
             lines.append(
@@ -77,7 +77,7 @@ class Report:
         return "\n".join(lines)
 
     def json(self) -> str:
-        """All comparisons, each with its place."""
+        """All comparisons as JSON."""
         first = compare.first_difference(self.differences)
         return json.dumps(
             {
@@ -96,7 +96,7 @@ class Report:
 
 
 def explain(d: Difference) -> str:
-    """Where to look."""
+    """Says where a difference lies and where to look for its cause."""
     chunk, _, layer = d.place.partition(", ")
     size = f"{d.absolute:.1e}, tolerance {d.tolerance:.1e}"
     if d.quantity == "layer output":
@@ -125,10 +125,14 @@ def load_case(
     steps: int = 10,
     seed: int = 0,
 ) -> Case:
-    """A checkpoint of a run, on text that it can read; or `config`, or a small one, with seeded
-    random weights.
+    """Makes a case of a checkpoint, on text that its tokenizer can read, or of random weights.
 
-    `step`: of the run; None: the newest; "best": the one with the lowest held-out loss.
+    Args:
+        workdir: the run's folder; None: random weights.
+        step: the checkpoint's step; None: the newest; "best": the lowest held-out loss.
+        config: the experiment whose model gets random weights; None: SMALL.
+        steps: the number of optimiser steps.
+        seed: the seed of weights and inputs.
     """
     if workdir is not None and config is not None:
         raise UserError("--workdir and --config are both given; a workdir has its own config")
@@ -149,7 +153,7 @@ def load_case(
     config = from_saved(Config, values, str(workdir))
     text = None
     if not config.data.synthetic:
-        # text that every installation has
+        # the source code of this package, which every installation has
         sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
         text = load_tokenizer(config, workdir / "tokenizer").encode(
             b"\n".join(file.read_bytes() for file in sources)
@@ -161,7 +165,7 @@ def load_case(
 def crosscheck(
     case: Case, dtype: str, factory: str | None = None, precision: str = "highest"
 ) -> Report:
-    """JAX beside PyTorch: the reference, or the port that `factory` names as
+    """Compares JAX with PyTorch: the reference, or the port that `factory` names as
     `package.module:function`.
     """
     start = time.perf_counter()
@@ -189,8 +193,9 @@ def dump(case: Case, file: Path) -> None:
 def replay(
     file: Path, dtype: str, framework: str, factory: str | None = None, precision: str = "highest"
 ) -> Report:
-    """Computes the dump `file` anew, here: in JAX on its default device, or in PyTorch (reference
-    or port).
+    """Computes the case of a dump again, and compares the results with the dump's.
+
+    It computes in JAX on the default device, or in PyTorch with the reference or a port.
     """
     start = time.perf_counter()
     case, expected, spread, origin = read_dump(file)
@@ -208,7 +213,7 @@ def replay(
 
 
 def versions() -> dict[str, str]:
-    """Of what takes part."""
+    """The versions of Python and of the packages that take part."""
     found = {"python": platform.python_version()}
     for package in ("jax", "flax", "optax", "torch"):
         with contextlib.suppress(PackageNotFoundError):
@@ -260,10 +265,10 @@ def _torch(factory: str | None) -> Run:
         try:
             yield from run_torch(case, dtype, made)
         except BaseException as error:
-            # a port may also end the program: that is no verdict
+            # a port may also exit, which is no verdict
             if factory is None or isinstance(error, KeyboardInterrupt | GeneratorExit):
                 raise
-            # for the port's author
+            # the author of the port needs the whole trace
             traceback.print_exc()
             raise UserError(
                 f"--torch={factory} failed: {type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,7 +1,7 @@
-"""Golden dumps: a case and its results in one safetensors file, so that another machine, version or
-port can be held to it.
+"""Golden dumps: a case and its results in one safetensors file, with which another machine, version
+or port can be compared.
 
-Tensors: `input/NAME`, `weight/NAME`, `expected/QUANTITY/PLACE`, all of the results in float64.
+Tensors: `input/NAME`, `weight/NAME`, `expected/QUANTITY/PLACE`, all results in float64.
 Metadata: `format`, `config` (JSON), `spread` (JSON: how far each result moves by float32 rounding,
 in the order of the computation), `origin` (what computed it), `sha256` of all that.
 """
@@ -37,7 +37,7 @@ def write_dump(file: Path, case: Case, expected: Results, spread: Spread, origin
 
 
 def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
-    """What `write_dump` wrote: (case, expected, spread, origin).
+    """Reads what `write_dump` wrote: (case, expected, spread, origin).
 
     Raises:
         UserError: there is no such file, it is no dump of this format, or it is damaged.
@@ -62,7 +62,7 @@ def read_dump(file: Path) -> tuple[Case, Results, Spread, str]:
         }
         case = Case(config=config, weights=parts["weight"], **parts["input"])
         case.check()
-        # the file sorts its tensors by size
+        # in the order of the computation, since the file sorts its tensors by size
         expected = {key: parts["expected"]["/".join(key)] for key in spread}
         if unknown := {quantity for quantity, _ in spread} - set(QUANTITIES):
             raise ValueError(f"there is no result {', '.join(unknown)}")

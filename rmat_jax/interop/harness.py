@@ -1,12 +1,12 @@
-"""A model of ours under the lm-evaluation-harness: all its tasks that read text.
+"""Runs the text tasks of the lm-evaluation-harness on a model of this project.
 
     python -m rmat_jax.interop.harness --model rmat --model_args workdir=runs/mine --tasks NAME
 
-The arguments are those of the harness, whose command this is, with one model more. `workdir` is
-what `generate` takes under that name, and may be left out; `rows` is how many texts are read at a
-time. Texts of any length are read whole, at constant memory: none is cut, and no window slides.
+This is the harness' own command with one more model, so it takes the harness' arguments. `workdir`
+is as in `generate`, and may be left out; `rows` is the number of texts that are read at a time.
+Texts of any length are read whole, at constant memory: none is cut, and no window slides.
 
-docs/export.md has an example with a task of one's own.
+docs/export.md has an example with a task of your own.
 """
 
 import sys
@@ -23,21 +23,21 @@ from rmat_jax.interop.trained import load_trained
 from rmat_jax.model import RMAT
 from rmat_jax.progress import Progress, say
 
-# of a text that a task gives no length
+# the length of a text, where a task sets none
 MAX_NEW_TOKENS = 256
 
 
 @register_model("rmat")
 class Harness(TemplateLM):
-    """Answers the harness' three questions by an engine."""
+    """Answers the harness' three kinds of requests with an engine."""
 
     def __init__(self, workdir: str | None = None, rows: int = 8, **unused: Any):
         """Loads the weights.
 
         Args:
             workdir: as `load_trained` takes it.
-            rows: texts that are read at a time.
-            unused: what the harness tells all models, such as a batch size and a device.
+            rows: the number of texts that are read at a time.
+            unused: what the harness passes to all models, such as a batch size and a device.
 
         Raises:
             UserError: there are no weights, or `rows` is below 1.
@@ -53,7 +53,7 @@ class Harness(TemplateLM):
         return self.engine.tokenizer.end
 
     def tok_encode(self, string: str, *unused: Any, **unused_too: Any) -> list[int]:
-        """Turns text into token ids, the end of a document not among them."""
+        """Turns text into token ids, without the end of the document."""
         return self.engine.encode(string).tolist()
 
     def _loglikelihood_tokens(
@@ -76,9 +76,9 @@ class Harness(TemplateLM):
         return [found[index] for index in range(len(asked))]
 
     def loglikelihood_rolling(self, requests: list[Instance], **unused: Any) -> list[float]:
-        """Computes what each text costs as a document of its own, with its end, as `score` does."""
+        """Computes what each text costs as a document of its own, with its end, as in `score`."""
         texts = [[*self.tok_encode(request.args[0]), self.eot_token_id] for request in requests]
-        # Texts that are equally long do not wait for each other.
+        # Sorted by length, so that short texts do not wait for long ones.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         found: dict[int, float] = {}
         for part in self._parts(order, "documents"):
@@ -99,11 +99,11 @@ class Harness(TemplateLM):
         return found
 
     def _inside(self, context: list[int]) -> list[int]:
-        """The context without the token that a session begins with by itself."""
+        """The context without the end token, with which each session begins anyway."""
         return context[1:] if context[:1] == [self.eot_token_id] else context
 
     def _parts(self, order: Sequence[int], what: str) -> Iterator[Sequence[int]]:
-        """Cuts an order into parts of as many as there are rows, and says how far it is."""
+        """Cuts an order into parts of as many texts as there are rows, and shows progress."""
         progress, size = Progress(), self.engine.prompts
         for start in range(0, len(order), size):
             yield order[start : start + size]

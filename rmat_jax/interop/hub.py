@@ -1,14 +1,14 @@
-"""A folder as the model hub expects it: any program of the transformers library loads it, without
-JAX and without this package.
+"""Writes a folder for the model hub, which the transformers library loads without JAX and without
+this package.
 
     config.json, generation_config.json       settings, under the library's names and under ours
-    model.safetensors                         the same file of weights as `export` writes alone
-    tokenizer.json, tokenizer_config.json     none for a model that knows no text
+    model.safetensors                         the file of weights that `export` also writes alone
+    tokenizer.json, tokenizer_config.json     none for a model without text
     modeling_rmat.py, configuration_rmat.py   the model
-    reference.py, config.py, errors.py        what it imports
+    reference.py, config.py, errors.py        the files that the model imports
     README.md                                 the model card; see `card.py`
 
-The Python files are those of this package. Their imports of it become relative ones.
+The Python files are those of this package, with relative imports of each other.
 """
 
 import json
@@ -25,7 +25,7 @@ from rmat_jax.interop.convert import read_run
 from rmat_jax.interop.weights import IN_FOLDER, KIND
 from rmat_jax.train.metrics import read_metrics
 
-# of this package, the model and all that it imports
+# the files of this package with the model and all that it imports
 SOURCES = (
     "interop/modeling_rmat.py",
     "interop/configuration_rmat.py",
@@ -43,23 +43,23 @@ def export_folder(
     """Writes a checkpoint of a run as a folder for the hub.
 
     Args:
-        workdir: of a run.
-        folder: is made if need be. Its files of the same names are replaced, `config.json` last.
-        dtype: as `write_weights` takes it; None: the parameters' own.
-        step: whose weights; None: the newest good one; "best": the lowest held-out loss.
+        workdir: the run's folder.
+        folder: made if need be. Its files of the same names are replaced, `config.json` last.
+        dtype: as `write_weights` takes it; None: that of the parameters.
+        step: the checkpoint's step; None: the newest good one; "best": the lowest held-out loss.
 
     Returns:
-        What was written, in one line.
+        A line that says what was written.
 
     Raises:
-        UserError: no checkpoint or no such step, no tokenizer where the config needs one, or a
-            folder that is a run's or cannot be written.
+        UserError: there is no checkpoint or no such step, no tokenizer where the config needs one,
+            or the folder is a run's or cannot be written.
     """
     if (folder / "checkpoints").exists():
         raise UserError(f"--out={folder} is the workdir of a run; choose another folder")
     run = read_run(workdir, step)
     make_folder(folder)
-    # `format` is the word by which the transformers library knows its files
+    # the transformers library reads only files with its own word as `format`
     told = run.write(folder / IN_FOLDER, dtype, format="pt", kind=KIND)
     for name in SOURCES:
         write_whole(folder / Path(name).name, standalone(name))
@@ -80,8 +80,8 @@ def export_folder(
 def _write_tokenizer(tokenizer: Tokenizer | None, folder: Path) -> int:
     """Writes the files of a tokenizer, and returns the id that ends a document.
 
-    A sentencepiece model stays as it is: which class of the library reads it depends on who made
-    it.
+    A sentencepiece model stays as it is, without a config: the class of the library that reads it
+    depends on its maker.
     """
     files = {} if tokenizer is None else tokenizer.files()
     if MODEL in files:
@@ -96,7 +96,7 @@ def _write_tokenizer(tokenizer: Tokenizer | None, folder: Path) -> int:
 
 
 def standalone(name: str) -> str:
-    """A file of this package as it stands in the folder, beside those that it imports."""
+    """The text of a file of this package, with relative imports."""
     text = (Path(__file__).parent.parent / name).read_text("utf-8")
     return re.sub(r"^from rmat_jax\.(?:\w+\.)*(\w+) import", r"from .\1 import", text, flags=re.M)
 
@@ -111,7 +111,7 @@ def _config(config: Config, dtype: str) -> dict[str, Any]:
         },
         "model_type": "rmat",
         "dtype": dtype,
-        # as it is called by versions before 4.56
+        # the name in versions before 4.56
         "torch_dtype": dtype,
         "vocab_size": config.model.vocab_size,
         "hidden_size": config.model.width,
@@ -140,8 +140,8 @@ def byte_tokenizer() -> dict[str, Any]:
 
 
 def _with_end(tokenizer: dict[str, Any], end: int) -> str:
-    """Adds the end of a document to the JSON of a tokenizer, and lets every text begin with it, as
-    a session does. Returns its spelling.
+    """Adds the end token to the JSON of a tokenizer, and lets every text begin with it, as a
+    session does. Returns the token's spelling.
     """
     added = tokenizer.setdefault("added_tokens", [])
     known = [token["content"] for token in added if token["id"] == end]

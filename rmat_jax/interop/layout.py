@@ -1,14 +1,14 @@
-"""Names, shapes and layouts of the weights outside JAX. The one place that knows how they differ
-from the Linen tree's.
+"""Names, shapes and layouts of the weights outside JAX. Only this module knows how they differ from
+those of the Linen tree.
 
-A name is that of PyTorch's state dict, such as `layers.0.query.weight`. Shapes are declared once,
-in the Linen modules; from there to here
+Names are those of PyTorch's state dict, such as `layers.0.query.weight`. Shapes are declared once,
+in the Linen modules. From there to here
 
 - the layers' parameters, stacked there along a leading axis L, become tensors of each layer;
 - a `kernel` [in, out] becomes a `weight` [out, in], as `torch.nn.Linear` keeps it;
 - a LayerNorm's `scale`, the `embedding` and the table `output` are called `weight`.
 
-All else keeps name and layout: the gates' matrices stand in the equations as they stand here
+All else keeps its name and layout. The gates' matrices are laid out as in their equations
 (`s @ Wz`).
 """
 
@@ -26,7 +26,7 @@ class Spec(NamedTuple):
     """One tensor."""
 
     shape: tuple[int, ...]
-    # in the Linen tree
+    # the leaf's path in the Linen tree
     path: tuple[str, ...]
     # index along the leaf's leading axis; None: the leaf has no such axis
     layer: int | None
@@ -36,7 +36,7 @@ class Spec(NamedTuple):
 
 @functools.cache
 def layout(config: RMATConfig) -> Mapping[str, Spec]:
-    """Every tensor of the model by name, the layers one after the other. Needs JAX."""
+    """Describes every tensor of the model by name, layer after layer. Needs JAX."""
     import jax
     import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
@@ -64,8 +64,8 @@ def _name(path: tuple[str, ...], layer: int | None) -> str:
 
 
 def from_jax(config: RMATConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The Linen tree `params` as tensors by name. Takes any tree of its structure: gradients, for
-    example.
+    """Turns the Linen tree `params`, or another of its structure such as gradients, into tensors by
+    name.
     """
     tensors = {}
     for name, spec in layout(config).items():
@@ -93,11 +93,10 @@ def to_jax(config: RMATConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, A
 
 
 def random_weights(config: RMATConfig, seed: int) -> dict[str, np.ndarray]:
-    """Float64 weights in which nothing is zero, one or equal, so that a term that is left out
-    shows.
+    """Draws float64 weights in which nothing is zero, one or equal, so that a missing term shows.
 
-    Matrices keep the scale of what they multiply; scales lie around 1, biases around their start,
-    the rest around 0.
+    Products with matrices keep the scale of their input; scales lie around 1, biases around their
+    initial value, the rest around 0.
     """
     rng = np.random.default_rng(seed)
     starts = {"weight": 1.0}

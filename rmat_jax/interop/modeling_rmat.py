@@ -1,9 +1,9 @@
-"""The PyTorch twin as a model of the transformers library: `AutoModelForCausalLM`, `generate`.
+"""The PyTorch reference as a model of the transformers library, for `generate`.
 
     model = AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)
 
-All that is computed stands in `reference.py`. `export` copies this file and those that it imports
-into the folder that it writes, so neither JAX nor rmat_jax is needed there; see `hub.py`.
+The computation is in `reference.py`. `export` copies this file and those that it imports into the
+folder that it writes, so the folder needs neither JAX nor rmat_jax; see `hub.py`.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from torch.nn import functional
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
-# the library's versions before 5 find the files alone that this one itself imports
+# versions of the library before 5 copy only the files that this file itself imports
 from rmat_jax.config import RMATConfig  # noqa: F401
 from rmat_jax.errors import UserError
 from rmat_jax.interop.configuration_rmat import RMATHubConfig
 from rmat_jax.interop.reference import RMAT, State
 
-# what `generate` calls the state: "past_key_values" in older versions of the library
+# the name of the state in `generate`: "past_key_values" in older versions of the library
 CACHE = next(
     name
     for name in ("cache", "past_key_values")
@@ -31,14 +31,14 @@ CACHE = next(
 
 
 class RMATCache:
-    """What `generate` carries from call to call: the state, of one size however much was read."""
+    """What `generate` carries from call to call: the state, which has a fixed size."""
 
     is_compileable = is_croppable = False
-    # of each layer; the library then knows that it gives new tokens alone
+    # one entry a layer; not linear, so the library passes only the new tokens
     is_linear = (False,)
 
     def __init__(self, state: State, tokens: int):
-        """Holds the state of rows that have read so many tokens each."""
+        """Args: state: the state of the rows; tokens: the number of tokens that each has read."""
         self.state, self.tokens = state, tokens
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -49,7 +49,7 @@ class RMATCache:
         """Says that there is no limit."""
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Lets each row go on from where the row of this index stands, for beam search."""
+        """Gives each row the state of the row at its index, for beam search."""
 
         def pick(part):
             if isinstance(part, tuple):
@@ -72,9 +72,8 @@ class RMATOutput(ModelOutput):
 class RMATForCausalLM(PreTrainedModel, GenerationMixin):
     """The language model.
 
-    Rows of a batch must be equally long: a chunk's border lies after so many tokens of a row, so
-    padding would move it. An end token begins a new document, as in training: what follows sees
-    nothing before it.
+    Rows of a batch must be equally long, since padding would move the borders of a row's chunks. An
+    end token begins a new document, as in training: the tokens after it see nothing before it.
     """
 
     config_class = RMATHubConfig
@@ -97,16 +96,16 @@ class RMATForCausalLM(PreTrainedModel, GenerationMixin):
         past_key_values: RMATCache | None = None,
         **unused: Any,
     ) -> RMATOutput | tuple:
-        """Reads on behind the state.
+        """Reads tokens after those of the state.
 
         Args:
             input_ids: [B, T], any T >= 1.
-            attention_mask: ones; None stands for them.
-            labels: [B, T] the tokens themselves; -100 is not scored. Each is compared with what
-                was predicted after the token before it.
+            attention_mask: ones, or None.
+            labels: [B, T] the tokens themselves; -100 is not scored. Each is compared with the
+                prediction of the token before it.
             use_cache: whether the state is returned; None: yes.
             return_dict: whether an RMATOutput is returned, else a tuple; None: yes.
-            cache: the state that an earlier call returned; it stays as it is.
+            cache: the state that an earlier call returned; it is not changed.
             past_key_values: the same, for older versions of the library.
             unused: what the library passes to all models.
 
@@ -141,11 +140,11 @@ class RMATForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        # `generate` starts with no state, and carries on the one that it gets
+        # `generate` starts with no state, and passes on the one that it gets
         return False
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Does nothing: the twin has begun its weights itself."""
+        """Does nothing, since the reference initialises its weights itself."""
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """Returns the table of tokens."""

@@ -1,10 +1,10 @@
-"""The model in plain PyTorch, written from the equations of docs/architecture.md: the paper's
-companion (arXiv 2507.00453), and the twin that the JAX code is compared with. It shares `config.py`
-with that code, and the names of modules and weights.
+"""The model in plain PyTorch, written from the equations of docs/architecture.md and the paper
+(arXiv 2507.00453). The JAX code is compared with it. It shares `config.py` and the names of modules
+and weights with that code.
 
-It says what it means rather than what is fast: keys are rotated and slots are projected whenever
-they are read, and a chunk that is not full is read again from its start. A suffix of a name gives
-its shape, in the letters of `types.py`.
+It is written to be read, not to be fast: keys are rotated and slots are projected whenever they are
+read, and a chunk that is not full is read again from its start. A suffix of a name gives its shape,
+in the letters of `types.py`.
 """
 
 import math
@@ -20,26 +20,26 @@ from rmat_jax.config import RMATConfig
 class State(NamedTuple):
     """All that is carried from call to call. All rows stand at the same place in their chunks."""
 
-    # of the chunk that is not full
+    # the tokens of the chunk that is not full, and their documents
     tokens_BS: Tensor
     documents_BS: Tensor
-    # of the last token before it; -1: there is none
+    # the last token before that chunk, and its document; -1: there is none
     document_B: Tensor
     token_B: Tensor
-    # of the window's tokens
+    # the documents of the window's tokens
     documents_BW: Tensor
     # chunks since each slot was written, in all layers; 0: unwritten
     ages_BM: Tensor | None
-    # of each layer: the queue, oldest first, and the window's keys (not rotated) and values
+    # for each layer the queue, oldest first, and the window's keys (not rotated) and values
     layers: tuple[tuple[Tensor | None, Tensor, Tensor], ...]
 
     @property
     def memory(self) -> Tensor | None:
-        """[L, B, M, D] after the last full chunk, zeros where unwritten; None: there is none."""
+        """The memory [L, B, M, D] after the last full chunk, zeros where unwritten; None if off."""
         return None if self.ages_BM is None else torch.stack([slots for slots, *_ in self.layers])
 
     def detach(self) -> "State":
-        """The same without its history."""
+        """The same state without its gradient history."""
         parts = [tuple(x if x is None else x.detach() for x in part) for part in self.layers]
         return self._replace(layers=tuple(parts))
 
@@ -47,8 +47,8 @@ class State(NamedTuple):
 class RMAT(nn.Module):
     """The language model: logits of the next token, from all that each row has read.
 
-    It computes in the dtype of its parameters (`model.double()`): `config.dtype` and `config.remat`
-    say how the JAX side computes. Dropout follows `train()` and `eval()`.
+    It computes in the dtype of its parameters (`model.double()`), while `config.dtype` and
+    `config.remat` are for JAX alone. Dropout follows `train()` and `eval()`.
     """
 
     def __init__(self, config: RMATConfig):
@@ -65,12 +65,12 @@ class RMAT(nn.Module):
             self.output = linear(config.width, config.vocab_size)
 
     def forward(self, tokens: Tensor, state: State | None = None, documents: Tensor | None = None):
-        """Reads on behind `state`.
+        """Reads tokens after those of `state`.
 
         Args:
             tokens: [B, T] ids, any T >= 1.
             state: what an earlier call of the same rows returned; None: nothing has been read.
-            documents: [B, T] ids >= 0, numbered so that none comes back; None: each row goes on
+            documents: [B, T] ids >= 0, none of which comes back in its row; None: each row goes on
                 with the document that it is in, at the start with document 0.
 
         Returns:
@@ -90,7 +90,7 @@ class RMAT(nn.Module):
         return torch.cat(logits, dim=1)[:, known:], state
 
     def initial_state(self, batch: int) -> State:
-        """Nothing read, nothing remembered."""
+        """The state before the first token."""
         c, weight = self.config, self.embed.weight
         none_BS = torch.zeros(batch, 0, dtype=torch.int64, device=weight.device)
         ages_BM = none_BS.new_zeros(batch, c.memory.slots) if c.memory else None
@@ -101,7 +101,7 @@ class RMAT(nn.Module):
         return State(none_BS, none_BS, start_B, nothing_B, none_BS, ages_BM, layers)
 
     def read(self, tokens_BS: Tensor, documents_BS: Tensor, state: State) -> tuple[Tensor, State]:
-        """A chunk from its start through all layers; if it is full, the state that it leaves."""
+        """Reads a chunk from its start through all layers. A full chunk changes the whole state."""
         c, layers, writes = self.config, [], None
         full = tokens_BS.shape[1] == c.chunk_len
         documents_BJ = torch.cat([state.documents_BW, documents_BS], dim=1)
@@ -134,11 +134,11 @@ class RMAT(nn.Module):
         return math.sqrt(c.width) * x_BSD
 
     def masks(self, documents_BS: Tensor, documents_BJ: Tensor, state: State) -> list[Tensor]:
-        """What each branch that has a share shows of the tokens J and the slots M, [B, S, J + M].
+        """The masks over the tokens J and the slots M for each branch with a share, [B, S, J + M].
 
-        Of its own document each token sees: in "full" the chunk up to itself, in "local" the last W
-        tokens (or those of the same block of W), in "memory" the slots. Where the memory is read
-        jointly the first branch shows the slots too.
+        A token sees of its own document: in "full" the chunk up to itself, in "local" the last W
+        tokens (or those of the same block of W), in "memory" the slots. If the memory is read
+        jointly, the first branch shows the slots too.
         """
         c, key_J = self.config, places(documents_BS, documents_BJ)
         query_S1 = key_J[-documents_BS.shape[1] :, None]
@@ -157,10 +157,10 @@ class RMAT(nn.Module):
 
 
 def border(c: RMATConfig, documents_BC: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """At the end of a chunk: which of its tokens are written, the slots' ages before and after.
+    """At the end of a chunk: which of its tokens are written, and the slots' ages before and after.
 
-    Those of the last document are; it began with an empty queue if it began in this chunk. A run
-    without such a token leaves its slot unwritten.
+    The tokens of the last document are written. If that document began in this chunk, it began with
+    an empty queue. A run without such a token leaves its slot unwritten.
     """
     last_B = documents_BC[:, -1]
     mine_BC = documents_BC == last_B[:, None]
@@ -194,9 +194,9 @@ class Block(nn.Module):
                 self.memory_bias = nn.Parameter(start_H)
 
     def forward(self, x_BSD, slots_BMD, keys_BWD, values_BWD, masks, ages_BM):
-        """y [B, S, D]; what the memory keeps of these tokens; keys and values of window and chunk.
+        """Returns y and what the memory keeps [B, S, D], and keys and values of window and chunk.
 
-        A branch is a mask over one row of scores: those of the tokens J, then those of the slots.
+        A branch is a mask over one row of scores, first of the tokens J, then of the slots.
         """
         c, h_BSD = self.config, self.attention_norm(x_BSD)
         q_BSHE = heads(c, self.query(h_BSD))
@@ -208,7 +208,7 @@ class Block(nn.Module):
         read_BJHE = heads(c, values_BJD)
         if c.memory:
             keys_BMHE, values_BMHE = self.memory.keys(slots_BMD, ages_BM, self.key, self.value)
-            # slots in a softmax of their own have no place, so the query has none either
+            # slots in a softmax of their own have no position, so the query is not rotated either
             slots_BHSM = scores(turned_BSHE if c.memory.joint else q_BSHE, keys_BMHE)
             if c.memory.joint:
                 slots_BHSM = slots_BHSM + self.memory_bias[:, None, None]
@@ -239,7 +239,7 @@ class MLP(nn.Module):
 class Memory(nn.Module):
     """A queue of M slots, oldest first: `M' = concat(M[K:], gate(s, e))`.
 
-    s are K entries made of the chunk, e the K slots about to leave.
+    s are the K entries made of the chunk, and e the K slots that leave the queue.
     """
 
     def __init__(self, config: RMATConfig):
@@ -252,10 +252,10 @@ class Memory(nn.Module):
             self.gate = {"slot": SlotGate, "gru": GRUGate}[config.memory.gate](config)
 
     def keys(self, slots_BMD, ages_BM, key, value) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, M, H, E]: `M Wk` and `M Wv` of the layer, or `LNm(M) Wmk` and
-        `LNm(M) Wmv` of outputs.
+        """Keys and values [B, M, H, E] of the slots: `M Wk` and `M Wv` with the layer's matrices,
+        or `LNm(M) Wmk` and `LNm(M) Wmv` if the memory keeps outputs.
 
-        Read jointly, a slot stands where the middle of its tokens stood: its key is rotated there.
+        In joint reading a slot's key is rotated to the middle of the tokens that it holds.
         """
         c = self.config
         if c.memory.keeps_outputs:
@@ -270,7 +270,7 @@ class Memory(nn.Module):
     def write(self, slots_BMD, kept_BCD, mine_BC, ages_BM, next_ages_BM) -> Tensor:
         """The queue after a full chunk, zeros where a slot is unwritten; see `border` for the ages.
 
-        An entry s is the mean of a run of C / K tokens, of those of the chunk's last document.
+        An entry s is the mean over the tokens of the last document in a run of C / K tokens.
         """
         c, runs = self.config, (self.config.memory.writes, self.config.run_len)
         kept_BCD = self.write_norm(kept_BCD) if c.memory.keeps_outputs else kept_BCD
@@ -303,7 +303,7 @@ class SlotGate(nn.Module):
 
 
 class GRUGate(nn.Module):
-    """A GRU cell (arXiv 1406.1078) whose state is the slot that the new entry replaces: the paper.
+    """A GRU cell (arXiv 1406.1078) whose state is the slot that the new entry replaces (paper).
 
     z = sigmoid(s Wz + e Uz + bz)
     r = sigmoid(s Wr + e Ur + br)
@@ -326,12 +326,12 @@ class GRUGate(nn.Module):
 
 
 def heads(c: RMATConfig, x_BJD: Tensor) -> Tensor:
-    """[B, J, H, E]."""
+    """Splits the width into heads, [B, J, H, E]."""
     return x_BJD.unflatten(-1, (c.num_heads, c.head_dim))
 
 
 def places(own_BS: Tensor, all_BJ: Tensor) -> Tensor:
-    """[J] positions in the chunk of the window's tokens, -W..-1, and of the chunk's own."""
+    """Positions [J], counted from the chunk's start, of the window's tokens and of the chunk's."""
     return torch.arange(own_BS.shape[1] - all_BJ.shape[1], own_BS.shape[1], device=own_BS.device)
 
 
@@ -341,14 +341,14 @@ def scores(q_BSHE: Tensor, keys_BJHE: Tensor) -> Tensor:
 
 
 def masked_softmax(row_BHSJ: Tensor, mask_BSJ: Tensor) -> Tensor:
-    """Over what the mask shows, zeros elsewhere; zeros, too, for a query that sees nothing."""
+    """A softmax over what the mask shows. A query that sees nothing gets zeros."""
     mask_B1SJ = mask_BSJ[:, None]
     weights = torch.softmax(row_BHSJ.masked_fill(~mask_B1SJ, torch.finfo(row_BHSJ.dtype).min), -1)
     return weights * mask_B1SJ
 
 
 def rotate(c: RMATConfig, x_BJHE: Tensor, positions_BJ: Tensor) -> Tensor:
-    """RoPE (arXiv 2104.09864): component i of E, paired with i + E/2; pair i of n is turned by
+    """RoPE (arXiv 2104.09864). Component i of E is paired with i + E/2, and pair i of n turns by
     `position * base**(-i/n)`. Each head has all pairs, or ("global") they run on over the heads.
     """
     if c.rope == "none":
@@ -366,7 +366,7 @@ def rotate(c: RMATConfig, x_BJHE: Tensor, positions_BJ: Tensor) -> Tensor:
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = False, smaller: float = 1.0) -> nn.Linear:
-    """Variance `1 / (inputs * smaller)`; a bias starts at zero."""
+    """A linear layer with weights of variance `1 / (inputs * smaller)` and a bias of zero."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.normal_(layer.weight, std=(inputs * smaller) ** -0.5)
     if bias:
@@ -375,5 +375,5 @@ def linear(inputs: int, outputs: int, *, bias: bool = False, smaller: float = 1.
 
 
 def matrix(inputs: int, outputs: int) -> nn.Parameter:
-    """One that stands in its equation as here, `s @ W`."""
+    """A matrix laid out as in its equation, `s @ W`."""
     return nn.Parameter(torch.randn(inputs, outputs) * inputs**-0.5)

@@ -1,4 +1,4 @@
-"""A case computed by this project's model, through the functions that train and stream it."""
+"""Computes a case with this project's model, through the functions that train and stream it."""
 
 import dataclasses
 import functools
@@ -22,13 +22,13 @@ from rmat_jax.train.step import train_step
 
 
 def run_jax(case: Case, dtype: str, precision: str = "highest") -> Iterator[Results]:
-    """The results, part by part: the call and its gradient, the optimiser's steps, the streams.
+    """Yields the results of the call and its gradient, the optimiser's steps, and the streams.
 
     Args:
-        case: what to compute.
+        case: the case to compute.
         dtype: "float32" or "float64".
-        precision: of matrix products: "highest", or "default", which on accelerators has fewer bits
-            than the dtype.
+        precision: the precision of matrix products: "highest", or "default", which on accelerators
+            has fewer bits than the dtype.
     """
     model = dataclasses.replace(case.config.model, dtype=dtype)
     case = dataclasses.replace(case, config=dataclasses.replace(case.config, model=model))
@@ -40,11 +40,11 @@ def run_jax(case: Case, dtype: str, precision: str = "highest") -> Iterator[Resu
 
 
 def _call(case: Case, params) -> Results:
-    """One call over all chunks, its loss, and the gradient of every parameter."""
+    """Makes one call over all chunks, with its loss and the gradient of every parameter."""
     config = case.config.model
     logits_BTV = _logits(config, params, case.tokens, case.documents)
     loss, grads = jax.device_get(_loss(config, params, case.tokens, case.targets, case.documents))
-    # of each layer of each chunk, [N, L, ...]
+    # what each layer returns for each chunk, [N, L, ...]
     layers = _layers(config, params, case.tokens, case.documents)
     shown = {"layer output": layers["__call__"][0]}
     if config.memory:
@@ -60,14 +60,14 @@ def _call(case: Case, params) -> Results:
 
 
 def _steps(case: Case, params) -> Results:
-    """The optimiser's steps, through the project's train step."""
+    """Makes the optimiser's steps with the project's train step."""
     config = case.config
     optimizer, step = _stepper(config)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        # of the dropout, which is off
+        # the key of dropout, which is off
         key=jax.random.key(0),
         carried=initial_state(config.model, config.batch_size),
         health=healthy(),
@@ -85,8 +85,9 @@ def _steps(case: Case, params) -> Results:
 
 
 def _streams(case: Case, params) -> Results:
-    """Ragged prompts in one call, then token by token: logits from each prompt's last token on, and
-    the memory left.
+    """Reads prompts of several lengths in one call, and then token by token.
+
+    The results are the logits from each prompt's last token on, and the final memory.
     """
     config, rows, lengths = case.config.model, np.arange(len(case.tokens)), case.prompt_lengths
     prompts = slice(0, case.tokens.shape[1])
@@ -113,7 +114,7 @@ def _streams(case: Case, params) -> Results:
     return results
 
 
-# Compiled once for all runs of a case: the tolerances take several, with other weights.
+# Compiled once for all runs of a case, since the tolerances take several with other weights.
 
 
 @functools.lru_cache(maxsize=1)
@@ -140,7 +141,7 @@ def _loss(config: RMATConfig, params, tokens_BT, targets_BT, documents_BT):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _layers(config: RMATConfig, params, tokens_BT, documents_BT):
-    """What the layers return of each chunk."""
+    """What the layers return for each chunk."""
 
     def asked(module, name):
         return isinstance(module, Block) and name in ("__call__", "write")
@@ -158,6 +159,6 @@ def _layers(config: RMATConfig, params, tokens_BT, documents_BT):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _read(config: RMATConfig, params, state, tokens_BT, documents_BT, lengths_B=None):
-    """A stream read on: logits, and the state."""
+    """Reads on in the streams, and returns logits and state."""
     x_BTD, state = open_chunk.read(config, params, state, tokens_BT, documents_BT, lengths_B)
     return open_chunk.logits(config, params, x_BTD), state

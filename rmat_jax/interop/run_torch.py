@@ -1,4 +1,4 @@
-"""A case computed by a PyTorch module: the reference, or anybody's port. Needs no JAX.
+"""Computes a case with a PyTorch module, the reference or a port of your own. Needs no JAX.
 
 **The protocol.** A port is a function `factory(config, weights) -> torch.nn.Module`, where `config`
 is the RMATConfig and `weights` holds a tensor for each name of `layout(config)`. The module must
@@ -11,15 +11,15 @@ an earlier call of the same batch returned; `state.detach()` gives the same stat
 history. All rows stand at the same place in their chunks. Inputs lie on the CPU; a port that
 computes elsewhere moves them itself.
 
-What it may offer besides is compared too, and reported as "not offered" otherwise:
+These parts are optional. They are compared if the module offers them, or else reported:
 
     state.memory         [L, B, M, D], the memory after the last full chunk, zeros if unwritten
     module.layers        a ModuleList of L blocks whose output (or its first item) is the layer's
-                         output [B, S, D]: says in which layer the first difference appears
-    named_parameters()   under the names of `weights`: gradients and the optimiser's steps
+                         output [B, S, D], to find the layer of the first difference
+    named_parameters()   under the names of `weights`, for gradients and the optimiser's steps
 
-A module that cannot go on from a state returns None for it: its one call is compared, and nothing
-that takes several.
+A module that cannot go on from a state returns None for it. Then only results of a single call are
+compared.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ Factory = Callable[[RMATConfig, Mapping[str, torch.Tensor]], torch.nn.Module]
 
 
 def reference(config: RMATConfig, weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    """The factory of this project's own twin."""
+    """The factory of this project's reference."""
     from rmat_jax.interop.reference import RMAT
 
     module = RMAT(config).to(next(iter(weights.values())).dtype)
@@ -62,8 +62,7 @@ def reference(config: RMATConfig, weights: Mapping[str, torch.Tensor]) -> torch.
 
 
 def load_factory(name: str) -> Factory:
-    """The function that `package.module:function` names; modules of the working directory are found
-    too.
+    """Imports the function that `package.module:function` names, also from the working directory.
 
     Raises:
         UserError: there is no such module or function, or importing it fails.
@@ -78,7 +77,7 @@ def load_factory(name: str) -> Factory:
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except BaseException as error:
-        # whatever the user's code raises, an exit among it
+        # whatever the user's code raises, even an exit
         if isinstance(error, KeyboardInterrupt):
             raise
         raise UserError(
@@ -92,7 +91,7 @@ def load_factory(name: str) -> Factory:
 
 
 def run_torch(case: Case, dtype: str, factory: Factory = reference) -> Iterator[Results]:
-    """The results, part by part, like those of `run_jax`, as far as the module offers them."""
+    """Yields the results in parts, as `run_jax` does, as far as the module offers them."""
     c = case.config.model
     threads = torch.get_num_threads()
     # threads would wait for each other longer than they work
@@ -145,7 +144,7 @@ def _call(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.Te
 
 
 def _memory_after_each_chunk(case: Case, module: torch.nn.Module) -> list[torch.Tensor]:
-    """From one call a chunk, which must do what one call over all of them does."""
+    """The memory after each chunk, from one call a chunk, which must equal one call over all."""
     memory, state = [], None
     for start in range(0, case.tokens.shape[1], case.config.model.chunk_len):
         part = slice(start, start + case.config.model.chunk_len)
@@ -176,7 +175,7 @@ def _steps(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.T
 
 
 def _streams(case: Case, module: torch.nn.Module) -> dict[tuple[str, str], torch.Tensor]:
-    """Each row by itself, since its prompt ends at a place of its own in its chunk."""
+    """Reads each row by itself, since prompts end at different places in their chunks."""
     results = {}
     for row, length in enumerate(case.prompt_lengths):
         tokens, documents = case.stream_tokens[row : row + 1], case.stream_documents[row : row + 1]
@@ -203,9 +202,7 @@ def _read(
 
 
 def _named(case: Case, module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The module's parameters, if they are those of the case under the same names and shapes; else
-    none.
-    """
+    """The module's parameters, if they have the names and shapes of the case's weights; else {}."""
     named = dict(module.named_parameters())
     shapes = {name: tuple(p.shape) for name, p in named.items()}
     return (
@@ -221,9 +218,7 @@ def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _outputs(module: torch.nn.Module) -> Iterator[list[list[torch.Tensor]]]:
-    """Collects what each of `module.layers` returns in the calls made inside; empty without such
-    layers.
-    """
+    """Collects what each of `module.layers` returns in the block; empty without such layers."""
     layers: Any = getattr(module, "layers", [])
     collected: list[list[torch.Tensor]] = [[] for _ in layers]
 

@@ -1,4 +1,4 @@
-"""Trained weights from wherever they lie: a workdir, a folder or a file of `export`."""
+"""Loads trained weights from a workdir, or from a folder or file that `export` wrote."""
 
 import base64
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from rmat_jax.interop.weights import read_weights, weights_file
 from rmat_jax.model import RMAT
 from rmat_jax.types import PyTree
 
-# the small model that the package has, by its name
+# the name of the small model that comes with the package
 DEFAULT = "quickstart"
-# a tokenizer in the metadata of a file: key -> name of its file, and whether that is no text
+# a tokenizer in the metadata of a file: key -> the name of its file, and whether that is binary
 TOKENIZER_KEYS = {
     "tokenizer": ("tokenizer.json", False),
     "tokenizer_config": ("tokenizer_config.json", False),
@@ -31,17 +31,17 @@ TOKENIZER_KEYS = {
 
 
 class Trained(NamedTuple):
-    """Weights, ready for inference, and what goes with them."""
+    """Weights ready for inference, with their config and their origin."""
 
     source: Path
     config: Config
-    # matrices in the type that they were saved in
+    # matrices have the type that they were saved in
     params: PyTree
-    # optimiser steps that made them
+    # the number of optimiser steps that made them
     step: int
     # the identity of the training data; None: not known
     data: str | None
-    # of a file: its metadata
+    # the metadata of a file; None for a workdir
     metadata: Mapping[str, str] | None
 
     def tokenizer(self) -> Tokenizer:
@@ -67,12 +67,14 @@ def load_trained(source: str | Path | None = None, step: int | str | None = None
     """Loads weights.
 
     Args:
-        source: the workdir of a training run; a folder or a file of `export`; None: the small model
-            that the package has, `quickstart`.
-        step: of a run; None: the newest; "best": the one with the lowest held-out loss.
+        source: the workdir of a training run, or a folder or file that `export` wrote; None: the
+            small model `quickstart` that comes with the package.
+        step: the step of a run's checkpoint; None: the newest; "best": the one with the lowest
+            held-out loss.
 
     Raises:
-        UserError: there are no weights, no such step, they are damaged, or they are no numbers.
+        UserError: there are no weights or no such step, or the weights are damaged, or hold NaN or
+            infinity.
     """
     source = Path(DEFAULT if source is None else source)
     file = weights_file(source)
@@ -88,7 +90,7 @@ def load_trained(source: str | Path | None = None, step: int | str | None = None
     config, tensors, metadata = read_weights(file, widen=False)
     if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
         raise UserError(f"{file} is of a model with dtype='float64'; set JAX_ENABLE_X64=1")
-    # Vectors are few. As float32 they go into norms, gates and shares as they were trained.
+    # Vectors are widened, since they are small: norms, gates and shares were trained in this type.
     wide = jnp.dtype(config.model.param_dtype)
     tensors = {
         name: x.astype(wide) if x.ndim < 2 or x.dtype.itemsize > wide.itemsize else x
@@ -105,10 +107,10 @@ def keeps_tokenizer(config: Config) -> bool:
 
 
 def tokenizer_in(file: Path, config: Config, metadata: Mapping[str, str]) -> Tokenizer | None:
-    """The tokenizer that goes with a file of weights, verified; None if the config needs none.
+    """The tokenizer in a file of weights, checked; None if the config needs none.
 
     Raises:
-        UserError: the metadata have none where the config needs one, or it does not fit.
+        UserError: the metadata have no tokenizer where the config needs one, or it does not fit.
     """
     if not keeps_tokenizer(config):
         return None
@@ -125,7 +127,7 @@ def tokenizer_in(file: Path, config: Config, metadata: Mapping[str, str]) -> Tok
 
 
 def to_metadata(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The files of a tokenizer as texts; sentencepiece's, which is none, in base64."""
+    """The files of a tokenizer as texts; the binary file of sentencepiece is in base64."""
     return {
         key: base64.b64encode(files[name]).decode() if binary else files[name].decode()
         for key, (name, binary) in TOKENIZER_KEYS.items()

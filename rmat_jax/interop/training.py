@@ -1,5 +1,5 @@
-"""One optimiser step of the PyTorch twin: cross-entropy, clipping, AdamW, warm-up and cosine. Works
-without JAX.
+"""One optimiser step of the PyTorch reference: cross-entropy, clipping, AdamW, warm-up and cosine.
+Needs no JAX.
 """
 
 import math
@@ -14,8 +14,8 @@ from rmat_jax.config import IGNORE, Config
 
 
 def decayed(model: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay applies to: all but norms, biases, gates, fusion
-    weights, the memory's bias.
+    """The names of the parameters with weight decay: all but norms, biases, gates, fusion weights
+    and the memory's bias.
     """
     norms = {
         f"{name}.weight"
@@ -31,8 +31,8 @@ def decayed(model: nn.Module) -> set[str]:
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Of the step that follows `step` others: a line from 0 to the peak, then a cosine to its
-    `final_fraction`.
+    """The learning rate of the step after `step` others: a line from 0 to the peak, then a cosine
+    down to `final_fraction` of the peak.
     """
     c = config.optim
     if step < c.warmup_steps:
@@ -80,8 +80,8 @@ def train_step(
         logits.flatten(0, 1), labels, ignore_index=IGNORE, reduction="sum"
     )
     loss = total / max(1, int((targets != IGNORE).sum()))
-    # Zeros, not None: AdamW passes over a parameter without a gradient, such as a memory's in a
-    # step of one chunk, whose write nobody reads. It must decay all the same.
+    # Zeros, not None: AdamW skips a parameter without a gradient, such as those of the memory in a
+    # step of one chunk, where nothing reads what it writes. They must decay all the same.
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     loss.backward()

@@ -1,9 +1,9 @@
-"""Weights as one safetensors file that explains itself. Needs no PyTorch.
+"""Weights as one safetensors file with config and tokenizer. Needs no PyTorch.
 
-Tensors have the names, shapes and layouts of `layout`. Metadata, all text: `format` (or `kind`,
-where another library has its own word for `format`), `config` (JSON of the experiment's Config),
-and what a writer adds: `step`, and the files of the tokenizer, `tokenizer` (the text of
-tokenizer.json) among them.
+Tensors have the names, shapes and layouts of `layout`. The metadata are text: `format` (or `kind`,
+where another library uses `format` for itself), `config` (JSON of the experiment's Config), and
+what a writer adds, such as `step` and the files of the tokenizer; `tokenizer` is the text of
+tokenizer.json.
 """
 
 import json
@@ -20,15 +20,15 @@ from rmat_jax.files import FAULTS
 from rmat_jax.interop.layout import layout
 from rmat_jax.sealed import Spec, read_sealed, write_sealed
 
-# the metadata's `format`; raise the number when older code would misread the new
+# the metadata's `format`; raise the number when older code would misread a new file
 KIND = "rmat_jax 1"
-# models that the package has
+# the models that come with the package
 SHIPPED = Path(__file__).parent.parent / "shipped"
 # the file of weights in a folder of `export`
 IN_FOLDER = "model.safetensors"
-# of tensors
+# the types that tensors may have
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-# wrong tensors that an error names
+# the most wrong tensors that an error names
 SHOWN = 4
 
 
@@ -39,18 +39,18 @@ def write_weights(
     dtype: str | None = None,
     **metadata: str,
 ) -> None:
-    """Writes `file`, whole or not at all: the same arguments give the same bytes.
+    """Writes `file`, whole or not at all. The same arguments give the same bytes.
 
     Args:
-        file: in a folder that exists; an older file is replaced.
-        config: the experiment's.
-        tensors: by the names of `layout`.
+        file: the file, in a folder that exists; an older one is replaced.
+        config: the experiment's config.
+        tensors: arrays by the names of `layout`.
         dtype: "float64", "float32" or "bfloat16" (rounded to nearest, ties to even, through
-            float32); None keeps each array's own. What is too large for it becomes infinite.
-        metadata: more of it.
+            float32); None keeps each array's type. Values too large for it become infinite.
+        metadata: more metadata.
 
     Raises:
-        UserError: it cannot be written there, or the tensors are not the model's.
+        UserError: the file cannot be written, or the tensors are not the model's.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} is not one of {', '.join(map(repr, DTYPES))}")
@@ -63,21 +63,21 @@ def write_weights(
 def read_weights(
     file: str | Path, config: Config | None = None, *, widen: bool = True
 ) -> tuple[Config, dict[str, np.ndarray], dict[str, str]]:
-    """What `write_weights` wrote, or another program: (config, tensors in the order of `layout`,
-    metadata).
+    """Reads what `write_weights` or another program wrote: (config, tensors in the order of
+    `layout`, metadata).
 
     Float64 comes back as it is, anything narrower as float32, which is exact. Values that are not
     finite are taken as they are.
 
     Args:
-        file: a safetensors file, or what `weights_file` takes instead.
-        config: None takes the file's. One that is given replaces it, or stands in where a file has
-            none; it must describe the same model as far as weights and token ids go.
+        file: a safetensors file, or a path that `weights_file` takes.
+        config: replaces the file's config, and must agree with it on the model's weights and token
+            ids. A file without a config needs it. None: the file's config.
         widen: False leaves each tensor in the file's type.
 
     Raises:
-        UserError: there is no such file; it is damaged, of a newer format, or without a config; its
-            tensors are not those of the model.
+        UserError: there is no such file, it is damaged, of a newer format or without a config, or
+            its tensors are not those of the model.
     """
     found, file = config, weights_file(Path(file))
 
@@ -92,8 +92,8 @@ def read_weights(
 
 
 def weights_file(source: Path) -> Path:
-    """The file of weights that a path means: itself, the one in a folder that `export` wrote, or
-    the one that the package has under this name, where nothing else has it.
+    """The file of weights that a path means: the file itself, the one in a folder that `export`
+    wrote, or, where no such path exists, the one of this name that comes with the package.
     """
     shipped = SHIPPED / f"{source}.safetensors"
     if not source.exists() and shipped.is_file():
@@ -121,7 +121,7 @@ def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Co
     except UserError as error:
         raise UserError(f"the config in the metadata of {file} is not valid: {error}") from error
     except FAULTS as error:
-        # no JSON, or of other types
+        # no JSON, or values of other types
         raise UserError(
             f"the config in the metadata of {file} cannot be read ({type(error).__name__}: "
             f"{error}); it must be the "
@@ -141,14 +141,12 @@ def _config(file: Path, metadata: Mapping[str, str], given: Config | None) -> Co
 
 
 def _meaning(config: Config) -> dict[str, Any]:
-    """The settings on which it depends what weights and token ids mean."""
+    """The settings that determine the meaning of weights and token ids."""
     return {"model": config.model.meaning(), "data": {"tokenizer": config.data.tokenizer_kind}}
 
 
 def _verify(file: Path, config: Config, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Raises a UserError that names each tensor, up to a few, whose (dtype, shape) is not that of
-    the model.
-    """
+    """Raises a UserError that names some tensors whose (dtype, shape) is not that of the model."""
     expected = layout(config.model)
     wrong = []
     for name, spec in expected.items():

@@ -1,4 +1,4 @@
-"""What a training step takes on accelerators that are not there: `plan(config, "v5e:16x16")`.
+"""Plans a training step for accelerators that you do not have: `plan(config, "v5e:16x16")`.
 
 May import: chips, config, errors, flags, flops, model, modules, ops, train, types, jax,
 numpy.

@@ -1,7 +1,7 @@
-"""Memory and exchanged bytes of a train step by formula, where no compiler can be asked.
+"""Computes the memory and the exchanged bytes of a train step by formula, without a compiler.
 
-How far off, beside TPU programs of the same experiment and mesh, by the compiler's figures (of
-version 1, where both configs were the paper's block):
+The table shows how far the formulas are off the compiler's figures of TPU programs for the same
+experiment and mesh (in version 1, where both configs were the paper's block):
 
 | configs/ | mesh: data x fsdp x tensor | remat | peak | bytes sent |
 |---|---|---|---|---|
@@ -12,8 +12,8 @@ version 1, where both configs were the paper's block):
 | | 1 x 32 x 8 | chunk | -7% | -48% |
 | v5e:8x8, v5e:4x4 | 1 x 16 x 4, 1 x 4 x 4 | chunk | -8% | -43% |
 
-Along `tensor` the compiler exchanges more than the two all-reduces a layer that suffice. GPUs have
-another compiler still.
+Along `tensor` the compiler exchanges more than the two all-reduces a layer that would suffice. The
+compiler for GPUs is yet another one.
 """
 
 import dataclasses
@@ -28,17 +28,17 @@ from rmat_jax.modules.state import initial_state
 from rmat_jax.plan.collectives import Sent, add_up
 from rmat_jax.plan.compiled import Held
 
-# times that each block is computed forward, by remat
+# how often each block is computed forward, by remat
 FORWARDS = {"none": 1, "block": 2, "chunk": 2, "chunk+block": 3}
 
 
 def temporaries(config: Config, mesh: dict[str, int], held: Held) -> int:
-    """Bytes of one device beyond what stays from step to step.
+    """Bytes of one device beyond those that stay from step to step.
 
-    Parameters gathered; gradients, and once more where they are added up; what the backward pass
-    needs of all chunks; and of the piece that is differentiated at a time what it needs, twice: as
-    it is made and as it is stacked. The parts of `accumulation` add another copy of the gradients.
-    `tensor` and `context` are taken to divide all activations.
+    They are the gathered parameters, the gradients and a second copy where they are added up, what
+    the backward pass needs of all chunks, and what it needs of the piece that is differentiated at
+    a time, twice: as it is made and as it is stacked. `accumulation` adds another copy of the
+    gradients. `tensor` and `context` are assumed to divide all activations.
     """
     c = config.model
     lanes = config.batch_size // (mesh["data"] * mesh["fsdp"] * config.accumulation)
@@ -54,8 +54,8 @@ def temporaries(config: Config, mesh: dict[str, int], held: Held) -> int:
 
 
 def kept(config: RMATConfig, lanes: int, chunks: int) -> int:
-    """Bytes that JAX keeps between the forward and the backward pass over some lanes, the float32
-    parameters not counted.
+    """Bytes that JAX keeps between the forward and the backward pass over some lanes, without the
+    float32 parameters.
     """
     model = RMAT(config)
 
@@ -69,7 +69,7 @@ def kept(config: RMATConfig, lanes: int, chunks: int) -> int:
             )
             return scores.loss_BT.sum()
 
-        # a pytree of what the backward pass needs
+        # the backward pass is a pytree of the arrays that it needs
         return params, jax.vjp(loss, params)[1]
 
     tokens_BT = jax.ShapeDtypeStruct((lanes, chunks * config.chunk_len), jnp.int32)
@@ -80,11 +80,11 @@ def kept(config: RMATConfig, lanes: int, chunks: int) -> int:
 def bytes_sent(config: Config, mesh: dict[str, int], held: Held) -> Sent:
     """Bytes that one device sends in a step, as `collectives` defines them.
 
-    Once a step the parameters are gathered along `fsdp` and the gradients added up along `data` and
-    `fsdp`; along `tensor` there are two all-reduces of [B, C, D] a layer and chunk whenever the
-    block is computed forward, and two backward. Along `context` a device hands each layer's queue
-    and window to the next whenever the block is computed forward, gets their gradients back, and
-    what the lanes carry on is added up.
+    Once a step the parameters are gathered along `fsdp`, and the gradients are added up along
+    `data` and `fsdp`. Along `tensor` there are two all-reduces of [B, C, D] a layer and chunk
+    whenever the block is computed forward, and two backward. Along `context` a device hands each
+    layer's queue and window to the next whenever the block is computed forward, and gets their
+    gradients back; the states of the lanes are added up.
     """
     c, context = config.model, mesh["context"]
     lanes = config.batch_size // (mesh["data"] * mesh["fsdp"])

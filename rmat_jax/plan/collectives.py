@@ -1,16 +1,16 @@
-"""Bytes that the devices exchange, from the text of a compiled program (HLO).
+"""Counts the bytes that devices exchange, from the text of a compiled program (HLO).
 
-A collective counts as often as the loops around it run, and with what one device sends over its
-links by the ring algorithm, for a group of g devices and an array of so many bytes, whole:
+A collective counts as often as the loops around it run. Each time it counts with the bytes that one
+device sends by the ring algorithm. For a group of g devices that is this share of the whole array:
 
     all-gather, reduce-scatter, all-to-all      (g - 1) / g
     all-reduce                                  2 (g - 1) / g   a reduce-scatter, then an all-gather
     collective-permute                          the share of the devices that send
 
-The text of TPU programs shows some collectives several times, in each fusion that they run beside:
-these stages have the same chain_id, and are one. (The channel_id does not tell: all sums of a
-`shard_map` may have the same.) A reduce-scatter may show there as the all-reduce of a fusion that
-is called so.
+The text of TPU programs shows some collectives several times, once in each fusion beside which they
+run. These stages have the same chain_id and count once. (The channel_id does not tell them apart,
+since all sums of a `shard_map` may have the same.) A reduce-scatter may appear there as an
+all-reduce in a fusion named all-reduce-scatter.
 """
 
 import collections
@@ -25,7 +25,7 @@ import numpy as np
 
 from rmat_jax.plan import hlo
 
-# a shape, and perhaps an order of its axes
+# a shape, and optionally an order of its axes
 IOTA = r"(\[[\d,]*\])(?:T\(([\d,]*)\))?"
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -34,17 +34,17 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 class Collective:
     """One collective of a program."""
 
-    # of KINDS
+    # one of KINDS
     kind: str
     # bytes of the whole array, all operands together
     size: float
-    # devices that take part with one another; of a collective-permute 2
+    # the number of devices that exchange with one another; 2 for a collective-permute
     group: int
-    # times a call of the program
+    # how often it runs in a call of the program
     runs: int
-    # of the devices that send; all but in a collective-permute
+    # the share of the devices that send: 1 for all but collective-permutes
     senders: float = 1.0
-    # of the mesh, along which the devices of a group lie
+    # the axes of the mesh along which the devices of a group lie
     axes: tuple[str, ...] = ()
 
     @property
@@ -62,21 +62,21 @@ class Collective:
 
 
 class Sent(NamedTuple):
-    """Bytes that one device sends in a call of a program, in two divisions of the same sum."""
+    """Bytes that one device sends in a call of a program, divided in two ways."""
 
-    # by kind, all of KINDS
+    # bytes by kind, for all of KINDS
     kinds: dict[str, float]
-    # by the axes of the mesh along which they go, joined by " x "
+    # bytes by the axes of the mesh along which they go, joined by " x "
     axes: dict[str, float]
 
 
 def bytes_sent(text: str, mesh: dict[str, int] | None = None) -> Sent:
-    """What the collectives of `compiled.as_text()` send. See `find`."""
+    """The bytes that the collectives of `compiled.as_text()` send, see `find`."""
     return add_up((c.kind, c.axes, c.sent) for c in find(text, mesh))
 
 
 def add_up(parts: Iterable[tuple[str, Iterable[str], float]]) -> Sent:
-    """The sums of (kind, axes, bytes)."""
+    """Adds up parts (kind, axes, bytes)."""
     sent = Sent(dict.fromkeys(KINDS, 0.0), {})
     for kind, axes, size in parts:
         along = " x ".join(axes)
@@ -86,16 +86,16 @@ def add_up(parts: Iterable[tuple[str, Iterable[str], float]]) -> Sent:
 
 
 def find(text: str, mesh: dict[str, int] | None = None) -> list[Collective]:
-    """All collectives of `compiled.as_text()` that run, those between more than one device.
+    """Finds all collectives of `compiled.as_text()` that run between two devices or more.
 
-    Of a conditional all branches count.
+    All branches of a conditional count.
 
     Args:
-        text: of the program.
-        mesh: sizes of the axes that it was compiled for, in their order; None: axes have no names.
+        text: the text of the program.
+        mesh: the sizes of the mesh's axes, in their order; None: axes have no names.
 
     Raises:
-        ValueError: a loop around a collective whose number of iterations the text does not tell.
+        ValueError: the text does not tell the number of iterations of a loop around a collective.
     """
     computations, entry = hlo.parse(text)
     devices = math.prod(
@@ -107,7 +107,7 @@ def find(text: str, mesh: dict[str, int] | None = None) -> list[Collective]:
     seen: set[tuple] = set()
 
     def visit(name: str, place: tuple[str, ...], runs: int, scatters: bool) -> None:
-        """`place`: the loops around it, from the outermost."""
+        """Args: place: the loops around the computation, from the outermost."""
         for instruction in computations[name].values():
             kind = instruction.kind.removesuffix("-start")
             if kind in KINDS:
@@ -120,10 +120,10 @@ def find(text: str, mesh: dict[str, int] | None = None) -> list[Collective]:
                     found.append(Collective(shown, size, group, runs, senders, axes))
                 if stage:
                     seen.add(stage)
-                # what it calls adds two numbers
+                # the computation that it calls only adds two numbers
                 continue
             if instruction.kind in ("async-update", "async-done"):
-                # they call what their start called
+                # they name the computation that their start has called
                 continue
             for called in hlo.called(instruction.rest):
                 if called not in reaches:
@@ -158,7 +158,7 @@ def _with_collectives(computations: dict[str, hlo.Computation]) -> set[str]:
 
 
 def _group(rest: str, devices: int, mesh: dict[str, int]) -> tuple[int, tuple[str, ...]]:
-    """Devices of one group, and the axes along which they lie, in any notation: {{0,1},{2,3}},
+    """Reads the size of a group and the axes along which it lies, in any notation: {{0,1},{2,3}},
     [2,4]<=[2,4]T(1,0), mesh['a'=2,'b'=4] {'b'}, or pairs.
     """
     if named := re.search(r"replica_groups=@?mesh\[([^]]*)\]([^{]*)\{([^}]*)\}", rest):
@@ -180,22 +180,22 @@ def _group(rest: str, devices: int, mesh: dict[str, int]) -> tuple[int, tuple[st
 
 
 def _iota(shape: str, order: str | None) -> np.ndarray:
-    """[2,4]T(1,0): eight numbers in that shape, transposed."""
+    """Reads an array such as [2,4]T(1,0): eight numbers in that shape, transposed."""
     shape = json.loads(shape)
     numbers = np.arange(math.prod(shape)).reshape(shape)
     return numbers.transpose([int(n) for n in order.split(",")] if order else None)
 
 
 def _along_named(sizes: str, order: str, axes: str) -> np.ndarray:
-    """The first group of mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}: the compiler's mesh has
-    names of its own.
+    """Reads the first group of mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}. The compiler's
+    mesh has names of its own.
     """
     sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", sizes)}
     numbers = _iota(f"[{math.prod(sizes.values())}]", None)
     if given := re.search(rf"device_ids=\({IOTA}\)", order):
         numbers = _iota(*given.groups())
     places = dict.fromkeys(sizes, [0])
-    # An axis in part is written 'axis':(size before)size.
+    # A part of an axis is written 'axis':(size before)size.
     for name, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
         count = int(part or sizes[name])
         stride = sizes[name] // (int(before or 1) * count)
@@ -213,13 +213,13 @@ def _senders(instruction: hlo.Instruction, devices: int) -> float:
 
 
 def _size(kind: str, instruction: hlo.Instruction, group: int) -> float:
-    """Bytes of the whole array, from the type of the result. That of a start holds the operands
-    too.
+    """Bytes of the whole array, from the type of the result; the result of a start holds the
+    operands too.
     """
     size = sum(
         math.prod(map(int, filter(None, shape.split(",")))) * hlo.bits(dtype) / 8
         for dtype, shape in hlo.ARRAY.findall(re.sub(r"\{[^{}]*\}|/\*.*?\*/", "", instruction.type))
-        # a start's contexts
+        # the scalars in a start's result are contexts
         if not (instruction.kind.endswith("-start") and not shape)
     )
     started = instruction.kind.endswith("-start")

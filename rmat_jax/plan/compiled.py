@@ -1,5 +1,5 @@
-"""The train step of an experiment, compiled for devices that need not be there, and what the
-compiled program tells.
+"""Compiles the train step of an experiment for devices that need not be there, and reads memory and
+exchanged bytes off the compiled program.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from rmat_jax.train.optim import make_optimizer
 from rmat_jax.train.state import TrainState
 from rmat_jax.types import PyTree
 
-# of libtpu, which otherwise looks for a TPU and complains that there is none
+# variables for libtpu, which otherwise looks for a TPU and complains that there is none
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_MIN_LOG_LEVEL": "3",
-    # by several processes: nothing here opens a TPU
+    # several processes may load it, since nothing here opens a TPU
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
@@ -47,9 +47,9 @@ class Held:
     optimizer: int
     # the lanes' memory, carried from step to step
     memory: int
-    # parameters in full along fsdp, as long as a step computes; 0 where fsdp=1
+    # parameters gathered along fsdp, while a step computes; 0 where fsdp=1
     gathered: int
-    # of the device's lanes, in full along fsdp, before they are added up
+    # gradients of the device's lanes, whole along fsdp, before they are added up
     grads: int
 
 
@@ -57,19 +57,19 @@ class Held:
 class Program:
     """A compiled train step, for one device of its mesh."""
 
-    # bytes: arguments, results, temporaries and code; more than `limit`: it does not fit
+    # bytes of arguments, results, temporaries and code; above `limit` the program does not fit
     peak: int
-    # bytes that the compiler may use; 0: it did not say
+    # bytes that the compiler may use; 0: the compiler did not say
     limit: int
-    # in a step; None where it does not fit or cannot be read
+    # bytes sent in a step; None where the program does not fit or cannot be read
     sent: collectives.Sent | None
     compile_seconds: float
-    # of its time; None where it does not fit or cannot be read
+    # the compiler's estimate of its time; None where it does not fit or cannot be read
     estimate: cycles.Estimate | None = None
 
 
 def tpu_devices(topology: Topology) -> list[jax.Device]:
-    """The devices of a slice that is not there, to compile for. Takes libtpu, not a TPU.
+    """Makes the devices of a TPU slice to compile for. It needs libtpu, but no TPU.
 
     Raises:
         UserError: libtpu is missing, or there is no such slice.
@@ -90,7 +90,7 @@ def tpu_devices(topology: Topology) -> list[jax.Device]:
             platform="tpu", topology_name=str(topology), **options
         ).devices
     except Exception as error:
-        # of whatever class the compiler raises
+        # the compiler raises errors of several classes
         message = " ".join(str(error).split())
         raise UserError(
             f"--topology={topology} is refused by the TPU compiler: {message[:300]}"
@@ -101,8 +101,8 @@ def tpu_devices(topology: Topology) -> list[jax.Device]:
 def make_mesh(
     config: Config, topology: Topology, devices: Sequence[jax.Device] = ()
 ) -> Mesh | AbstractMesh:
-    """The mesh of an experiment on all of a topology; without devices an abstract one, on which
-    programs can be traced.
+    """Makes the mesh of an experiment on a whole topology. Without devices it is abstract, for
+    tracing only.
 
     Raises:
         UserError: the product of the axes is not the number of chips.
@@ -126,7 +126,7 @@ def make_mesh(
 
 
 def held(state: TrainState, mesh: Mesh | AbstractMesh) -> Held:
-    """What one device holds of an abstract state, and what a step adds to it: see
+    """Counts what one device holds of an abstract state, and what a step adds, see
     `sharding.spread`.
     """
 
@@ -145,14 +145,14 @@ def held(state: TrainState, mesh: Mesh | AbstractMesh) -> Held:
 
 
 def tree_bytes(tree: PyTree) -> int:
-    """Bytes of a device's part of all leaves, without the padding that a TPU adds."""
+    """The bytes of one device's part of all leaves, without the padding that a TPU adds."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
 
 
 def trace(config: Config, mesh: Mesh | AbstractMesh) -> tuple[jax.stages.Traced, int, Held]:
-    """The train step, its FLOPs on all devices together, and what one device holds.
+    """Traces the train step, and counts its FLOPs on all devices and the bytes of one device.
 
     Raises:
         UserError: the mesh does not fit the experiment.
@@ -170,13 +170,13 @@ def trace(config: Config, mesh: Mesh | AbstractMesh) -> tuple[jax.stages.Traced,
         with fused.compiled_for(backend):
             return parallel.make_train_step(changed, optimizer, mesh).trace(state, batch)
 
-    # what a TPU will run, and what shows all its products
+    # the step that a TPU runs, and one without kernels, which shows all its products
     traced, shown = trace(config.model.attention, "tpu"), trace("xla", "cpu")
     return traced, flops.count(shown.jaxpr), held(state, mesh)
 
 
 def compile_step(traced: jax.stages.Traced, held: Held, mesh: Mesh) -> Program:
-    """Compiles; this takes minutes. A program that does not fit is no error."""
+    """Compiles the step, which takes minutes. A program that does not fit is no error."""
     start = time.monotonic()
     try:
         compiled = traced.lower().compile()
@@ -187,22 +187,22 @@ def compile_step(traced: jax.stages.Traced, held: Held, mesh: Mesh) -> Program:
         return Program(used, limit, None, time.monotonic() - start)
     seconds = time.monotonic() - start
     m = compiled.memory_analysis()
-    # not the sum of temporaries, which are not all there at a time
+    # not the sum of the temporaries, which do not all exist at the same time
     peak = m.peak_memory_in_bytes + m.generated_code_size_in_bytes
     text, sent, estimate = compiled.as_text(), None, None
     try:
         sent, estimate = collectives.bytes_sent(text, dict(mesh.shape)), cycles.estimate(text)
     except ValueError as error:
-        # a later compiler writes otherwise
+        # a later compiler may write another text
         print(f"warning: exchanged bytes and cycles are not counted: {error}", file=sys.stderr)
     return Program(peak, 0, sent, seconds, estimate)
 
 
 def parse_exhausted(message: str, arguments: int) -> tuple[int, int]:
-    """Bytes needed and bytes there are, of the TPU compiler's error; zeros: it is another error.
+    """Reads needed and available bytes off an error of the TPU compiler; zeros for other errors.
 
-    It says either "Used 20.50G of 15.75G hbm", or how much the temporaries alone would take, to
-    which the arguments come.
+    The error says either "Used 20.50G of 15.75G hbm", or the size of the temporaries, to which the
+    arguments are added here.
     """
     size = r"([\d.]+)([KMG]?)"
     unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}

@@ -1,8 +1,8 @@
-"""The compiler's own estimate of a TPU program's time, from its text (HLO).
+"""Reads the compiler's own estimate of a TPU program's time off its text (HLO).
 
-The TPU compiler notes the cycles that it expects of each operation. An operation counts as often as
-the loops around it run. Custom kernels (Pallas) have no estimate: they are counted, with the bytes
-of their operands and results. The estimate knows no waiting for other chips.
+The TPU compiler notes the cycles that it expects for each operation. An operation counts as often
+as the loops around it run. Custom kernels (Pallas) have no estimate; their number and the bytes of
+their operands and results are counted. The estimate does not include waiting for other chips.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ import re
 
 from rmat_jax.plan import hlo
 
-# Cycles a second, by chip: the peak of the data sheet by the multiply-adds of its matrix units in a
-# cycle (v4, v5p: 8 units of 128 x 128; v5e: 4; v6e: 4 of 256 x 256).
+# Cycles a second, by chip: the data sheet's peak over the FLOPs of its matrix units in a cycle (v4,
+# v5p: 8 units of 128 x 128; v5e: 4; v6e: 4 of 256 x 256).
 CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 
 
@@ -22,18 +22,18 @@ class Operation:
 
     # the part of the model that it comes from, as JAX noted it
     source: str
-    # what kind of operation
+    # the kind of operation
     kind: str
     runs: int
-    # of all runs; None: a custom kernel
+    # the cycles of all runs; None: a custom kernel
     cycles: int | None
-    # of the operands and results of all runs of a custom kernel
+    # the bytes of operands and results of all runs of a custom kernel
     kernel_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A step of one chip."""
+    """The estimate of a step on one chip."""
 
     operations: tuple[Operation, ...]
 
@@ -43,7 +43,7 @@ class Estimate:
 
     @property
     def kernels(self) -> int:
-        """Operations that are started, one after the other."""
+        """The number of operations that are started, one after the other."""
         return sum(o.runs for o in self.operations)
 
     @property
@@ -51,7 +51,7 @@ class Estimate:
         return tuple(o for o in self.operations if o.cycles is None)
 
     def dearest(self, count: int = 10) -> list[Operation]:
-        """Those of the same source and kind are one."""
+        """The operations with the most cycles; those of the same source and kind count as one."""
         sums: dict[tuple[str, str], Operation] = {}
         for o in self.operations:
             if o.cycles is not None:
@@ -66,7 +66,7 @@ def estimate(text: str) -> Estimate:
     """Reads `compiled.as_text()`.
 
     Raises:
-        ValueError: a loop whose number of iterations the text does not tell.
+        ValueError: the text does not tell a loop's number of iterations.
     """
     computations, entry = hlo.parse(text)
     found: list[Operation] = []
@@ -108,7 +108,7 @@ def _source(rest: str) -> str:
 
 
 def _bytes(instruction: hlo.Instruction) -> int:
-    """Of the results, and of the operands as the call lays them out."""
+    """The bytes of the results, and of the operands as the call lays them out."""
     operands = re.search(
         r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}", instruction.rest
     )

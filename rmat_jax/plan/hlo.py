@@ -1,9 +1,9 @@
-"""The text of a compiled program (HLO): its computations, and how often its loops run."""
+"""Reads the text of a compiled program (HLO): its computations, and how often its loops run."""
 
 import dataclasses
 import re
 
-# of types whose name does not say it
+# the bits of types whose name does not tell them
 BITS = {"pred": 8, "token": 0}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
@@ -18,7 +18,7 @@ class Instruction:
     name: str
     type: str
     kind: str
-    # from its operands on
+    # the line from the operands on
     rest: str
 
     @property
@@ -26,12 +26,12 @@ class Instruction:
         return re.findall(r"%([^\s,()]+)", self.rest.partition(")")[0])
 
 
-# by name; the last that is a tuple is the result of a loop's body
+# instructions by name; the last tuple is the result of a loop's body
 Computation = dict[str, Instruction]
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """The computations, and the name of the first to run."""
+    """Reads the computations, and the name of the one that runs first."""
     computations, entry, current = {}, "", {}
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
@@ -52,8 +52,8 @@ def called(rest: str) -> list[str]:
 
 
 def iterations(computations: dict[str, Computation], around: Computation, loop: Instruction) -> int:
-    """As the compiler noted, or else read from a counter: where it starts, what is added to it,
-    what it stays below.
+    """How often a loop runs: as the compiler noted, or else by the start, the step and the bound of
+    its counter.
     """
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known[1])
@@ -78,18 +78,18 @@ def iterations(computations: dict[str, Computation], around: Computation, loop: 
         start, end, step = (int(i.rest.partition(")")[0]) for i in (start, end, step))
     except (LookupError, StopIteration, TypeError, ValueError) as error:
         raise ValueError(
-            f"how often does the loop {loop.name} run? It counts in a way that is not known here"
+            f"how often does the loop {loop.name} run? Its counter has an unknown form"
         ) from error
     return -(-(end - start) // step)
 
 
 def behind(computation: Computation, name: str) -> Instruction:
-    """What a name stands for, behind its copies."""
+    """The instruction of a name, or the one that it copies."""
     while computation[name].kind in ("copy", "bitcast"):
         name = computation[name].operands[0]
     return computation[name]
 
 
 def bits(dtype: str) -> int:
-    """Of one number."""
+    """The bits of one number."""
     return BITS[dtype] if dtype in BITS else int(re.search(r"\d+", dtype)[0])

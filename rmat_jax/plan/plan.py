@@ -1,10 +1,10 @@
-"""What a training step would take on accelerators that are not there: memory, FLOPs, bytes
-exchanged, and what to change.
+"""Plans a training step for accelerators that you do not have: its memory, FLOPs and exchanged
+bytes, and what to change.
 
 For a TPU slice the real train step is compiled by the real compiler, so memory and exchanged bytes
-are the program's own. For GPUs both are arithmetic: see `arithmetic.py`. FLOPs are counted in the
-step's jaxpr for either. Seconds are always arithmetic: the chip's data sheet at its peak, so bounds
-that no run goes below, and neither says how far the two overlap.
+are those of the program. For GPUs both come from formulas, see `arithmetic.py`. FLOPs are counted
+in the step's jaxpr for either. Seconds always come from the peaks of the data sheet. So they are
+bounds that no run goes below, and they do not say how far computing and sending overlap.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from rmat_jax.plan.topology import Topology, parse_topology
 
 # see arithmetic.py
 ACCURACY = (
-    "beside TPU programs peaks came out 2% to 16% too low, bytes sent up to 24% with "
-    "mesh.tensor=1, 48% with more"
+    "compared with TPU programs, peaks are 2% to 16% too low, and bytes sent up to 24% too low "
+    "with mesh.tensor=1, 48% with more"
 )
-# seconds after which no other alternative is begun
+# seconds after which no more alternatives are tried
 PATIENCE = 240.0
 
 
@@ -38,12 +38,12 @@ class Alternative:
     """The same experiment with some keys changed."""
 
     overrides: dict[str, int | str]
-    # bytes
+    # bytes of one device
     peak: int
     fits: bool
-    # a token, all devices
+    # a token, of all devices
     flops: int
-    # that it took to find out
+    # the time that the measurement took
     seconds: float
 
     @property
@@ -62,13 +62,13 @@ class Report:
     peak: int
     # bytes that a program may use
     limit: int
-    # of a step, on all devices together, with what is computed again
+    # FLOPs of a step on all devices together, with what is computed again
     flops: int
-    # in a step; None where the program does not fit
+    # bytes sent in a step; None where the program does not fit
     sent: Sent | None
     # 0: nothing was compiled
     compile_seconds: float
-    # of a program that was compiled for a TPU
+    # only for a program that was compiled for a TPU
     estimate: Estimate | None = None
     alternatives: tuple[Alternative, ...] = ()
 
@@ -78,29 +78,29 @@ class Report:
 
     @property
     def tokens(self) -> int:
-        """That one step reads."""
+        """The tokens that one step reads."""
         return self.config.batch_size * self.config.segment_len
 
     @property
     def temporaries(self) -> int:
-        """Bytes beyond what stays from step to step: activations, gathered parameters, gradients,
-        code, padding.
+        """Bytes beyond those that stay from step to step: activations, gathered parameters,
+        gradients, code, padding.
         """
         return self.peak - self.held.params - self.held.optimizer - self.held.memory
 
     @property
     def compute_seconds(self) -> float:
-        """Of a step, at the chip's peak in bfloat16, all devices sharing all products equally."""
+        """The time of a step's products at the bfloat16 peak, shared equally by all devices."""
         return self.flops / self.topology.count / self.topology.chip.flops
 
     @property
     def communication_seconds(self) -> float:
-        """Of a step, over all links of the chip at once."""
+        """The time of a step's exchanges, over all links of the chip at once."""
         return sum(self.sent.kinds.values()) / self.topology.chip.bandwidth if self.sent else 0.0
 
     @property
     def estimated_seconds(self) -> float | None:
-        """Of a step, by the compiler's cycles; custom kernels are not in it."""
+        """The time of a step by the compiler's cycles, without custom kernels."""
         if not self.estimate:
             return None
         return self.estimate.cycles / CLOCKS[self.topology.chip.name]
@@ -136,7 +136,7 @@ class Report:
         return json.dumps(values, indent=1, allow_nan=False) + "\n"
 
     def text(self) -> str:
-        """For people."""
+        """The report for people."""
         return "\n".join([*self._title(), "", *self._memory(), "", *self._step(), *self._advice()])
 
     def _title(self) -> list[str]:
@@ -174,7 +174,7 @@ class Report:
                 "arithmetic: float32; the compiler may gather them narrower",
             ),
             ("  gradients", h.grads, "arithmetic"),
-            ("  activations and others", rest, "what is left"),
+            ("  activations and others", rest, "the rest"),
             ("peak", self.peak, f"of {_gib(self.limit)} GiB{part}: {verdict}"),
         ]
         return [
@@ -220,7 +220,7 @@ class Report:
                 f"  not in it                 {runs:9,}  custom kernels, which read and write "
                 f"{size / 1e9:.1f} GB and have no estimate"
             )
-        lines.append("  the dearest, in million cycles")
+        lines.append("  the most expensive, in million cycles")
         for o in e.dearest():
             lines.append(f"  {o.cycles / 1e6:26.1f}  {o.runs:6,} x {o.kind}  {o.source}")
         return lines
@@ -252,14 +252,14 @@ def plan(
 
     Args:
         config: the experiment; its mesh must take all chips.
-        topology: "v5e:16x16", a TPU slice, for which the step is compiled (minutes; takes libtpu,
-            no TPU), or "gpu:h100:8".
-        advise: also try what would take less memory. Where the step does not fit this is always
-            done.
-        progress: gets a line before each compilation.
+        topology: "v5e:16x16", a TPU slice, for which the step is compiled (in minutes, with libtpu,
+            without a TPU), or "gpu:h100:8".
+        advise: also try changes that would take less memory, as is always done if the step does not
+            fit.
+        progress: called with a line before each compilation.
 
     Raises:
-        UserError: an unknown topology, a mesh that fits neither it nor the experiment, or libtpu is
+        UserError: the topology is unknown, the mesh does not fit it or the experiment, or libtpu is
             missing.
     """
     where = parse_topology(topology)
@@ -267,7 +267,7 @@ def plan(
         raise UserError("dtype='float64' is not planned for; use float32 or bfloat16")
     measure = functools.partial(_arithmetic, where)
     if where.slice_name:
-        # its errors first, before libtpu is looked for
+        # errors of the mesh come before the search for libtpu
         compiled.make_mesh(config, where)
         measure = functools.partial(_compiled, where, compiled.tpu_devices(where), progress)
     report = measure(config)
@@ -297,8 +297,8 @@ def plan(
 
 
 def alternatives(config: Config, mesh: dict[str, int]) -> list[tuple[dict[str, int | str], Config]]:
-    """Experiments that may take less memory: overrides, and the config with them. What breaks a
-    rule is left out.
+    """Experiments that may take less memory: overrides, and the config with them. Those that break
+    a rule are left out.
     """
     m = config.mesh
     tried: list[dict[str, int | str]] = []

@@ -1,4 +1,4 @@
-"""How a number of chips is named."""
+"""The names of TPU slices and of numbers of GPUs."""
 
 import dataclasses
 import math
@@ -9,11 +9,11 @@ from rmat_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A number of one kind of chip, connected."""
+    """A number of connected chips of one kind."""
 
     chip: Chip
     count: int
-    # of a TPU, as JAX names it: "v5e:4x4"; empty for GPUs, for which nothing is compiled
+    # JAX's name of a TPU slice, such as "v5e:4x4"; empty for GPUs, for which nothing is compiled
     slice_name: str
 
     def __str__(self) -> str:
@@ -21,10 +21,10 @@ class Topology:
 
 
 def parse_topology(text: str) -> Topology:
-    """ "v5e:16x16" or "gpu:h100:8".
+    """Reads a topology such as "v5e:16x16" or "gpu:h100:8".
 
     Raises:
-        UserError: a kind that is not in the tables, or no such shape.
+        UserError: the chip is not in the tables, or there is no such slice.
     """
     kind, _, rest = text.partition(":")
     if kind == "gpu":
@@ -36,7 +36,7 @@ def parse_topology(text: str) -> Topology:
             )
         return Topology(chip, int(count), "")
     chip = _find("TPU", TPUS, kind, text)
-    # 2D, of up to 16x16 chips; the others are 3D
+    # slices of these are 2D, with up to 16x16 chips; all others are 3D
     flat = kind in ("v5e", "v6e")
     sides = [int(side) if side.isdecimal() else 0 for side in rest.split("x")]
     if not (

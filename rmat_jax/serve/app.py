@@ -1,4 +1,4 @@
-"""The table of addresses, who may ask, and what becomes of errors."""
+"""The app: its table of addresses, its check of API keys, and its handling of errors."""
 
 import contextlib
 import hmac
@@ -21,9 +21,9 @@ from rmat_jax.serve.metrics import Counted
 from rmat_jax.serve.refusals import Json, Refusal, of_user_error
 from rmat_jax.serve.service import Gone, Service
 
-# They say nothing of anybody's texts.
+# These addresses need no key, since they tell nothing of anybody's texts.
 OPEN = ("/", "/health")
-# The page needs nothing from elsewhere, and may load nothing.
+# The page needs nothing from other sites, and may load nothing from there.
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -35,10 +35,10 @@ def make_app(service: Service, keys: Sequence[str] = (), *, local: bool = False)
     """Makes the app.
 
     Args:
-        service: what the answers share. Its worker runs as long as the app does.
-        keys: any of them opens the app; none: it is open to all.
-        local: only this machine is to reach it. Without a key, a page of another site in a browser
-            of this machine is refused.
+        service: what all requests share. Its worker runs as long as the app does.
+        keys: the API keys, any of which opens the app; none: it is open to all.
+        local: whether only this machine shall reach the app. Without a key, a page of another site
+            in a browser of this machine is refused.
     """
 
     @contextlib.asynccontextmanager
@@ -49,7 +49,7 @@ def make_app(service: Service, keys: Sequence[str] = (), *, local: bool = False)
         finally:
             await service.worker.stop()
 
-    # an address for each line, with what is done there
+    # one address a line, with the function that answers there
     routes = [
         Route("/", page),
         Route("/health", health),
@@ -93,7 +93,7 @@ async def page(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Answers `GET /health`: 200 while requests are taken."""
+    """Answers `GET /health`, with 200 while requests are taken."""
     service: Service = request.app.state.service
     failed = service.worker.failure is not None
     status = "failed" if failed else "ending" if service.closing else "ok"
@@ -128,22 +128,22 @@ def _model(service: Service) -> dict:
 
 
 async def _http_error(_: Request, error: HTTPException) -> Response:
-    """An address or a method that is none."""
+    """Answers a request for an unknown address or method."""
     return Refusal(error.status_code, error.detail, headers=error.headers).response()
 
 
 async def _nobody(_: Request, __: Exception) -> Response:
-    """Nobody is there to read it."""
+    """Answers a request whose client has gone."""
     return Response(status_code=499)
 
 
 async def _failed(_: Request, __: Exception) -> Response:
-    """An error of ours. It is logged where it came from."""
-    return Refusal(500, "the server made an error; its log says which").response()
+    """Answers a request after an error of the server, which is logged elsewhere."""
+    return Refusal(500, "the server failed; its log says why").response()
 
 
 class Guarded:
-    """Lets those in who have a key."""
+    """Lets requests in that have a key, or come from this machine if there are no keys."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], local: bool):
         self._app, self._local = app, local
@@ -159,7 +159,7 @@ class Guarded:
 
     def _wrong_key(self, headers: Headers) -> Refusal | None:
         kind, _, key = headers.get("authorization", "").partition(" ")
-        # all are compared, so that the time tells nothing
+        # all keys are compared, so that the time tells nothing
         found = [hmac.compare_digest(key.strip().encode(), known) for known in self._keys]
         if kind.lower() == "bearer" and any(found):
             return None
@@ -173,7 +173,7 @@ class Guarded:
     def _elsewhere(self, headers: Headers) -> Refusal | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            return Refusal(403, f"pages of {origin[:60]!r} may not ask without a key")
+            return Refusal(403, f"pages of {origin[:60]!r} may not send requests without a key")
         if self._local and not _is_here(host):
             message = f"{host[:60]!r} is not this machine; give the server an --api_key_file"
             return Refusal(403, message)

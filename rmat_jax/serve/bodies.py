@@ -17,12 +17,12 @@ async def copy_body(request: Request, most: int, out: BinaryIO) -> None:
     """Writes the body to an open file.
 
     Args:
-        request: whose body nobody has read yet.
-        most: bytes.
-        out: gets them.
+        request: the request. Nothing has read its body yet.
+        most: the most bytes of the body.
+        out: the file.
 
     Raises:
-        Refusal: 413, it is longer; 408, it takes longer than BODY_SECONDS.
+        Refusal: 413, the body is longer; 408, it takes longer than BODY_SECONDS.
     """
     too_long = Refusal(413, f"the body is longer than {most:,} bytes; send less at a time")
     told = request.headers.get("content-length", "")
@@ -42,7 +42,7 @@ async def copy_body(request: Request, most: int, out: BinaryIO) -> None:
 
 
 class Fields:
-    """Takes the fields of a JSON object one by one. null is a field that is not there.
+    """Takes the fields of a JSON object one by one. A field with null counts as missing.
 
     Every method raises Refusal, 400, where a field is of another type or outside its range.
     """
@@ -51,7 +51,7 @@ class Fields:
         self._values = {name: value for name, value in values.items() if value is not None}
 
     def has(self, name: str) -> bool:
-        """Tells whether a field is there, and nobody has taken it yet."""
+        """Tells whether a field is there, and not taken yet."""
         return name in self._values
 
     def take(self, name: str, default: Any = None) -> Any:
@@ -82,7 +82,7 @@ class Fields:
         return value
 
     def texts(self, name: str, most: int, most_bytes: int) -> list[str]:
-        """Takes a text, or a list of up to `most`, each of up to `most_bytes` bytes."""
+        """Takes a text, or a list of up to `most` texts, each of up to `most_bytes` bytes."""
         value = self.take(name, [])
         found = [value] if isinstance(value, str) else value
         rule = f"must be a text or a list of up to {most} texts, each of 1 to {most_bytes} bytes"
@@ -99,11 +99,11 @@ class Fields:
         return found
 
     def end(self, harmless: dict[str, Sequence[Any]], known: str) -> None:
-        """Refuses the fields that nobody has taken.
+        """Refuses the fields that were not taken.
 
         Args:
             harmless: fields that may be there with one of these values, which change nothing.
-            known: where the fields that may be given are described.
+            known: says where the fields are described.
         """
         for name, value in self._values.items():
             if name not in harmless:
@@ -127,7 +127,7 @@ class Fields:
 
 
 def wrong(name: str, value: Any, rule: str) -> Refusal:
-    """Returns the refusal of a field's value."""
+    """Makes the refusal of a field's value."""
     shown = json.dumps(value)
     shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
     return Refusal(400, f"{name}={shown} {rule}", param=name, code="invalid_value")
@@ -137,14 +137,14 @@ async def read_fields(request: Request, most: int) -> Fields:
     """Reads a body of JSON.
 
     Raises:
-        Refusal: 400, it is no JSON object; 408 and 413 as in `copy_body`.
+        Refusal: 400, the body is no JSON object; 408 and 413 as in `copy_body`.
     """
     body = _Bytes()
     await copy_body(request, most, body)
     try:
         values = json.loads(b"".join(body.parts), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        # a digest of the body is no help, and a RecursionError has nothing to say
+        # the message of a RecursionError does not help
         reason = f"{error}" or "it is nested too deeply"
         raise Refusal(400, f"the body is not JSON: {reason}", code="invalid_json") from None
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: goes on with one or more prompts, and forgets them."""
+"""Answers `POST /v1/completions`, which goes on with one or more prompts and keeps no session."""
 
 import codecs
 import contextlib
@@ -21,7 +21,7 @@ from rmat_jax.serve.refusals import Json, Refusal, ending, of_user_error
 from rmat_jax.serve.service import Answer, Events, Service, while_there
 
 KNOWN = "POST /v1/completions takes the fields in docs/serving.md"
-# What many clients send though they do not mean it.
+# Values that change nothing, which many clients send.
 HARMLESS: dict[str, Sequence[Any]] = {
     "echo": (False,),
     "best_of": (1,),
@@ -36,17 +36,17 @@ REASONS = {"length": "length", "stop": "stop", "end": "stop"}
 
 
 class Asked(NamedTuple):
-    """Holds what a request asks for."""
+    """Holds the fields of a request."""
 
     model: str | None
     prompts: list
-    # texts for each prompt
+    # the number of texts for each prompt
     copies: int
-    # of each text
+    # the rules of each text
     rules: list[Sampling]
     logprobs: bool
     stream: bool
-    # a last event with the counts
+    # whether a last event tells the counts
     counts: bool
 
 
@@ -54,13 +54,13 @@ def sampling(fields: Fields, most: str, default: int, limits: Limits) -> Samplin
     """Takes the rules by which a text is written. OpenAI's defaults apply.
 
     Args:
-        fields: of the request.
+        fields: the request's fields.
         most: the name of the field that says how many tokens a text may have.
-        default: what it is if it is not there.
-        limits: of the server.
+        default: the value of that field if it is missing.
+        limits: the server's limits.
 
     Raises:
-        Refusal: a field is of another type, or outside its range.
+        Refusal: a field has another type, or is outside its range.
     """
     seed = fields.whole("seed", None, -(2**63), 2**63 - 1)
     rules = {
@@ -68,7 +68,7 @@ def sampling(fields: Fields, most: str, default: int, limits: Limits) -> Samplin
         "temperature": fields.number("temperature", 1.0),
         "top_p": fields.number("top_p", 1.0),
         "top_k": fields.whole("top_k", 0, 0, 2**31 - 1),
-        # another text each time, where nobody asks for one
+        # another text each time, where the request gives no seed
         "seed": random_seed() if seed is None else seed % 2**32,
         "stop": fields.texts("stop", STOPS, STOP_BYTES),
     }
@@ -79,12 +79,12 @@ def sampling(fields: Fields, most: str, default: int, limits: Limits) -> Samplin
 
 
 def random_seed() -> int:
-    """Returns another seed each time."""
+    """Draws a seed."""
     return secrets.randbits(32)
 
 
 def asked_for(fields: Fields, limits: Limits) -> Asked:
-    """Reads the fields of a request. Raises Refusal, 400, by name."""
+    """Reads the fields of a request. Raises Refusal, 400, which names the field."""
     model, prompt = fields.text("model"), fields.take("prompt")
     if prompt is None:
         raise Refusal(400, "prompt is missing; give a text or a list of token ids", param="prompt")
@@ -102,14 +102,14 @@ def asked_for(fields: Fields, limits: Limits) -> Asked:
     logprobs = fields.take("logprobs")
     # true is 1 in Python
     if logprobs is not None and (logprobs is True or logprobs != 0):
-        raise wrong("logprobs", logprobs, "must be 0: there are those of the tokens written")
+        raise wrong("logprobs", logprobs, "must be 0: only the written tokens have them")
     stream, options = fields.flag("stream"), fields.take("stream_options", {})
     if not isinstance(options, dict) or set(options) - {"include_usage"}:
         raise wrong("stream_options", options, "may hold include_usage only")
     counts = Fields(options).flag("include_usage")
     fields.text("user")
     fields.end(HARMLESS, KNOWN)
-    # Texts of one prompt differ by their seeds. A prompt has the same texts in any company.
+    # Texts of one prompt differ by their seeds, which do not depend on the other prompts.
     each = [
         dataclasses.replace(rules, seed=(rules.seed + copy) % 2**32 if seeded else random_seed())
         for _ in prompts
@@ -164,7 +164,7 @@ async def _whole(service: Service, asked: Asked, texts, head: dict, count: int) 
 async def _events(
     service: Service, asked: Asked, texts, head: dict, count: int
 ) -> AsyncIterator[str]:
-    """Yields an event for each piece that has come, and the two that OpenAI ends with."""
+    """Yields an event for each new piece, and the last events that OpenAI's clients expect."""
     answers: dict[int, Answer] = {}
     logprobs = [_Logprobs(service.engine.tokenizer) for _ in asked.rules]
     try:
@@ -187,7 +187,7 @@ async def _events(
 
 
 def event(content: dict, name: str = "") -> str:
-    """Returns an event as it is sent."""
+    """Formats a server-sent event."""
     return f"{f'event: {name}' + chr(10) if name else ''}data: {json.dumps(content)}\n\n"
 
 
@@ -205,24 +205,24 @@ def _usage(answers, count: int) -> dict:
 
 
 class _Logprobs:
-    """Tells the log-probabilities of a text's tokens, each once.
+    """Gives the log-probabilities of a text's tokens, each once.
 
     The tokens of a stop sequence are among them.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        # what is told already: tokens, characters of the text, and the beginning of one
+        # given already: tokens, characters of the text, and the beginning of a character
         self._tokens = self._at = 0
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def more(self, answer: Answer) -> dict:
-        """Returns those that have come since the last call."""
+        """Returns the log-probabilities that have come since the last call."""
         first, self._tokens = self._tokens, len(answer.tokens)
         texts, offsets = [], []
         for token in answer.tokens[first:]:
             data = self._tokenizer.decode([token])
-            # A byte of a character of several is no character.
+            # Some bytes of a longer character make no character.
             texts.append(data.decode("utf-8", "backslashreplace"))
             offsets.append(self._at)
             self._at += len(self._characters.decode(data))

@@ -1,4 +1,4 @@
-"""What a server takes at most. Needs no package."""
+"""The limits of a server. Needs no package."""
 
 import dataclasses
 
@@ -6,22 +6,22 @@ from rmat_jax.errors import UserError
 
 # seconds that a request's head may take to arrive, after the connection is made
 HEAD_SECONDS = 15.0
-# seconds that its body may take
+# seconds that a request's body may take
 BODY_SECONDS = 60.0
-# seconds without any progress after which a client that does not read is left
+# seconds after which a client that reads nothing of its answer is disconnected
 WRITE_SECONDS = 60.0
-# a text may have so many stop sequences, of so many bytes each
+# the most stop sequences of a text, and the most bytes of each
 STOPS, STOP_BYTES = 4, 256
-# open connections
+# the most open connections
 CONNECTIONS = 512
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Holds what a server takes at most.
+    """The limits of a server that its user can set.
 
     Raises:
-        UserError: a value is below its least.
+        UserError: a value is below its minimum.
     """
 
     # streams that are read or written at the same time
@@ -32,11 +32,11 @@ class Limits:
     sessions: int = 256
     # sessions in the folder
     stored: int = 10_000
-    # of one request
+    # tokens of one request's prompt
     prompt_tokens: int = 1 << 20
-    # of one text
+    # tokens of one text
     answer_tokens: int = 4096
-    # of one request's JSON
+    # bytes of one request's JSON
     body_bytes: int = 4 << 20
     # seconds that texts may go on after the signal to end
     grace: float = 30.0
@@ -45,7 +45,7 @@ class Limits:
         for field in dataclasses.fields(self):
             least = 0 if field.name in ("waiting", "grace") else 1
             value = getattr(self, field.name)
-            # written this way round, since no number is also not below
+            # `value < least` would let NaN through
             if not value >= least:
                 raise UserError(f"{field.name}={value} must be at least {least}")
 

@@ -1,4 +1,4 @@
-"""What a server has done, as Prometheus asks for it."""
+"""Counts what a server does, for Prometheus."""
 
 import time
 from collections.abc import Callable
@@ -40,11 +40,11 @@ class Metrics:
         return {"registry": self.registry}
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Adds a number that is looked up when somebody asks."""
+        """Adds a number that is computed when it is asked for."""
         Gauge(f"rmat_{name}", text, **self._here).set_function(value)
 
     def page(self) -> Response:
-        """Returns all of them in Prometheus' text format."""
+        """Returns all metrics in Prometheus' text format."""
         return Response(
             generate_latest(self.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
@@ -59,7 +59,7 @@ class Counted:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        # 499: its sender went before it was answered
+        # 499: the client left before it was answered
         status, start = 499, time.perf_counter()
 
         async def watched(message: Message) -> None:
@@ -70,7 +70,7 @@ class Counted:
         try:
             await self._app(scope, receive, watched)
         finally:
-            # An address that is none would be another line each time.
+            # Unknown addresses count as one, or each would add a line.
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, f"{status}").inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - start)

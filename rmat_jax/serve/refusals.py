@@ -1,4 +1,4 @@
-"""A request that is not granted: its status, and why, in OpenAI's form."""
+"""Refusals of requests: a status and a message, in OpenAI's form."""
 
 import json
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ KINDS = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-# Bad values come back in the message, and may be as long as a body.
+# Messages quote bad values, which may be as long as a body.
 MOST_CHARACTERS = 500
 
 
 class Json(JSONResponse):
-    """Writes JSON in ASCII, which also spells what UTF-8 cannot: a request may have sent it."""
+    """Writes JSON in ASCII, which also spells characters of a request that UTF-8 cannot encode."""
 
     def render(self, content: Any) -> bytes:
         """Returns the body."""
@@ -60,17 +60,17 @@ class Refusal(Exception):
 
 
 def of_user_error(error: UserError) -> Refusal:
-    """Returns bad input as the request's fault. Its message names the field first."""
+    """Turns bad input into a refusal with status 400. The message begins with the field's name."""
     name = f"{error}".partition("=")[0]
     return Refusal(400, f"{error}", param=name if name.isidentifier() else None)
 
 
 def ending() -> Refusal:
-    """Returns what a request is told while the server ends."""
+    """Makes the refusal of a request while the server ends."""
     return Refusal(503, "the server is ending; try again later", headers={"Retry-After": "10"})
 
 
 def shortened(text: str) -> str:
-    """Cuts a long message in the middle, where the value stands that made it long."""
+    """Cuts a long message in the middle, where the long value stands."""
     half = MOST_CHARACTERS // 2
     return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} ... {text[-half:]}"

@@ -1,6 +1,6 @@
-"""`/v1/responses`: texts that go on from one another, each at the same cost.
+"""Answers `/v1/responses`: texts that go on from one another, each at the same cost.
 
-A response that is stored is a session that stands still. `previous_response_id` forks it, so that
+A stored response is a session that does not change. `previous_response_id` forks it, so that
 several answers may go on from one.
 """
 
@@ -34,13 +34,13 @@ HARMLESS: dict[str, Sequence[Any]] = {
     "background": (False,),
     "service_tier": ("auto", "default"),
 }
-# of a text, where nobody says how many
+# the most tokens of a text, where the request does not say
 MAX_TOKENS = 256
 METADATA_BYTES = 16 << 10
 
 
 class Asked(NamedTuple):
-    """Holds what a request asks for."""
+    """Holds the fields of a request."""
 
     model: str | None
     text: str
@@ -52,7 +52,7 @@ class Asked(NamedTuple):
 
 
 def asked_for(fields: Fields, limits: Limits) -> Asked:
-    """Reads the fields of a request. Raises Refusal, 400, by name."""
+    """Reads the fields of a request. Raises Refusal, 400, which names the field."""
     asked = Asked(
         fields.text("model"),
         _text(fields.take("input", "")),
@@ -71,7 +71,7 @@ def asked_for(fields: Fields, limits: Limits) -> Asked:
 
 
 def _text(value: Any) -> str:
-    """Returns the input's text: it stands in a text, or in messages of the user."""
+    """Returns the input's text, which is a text or messages of the user."""
     if isinstance(value, str):
         return value
     rule = "must be a text, or messages of the role user that hold text"
@@ -122,7 +122,7 @@ async def retrieve(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """Answers `DELETE /v1/responses/{id}`. Those that went on from it stay."""
+    """Answers `DELETE /v1/responses/{id}`. Responses that went on from it stay."""
     service: Service = request.app.state.service
     name = request.path_params["id"]
     await service.store.delete(name)
@@ -211,7 +211,7 @@ class _Writing:
     async def _end(self, answer: Answer) -> None:
         """Completes the record, and keeps the session."""
         if answer.cut and answer.session.ticket.unread:
-            # nothing is written yet, and the rest would take its time
+            # nothing is written yet, and to read the rest takes too long
             raise ending()
         session = await self._service.worker.do(answer.session.fork)
         why = {"length": "max_output_tokens", "given up": "server_ending"}.get(answer.job.ended)

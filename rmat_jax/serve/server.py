@@ -1,4 +1,4 @@
-"""Listens, and ends well: what is being written is finished, and sessions stay."""
+"""Listens for requests, and at the end finishes the texts in progress and keeps the sessions."""
 
 import asyncio
 import contextlib
@@ -25,15 +25,15 @@ from rmat_jax.serve.store import Store
 from rmat_jax.serve.worker import Worker
 from rmat_jax.signals import Signals
 
-# seconds that clients have to read the end of an answer, at the server's or their own request's end
+# seconds that clients have to read the end of an answer, when the server ends or refuses them
 LAST_SECONDS = 5.0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Takes an address. Nobody can connect before the server is there.
+    """Binds a socket to an address. Nobody can connect before the server runs.
 
     Raises:
-        UserError: it is none of this machine's, or another program has it.
+        UserError: the address is none of this machine's, or another program has it.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -49,7 +49,7 @@ def listen(host: str, port: int) -> socket.socket:
         taken.close()
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--host={host} --port={port} cannot be listened to: {reason}; choose another port"
+            f"cannot listen on --host={host} --port={port}: {reason}; choose another port"
         ) from error
     return taken
 
@@ -78,15 +78,15 @@ def serve(
     keys: list[str],
     sessions_dir: Path | None,
 ) -> None:
-    """Answers requests until a signal ends it.
+    """Answers requests until a signal ends the server.
 
     Args:
         engine: the model, with `limits.rows` rows. It belongs to the server.
-        name: the model's, as clients call it.
-        sock: from `listen`.
-        limits: what is taken.
-        keys: any of them opens the server; none: it is open to all.
-        sessions_dir: keeps sessions; None: they end with the server.
+        name: the model's name for clients.
+        sock: the socket that `listen` made.
+        limits: the server's limits.
+        keys: the API keys, any of which opens the server; none: it is open to all.
+        sessions_dir: the folder that keeps sessions; None: they end with the server.
 
     Raises:
         UserError: the folder cannot be used, or the model stopped working.
@@ -105,7 +105,7 @@ def serve(
         loop="asyncio",
         lifespan="on",
         log_config=None,
-        # What clients send wrong is theirs to know. Errors of ours are logged.
+        # Clients are told their own errors. Only errors of the server are logged.
         log_level="error",
         access_log=False,
         limit_concurrency=fixed.CONNECTIONS,
@@ -115,7 +115,7 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     say(f"{name} has {limits.rows} rows, and {engine.state_bytes:,} bytes of state a session")
     if store.in_folder:
-        say(f"{store.in_folder:,} sessions of {sessions_dir} are there")
+        say(f"{store.in_folder:,} sessions are in {sessions_dir}")
     if not local and not keys:
         say("warning: everybody who reaches this address may use it; see --api_key_file")
     with contextlib.closing(store):
@@ -126,7 +126,7 @@ def serve(
 
 
 def warm_up(engine: Engine) -> None:
-    """Compiles all that requests need, so that none of them has to wait for it."""
+    """Compiles all programs that requests need, so that none of them has to wait."""
     session, most = engine.open(), PREFILL_CHUNKS * engine.model.config.chunk_len
     width = 0
     while width < most:
@@ -136,16 +136,16 @@ def warm_up(engine: Engine) -> None:
     session.fork()
     for _ in engine.score([engine.tokenizer.end]):
         pass
-    # taken from the weights, which takes a while if they are large
+    # computed from the weights, which takes a while if they are large
     assert engine.fingerprint
 
 
 class Punctual(H11Protocol):
-    """Speaks HTTP with clients that neither send nor read more slowly than the limits allow."""
+    """Speaks HTTP, and disconnects clients that send or read more slowly than the limits allow."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        # what the connection is closed for if it takes too long
+        # what must come in time, or the connection is closed
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._expect("head", fixed.HEAD_SECONDS)
 
@@ -161,7 +161,7 @@ class Punctual(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # Whoever was refused while sending has time to read why, but not to send without end.
+        # A client that was refused while sending has time to read why, but not to send for ever.
         if self.conn.their_state is h11.SEND_BODY:
             self._expect("rest", LAST_SECONDS)
 

@@ -1,4 +1,4 @@
-"""What all requests share: the engine and its thread, the sessions, what may come in, the counts.
+"""What all requests share: the engine and its thread, the sessions, the limits, and the counts.
 
 `Answer` is one text on its way from the model to a client.
 """
@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 
 class Gone(Exception):
-    """Ends a request whose sender has left."""
+    """Ends a request whose client has left."""
 
 
 class Answer:
-    """One text: its session, and what has come of it."""
+    """One text: its session, and the tokens and characters that have come so far."""
 
     def __init__(self, session: Session, job: Job):
         self.session, self.job = session, job
@@ -59,26 +59,26 @@ class Answer:
 
     @property
     def cut(self) -> bool:
-        """Tells whether the text ended before its time, because the server does."""
+        """Tells whether the text ended early, because the server ends."""
         return self.job.ended == "given up"
 
 
 class Service:
-    """Holds what the answers to all requests share."""
+    """Holds what all requests share."""
 
     def __init__(self, engine: Engine, worker: Worker, store: Store, limits: Limits, name: str):
-        """Args: name: the model's, as clients call it."""
+        """Args: name: the model's name for clients."""
         self.engine, self.worker, self.store, self.limits = engine, worker, store, limits
         self.name, self.started = name, int(time.time())
         self.metrics = Metrics()
-        # streams of the requests that are being answered
+        # the number of streams of the requests that are being answered
         self.streams = 0
-        # no new requests are taken
+        # whether new requests are refused
         self.closing = False
-        # texts that go on are ended where they have come to
+        # whether unfinished texts are cut off
         self.over = False
         self._answers: set[Answer] = set()
-        # what is scored takes the thread's time in turns
+        # texts to score take the thread's time in turns
         self._scoring = asyncio.Lock()
         gauges = {
             "rows": ("Streams that can be read or written at a time.", lambda: limits.rows),
@@ -98,7 +98,7 @@ class Service:
 
     @contextlib.contextmanager
     def admitted(self, streams: int) -> Iterator[None]:
-        """Lets a request in, with its streams.
+        """Admits a request with its streams, while the block lasts.
 
         Raises:
             Refusal: 429, there is no room now; 503, the server is ending.
@@ -109,7 +109,7 @@ class Service:
         if self.streams + streams > most:
             raise Refusal(
                 429,
-                f"{self.streams} texts are being written or wait, and {most} may; try again later",
+                f"{self.streams} of {most} texts are being written or waiting; try again later",
                 code="rate_limit_exceeded",
                 headers={"Retry-After": "1"},
             )
@@ -136,11 +136,11 @@ class Service:
 
         Args:
             prompt: text or ids.
-            name: of the field, for the errors.
-            first: it begins a document.
+            name: the field's name, for the errors.
+            first: whether it begins a document.
 
         Raises:
-            Refusal: 400, it is neither, or has too many tokens.
+            Refusal: 400, the prompt is neither, or has too many tokens.
         """
         try:
             tokens = await asyncio.to_thread(self.engine.encode, prompt, first)
@@ -159,12 +159,12 @@ class Service:
     async def write(
         self, sessions: Sequence[Session], copies: int, rules: Sequence[Sampling]
     ) -> AsyncIterator[tuple[int, str, Answer, bool]]:
-        """Writes one text for each set of rules, `copies` of them after each session.
+        """Writes one text for each set of rules, `copies` texts after each session.
 
-        Sessions are the caller's before and after it. The forks of them are not.
+        The caller drops the sessions. This call drops the forks that it makes.
 
         Yields:
-            The place of a text, new characters of it, all of it so far, and whether it is over.
+            The index of a text, its new characters, its `Answer`, and whether it is over.
 
         Raises:
             Refusal: 503, the server ends while prompts are read; 500, the thread has ended.
@@ -175,7 +175,7 @@ class Service:
         answers: list[Answer] = []
         try:
             if copies > 1:
-                # read once, whatever the number of copies
+                # each prompt is read once, whatever the number of copies
                 await self.worker.until(
                     lambda: self.over or not any(s.ticket.unread for s in sessions)
                 )
@@ -185,7 +185,7 @@ class Service:
             if self.over:
                 raise ending()
             for session, rule in zip(forks or sessions, rules, strict=True):
-                # Which tokens a stop sequence may end in takes a while to find.
+                # It takes a while to find the tokens in which a stop sequence may end.
                 job = await asyncio.to_thread(self.engine.start, session.ticket, rule)
                 answers.append(Answer(session, job))
             self._answers.update(answers)
@@ -205,7 +205,7 @@ class Service:
             self.worker.drop(forks)
 
     async def score(self, text: str) -> tuple[int, float]:
-        """Computes what a text costs as a document: the tokens of it, and their nats."""
+        """Computes what a text costs as a document: its number of tokens, and their nats."""
         tokens = await self.encode(text, "input")
         parts, scored = self.engine.score(tokens), None
         while True:
@@ -219,7 +219,7 @@ class Service:
             scored = part
 
     def cut(self) -> None:
-        """Ends all texts where they have come to."""
+        """Cuts off all unfinished texts."""
         self.over = True
         for answer in self._answers:
             self.engine.stop(answer.session.ticket)
@@ -227,10 +227,10 @@ class Service:
 
 
 class Events(StreamingResponse):
-    """Sends events as they come, and closes what they come from, also if nobody listens."""
+    """Sends events as they come, and closes their source, even if the client has gone."""
 
     def __init__(self, events: AsyncIterator[str], stack: contextlib.AsyncExitStack):
-        """Args: stack: is closed after the last event, or when the client has gone."""
+        """Args: stack: resources to close after the last event, or when the client has gone."""
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self._stack = stack
@@ -241,10 +241,10 @@ class Events(StreamingResponse):
 
 
 async def while_there(request: Request, work: Awaitable[T]) -> T:
-    """Waits for a piece of work as long as the request's sender does.
+    """Waits for a piece of work as long as the client does.
 
     Raises:
-        Gone: the sender has left. The work is cancelled.
+        Gone: the client has left. The work is cancelled.
     """
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(_leaves(request))]
     try:

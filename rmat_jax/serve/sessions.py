@@ -1,4 +1,4 @@
-"""`/v1/sessions`: what a response remembers, as a file and as a fork; and what a text costs."""
+"""Answers `/v1/sessions`, the state of a response as a file or a fork, and `/v1/score`."""
 
 import asyncio
 import math
@@ -18,7 +18,7 @@ from rmat_jax.serve.service import Service, while_there
 from rmat_jax.serve.store import Kept, new_id
 
 KNOWN = "POST /v1/score takes model and input"
-# of one request to score
+# the most texts of one request to score
 TEXTS = 1000
 
 
@@ -30,14 +30,14 @@ async def look(request: Request) -> Response:
 
 
 async def fork(request: Request) -> Response:
-    """Answers `POST /v1/sessions/{id}/fork`: the same session under another name."""
+    """Answers `POST /v1/sessions/{id}/fork` with the same session under another name."""
     service: Service = request.app.state.service
     kept = await service.store.find(request.path_params["id"])
     return await _keep(service, Kept(kept.session, kept.record | {"id": new_id()}))
 
 
 async def download(request: Request) -> Response:
-    """Answers `GET /v1/sessions/{id}/state`, with the file that `Session.save` writes."""
+    """Answers `GET /v1/sessions/{id}/state` with the file that `Session.save` writes."""
     service: Service = request.app.state.service
     name = request.path_params["id"]
     kept = await service.store.find(name)
@@ -49,7 +49,7 @@ async def download(request: Request) -> Response:
 
 
 async def upload(request: Request) -> Response:
-    """Answers `POST /v1/sessions`, whose body is such a file. It may come from anybody."""
+    """Answers `POST /v1/sessions`, whose body is such a file. Anybody may have made the file."""
     service: Service = request.app.state.service
     if service.closing:
         raise ending()
@@ -60,7 +60,7 @@ async def upload(request: Request) -> Response:
         try:
             session = await asyncio.to_thread(service.store.load, file)
         except UserError as error:
-            # the file has a name only here
+            # the client does not know the file's name
             message = f"{error}".replace(f"{file}", "the body")
             message = message.replace(REMEDY, "send what GET /v1/sessions/{id}/state gives")
             raise Refusal(400, message, code="invalid_session") from error
@@ -85,7 +85,7 @@ async def upload(request: Request) -> Response:
 
 
 async def score(request: Request) -> Response:
-    """Answers `POST /v1/score`: what texts cost as documents, as `rmat score` says it."""
+    """Answers `POST /v1/score` with what texts cost as documents, as `rmat score` does."""
     service: Service = request.app.state.service
     fields = await read_fields(request, service.limits.body_bytes)
     service.check_model(fields.text("model"))

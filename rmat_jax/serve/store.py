@@ -1,7 +1,7 @@
-"""Keeps sessions: the newest in memory, and all of them in a folder, where there is one.
+"""Keeps sessions: the newest in memory, and all of them in a folder, if one is given.
 
-A session that is kept never changes: whoever goes on from it takes a fork. With it is kept a
-record, the response that was answered.
+A kept session never changes, since requests go on from a fork of it. It is kept with a record, the
+response that the client got.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from rmat_jax.infer.session import Session
 from rmat_jax.serve.limits import Limits
 from rmat_jax.serve.refusals import Refusal
 
-# also what may be the name of a file
+# also the names that files may have
 _ID = re.compile(r"resp_[0-9a-f]{32}")
 
 
 class Kept(NamedTuple):
-    """A session that stands still, and its record."""
+    """A session that does not change, and its record."""
 
     session: Session
     record: dict[str, Any]
@@ -40,7 +40,7 @@ def new_id() -> str:
 class Store:
     """Keeps sessions by their names. The least recently used are dropped first.
 
-    A session is in the folder before anybody is told its name.
+    A session is in the folder before a client gets its name.
     """
 
     def __init__(self, engine: Engine, folder: Path | None, limits: Limits):
@@ -51,7 +51,7 @@ class Store:
         """
         self._engine, self._folder, self._limits = engine, folder, limits
         self._lock: IO[bytes] | None = None
-        # by use, the last one last
+        # in the order of use, the most recent last
         self._memory: OrderedDict[str, Kept] = OrderedDict()
         self._files: OrderedDict[str, None] = OrderedDict()
         if folder is not None:
@@ -62,11 +62,11 @@ class Store:
                 self._files[path.stem] = None
         with tempfile.TemporaryDirectory() as scratch:
             self._engine.open().save(Path(scratch) / "state")
-            # The header's numbers may have more digits.
+            # The numbers in the header may get more digits.
             self.file_bytes = (Path(scratch) / "state").stat().st_size + 1024
 
     def close(self) -> None:
-        """Gives the folder to whoever wants it next."""
+        """Frees the folder for another server."""
         if self._lock is not None:
             self._lock.close()
 
@@ -81,12 +81,12 @@ class Store:
         return len(self._files)
 
     async def keep(self, name: str, kept: Kept) -> None:
-        """Keeps a session that nobody will write to.
+        """Keeps a session that will not change any more.
 
         Raises:
-            Refusal: 507, it cannot be written to the folder.
+            Refusal: 507, the session cannot be written to the folder.
         """
-        # What is begun is done, also if the request is given up meanwhile.
+        # The write goes on to its end, even if the request is cancelled meanwhile.
         await asyncio.shield(asyncio.create_task(self._keep(name, kept)))
 
     async def _keep(self, name: str, kept: Kept) -> None:
@@ -105,7 +105,7 @@ class Store:
         """Finds a session.
 
         Raises:
-            Refusal: 404, there is none; 409, its file is damaged, or of another model.
+            Refusal: 404, there is no such session; 409, its file is damaged, or of another model.
         """
         if name in self._memory:
             self._remember(name, self._memory[name])
@@ -116,8 +116,8 @@ class Store:
                 if not self._path(name, "safetensors").exists():
                     self._files.pop(name, None)
                     raise _unknown(name) from error
-                raise Refusal(409, f"{name} cannot be gone on from: {error}") from error
-            # It may have been deleted in the meantime.
+                raise Refusal(409, f"{name} cannot be continued: {error}") from error
+            # The session may have been deleted in the meantime.
             if name not in self._files:
                 raise _unknown(name)
             self._remember(name, kept)
@@ -154,7 +154,7 @@ class Store:
 
     def _write(self, name: str, kept: Kept) -> None:
         kept.session.save(self._path(name, "safetensors"))
-        # last: a session is there when its record is
+        # The record is written last, since it says that the session is there.
         write_whole(self._path(name, "json"), json.dumps(kept.record))
 
     def _read(self, name: str) -> Kept:
@@ -162,7 +162,7 @@ class Store:
         return Kept(self._engine.load(self._path(name, "safetensors")), record)
 
     def _remove(self, name: str) -> None:
-        # first: a session without a record is none
+        # The record is deleted first, since a session without a record does not count.
         for ending in ("json", "safetensors"):
             with contextlib.suppress(OSError):
                 self._path(name, ending).unlink()
@@ -178,6 +178,6 @@ def _take(folder: Path) -> IO[bytes]:
 
 def _unknown(name: str) -> Refusal:
     message = (
-        f"there is no session {name[:60]!r}: it never was, was deleted, or was unused for too long"
+        f"there is no session {name[:60]!r}: it never existed, was deleted, or was unused too long"
     )
     return Refusal(404, message, code="not_found")

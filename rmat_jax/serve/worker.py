@@ -1,7 +1,7 @@
-"""The one thread that has the engine: it makes steps while any stream has something to do.
+"""The one thread that uses the engine. It makes steps while any stream has something to do.
 
-Everybody else is in the event loop, and waits for the end of a step. What changes a stream, or
-copies one, is done by the thread between two steps.
+All other code runs in the event loop, and waits for the end of a step. The thread itself changes or
+copies streams, between two steps.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ class Worker:
 
     def __init__(self, engine: Engine):
         self.engine = engine
-        # what ended the thread before its time; nothing can be done after that
+        # the error that ended the thread early, after which nothing can be done
         self.failure: Exception | None = None
         self._deeds: deque[tuple[concurrent.futures.Future, Callable]] = deque()
         self._wake = threading.Event()
         self._stopped = False
-        # set at the end of the step that is going on, and replaced
+        # set at the end of the current step, and then replaced
         self._tick = asyncio.Event()
 
     def start(self) -> None:
@@ -39,13 +39,13 @@ class Worker:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Ends the thread after its step. What waits for it is refused."""
+        """Ends the thread after its step, and refuses all work that waits for it."""
         self._stopped = True
         self._wake.set()
         await asyncio.to_thread(self._thread.join)
 
     async def do(self, deed: Callable[[], T]) -> T:
-        """Has the thread do something between two steps.
+        """Lets the thread call a function between two steps, and returns the result.
 
         Raises:
             Refusal: 500, the thread has ended.
@@ -57,7 +57,7 @@ class Worker:
         return await asyncio.wrap_future(future)
 
     def drop(self, sessions: Iterable[Session]) -> None:
-        """Ends all that is to be done for sessions that nobody wants any more. Waits for nobody."""
+        """Ends the texts of unwanted sessions and drops their unread prompts, without waiting."""
         for session in sessions:
             deed = lambda ticket=session.ticket: self.engine.drop(ticket)  # noqa: E731
             self._deeds.append((concurrent.futures.Future(), deed))
@@ -74,7 +74,7 @@ class Worker:
             Refusal: 500, the thread has ended.
         """
         while True:
-            # taken before the look, or the end of a step in between would go unseen
+            # taken before the check, or the end of a step in between would go unseen
             tick = self._tick
             if holds():
                 return
@@ -83,12 +83,12 @@ class Worker:
             await tick.wait()
 
     async def pieces(self, jobs: Sequence[Job]) -> AsyncIterator[tuple[int, Piece | None]]:
-        """Hands out what texts consist of as they are written.
+        """Hands out the pieces of texts as they are written.
 
-        A text whose pieces nobody takes waits, and its row is given to others.
+        A text whose pieces nobody takes waits, and others get its row.
 
         Yields:
-            The place of a text in `jobs` and its next piece; None: that text is over.
+            The index of a text in `jobs` and its next piece; None: that text is over.
 
         Raises:
             Refusal: 500, the thread has ended.
@@ -98,7 +98,7 @@ class Worker:
         while going:
             tick, came = self._tick, False
             for place, job in list(going.items()):
-                # Looked at first: what is ready then is all there will be.
+                # Checked before the pieces are taken, so that no later piece is missed.
                 over = bool(job.ended)
                 while (piece := self.engine.next_piece(job)) is not None:
                     came = True
@@ -114,7 +114,7 @@ class Worker:
                     await tick.wait()
 
     def announce(self) -> None:
-        """Lets everybody who waits look again."""
+        """Lets all waiting coroutines check again."""
         self._tick.set()
         self._tick = asyncio.Event()
 
@@ -125,7 +125,7 @@ class Worker:
     def _run(self) -> None:
         try:
             while not self._stopped:
-                # Cleared first: whoever wakes the thread from here on is heard.
+                # Cleared first, so that no call of `wake` from here on is missed.
                 self._wake.clear()
                 self._do_deeds()
                 if sum(self.engine.traffic):
@@ -141,7 +141,7 @@ class Worker:
             self._loop.call_soon_threadsafe(self.announce)
 
     def _do_deeds(self, refused: bool = False) -> None:
-        # Those that come meanwhile wait for the next step, or none would ever be made.
+        # Deeds that come meanwhile wait for the next step, or there would never be a step.
         for _ in range(len(self._deeds)):
             future, deed = self._deeds.popleft()
             if not future.set_running_or_notify_cancel():

@@ -254,7 +254,8 @@ def test_curves_by_position_are_compared_within_a_seed():
 
 
 @pytest.mark.parametrize(
-    "seeds, words", [(1, ""), (2, "with 2 seeds it counts from 12.7"), (3, "from 4.3 of them")]
+    "seeds, words",
+    [(1, ""), (2, "with 2 seeds it is significant from 12.7"), (3, "from 4.3 of these")],
 )
 def test_few_seeds_are_not_sure_of_their_spread(seeds, words):
     pair = {"score": 1.0}, {"score": 2.0}

@@ -59,8 +59,8 @@ def test_models_of_others_are_left_out_where_they_are_not_installed(monkeypatch)
     monkeypatch.setattr(train, "in_jax", lambda *of: (Row(of[0], 1, 16, 1, 1, 1, 1, 0.0), int))
     found = bench_train(MODEL, (16,), (1,), rounds=1)
     assert len(found.rows) == 4
-    assert sum("is left out; it takes: pip install it" in note for note in found.notes) == 4
-    with pytest.raises(UserError, match="models=GPT-2 cannot be timed before: pip install it"):
+    assert sum("is left out; to time it, run: pip install it" in note for note in found.notes) == 4
+    with pytest.raises(UserError, match="models=GPT-2 is not installed; run: pip install it"):
         bench_train(MODEL, (16,), (1,), models=["GPT-2"])
 
 

@@ -224,7 +224,7 @@ def test_after_warming_up_nothing_is_compiled(engine):
     [
         ({"port": 70000}, "port=70000 must lie in 0..65535"),
         ({"host": "no.such.host.invalid"}, "is no address"),
-        ({"host": "192.0.2.1"}, "cannot be listened to"),
+        ({"host": "192.0.2.1"}, "cannot listen on"),
         ({"rows": 0}, "rows=0 must be at least 1"),
         ({"grace": -1.0}, "grace=-1.0 must be at least 0"),
         ({"grace": float("nan")}, "grace=nan must be at least 0"),

@@ -1,1 +1,1 @@
-"""The `inspect` command: what a model's memory does with one text, as plots and a page."""
+"""The `inspect` command, which shows in figures and a page what a memory does with one text."""

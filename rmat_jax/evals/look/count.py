@@ -1,18 +1,18 @@
-"""Counts for `inspect` while it looks: sums of a size that does not depend on the text's length."""
+"""The sums of `inspect`, whose size does not depend on the text's length."""
 
 import numpy as np
 
 from rmat_jax.config import IGNORE, RMATConfig
 from rmat_jax.evals.look.read import Seen, horizon, mark_ages, turn
 
-# of a timeline
+# the most bins of a timeline
 BINS = 96
-# of the content's age: 1, 2..3, 4..7, ... chunks
+# the bins of the content's age: 1, 2..3, 4..7, ... chunks
 AGE_BINS = 32
 
 
 class Timeline:
-    """Sums along something of unknown length, in at most BINS bins of equally many steps."""
+    """Sums along a sequence of unknown length, in at most BINS bins of equally many steps."""
 
     def __init__(self):
         self.steps_per_bin = 1
@@ -20,7 +20,7 @@ class Timeline:
         self._steps = 0
 
     def add(self, values: np.ndarray) -> None:
-        """One step. Every step has as many values."""
+        """Adds one step. Every step has the same number of values."""
         if self._steps == BINS * self.steps_per_bin:
             self._bins = [a + b for a, b in zip(self._bins[::2], self._bins[1::2], strict=True)]
             self.steps_per_bin *= 2
@@ -30,29 +30,29 @@ class Timeline:
         self._steps += 1
 
     def sums(self) -> np.ndarray:
-        """[bins, values]; the last bin may hold fewer steps."""
+        """The sums, [bins, values]; the last bin may hold fewer steps."""
         return np.array(self._bins)
 
 
 class Counts:
-    """Everything counted so far over scored tokens. Reads count if the memory held something."""
+    """All sums so far over scored tokens. Reads count if the memory held something."""
 
     def __init__(self, config: RMATConfig):
         layers, heads, chunk = config.num_layers, config.num_heads, config.chunk_len
         self.config = config
         self.chunks = self.tokens = 0
-        # with memory, and with it emptied before each chunk
+        # bits with memory, and with the memory emptied before each chunk
         self.bits = np.zeros(2)
         self.place_bits_2C, self.place_tokens_C = np.zeros((2, chunk)), np.zeros(chunk)
-        # tokens, bits with, bits without; openness sums and writes; memory's share and reads
+        # tokens, bits with and without memory; openness and writes; memory's share and reads
         self.time = Timeline()
-        # queries that had a memory to read
+        # the number of queries that had a memory to read
         self.reads = 0
-        # by slots' age
+        # attention by the age of slots
         self.mass_LA = np.zeros((layers, turn(config) + 1))
-        # what it would be if all slots were read alike
+        # the same if all slots were read alike
         self.even_LA = np.zeros_like(self.mass_LA)
-        # by the age of what slots held
+        # attention by the age of what slots held
         self.content_mass_LX, self.content_even_LX = np.zeros((2, layers, AGE_BINS))
         self.share_LC, self.share_reads_C = np.zeros((layers, chunk)), np.zeros(chunk)
         self.share_LH, self.slots_LH = np.zeros((2, layers, heads))
@@ -62,7 +62,7 @@ class Counts:
         self.left_LA, self.left_A = np.zeros((layers, horizon(config))), np.zeros(horizon(config))
 
     def add(self, seen: Seen, targets_NC: np.ndarray) -> None:
-        """What was seen in more chunks, on the host."""
+        """Adds what was seen in more chunks, on the host."""
         scored_NC = targets_NC != IGNORE
         for index in range(int(scored_NC.any(1).sum())):
             chunk = Seen(*(None if x is None else np.asarray(x[index], np.float64) for x in seen))
@@ -116,15 +116,17 @@ class Counts:
                 self.left_LA[:, age] += left_L
                 self.left_A[age] += 1
 
-    # What comes of it. NaN where nothing was counted.
+    # The results. They are NaN where nothing was counted.
 
     @property
     def writes(self) -> int:
-        """Writes to slots that held something."""
+        """The number of writes to slots that held something."""
         return int(self.writes_K.sum())
 
     def means_by_time(self) -> dict[str, np.ndarray]:
-        """By bin: `tokens` at its middle, `kept` and `cut` bits per token, `open_L`, `share_L`."""
+        """Means by bin: its middle in `tokens`, bits per token `kept` and `cut`, `open_L`, and
+        `share_L`.
+        """
         sums, layers = self.time.sums(), self.config.num_layers
         tokens, kept, cut, open_L, writes, share_L, reads = np.split(
             sums, np.cumsum([1, 1, 1, layers, 1, layers]), axis=1
@@ -138,21 +140,21 @@ class Counts:
         }
 
     def retention_LA(self) -> np.ndarray:
-        """How much is left of an entry 0, 1, 2, ... chunks after it was written, as far as the text
-        allowed to see.
+        """How much is left of an entry 0, 1, 2, ... chunks after its write, as far as the text's
+        length shows.
         """
         known = self.left_A > 0
         return self.left_LA[:, known] / self.left_A[known]
 
     def read_by_age_LA(self) -> tuple[np.ndarray, np.ndarray]:
-        """Share of the memory's attention by the slot's age, 1, 2, ... chunks; and if all slots
-        were read alike.
+        """The share of the memory's attention by the slot's age, 1, 2, ... chunks, and the same if
+        all slots were read alike.
         """
         return ratio(self.mass_LA[:, 1:], self.reads), ratio(self.even_LA[:, 1:], self.reads)
 
     def read_by_content_LX(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same by the mean age of what the slot held, 1, 2..3, 4..7, ... chunks, as far as
-        there was any.
+        """The same by the mean age of what the slot held, 1, 2..3, 4..7, ... chunks, up to the
+        oldest.
         """
         last = int(np.flatnonzero(self.content_even_LX.any(0)).max(initial=0)) + 1
         return ratio(self.content_mass_LX[:, :last], self.reads), ratio(
@@ -161,6 +163,6 @@ class Counts:
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray | float) -> np.ndarray:
-    """NaN where nothing was counted."""
+    """Divides sums by counts; NaN where nothing was counted."""
     counts = np.broadcast_to(counts, np.shape(sums))
     return np.divide(sums, counts, out=np.full(np.shape(sums), np.nan), where=counts > 0)

@@ -36,23 +36,23 @@ def inspect(
     """Reads a text of any length at constant memory and writes what the model did.
 
     Args:
-        workdir: of a training run.
+        workdir: the folder of a training run.
         text: a file, read as one document.
-        out: folder, made if it is not there; gets inspect.md, its figures, inspect.json and, with a
-            memory, text.html.
-        step: whose weights; None: the newest; "best": those with the lowest held-out loss.
+        out: the folder for inspect.md, its figures, inspect.json and, with a memory, text.html. It
+            is made if it is not there.
+        step: the checkpoint's step; None: the newest; "best": that with the lowest held-out loss.
 
     Returns:
         The path of inspect.md.
 
     Raises:
-        UserError: no checkpoint or no such step, a model of synthetic data, a text that cannot
-            be read or is empty, a folder that cannot be made.
+        UserError: there is no checkpoint or no such step, the model is one of synthetic data, the
+            text cannot be read or is empty, or the folder cannot be made.
     """
     workdir, text, out = Path(workdir), Path(text), Path(out)
     try:
         size = text.stat().st_size if text.is_file() else -1
-        # once: what was read of a pipe is gone
+        # opened once, since a pipe cannot be read twice
         opened = text.open("rb")
     except OSError as error:
         raise UserError(
@@ -65,7 +65,7 @@ def inspect(
 def _inspect(
     workdir: Path, text: Path, opened: BinaryIO, size: int, out: Path, step: int | str | None
 ) -> Path:
-    """`inspect`, of a text that is open."""
+    """Does as `inspect`, with a text that is open."""
     if not opened.peek(1):
         raise UserError(f"--text={text} is empty; give a text file")
     subject = load_subject(workdir, step)
@@ -100,9 +100,7 @@ def _inspect(
 
 
 def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: TextGauge) -> int:
-    """Counts over the whole text, whose bytes it returns. `size` in bytes is for the progress; -1:
-    not known.
-    """
+    """Counts over the whole text, and returns its number of bytes."""
     model, bytes_read = subject.config.model, 0
     looking, progress = begin(model), Progress()
 
@@ -118,7 +116,7 @@ def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: Te
         seen = jax.device_get(seen)
         if not np.isfinite(seen.loss_C).all():
             raise UserError(
-                "the model's probabilities are no numbers: its weights hold NaN or infinity; "
+                "the model's probabilities are not finite: its weights hold NaN or infinity; "
                 "use another step"
             )
         counts.add(seen, targets_NC)
@@ -133,7 +131,7 @@ def _read(subject: Subject, text: BinaryIO, size: int, counts: Counts, gauge: Te
 def _values(
     model: RMATConfig, counts: Counts, gauge: TextGauge, fusion_LS: np.ndarray, bytes_read: int
 ) -> dict[str, Any]:
-    """Every number of the report."""
+    """Computes every number of the report."""
     values: dict[str, Any] = {
         "tokens": counts.tokens,
         "bytes": bytes_read,
@@ -190,7 +188,7 @@ def _values(
 
 
 def _half_life(left_A: np.ndarray) -> float:
-    """Chunks until less than half is left; NaN: the text was too short to see it."""
+    """The chunks until less than half is left; NaN: the text was too short to see it."""
     below = np.flatnonzero(left_A < 0.5)
     return float(below[0]) if len(below) else math.nan
 
@@ -200,8 +198,8 @@ def _headline(model: RMATConfig, values: dict[str, Any]) -> str:
     size = f"{values['bytes']:,} bytes, {values['tokens']:,} tokens, {values['chunks']:,} chunks"
     if not model.memory:
         return (
-            f"{kept} over {size}. This model has no memory: there are no gates, no slots and no "
-            "reads to show."
+            f"{kept} over {size}. This model has no memory, so there are no gates, slots and reads "
+            "to show."
         )
     cut = values["bits_per_byte_emptied"]
     return f"{kept} with memory, {cut:.3f} with the memory emptied before each chunk, over {size}."
@@ -215,7 +213,7 @@ def _sections(
     fusion_LS: np.ndarray,
     values: dict[str, Any],
 ) -> list[str]:
-    """Draws every figure that there is something for, and says in two sentences what it shows."""
+    """Draws every figure that has data, and describes each in two sentences."""
     parts: list[str] = []
 
     def section(title: str, file: str, text: str) -> None:
@@ -228,7 +226,7 @@ def _sections(
     )
     if model.memory:
         saved = (counts.bits[1] - counts.bits[0]) / counts.tokens
-        text += f" Below: what memory saves there, on average {saved:+.4f}."
+        text += f" The lower panel shows what memory saves, on average {saved:+.4f}."
     section("Along the text", "along.png", text)
     if len(model.fused) > 1:
         plots.fusion(out / "fusion.png", model.fused, fusion_LS)
@@ -239,7 +237,7 @@ def _sections(
             "Fusion weights",
             "fusion.png",
             f"The learned weights by layer: {shares}. They multiply what each branch returns, "
-            "whatever its size; the next figure has what then arrives.",
+            "whatever its size. The next figure shows how much of the output comes from memory.",
         )
     if not model.memory:
         return parts
@@ -255,11 +253,10 @@ def _sections(
     section(
         "Heads",
         "heads.png",
-        "Left: the memory's part of what a head hands on, |memory| / (|memory| + |chunk|), "
-        f"{shares.min():.0%} to {shares.max():.0%}. Right: over how many of {model.memory.slots} "
-        "slots it "
-        "spreads its attention (the exponential of the entropy), "
-        f"{slots.min():.1f} to {slots.max():.1f}.",
+        "Left: the memory's share of a head's output, |memory| / (|memory| + |chunk|), "
+        f"{shares.min():.0%} to {shares.max():.0%}. Right: the number of slots, out of "
+        f"{model.memory.slots}, over which a head spreads its attention (the exponential of the "
+        f"entropy), {slots.min():.1f} to {slots.max():.1f}.",
     )
     plots.ages(out / "ages.png", counts)
     newest, oldest = values["read_by_age"][:, 0], values["read_by_age"][:, -1]
@@ -278,14 +275,13 @@ def _sections(
         for x in values["half_life_chunks"]
     )
     text = (
-        "An entry is followed from its writing: of each channel the product of (1 - z) over all "
-        "gates that it passed is left, shown as the mean over channels. Half of it is gone after, "
-        f"by layer: {half}."
+        "After its write an entry passes gates. What is left of a channel is the product of "
+        "(1 - z) over all of them; the figure shows the mean over channels. By layer, half of it "
+        f"is gone after: {half}."
     )
     if not model.memory.gated:
         text = (
-            "Without a gate an entry stays whole until it leaves the queue, and nothing of it "
-            "stays afterwards."
+            "Without a gate an entry stays whole until it leaves the queue, and is gone afterwards."
         )
     section("What stays", "retention.png", text)
     plots.places(out / "places.png", model, counts)
@@ -293,8 +289,8 @@ def _sections(
     section(
         "Where in the chunk",
         "places.png",
-        "Above: the memory's part of what attention hands on, by place in the chunk. Below: what "
-        f"memory saves there: {saved[0]:+.3f} bits at the chunk's first token, "
+        "Above: the memory's share of attention's output, by place in the chunk. Below: what "
+        f"memory saves there, {saved[0]:+.3f} bits at the chunk's first token and "
         f"{np.nanmean(saved[len(saved) // 2 :]):+.3f} in its second half.",
     )
     if plots.words(out / "words.png", model, gauge):
@@ -303,8 +299,8 @@ def _sections(
             "Words that were read before",
             "words.png",
             "What memory saves on a word of four letters or more, by the tokens since its last "
-            "occurrence. On words that the text had not had, where there is nothing to recall: "
-            f"{by['first_bits']:+.3f} bits; bars are two standard errors over words.",
+            "occurrence. On words that are new to the text, where there is nothing to recall, it "
+            f"saves {by['first_bits']:+.3f} bits. Bars are two standard errors over words.",
         )
     parts += _text(out, gauge)
     return parts
@@ -320,10 +316,10 @@ def _gates(out: Path, model: RMATConfig, counts: Counts, values: dict[str, Any],
         "gates.png",
         f"Mean update gate over {counts.writes:,} writes to slots that held something, by layer: "
         f"{openness}. 0 keeps what the slot holds, 1 replaces it. Above: along the text. Below: by "
-        "place in the chunk; where its first tokens stand out, the gate lacks what stood before "
-        "them.",
+        "place in the chunk. If the chunk's first tokens stand out, the gate lacks the tokens "
+        "before them.",
     )
-    # one number a slot
+    # this gate has one number a slot, and no channels
     if model.memory.gate == "slot":
         return
     by_channel = values["openness_by_channel"]

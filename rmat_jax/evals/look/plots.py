@@ -1,4 +1,4 @@
-"""The figures of `inspect`. Titles are sentences, axes are words."""
+"""The figures of `inspect`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ from rmat_jax.evals.plots import (
     stack_branches,
 )
 
-# layers drawn as lines; of more, as many spread evenly
+# the most layers that are drawn as lines; of more layers, so many are chosen evenly
 MOST_LINES = 6
-# of the passage
+# the size of the passage in characters
 COLUMNS, ROWS = 84, 12
 
 
@@ -47,7 +47,7 @@ def fusion(file: Path, branches: Sequence[str], shares_LS: np.ndarray) -> None:
 
 
 def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
-    """Draws the memory's share of what each head hands on, and how many slots it looks at."""
+    """Draws the memory's share of each head's output, and how many slots a head attends to."""
     values = {
         "Memory's share of each head's output": (
             ratio(counts.share_LH, counts.reads),
@@ -187,7 +187,7 @@ def places(file: Path, config: RMATConfig, counts: Counts) -> None:
 
 
 def _two_figures(above: str, below: str) -> tuple[Figure, Axes, Axes]:
-    """Two panels, each with an axis and a title of its own."""
+    """Makes two panels, each with its own axis and title."""
     figure = Figure(figsize=(7, 5.4), dpi=120, layout="constrained")
     both = figure.subplots(2)
     for axes, title in zip(both, (above, below), strict=True):
@@ -233,7 +233,7 @@ def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
     """Draws what memory saves on a word, by how long ago the text had it before.
 
     Returns:
-        False where there were too few words to draw; then nothing is written.
+        Whether there were enough words to draw; else nothing is written.
     """
     drawn = np.flatnonzero(gauge.count_X >= 10)
     if not len(drawn):
@@ -268,7 +268,7 @@ def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
 
 
 def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
-    """Draws a piece of text; the colour behind a character says what memory saved on it."""
+    """Draws a piece of text; the colour behind a character shows what memory saved on it."""
     colours = {1: matplotlib.colors.to_rgb(BLUE), -1: matplotlib.colors.to_rgb(VERMILLION)}
     font = FT2Font(font_manager.findfont("DejaVu Sans Mono"))
     cells, row, column = [], 0, 0
@@ -312,7 +312,7 @@ def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
 
 
 def _layer_lines(axes: Axes, places: np.ndarray, values_LX: np.ndarray, **style) -> None:
-    """One line a layer from light to dark; of many layers, some."""
+    """Draws a line for each layer, or for some of many layers, from light to dark."""
     count = len(values_LX)
     shown = np.unique(np.linspace(0, count - 1, min(count, MOST_LINES)).astype(int))
     colours = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(shown)))

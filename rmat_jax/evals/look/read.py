@@ -1,5 +1,5 @@
-"""Looks into a model while it reads one text, chunk by chunk: the arrays that `inspect` counts. All
-of fixed size.
+"""Looks into a model while it reads one text, chunk by chunk, and gives arrays of fixed size that
+`inspect` counts.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from rmat_jax.modules.block import Block
 from rmat_jax.modules.state import State, initial_state
 from rmat_jax.types import Array, PyTree
 
-# tokens, or one chunk if that is longer
+# the tokens of a passage, or one chunk if that is longer
 PASSAGE = 512
-# instants whose entries are followed at the same time
+# the number of chunks whose entries are followed at the same time
 MARKS = 4
-# of the queue: so long an entry is followed
+# the turns of the queue for which an entry is followed
 TURNS = 16
 
 
@@ -33,47 +33,47 @@ class Looking:
     """What is carried from chunk to chunk."""
 
     carried: State
-    # of the same model with its memory emptied before each chunk
+    # the state of the same model with its memory emptied before each chunk
     cut: State | None
-    # age in chunks of what each channel of a slot holds, weighted by how much is left of it
+    # the age in chunks of the content of each slot's channel, weighted by how much of it is left
     content_LMD: Array | None
-    # how much of what was written at instant R is left
+    # how much is left of the entries of mark R
     marks_RLMD: Array | None
 
 
 class Seen(NamedTuple):
-    """One chunk or, stacked, many. Of queries only those with a target count. None: the model has
-    no such thing.
+    """What is seen in one chunk or, stacked, in many. Only queries with a target count. A part that
+    the model does not have is None.
     """
 
     # nats
     loss_C: Array
     cut_C: Array | None
-    # of the slots as they were read, in chunks; 0: unwritten
+    # ages of the slots when they were read, in chunks; 0: unwritten
     ages_M: Array | None
-    # mean age of what they held
+    # the mean age of what the slots held
     content_LM: Array | None
-    # attention that they got: sums over queries, means over heads
+    # the attention on the slots, as a sum over queries and a mean over heads
     mass_LM: Array | None
-    # the memory's part of what attention hands on, |memory| / (|memory| + |chunk|)
+    # the memory's share of attention's output, |memory| / (|memory| + |chunk|)
     share_LC: Array | None
-    # the same by head, sum over queries
+    # the same by head, as a sum over queries
     share_LH: Array | None
-    # slots that a head attends to: exp(entropy) of its weights, sum over queries
+    # the slots that a head attends to, exp(entropy) of its weights, as a sum over queries
     slots_LH: Array | None
-    # update gate z, sum over the writes to slots that held something
+    # the update gate z, as a sum over the writes to slots that held something
     open_LD: Array | None
-    # the same of each entry, mean over channels
+    # the same for each entry, as a mean over channels
     open_LK: Array | None
-    # such writes: 0 or 1 an entry
+    # the number of such writes, 0 or 1 an entry
     writes_K: Array | None
     # how much is left of the marked entries after the chunk's write
     left_RL: Array | None
 
 
 def begin(config: RMATConfig) -> Looking:
-    """Nothing was read."""
-    # copies: all arrays are donated, and each can be only once
+    """What is carried into the first chunk."""
+    # copies, since all arrays are donated, and each can be donated only once
     state, cut = (jax.tree.map(jnp.copy, initial_state(config, 1)) for _ in range(2))
     if not config.memory:
         return Looking(state, None, None, None)
@@ -82,23 +82,23 @@ def begin(config: RMATConfig) -> Looking:
 
 
 def passage_chunks(config: RMATConfig) -> int:
-    """Chunks of a passage."""
+    """The number of chunks in a passage."""
     return max(PASSAGE // config.chunk_len, 1)
 
 
 def turn(config: RMATConfig) -> int:
-    """Chunks that write the whole queue once; 1 where there is none."""
+    """The number of chunks that write the whole queue once; 1 without a queue."""
     return config.memory.slots // config.memory.writes if config.memory else 1
 
 
 def horizon(config: RMATConfig) -> int:
-    """Chunks for which a mark is followed."""
+    """The number of chunks for which a mark is followed."""
     return TURNS * turn(config)
 
 
 def mark_ages(config: RMATConfig, first: int, count: int) -> np.ndarray:
-    """Chunks since each mark was set, after each of `count` chunks from chunk `first` on, [N, R];
-    negative: not yet.
+    """The chunks since each mark was set, [N, R], after each of `count` chunks from chunk `first`
+    on; negative: not set yet.
     """
     ages_NR = np.arange(first, first + count)[:, None] - np.arange(MARKS)[None] * (
         horizon(config) // MARKS
@@ -109,8 +109,8 @@ def mark_ages(config: RMATConfig, first: int, count: int) -> np.ndarray:
 def windows(
     config: RMATConfig, pieces: Iterable[np.ndarray], end: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A document's tokens and targets, whole passages at a time, [N, C] each; the last is padded
-    with targets IGNORE.
+    """Yields a document's tokens and targets, [N, C] each, whole passages at a time. The last
+    passage is padded with targets IGNORE.
     """
     passage = passage_chunks(config)
     length = passage * max(PREFILL_CHUNKS // passage, 1) * config.chunk_len
@@ -143,13 +143,12 @@ def look(
     """Reads N chunks.
 
     Args:
-        config: the model's.
-        params: its parameters.
-        looking: before.
-        tokens_NC: of `windows`.
-        targets_NC: of `windows`.
-        marked_NR: whether the entries that a chunk writes are marked from then on, for each of
-            MARKS.
+        config: the model's config.
+        params: the model's parameters.
+        looking: what is carried into these chunks.
+        tokens_NC: tokens from `windows`.
+        targets_NC: targets from `windows`.
+        marked_NR: for each of MARKS, whether the entries that a chunk writes are marked.
     """
     model = RMAT(dataclasses.replace(config, chunks_at_once=1, attention="obvious"))
 
@@ -209,20 +208,20 @@ def look(
 
 
 def _wanted(module: nn.Module, name: str) -> bool:
-    """What `look` sees of the forward pass: the values of tokens and slots, all weights, gates."""
+    """Whether `look` needs an output: values of tokens and slots, attention weights, or gates."""
     return name == "openness" or (isinstance(module, Block) and name in ("ask", "slots", "weigh"))
 
 
 def _reads(
     config: RMATConfig, layers: PyTree, before: State, scored_C: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """mass_LM, share_LC, share_LH and slots_LH of `Seen`.
+    """Computes mass_LM, share_LC, share_LH and slots_LH of `Seen`.
 
     Args:
-        config: the model's.
-        layers: what they returned, of one chunk and one row, [1, L, 1, ...].
+        config: the model's config.
+        layers: what the layers returned for one chunk and one row, [1, L, 1, ...].
         before: the state before the chunk.
-        scored_C: whether a token counts.
+        scored_C: whether each token counts.
     """
     *rest, weights_LHCM = (x[0, :, 0].astype(jnp.float32) for x in layers["weigh"][0])
     values = [layers["ask"][0][1].values[0, :, 0]]
@@ -234,7 +233,7 @@ def _reads(
 
     memory_LCHE = total(weights_LHCM, layers["slots"][0].values_BJHE[0, :, 0])
     rest_LCHE = sum(map(total, rest, values))
-    # among the slots
+    # weights among the slots alone
     weights_LHCM /= jnp.maximum(weights_LHCM.sum(3, keepdims=True), 1e-30)
     scored_11C1 = scored_C[None, None, :, None]
     mass_LM = jnp.where(scored_11C1, weights_LHCM, 0).sum((1, 2)) / config.num_heads
@@ -251,9 +250,7 @@ def _reads(
 
 
 def _write(config: RMATConfig, x_LMD: Array, z_LKD: Array | None) -> Array:
-    """What the write keeps of something that each channel of each slot has: M' = concat(M[K:], (1 -
-    z) e).
-    """
+    """Applies a write to numbers of each channel of each slot, M' = concat(M[K:], (1 - z) e)."""
     e_LKD = x_LMD[:, : config.memory.writes]
     kept_LKD = jnp.zeros_like(e_LKD) if z_LKD is None else (1 - z_LKD) * e_LKD
     return jnp.concatenate([x_LMD[:, config.memory.writes :], kept_LKD], axis=1)

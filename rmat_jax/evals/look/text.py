@@ -1,6 +1,6 @@
 """The text that `inspect` reads: passages to show, and what memory saves on words.
 
-Words are counted by how long ago the text had them before.
+Words are counted by the distance to their last occurrence in the text.
 """
 
 import codecs
@@ -16,22 +16,22 @@ import numpy as np
 from rmat_jax.config import IGNORE
 from rmat_jax.data.tokenizer import Tokenizer
 
-# passages: where memory helped most, where least; and from all of the text
+# the numbers of passages: where memory helped most and least, and evenly from the whole text
 EXTREMES, EVENLY = 3, 8
-# that are listed
+# the number of words that are listed
 WORDS = 12
-# whose last place is remembered
+# the most words whose last place is remembered
 KNOWN_WORDS = 1 << 18
-# shorter ones are in every chunk
+# shorter words are in every chunk
 WORD = re.compile(rb"[0-9A-Za-z_\x80-\xff]{4,}")
-# bins: 1, 2..3, 4..7, ... tokens
+# the bins of distances: 1, 2..3, 4..7, ... tokens
 DISTANCES = 32
 
 
 class Passage(NamedTuple):
-    """Tokens one after the other, and the bits that each cost."""
+    """Consecutive tokens, and the bits that each cost."""
 
-    # in the text, in tokens
+    # the place in the text, in tokens
     start: int
     targets: np.ndarray
     # bits with memory
@@ -52,13 +52,13 @@ class Word(NamedTuple):
     kept: float
     text: str
     before: str
-    # in the text, in tokens
+    # the place in the text, in tokens
     start: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Readout:
-    """Characters, each with its part of the tokens' bits."""
+    """Characters, with their part of the tokens' bits."""
 
     text: str
     kept: float
@@ -68,8 +68,8 @@ class Readout:
 class TextGauge:
     """Keeps a few passages and words of a text of any length.
 
-    Of each word's occurrences the last place is kept: `saved_X` sums what memory saved by the
-    distance to it, [DISTANCES], and `first` on words that were not read before.
+    It keeps the place of each word's last occurrence. `saved_X` sums what memory saved, by the
+    distance to that place; its last bin is for words that were not read before.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -82,11 +82,11 @@ class TextGauge:
         self._stride, self._passages = 1, 0
         self._words: list[tuple[float, int, Word]] = []
         self._last: dict[bytes, int] = {}
-        # the last bin: never read before
+        # the last bin is for words that were not read before
         self.count_X, self.saved_X, self.squares_X = np.zeros((3, DISTANCES + 1))
 
     def add(self, targets: np.ndarray, kept: np.ndarray, cut: np.ndarray, length: int) -> None:
-        """More text, [n] each, in which passages have `length` tokens."""
+        """Adds more text, [n] each, in which passages have `length` tokens."""
         scored = targets != IGNORE
         targets, kept, cut = targets[scored], kept[scored], cut[scored]
         for start in range(0, len(targets), length):
@@ -102,24 +102,24 @@ class TextGauge:
 
     @property
     def best(self) -> list[Passage]:
-        """Where memory saved most, most first."""
+        """The passages where memory saved most, best first."""
         return [passage for saved, _, passage in sorted(self._best, reverse=True) if saved > 0]
 
     @property
     def worst(self) -> list[Passage]:
-        """Where memory cost most, most first."""
+        """The passages where memory cost most, worst first."""
         return [passage for cost, _, passage in sorted(self._worst, reverse=True) if cost > 0]
 
     @property
     def words(self) -> list[Word]:
-        """For which memory saved most, most first."""
+        """The words on which memory saved most, best first."""
         return [word for saved, _, word in sorted(self._words, reverse=True) if saved > 0]
 
     def readouts(self, passage: Passage) -> Iterator[Readout]:
         """Yields a passage's characters, each with its bits.
 
-        Tokens that are part of one character are taken together. Bytes that are no UTF-8 show as
-        such.
+        Tokens that are parts of one character are taken together. Bytes that are not UTF-8 show as
+        replacement characters.
         """
         decoder, kept, cut = codecs.getincrementaldecoder("utf-8")("replace"), 0.0, 0.0
         for token, more, less in zip(*passage[1:], strict=True):
@@ -180,18 +180,18 @@ pre {{ font: 13px/1.6 ui-monospace, monospace; white-space: pre-wrap; background
 </style><h1>{title}</h1><p>{lead}</p>
 <p>Key: {key}. The pointer shows bits with memory &larr; without, of each character.</p>
 """
-# of colour
+# the number of levels of a colour
 LEVELS = 5
-# bits a level
+# the bits of a level
 STEP = 0.6
 
 
 def page(title: str, lead: str, gauge: TextGauge) -> Iterator[str]:
     """Yields a page of HTML, piece by piece, that needs no other file.
 
-    It shows passages; the colour of a character says what memory saved on it.
+    It shows passages; the colour of a character shows what memory saved on it.
     """
-    # helped, cost
+    # h: memory helped; c: it cost bits
     colours = {"h": "0,114,178", "c": "213,94,0"}
     styles = "\n".join(
         f".{name}{level} {{ background: rgba({rgb},{0.15 * level:.2f}) }}"

@@ -1,4 +1,5 @@
-"""The suites of `evaluate`: a folder each, whose docstring says what it asks and how.
+"""The suites of `evaluate`, a folder each, whose docstring says what the suite asks and how.
 
-Modules in a folder serve that suite alone. What several suites share is one floor up.
+Modules in a folder serve that suite alone. Modules that several suites share are in the folder
+above.
 """

@@ -1,4 +1,4 @@
-"""Asks a model questions on documents: what does the reference cost it, and what does it write?"""
+"""Asks a model questions on documents: what the reference costs it, and what it writes."""
 
 import dataclasses
 import math
@@ -17,16 +17,16 @@ PATIENCE = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came of one question."""
+    """The results of one question."""
 
     asked: Asked
-    # number of the document
+    # the number of the document
     document: int
-    # of the document
+    # the length of the document
     tokens: int
-    # of the reference whose bits are counted, with the space before it
+    # the length of the reference whose bits are counted, with the space before it
     num_bytes: int
-    # that the reference costs
+    # the bits that the reference costs
     bits: dict[Condition, float]
     written: dict[Condition, str]
 
@@ -45,19 +45,19 @@ def ask(
     Args:
         subject: the model.
         items: documents and questions.
-        prompt: what stands between document and answer; a space follows it.
-        room: tokens that the answer may take.
-        stop: where a written answer ends.
-        name: of the suite, for progress.
+        prompt: the text between document and answer; a space follows it.
+        room: the most tokens of the answer.
+        stop: texts that end a written answer.
+        name: the name of the suite, for progress.
 
     Raises:
-        UserError: a model that knows no text, or whose probabilities are no numbers.
+        UserError: the model knows no text, or its probabilities are not finite.
     """
     engine = subject.engine(rows=ROWS)
-    # What a session remembers is as large as the model makes it, so few are held at a time.
+    # Sessions may be large, depending on the model, so few are held at a time.
     ways = conditions(bool(subject.config.model.memory))
     total, answers = sum(len(item.asked) for item in items), []
-    # neighbours end together
+    # sorted by length, so that documents of a group end together
     order = sorted(range(len(items)), key=lambda index: len(items[index].text))
     for documents in groups_of(ROWS, order):
         longest = len(items[documents[-1]].text)

@@ -1,4 +1,4 @@
-"""Answers under all conditions side by side: bits and scores, and what the memory gains."""
+"""Compares answers under all conditions: bits and scores, and what the memory gains."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.suite import table
 from rmat_jax.evals.suites.answers.ask import Answer
 
-# of a written text, against all references
+# the score of a written text against all references
 Score = Callable[[str, Sequence[str]], float]
 
 BITS = "bits per byte"
@@ -49,7 +49,7 @@ def documents(answers: Sequence[Answer]) -> np.ndarray:
 def of_others(answers: Sequence[Answer]) -> list[str]:
     """Returns for each question the reference of the next question on another document.
 
-    It shows what luck scores. "" stands where there is no other document.
+    These texts show what luck scores. They are "" where there is no other document.
     """
     found = []
     for place, answer in enumerate(answers):
@@ -66,8 +66,8 @@ def compare(
     """Returns tables and verdicts as markdown, and the numbers.
 
     Args:
-        answers: of `ask`, one or more.
-        scores: of what was written, by name; the last one is judged.
+        answers: one or more answers from `ask`.
+        scores: the scores of written texts, by name; the last one is judged.
         baselines: other texts by name, one for each question.
     """
     kept, ways = OF_QUESTIONS[KEPT], {OF_QUESTIONS[of]: of for of in answers[0].bits}
@@ -136,7 +136,7 @@ def _verdicts(
         else "This model has no memory.",
         verdict(gains[OF_QUESTIONS[ALONE]][BITS], "Reading the document", unit, over),
         *(
-            contest(gains[name][judged], "What it writes", name, f"of {judged}", over)
+            contest(gains[name][judged], "Its text", name, f"of {judged}", over)
             for name in baselines
         ),
     ]

@@ -17,13 +17,13 @@ from rmat_jax.train.heldout import offset_bins
 def by_length(file: Path, title: str, answers: Sequence[Answer], chunk_len: int) -> None:
     """Draws bits per byte by length of the document, and what the document in memory saves.
 
-    Lengths are taken together in power-of-two bins.
+    Lengths are grouped in power-of-two bins.
 
     Args:
-        file: to write.
-        title: of the figure.
-        answers: one or more.
-        chunk_len: of the model, in tokens.
+        file: the file to write.
+        title: the title of the figure.
+        answers: one answer or more.
+        chunk_len: the model's chunk length, in tokens.
     """
     bins = offset_bins(np.array([answer.tokens for answer in answers]))
     groups = [

@@ -1,7 +1,7 @@
-"""How much a written text agrees with a reference: exact match, token F1, ROUGE.
+"""Scores of how much a written text agrees with a reference: exact match, token F1, ROUGE.
 
 Each score is a number from 0 to 1. They are written out here because the usual package for ROUGE
-brings a toolkit for languages along. Without its stemmer it gives the same numbers.
+depends on a large toolkit for languages. Without its stemmer it gives the same numbers.
 """
 
 import re
@@ -29,7 +29,7 @@ def exact_match(written: str, reference: str) -> float:
 def token_f1(written: str, reference: str) -> float:
     """Returns the F1 of the words that both texts have once normalised.
 
-    An empty text agrees with an empty one alone.
+    An empty text agrees only with an empty one.
     """
     ours, theirs = normalise(written).split(), normalise(reference).split()
     if not ours or not theirs:
@@ -38,7 +38,7 @@ def token_f1(written: str, reference: str) -> float:
 
 
 def rouge_n(written: str, reference: str, n: int) -> float:
-    """Returns the F1 of the runs of `n` words that both texts have; 0 where one has none.
+    """Returns the F1 of the n-grams that both texts have; 0 where one has none.
 
     Words are in lower case and not stemmed. Source: Lin 2004.
     """

@@ -17,19 +17,19 @@ OTHER = "the answer to another document's question"
 
 
 def prompt(asked: Asked) -> str:
-    """Returns what stands between the document and the answer."""
+    """Returns the text between the document and the answer."""
     return f"\n\nQuestion: {asked.question}\nAnswer:"
 
 
 def room(tokenizer: Tokenizer, asked: Asked) -> int:
-    """Returns the tokens that an answer may take."""
+    """Returns the most tokens of an answer."""
     return ANSWER_TOKENS
 
 
 def baselines(
     tokenizer: Tokenizer, items: Sequence[Item], answers: Sequence[Answer]
 ) -> dict[str, list[str]]:
-    """Returns other texts to score, one for each question: what luck says."""
+    """Returns other texts to score, one for each question, which show what luck scores."""
     return {OTHER: of_others(answers)}
 
 
@@ -42,8 +42,8 @@ def method(items: Sequence[Item], answers: Sequence[Answer]) -> str:
     return (
         f"{len(answers)} questions on {len(items)} documents{several} of {min(lengths):,} to "
         f"{max(lengths):,} tokens. Bits are those of the first reference answer after "
-        "`Question: ...`, `Answer:`. What is written is greedy, to the end of the line and at most "
-        f"{ANSWER_TOKENS} tokens; words are compared as SQuAD does. Emptying the memory leaves the "
+        "`Question: ...`, `Answer:`. The model writes greedily, to the end of the line and at most "
+        f"{ANSWER_TOKENS} tokens; words are compared as in SQuAD. Emptying the memory leaves the "
         "open chunk, and a sliding window, as they are."
     )
 
@@ -66,7 +66,7 @@ TASK = suite.Task(
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for anything that is wrong with `options.qa`."""
+    """Raises UserError if anything is wrong with `options.qa`."""
     suite.load(TASK, options)
 
 

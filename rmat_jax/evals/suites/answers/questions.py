@@ -1,6 +1,6 @@
-"""Documents and the questions on them, from JSON lines or TFDS.
+"""Reads documents and the questions on them, from JSON lines or TFDS.
 
-Several spellings of the same few fields are read.
+The fields may have several names.
 """
 
 import ast
@@ -30,9 +30,9 @@ DOCUMENTS = (
 QUESTIONS = ("questions", "instructions", "question", "query")
 # LongBench's records, whose `input` is the question
 LONGBENCH = {"input", "context", "answers"}
-# lists of questions: QMSum's, LoCoMo's and LooGLE's
+# the lists of questions of QMSum, LoCoMo and LooGLE
 QUERIES = ("general_query_list", "specific_query_list", "qa", "qa_pairs")
-# fields of an entry, as these spell them
+# their names for the fields of an entry
 QUERY, ANSWER = ("query", "question", "Q"), ("answer", "A")
 
 
@@ -40,9 +40,9 @@ QUERY, ANSWER = ("query", "question", "Q"), ("answer", "A")
 class Asked:
     """A question and its answers."""
 
-    # "" where nothing but a summary is wanted
+    # "" if only a summary is wanted
     question: str
-    # each is right; likelihoods are of the first
+    # each reference is right; likelihoods are those of the first
     references: tuple[str, ...]
 
 
@@ -61,15 +61,15 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The fields of a suite's records. The first one that is there counts."""
+    """The fields of a suite's records. The first name that is there counts."""
 
     # the option of the suite's file
     flag: str
-    # spellings of the field that holds the answers
+    # names of the field that holds the answers
     answers: tuple[str, ...]
     # whether a record without a question is an error
     needs_question: bool
-    # a line, for errors
+    # an example of a line, for errors
     example: str
 
 
@@ -93,14 +93,14 @@ def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]
     The first question of each document is taken before the second one of any.
 
     Args:
-        schema: of the records.
+        schema: the schema of the records.
         value: a file or folder of JSON, which is read whole; or tfds:NAME, tfds:NAME@SPLIT, of
             which `limit` records are drawn.
-        limit: questions.
-        seed: of the draw.
+        limit: the most questions.
+        seed: the seed of the draw.
 
     Raises:
-        UserError: no file, a line that is not such a record, or nothing to ask.
+        UserError: there is no file, a line is not such a record, or there is nothing to ask.
     """
     if not value:
         raise UserError(
@@ -139,7 +139,7 @@ def load(schema: Schema, value: str | None, limit: int, seed: int) -> list[Item]
 def draw(items: list[Item], limit: int, rng: np.random.Generator) -> list[Item]:
     """Draws at most `limit` questions, one of every document in turn.
 
-    Documents come in random order, the questions on one in their own.
+    Documents come in random order, and the questions on one in their own order.
     """
     order = rng.permutation(len(items)).tolist()
     rounds = itertools.zip_longest(
@@ -156,7 +156,7 @@ def parse(schema: Schema, record: Any, where: str) -> Item:
     """Reads one record. Questions and answers without a word are left out.
 
     Raises:
-        UserError: it is no such record; `where` begins the message.
+        UserError: the record is not of this schema. The message begins with `where`.
     """
     if not isinstance(record, Mapping):
         raise UserError(
@@ -185,7 +185,7 @@ def parse(schema: Schema, record: Any, where: str) -> Item:
 
 
 def _listed(value: Any) -> list:
-    """The entries of a list of questions. LooGLE's is Python's text of a list, or "none"."""
+    """The entries of a list of questions. LooGLE writes it as a Python literal, or "none"."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
@@ -195,7 +195,7 @@ def _listed(value: Any) -> list:
 
 
 def _query(query: Any, where: str) -> tuple[Any, Any]:
-    """A question and its answer. One that LoCoMo cannot answer has none."""
+    """A question and its answer. LoCoMo's unanswerable questions have none."""
     fields = query if isinstance(query, Mapping) else {}
     names = [next((name for name in of if name in fields), "") for of in (QUERY, ANSWER)]
     if names[0] and (names[1] or "adversarial_answer" in fields):
@@ -208,8 +208,7 @@ def _query(query: Any, where: str) -> tuple[Any, Any]:
 def _pairs(schema: Schema, record: Mapping, where: str) -> list[tuple[Any, Any]]:
     """The questions, each with its answers.
 
-    To a list of questions belongs a list of answers that is as long. To one question all answers
-    are right.
+    A list of questions has a list of as many answers. For a single question all answers are right.
     """
     answers = _plain(_field(record, schema.answers, schema, where))
     has_question = any(name in record for name in QUESTIONS)
@@ -236,9 +235,9 @@ def _field(record: Mapping, names: tuple[str, ...], schema: Schema, where: str) 
 
 
 def _texts(value: Any, where: str) -> list[str]:
-    """The texts of a field: one or several; null is none.
+    """The texts of a field, one or several, or none for null.
 
-    An object counts as its speaker, title, content and text, as far as it has them.
+    An object stands for its speaker, title, content and text, as far as it has them.
     """
     value = _plain(value)
     if value is None:
@@ -255,14 +254,14 @@ def _texts(value: Any, where: str) -> list[str]:
             return [f"{value['speaker']}: {said}"]
         named = [value[name] for name in ("title", "content", "text") if name in value]
         if len(named) == 1:
-            # SQuAD's {"text": [...]} has several
+            # SQuAD's {"text": [...]} has several texts
             return _texts(named[0], where)
         if named:
             return ["\n".join(text for part in named for text in _texts(part, where))]
     if isinstance(value, bytes):
         return [value.decode(errors="replace")]
     if isinstance(value, str):
-        # half a surrogate pair, which JSON can spell, is no text
+        # JSON can hold half a surrogate pair, which is no text
         return [value.encode(errors="replace").decode()]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return [str(value)]
@@ -273,7 +272,7 @@ def _texts(value: Any, where: str) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """The value, with lists in the place of what TFDS gives as arrays and tuples."""
+    """The value, with lists in place of the arrays and tuples of TFDS."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value

@@ -19,24 +19,25 @@ from rmat_jax.evals.suites.answers.questions import Asked, Item, Schema
 class Task:
     """The prompts and scores of one suite."""
 
-    # Its flag is the name of the suite and of the option with its file.
+    # its flag is the name of the suite and of the option with its file
     schema: Schema
-    # of the section
+    # the title of the section
     title: str
-    # how the figure names what is written, and the headline the references; both begin a sentence
+    # names of the written texts in the figure and of the references in the headline, both of which
+    # begin a sentence
     written: str
     references: str
-    # what stands between document and answer
+    # the text between document and answer
     prompt: Callable[[Asked], str]
-    # tokens that the answer may take
+    # the most tokens of the answer
     room: Callable[[Tokenizer, Asked], int]
-    # where a written answer ends
+    # texts that end a written answer
     stop: tuple[str, ...]
-    # by name; the last one is judged
+    # scores by name; the last one is judged
     scores: Mapping[str, Score]
-    # Other texts by name, one for each question; the headline has the score of the first.
+    # other texts by name, one for each question; the headline has the score of the first
     baselines: Callable[[Tokenizer, Sequence[Item], Sequence[Answer]], dict[str, list[str]]]
-    # says how it was measured
+    # says how the suite measures
     method: Callable[[Sequence[Item], Sequence[Answer]], str]
 
     @property
@@ -46,10 +47,10 @@ class Task:
 
 
 def load(task: Task, options: Options) -> list[Item]:
-    """Returns what will be asked.
+    """Returns the documents and questions to ask.
 
     Raises:
-        UserError: anything that is wrong with the task's file.
+        UserError: something is wrong with the task's file.
     """
     file = getattr(options, task.name)
     return questions.load(task.schema, file, options.examples, options.seed)
@@ -59,7 +60,7 @@ def measure(task: Task, subject: Subject, options: Options, out: Path) -> Sectio
     """Asks every question under all conditions. Returns the section; its figure is in `out`.
 
     Raises:
-        UserError: bad options, or a model that knows no text.
+        UserError: the options are bad, or the model knows no text.
     """
     items, tokenizer = load(task, options), subject.tokenizer
     answers = ask(

@@ -1,4 +1,4 @@
-"""Suite `summary`: summaries of long documents, beside the first lines of the document."""
+"""Suite `summary`: summaries of long documents, compared with the beginning of the document."""
 
 import functools
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from rmat_jax.evals.suites.answers.ask import Answer
 from rmat_jax.evals.suites.answers.compare import of_others
 from rmat_jax.evals.suites.answers.questions import SUMMARY, Asked, Item
 
-# A summary ends after so many tokens, however long the reference is.
+# the most tokens of a summary, however long the reference is
 SUMMARY_TOKENS = 1024
 LEAD, OTHER = "the document's beginning", "the summary of another document"
 
 
 def prompt(asked: Asked) -> str:
-    """Returns what stands between the document and the summary."""
+    """Returns the text between the document and the summary."""
     return "\n\n" + f"{asked.question}\n" * bool(asked.question) + "Summary:"
 
 
 def room(tokenizer: Tokenizer, asked: Asked) -> int:
-    """Returns the tokens that a summary may take: as many as the reference has."""
+    """Returns the most tokens of a summary: as many as the reference has."""
     return min(len(tokenizer.encode(asked.references[0].encode())), SUMMARY_TOKENS)
 
 
@@ -34,7 +34,7 @@ def lead(tokenizer: Tokenizer, text: str, tokens: int) -> str:
 def baselines(
     tokenizer: Tokenizer, items: Sequence[Item], answers: Sequence[Answer]
 ) -> dict[str, list[str]]:
-    """Returns other texts to score, one for each question: the beginning, and what luck says."""
+    """Returns other texts to score, one for each question: the beginning, and one to show luck."""
     leads = [lead(tokenizer, items[a.document].text, room(tokenizer, a.asked)) for a in answers]
     return {LEAD: leads, OTHER: of_others(answers)}
 
@@ -44,11 +44,11 @@ def method(items: Sequence[Item], answers: Sequence[Answer]) -> str:
     lengths = [answer.tokens for answer in answers]
     return (
         f"{len(answers)} summaries of {len(items)} documents of {min(lengths):,} to "
-        f"{max(lengths):,} tokens, asked for by the question that comes with them, if one does, "
-        "and `Summary:`. Bits are those of the first reference. What is written is greedy and as "
-        f"long as the reference, as is {LEAD}; at most {SUMMARY_TOKENS:,} tokens. ROUGE is the F "
-        "measure, words not stemmed. Emptying the memory leaves the open chunk, and a sliding "
-        "window, as they are."
+        f"{max(lengths):,} tokens, asked for by the document's question, if there is one, and "
+        "`Summary:`. Bits are those of the first reference. The model writes greedily, as many "
+        f"tokens as the reference has and at most {SUMMARY_TOKENS:,}; {LEAD} is as long. ROUGE is "
+        "the F measure, words not stemmed. Emptying the memory leaves the open chunk, and a "
+        "sliding window, as they are."
     )
 
 
@@ -71,7 +71,7 @@ TASK = suite.Task(
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for anything that is wrong with `options.summary`."""
+    """Raises UserError if anything is wrong with `options.summary`."""
     suite.load(TASK, options)
 
 

@@ -1,4 +1,4 @@
-"""The published files of BABILong (arXiv 2406.10149): stories with other text between their facts.
+"""Reads BABILong's files (arXiv 2406.10149), stories with other text between their facts.
 
 A file holds the rows of one task at one length, each with `input` (facts in other text), `question`
 and `target`.
@@ -12,7 +12,8 @@ from rmat_jax.errors import UserError
 from rmat_jax.evals.records import json_records, record_files
 from rmat_jax.evals.suites.babi.stories import Question, Task
 
-# A path names both, in any order: data/qa1/4k.json, 4k/qa1-00000-of-00001.parquet, qa1_4k.jsonl.
+# A path names task and length, in any order: data/qa1/4k.json, 4k/qa1-00000-of-00001.parquet,
+# qa1_4k.jsonl.
 TASK = re.compile(r"(?<![a-z0-9])qa(\d+)(?![a-z0-9])")
 LENGTH = re.compile(r"(?<![A-Za-z0-9])(\d+)([kM])(?![A-Za-z0-9])")
 UNITS = {"k": 1 << 10, "M": 1 << 20}
@@ -21,10 +22,10 @@ EXAMPLE = '{"input": "...", "question": "Where is Mary?", "target": "garden"}'
 
 
 def lengths_of(path: Path) -> dict[tuple[int, int], list[Path]]:
-    """Returns the files beneath a folder by task and length in tokens, both as their paths say.
+    """Returns the files below a folder by task and length in tokens, both read from their paths.
 
-    Where two folders hold the same task at the same length, as in the published repository, the
-    first one counts.
+    If two folders hold the same task at the same length, as in the published repository, the first
+    one counts.
     """
     found: dict[tuple[int, int], list[Path]] = {}
     for file in record_files(path):
@@ -41,10 +42,10 @@ def lengths_of(path: Path) -> dict[tuple[int, int], list[Path]]:
 def read_babilong(folder: str, max_tokens: int) -> list[Task]:
     """Returns all tasks of BABILong's files, with the lengths up to `max_tokens`.
 
-    An empty list says that the folder has no such file.
+    The list is empty if the folder has no such file.
 
     Raises:
-        UserError: a row that is not BABILong's, or every length is beyond `max_tokens`.
+        UserError: a row is not BABILong's, or every length is beyond `max_tokens`.
     """
     root, questions = Path(folder).expanduser(), {}
     files = lengths_of(root)
@@ -69,7 +70,7 @@ def _question(where: str, record: Any, number: int, length: int) -> Question:
     if not fields or not all(isinstance(text, str) and text.strip() for text in fields):
         raise UserError(f"{where}: a row must have the texts {', '.join(FIELDS)}: {EXAMPLE}")
     text, question, answer = (
-        # half a surrogate pair, which JSON can spell, is no text
+        # JSON can hold half a surrogate pair, which is no text
         field.strip().encode(errors="replace").decode()
         for field in fields
     )

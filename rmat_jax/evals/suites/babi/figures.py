@@ -34,7 +34,7 @@ def heat_map(file: Path, tasks: Sequence[Task], trials: Sequence[Trial], scale: 
 def curves(
     file: Path, tasks: Sequence[Task], trials: Sequence[Trial], scale: Scale, has_memory: bool
 ) -> None:
-    """Draws the right answers by stretch, all tasks together, beside what needs no memory."""
+    """Draws the right answers by stretch, all tasks together, and baselines without memory."""
     cells = by_stretch(trials)
     places = np.arange(len(cells))
     drawing, axes = plots.new_figure("Right answers by stretch, all tasks")
@@ -52,7 +52,7 @@ def curves(
             label=OF_STORIES[condition],
         )
 
-    # A little apart, so that no bar hides another.
+    # The points are a little apart, so that no bar hides another.
     line("kept", KEPT, -0.03)
     if has_memory:
         line("emptied", EMPTIED, 0.03)

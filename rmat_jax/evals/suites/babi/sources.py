@@ -1,4 +1,4 @@
-"""What a question of `babi` is asked after, by stretch: stretched stories, or published texts."""
+"""The text before a question of `babi`, by stretch: stretched stories, or published texts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,25 +12,25 @@ from rmat_jax.evals.plots import count_name
 from rmat_jax.evals.suite import Options
 from rmat_jax.evals.suites.babi.stories import Task
 
-# chunks of other text; from FAR on each is four times the one before
+# the chunks of other text; beyond FAR each stretch is four times as long as the one before
 STRETCHES, FAR = (0, 1, 2, 4, 8, 16, 32, 64), 64
-# questions of a stretch beyond FAR, at least
+# the fewest questions of a stretch beyond FAR
 FEWEST = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How reports word a stretch."""
+    """The wording of stretches in reports."""
 
-    # of a figure's axis and a table
+    # the title of a figure's axis and of a table
     axis: str
-    # the shortest stretch
+    # the words for the shortest stretch
     least: str
-    # of a column
+    # the head of a column
     label: Callable[[int], str]
-    # "up to ..."
+    # the words after "up to"
     extent: Callable[[int], str]
-    # of all stretches, from the shortest and the longest
+    # the words for all stretches, from the shortest to the longest
     span: Callable[[int, int], str]
 
 
@@ -53,7 +53,7 @@ TOKENS = Scale(
 
 
 class Source(Protocol):
-    """Where the text before a question comes from."""
+    """A source of the text before questions."""
 
     scale: Scale
 
@@ -75,10 +75,10 @@ class Spread:
 
     Args:
         other: the other text.
-        name: of the other text, for the report.
-        tokenizer: of the model.
-        chunk_len: of the model, in tokens.
-        options: `examples`, `seed` and `max_tokens` count.
+        name: the name of the other text, for the report.
+        tokenizer: the model's tokenizer.
+        chunk_len: the model's chunk length, in tokens.
+        options: only `examples`, `seed` and `max_tokens` matter.
     """
 
     scale = CHUNKS
@@ -100,13 +100,13 @@ class Spread:
 
     def drawn(self, task: Task, stretch: int) -> list[int]:
         most = self._options.examples
-        # stretches cost alike from FAR on
+        # all stretches beyond FAR cost the same
         count = min(most, max(FEWEST, most * FAR // max(stretch, FAR)))
         order = np.random.default_rng([self._options.seed, task.number])
         return sorted(order.permutation(len(task.questions))[:count].tolist())
 
     def context(self, task: Task, number: int, stretch_: int) -> np.ndarray:
-        # Whatever else is asked, this question's text is the same.
+        # The text of a question does not depend on the other questions.
         rng = np.random.default_rng([self._options.seed, task.number, number, stretch_])
         encode = self._tokenizer.encode
         facts = [encode(f"{fact}\n".encode()) for fact in task.questions[number].facts]
@@ -129,9 +129,9 @@ class Published:
     """The texts of BABILong's files.
 
     Args:
-        name: of the files, for the report.
-        tokenizer: of the model.
-        options: `examples` and `seed` count.
+        name: the name of the files, for the report.
+        tokenizer: the model's tokenizer.
+        options: only `examples` and `seed` matter.
     """
 
     scale = TOKENS
@@ -153,6 +153,6 @@ class Published:
     def method(self) -> str:
         return (
             f"Each question is asked after its text in {self._name}, as published, and a line "
-            "break, without BABILong's instructions and examples. The length of a text is the one "
-            "that its file is named after; this model's tokenizer may count others."
+            "break, without BABILong's instructions and examples. The length of a text is that in "
+            "the name of its file; this model's tokenizer may count differently."
         )

@@ -1,4 +1,4 @@
-"""The stories of `babi`, as bAbI's files hold them (arXiv 1502.05698)."""
+"""Reads the stories of bAbI's files (arXiv 1502.05698)."""
 
 import dataclasses
 import re
@@ -16,13 +16,13 @@ FILES = re.compile(r"qa(\d+)(?:_(.*))?_test\.txt")
 class Question:
     """A question of a story."""
 
-    # number of its story in the file
+    # the number of its story in the file
     story: int
-    # what was told before it
+    # the facts that the story tells before it
     facts: tuple[str, ...]
     text: str
     answer: str
-    # tokens of its text, as a published file names them
+    # the length of its text in tokens, as a published file says
     length: int = 0
 
 
@@ -50,7 +50,7 @@ def read_tasks(folder: str | None) -> list[Task]:
     """Returns all tasks of a folder of bAbI's files, by number.
 
     Raises:
-        UserError: no such folder, no such file in it, or a line that is not bAbI's.
+        UserError: there is no such folder, no such file in it, or a line is not bAbI's.
     """
     if not folder:
         raise UserError(
@@ -81,7 +81,7 @@ def read_stories(file: Path) -> Iterable[Question]:
     """Returns the questions of a file, each with the facts before it in its story.
 
     Raises:
-        UserError: a line that is not bAbI's, or no question.
+        UserError: a line is not bAbI's, or there is no question.
     """
     check_regular(file, "give bAbI's files")
     questions, story, facts, last = [], -1, [], 0

@@ -17,30 +17,30 @@ from rmat_jax.evals.suites.babi.sources import Published, Scale, Source, Spread
 from rmat_jax.evals.suites.babi.stories import Task, read_tasks
 from rmat_jax.evals.suites.babi.trials import MAJORITY, Trial, by_stretch, chance, mean, run_task
 
-# tokens of a document of other text, at most
+# the most tokens of a document of other text
 TEXT_TOKENS = 1 << 16
 METHOD = (
-    "An answer counts as given if it is, with the end of its line, likelier than every other "
-    "answer in the task's files: one distribution over whole answers, not normalised by their "
-    "lengths. Raised most: of all answers it gained most against the question alone, which takes "
-    "out what the model likes to say anyway. Exact: it is also what the model would write "
-    "greedily. Emptying the memory leaves the open chunk, and a sliding window, as they are; the "
-    "question is read after it."
+    "An answer counts as given if it is, with the end of its line, more likely than every other "
+    "answer in the task's files. That is one distribution over whole answers, not normalised by "
+    "their lengths. Raised most: of all answers it gained most against the question alone, which "
+    "corrects for the model's preferences. Exact: the model would also write it greedily. Emptying "
+    "the memory leaves the open chunk, and a sliding window, as they are; the question is read "
+    "after it."
 )
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for anything wrong with `options.babi` or the text between the facts."""
+    """Raises UserError if something is wrong with `options.babi` or the text between the facts."""
     read(subject, options)
 
 
 def read(subject: Subject, options: Options) -> tuple[list[Task], Source]:
-    """Returns the tasks of `options.babi`, and what their questions are asked after.
+    """Returns the tasks of `options.babi`, and the source of the text before their questions.
 
-    A folder of BABILong's files has both; to bAbI's files belongs other text.
+    A folder of BABILong's files has both; bAbI's files need other text.
 
     Raises:
-        UserError: neither's files are there, they are damaged, or there is no other text.
+        UserError: there are files of neither, they are damaged, or there is no other text.
     """
     folder = options.babi
     if folder and Path(folder).expanduser().is_dir():
@@ -57,10 +57,11 @@ def read(subject: Subject, options: Options) -> tuple[list[Task], Source]:
 def babi(subject: Subject, options: Options, out: Path) -> Section:
     """Measures accuracy for each task and stretch. Returns the section; its figures are in `out`.
 
-    Beside it stand chance, the most frequent answer, an emptied memory, and no facts.
+    The section compares with chance, the most frequent answer, an emptied memory, and no facts.
 
     Raises:
-        UserError: bad options, no text to put between the facts, or a model that knows no text.
+        UserError: the options are bad, there is no text to put between the facts, or the model
+            knows no text.
     """
     tasks, source = read(subject, options)
     model, engine = subject.config.model, subject.engine(rows=ROWS)

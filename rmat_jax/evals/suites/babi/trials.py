@@ -1,4 +1,4 @@
-"""The trials of `babi`: which of a task's answers is the likeliest to one question at one stretch?
+"""The trials of `babi`: which of a task's answers is the most likely, for a question at a stretch?
 
 The model reads facts, a line each, other text between them, and the question. The answer stands on
 the question's line.
@@ -17,47 +17,47 @@ from rmat_jax.evals.suites.babi.sources import Source
 from rmat_jax.evals.suites.babi.stories import Question, Task
 from rmat_jax.infer import Engine, Session
 
-# how reports name the baseline that knows the answers' frequencies alone
+# the name of the baseline that knows only the answers' frequencies, in reports
 MAJORITY = "always the most frequent answer"
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What came of one question at one stretch."""
+    """The results of one question at one stretch."""
 
-    # its number among the tasks
+    # the number of the task among all tasks
     task: int
-    # its number in the task
+    # the number of the story in the task
     story: int
     # chunks of other text, or tokens of a published text
     stretch: int
-    # Was the right answer the likeliest ...
+    # whether the right answer was the most likely one
     kept: bool
-    # with the memory emptied before the question
+    # the same with the memory emptied before the question
     emptied: bool
-    # after the question without any fact
+    # the same after the question without any fact
     alone: bool
-    # by how much likelier it is than after the question alone
+    # whether the right answer gained most against the question alone
     raised: bool
-    # ... or the task's most frequent one?
+    # whether the right answer is the task's most frequent one
     majority: bool
-    # the right answer is what the model would write greedily
+    # whether the model would write the right answer greedily
     exact: bool
-    # bits that memory saves in picking the right answer among all
+    # the bits that memory saves in picking the right answer among all
     saved: float
 
 
 class Ranked(NamedTuple):
-    """What a session makes of a task's answers."""
+    """The costs of a task's answers to one session."""
 
-    # [candidates] cost of each, with the end of its line
+    # [candidates] the cost of each, with the end of its line
     nats: np.ndarray
     # [candidates] bool, whether it would be written greedily
     greedy: np.ndarray
 
     @property
     def best(self) -> int:
-        """The index of the likeliest answer."""
+        """The index of the most likely answer."""
         return int(self.nats.argmin())
 
     def bits(self, answer: int) -> float:
@@ -69,8 +69,8 @@ def rank(engine: Engine, sessions: Sequence[Session], candidates: Sequence[str])
     """Returns what each candidate would cost each session.
 
     An answer is taken whole, with the end of its line. That is one distribution over complete
-    answers. A mean over their letters is none, and it prefers long words: their last letters say
-    nothing new.
+    answers. A mean over their letters is no distribution, and it prefers long words, whose last
+    letters say nothing new.
     """
     texts = [f" {candidate}\n" for candidate in candidates]
     costs = finite_costs(engine, [(session, text) for session in sessions for text in texts])
@@ -85,9 +85,9 @@ def run_task(engine: Engine, index: int, task: Task, source: Source) -> list[Tri
 
     Args:
         engine: the model.
-        index: of the task among all tasks.
-        task: whose questions are asked.
-        source: of the text before the questions.
+        index: the index of the task among all tasks.
+        task: the task whose questions are asked.
+        source: the source of the text before the questions.
     """
     candidates, trials = task.candidates, []
     alone: dict[int, Ranked] = {}
@@ -134,9 +134,9 @@ def mean(trials: Sequence[Trial], of: str = "kept", against: str | None = None) 
     The questions of a story, at all stretches, are a unit.
 
     Args:
-        trials: any number; NaN comes of none.
-        of: name of the field.
-        against: name of the field that is subtracted.
+        trials: any number of trials; without any the mean is NaN.
+        of: the name of the field.
+        against: the name of the field that is subtracted.
     """
     if not trials:
         return clustered_mean(np.zeros(0), np.zeros(0))

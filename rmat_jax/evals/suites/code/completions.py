@@ -1,4 +1,4 @@
-"""The measurement of `code`: what lines cost, and whether greedy completion is right."""
+"""Measures what the lines of `code` cost, and whether greedy completion is right."""
 
 import dataclasses
 import itertools
@@ -17,14 +17,14 @@ from rmat_jax.infer import Session
 class Completed:
     """What n lines cost, and what greedy completion gets right."""
 
-    # of the name after its first character
+    # the costs of the name after its first character
     names: Costs
-    # of the whole line
+    # the costs of the whole line
     lines: Costs
-    # Of a name in its place that the file has not had, after its first character. Lines without
-    # such a name are left out.
+    # The costs of a new name in its place, after its first character. Lines without such a name are
+    # left out.
     decoys: Costs
-    # [n] bool
+    # [n] bool, whether there is such a name
     has_decoy: np.ndarray
     # [n] bool, by condition
     name_right: dict[Condition, np.ndarray]
@@ -32,14 +32,14 @@ class Completed:
 
 
 def measure(subject: Subject, found: list[Line]) -> Completed:
-    """Asks for every line after everything that stands before it in its file."""
+    """Asks for every line after all that stands before it in its file."""
     engine, tokenizer = subject.engine(rows=ROWS), subject.tokenizer
     replaced = decoys(found)
     files = [
         list(group)
         for _, group in itertools.groupby(range(len(found)), key=lambda index: found[index].file)
     ]
-    # neighbours end together
+    # sorted by length, so that files of a group end together
     files = sorted(files, key=lambda file: sum(len(found[index].context) for index in file))
     results: dict[int, tuple] = {}
     for group in groups_of(ROWS, files):
@@ -72,7 +72,7 @@ def measure(subject: Subject, found: list[Line]) -> Completed:
 
 
 def _next(stream: Session, tokenizer: Tokenizer, before: bytes, name: bytes, after: bytes) -> Next:
-    """A line to ask for. Its parts are tokenized each for itself: the name's tokens are its own."""
+    """A line to ask for. Its parts are tokenized separately, so that the name has own tokens."""
     parts = [tokenizer.encode(part) for part in (before, name, after)]
     return Next(stream, tokenizer.encode(b"\n"), np.concatenate(parts))
 

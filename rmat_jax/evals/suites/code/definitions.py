@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# letters; shorter names can be guessed
+# the fewest letters of a name, since shorter names can be guessed
 MIN_NAME = 4
 MODIFIERS = (
     rb"(?:(?:export|pub|public|private|protected|static|async|default|abstract|final|inline|unsafe)"
@@ -29,28 +29,28 @@ class Use(NamedTuple):
 
     # where the line begins
     line: int
-    # where it ends, without the white space at its end
+    # where the line ends, without the white space at its end
     end: int
     # where the name begins
     name: int
     name_end: int
-    # where the name ends in its definition, the last place before the line that has the name
+    # where the name ends in its definition, the last place of the name before the line
     defined: int
 
 
 def uses(text: bytes) -> Iterator[Use]:
-    """Yields one use for each line that has any: that with the furthest definition.
+    """Yields one use for each line that has any: the one with the furthest definition.
 
-    A name counts until the text has it a second time, in a comment too: from then on there is
-    something nearer to copy. Lines that define names, comments and blank lines are left out.
+    A name counts until the text has it a second time, even in a comment, since from then on there
+    is something nearer to copy. Lines that define names, comments and blank lines are left out.
     """
-    # names that the text has had once, where they were defined
+    # names that the text has had only once, in their definitions -> the place of the definition
     fresh: dict[bytes, int] = {}
     seen: set[bytes] = set()
     start = 0
     for line in text.splitlines(keepends=True):
         definition = DEFINITION.match(line)
-        # the first of each
+        # the first occurrence of each name
         names = {match[0]: match for match in reversed(list(NAME.finditer(line)))}
         if not definition and not COMMENT.match(line) and start:
             known = [(fresh[name], match) for name, match in names.items() if name in fresh]

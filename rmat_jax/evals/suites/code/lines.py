@@ -1,4 +1,4 @@
-"""The lines of `code`: drawn from source files, each asked for after all that stands before it."""
+"""Draws the lines of `code` from source files."""
 
 import dataclasses
 
@@ -10,9 +10,9 @@ from rmat_jax.evals.suite import Options, Subject
 from rmat_jax.evals.suites.code.definitions import Use, uses
 from rmat_jax.train.heldout import offset_bins
 
-# that are read, at most
+# the most files that are read
 FILES = 64
-# tokens from the definition to the line, at least
+# the fewest tokens from the definition to the line
 NEAREST = 16
 
 
@@ -25,8 +25,8 @@ class Line:
     distance: int
     # whether the open chunk holds the definition
     in_chunk: bool
-    # From the last line before that is asked for in the file, or its beginning, to the end of the
-    # line before. The line feed is not in it.
+    # The text before the line, from the last line that was asked for in the file, or else from its
+    # beginning, without the last line feed.
     context: bytes
     # the line up to the name's first character, which is given
     before: bytes
@@ -37,7 +37,7 @@ class Line:
 
     @property
     def size(self) -> int:
-        """The bytes that are asked for."""
+        """The number of bytes that are asked for."""
         return len(self.before) + len(self.name) + len(self.after)
 
 
@@ -47,12 +47,12 @@ def find(subject: Subject, options: Options) -> list[Line]:
     There are at most `options.examples` for each power of two of distance.
 
     Raises:
-        UserError: no text, or none with such lines.
+        UserError: there is no text, or none with such lines.
     """
     texts = read_texts(subject, options, options.max_tokens, "code")[:FILES]
     tokenizer, chunk_len = subject.tokenizer, subject.config.model.chunk_len
     places: list[tuple[int, Use, int, bool]] = []
-    # the first token is no text
+    # the first token stands for no text
     pieces = [[tokenizer.decode([token]) for token in tokens] for tokens in texts]
     data = [b"".join(parts) for parts in pieces]
     for file, text in enumerate(data):
@@ -60,8 +60,8 @@ def find(subject: Subject, options: Options) -> list[Line]:
         for use in uses(text):
             defined, line = (int(np.searchsorted(ends, place)) for place in (use.defined, use.line))
             if line - defined >= NEAREST:
-                # `line` is the line feed before the line, the first token that is read after the
-                # memory is emptied.
+                # `line` is the place of the line feed before the line, the first token that is read
+                # after the memory is emptied.
                 places.append(
                     (file, use, line - defined, defined // chunk_len == line // chunk_len)
                 )
@@ -92,7 +92,7 @@ def find(subject: Subject, options: Options) -> list[Line]:
 def decoys(found: list[Line]) -> list[bytes]:
     """Returns for each line another line's name that its file has not had so far.
 
-    It is the nearest in length; b"" where there is none.
+    It is the name of the nearest length; b"" where there is none.
     """
     pool = [line.before[-1:] + line.name for line in found]
     chosen, file, text = [], -1, b""

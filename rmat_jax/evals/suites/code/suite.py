@@ -15,7 +15,7 @@ from rmat_jax.evals.suites.code.completions import Completed, measure
 from rmat_jax.evals.suites.code.lines import find
 from rmat_jax.train.heldout import offset_bins
 
-# a group of fewer is not drawn
+# a group of fewer lines is not drawn
 MIN_LINES = 10
 
 
@@ -30,7 +30,7 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
     Returns the section; its figure is in `out`.
 
     Raises:
-        UserError: no text, or none with such lines.
+        UserError: there is no text, or none with such lines.
     """
     found = find(subject, options)
     done = measure(subject, found)
@@ -61,9 +61,9 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
     of = f"{len({x.file for x in found})} files of {source_name(options, 'code')}"
     sizes = f"{len(found):,} lines of {of}"
     texts = [
-        f"{sizes}. In each, one name occurs for the first time since the line that defined it; its "
-        "first character is given, and counted is what the rest costs. Greedy completion is right "
-        "where every token is the most likely one after the true ones before it.",
+        f"{sizes}. In each, one name occurs for the first time since the line that defined it. Its "
+        "first character is given, and the cost of the rest is counted. Greedy completion is right "
+        "if every token is the most likely one after the true tokens before it.",
         figure("Bits per byte of names", "code.png"),
         table(head("", ways), lines(kinds)),
         _decoy(done),
@@ -91,8 +91,8 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
         emptied = f", {done.names.rate(EMPTIED):.3f} with the memory emptied before the line"
     headline = (
         f"A name costs **{done.names.rate(KEPT):.3f} bits per byte**{emptied}, "
-        f"{done.names.rate(ALONE):.3f} with nothing but the line; completed right are "
-        f"{right[KEPT][0]:.1%} of the names and {right[KEPT][1]:.1%} of the lines."
+        f"{done.names.rate(ALONE):.3f} with nothing but the line; {right[KEPT][0]:.1%} of the "
+        f"names and {right[KEPT][1]:.1%} of the lines are completed correctly."
     )
     values: dict[str, Any] = {
         "lines": len(found),
@@ -114,7 +114,7 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
 
 
 def _decoy(done: Completed) -> str:
-    """What the control says: a name that the memory cannot know."""
+    """The result of the control, a name that the memory cannot know."""
     if EMPTIED not in done.decoys.bits or not len(done.decoys.sizes):
         return ""
     names = done.names.at(done.has_decoy)
@@ -122,9 +122,9 @@ def _decoy(done: Completed) -> str:
     saved = [(of.bits[EMPTIED] - of.bits[KEPT]) / of.sizes for of in (names, done.decoys)]
     more = clustered_mean(saved[0] - saved[1], names.units)
     return (
-        "The control: in the place of the true name one that the file has not had, which the "
-        f"memory cannot know. It gains {decoy:+.4f} from the memory, the true one {true:+.4f}. "
-        f"Line by line the true one gains {more:+.4f} more: so much is knowledge of the name."
+        "The control puts a name that is new to the file, which the memory cannot know, in the "
+        f"place of the true one. It gains {decoy:+.4f} from the memory, the true one {true:+.4f}. "
+        f"Line by line the true one gains {more:+.4f} more, which is knowledge of the name."
     )
 
 

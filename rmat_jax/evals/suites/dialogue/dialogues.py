@@ -1,4 +1,4 @@
-"""The dialogues of `dialogue`: read from files or TFDS, and joined to long ones."""
+"""Reads the dialogues of `dialogue` from files or TFDS, and joins them to long ones."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from rmat_jax.evals.inputs import tfds_records
 from rmat_jax.evals.records import json_records
 
 EXAMPLE = '{"turns": [{"speaker": "USER", "utterance": "Hello."}, ...]}'
-# QMSum's and ShareGPT's names beside our own
+# the names of QMSum and ShareGPT besides our own
 TURNS = ("turns", "meeting_transcripts", "messages", "conversations", "dialogue", "conversation")
 SPEAKERS, UTTERANCES = ("speaker", "role", "from"), ("utterance", "content", "text", "value")
 
@@ -27,13 +27,13 @@ class Placed(NamedTuple):
     """A turn in a long dialogue."""
 
     turn: Turn
-    # number of its dialogue among those that were joined, from 1
+    # the number of its dialogue among those that were joined, from 1
     session: int
     # its number in that dialogue, from 1
     number: int
 
     def lead(self) -> bytes:
-        """Returns the speaker's name, and before it an empty line where another dialogue ended."""
+        """Returns the speaker's name, after an empty line if another dialogue has just ended."""
         return b"\n" * (self.number == 1 and self.session > 1) + self.turn.speaker.encode() + b":"
 
     def text(self) -> bytes:
@@ -47,10 +47,10 @@ def load(value: str, limit: int) -> list[list[Turn]]:
     Args:
         value: a file of JSON (a list of dialogues) or of JSON lines, a folder of them, or
             tfds:NAME, tfds:NAME@SPLIT.
-        limit: records of TFDS that are read.
+        limit: the most records of TFDS that are read.
 
     Raises:
-        UserError: nothing there, or something else.
+        UserError: there is no file, or it holds no dialogues.
     """
     flag = f"dialogue={value!r}"
     if value.startswith("tfds:"):
@@ -67,9 +67,9 @@ def load(value: str, limit: int) -> list[list[Turn]]:
 def join(
     dialogues: Iterable[Sequence[Turn]], tokenizer: Tokenizer, length: int
 ) -> list[list[Placed]]:
-    """Joins neighbours to long dialogues, as many as fit into `length` tokens, and none twice.
+    """Joins neighbours to long dialogues, as many as fit into `length` tokens, each only once.
 
-    A dialogue that is longer by itself ends at its last whole turn.
+    A dialogue that is too long by itself ends at its last whole turn that fits.
     """
     joined: list[list[Placed]] = []
     room = session = 0
@@ -91,10 +91,10 @@ def join(
 
 
 def parse(record: Any, where: str) -> list[Turn]:
-    """Returns the turns of one record. Those without a word are left out.
+    """Returns the turns of one record. Turns without a word are left out.
 
     Raises:
-        UserError: it is no dialogue; `where` begins the message.
+        UserError: the record is no dialogue. The message begins with `where`.
     """
     record = record if isinstance(record, Mapping) else {}
     turns = next((record[name] for name in TURNS if name in record), None)
@@ -138,5 +138,5 @@ def _turn(turn: Any, where: str) -> Turn:
             f"{where} has a turn without speaker and utterance, both texts: {turn!r:.60}; "
             f"give records like {EXAMPLE}"
         )
-    # Half a surrogate pair, which JSON can spell, is no text; a turn is one line.
+    # JSON can hold half a surrogate pair, which is no text; a turn is one line.
     return Turn(*(" ".join(text.encode(errors="replace").decode().split()) for text in texts))

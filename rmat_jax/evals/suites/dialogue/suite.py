@@ -11,16 +11,16 @@ from rmat_jax.evals.suite import Options, Section, Subject, figure, say, table
 from rmat_jax.evals.suites.dialogue.dialogues import Placed, Turn, join, load
 from rmat_jax.train.heldout import offset_bins
 
-# tokens of a long dialogue, at most
+# the most tokens of a long dialogue
 LENGTH = 8192
-# of a TFDS set that are read
+# the most records of a TFDS set that are read
 RECORDS = 2000
-# a group of fewer is not drawn
+# a group of fewer turns is not drawn
 MIN_TURNS = 20
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for anything that is wrong with `options.dialogue`."""
+    """Raises UserError if anything is wrong with `options.dialogue`."""
     _find(subject, options)
 
 
@@ -28,12 +28,12 @@ def dialogue(subject: Subject, options: Options, out: Path) -> Section:
     """Measures every turn of long dialogues. Returns the section; its figure is in `out`.
 
     Raises:
-        UserError: no dialogues in `options.dialogue`, or none whose first two turns
-            `options.max_tokens` has room for.
+        UserError: `options.dialogue` has no dialogues, or none whose first two turns fit into
+            `options.max_tokens`.
     """
     sessions, joined = _find(subject, options)
     order = np.random.default_rng(options.seed).permutation(len(joined))[: options.examples]
-    # those side by side end together
+    # sorted by length, so that dialogues of a group end together
     joined = sorted((joined[index] for index in order), key=len)
     turns = [placed for long in joined for placed in long]
     found = measure(subject, joined)
@@ -52,8 +52,8 @@ def dialogue(subject: Subject, options: Options, out: Path) -> Section:
     texts = [
         f"{len(sessions):,} dialogues, neighbours joined with an empty line between them to "
         f"{len(joined)} long ones of at most {min(options.max_tokens, LENGTH):,} tokens and "
-        f"{max(map(len, joined))} turns. Counted is what the words of each turn cost after the "
-        f"speaker's name: {len(turns):,} turns of {found.sizes.mean():.0f} bytes. "
+        f"{max(map(len, joined))} turns. The cost of a turn is that of its words after the "
+        f"speaker's name. There are {len(turns):,} turns of {found.sizes.mean():.0f} bytes. "
         f"{_conditions(subject)}",
         figure("Bits per byte by turn", "dialogue.png"),
         table(head("turn", found.bits), lines({"all": found} | by_turn)),
@@ -132,9 +132,9 @@ def _groups(found: Costs, bins: np.ndarray) -> dict[str, Costs]:
 
 def _conditions(subject: Subject) -> str:
     if not subject.config.model.memory:
-        return "This model has no memory: what is more than a chunk back, it does not know."
+        return "This model has no memory, so it knows nothing that is more than a chunk back."
     return (
-        "The memory is emptied before the speaker's name; the open chunk stays, which holds "
+        "The memory is emptied before the speaker's name. The open chunk stays, which holds "
         f"{subject.config.model.chunk_len // 2} tokens on average. On its own, a turn stands at "
         "the beginning of a document. Standard errors are over long dialogues."
     )

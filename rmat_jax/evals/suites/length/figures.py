@@ -21,12 +21,12 @@ def reach(
     """Draws bits per byte by reach, and below what a reach saves.
 
     Args:
-        file: to write.
-        reaches: in tokens, ascending; the first is 0, the chunk alone.
+        file: the file to write.
+        reaches: the reaches in tokens, ascending; the first is 0, the chunk alone.
         per_byte: bits per byte at each reach.
         gains: what each reach saves, in bits per token.
         marks: labelled vertical lines.
-        emptied: bits per byte at the longest reach with the memory emptied; None: there is none.
+        emptied: bits per byte at the longest reach with the memory emptied; None: no memory.
     """
     figure, (upper, lower) = plots.new_figure("Loss by how far the state reaches back", panels=2)
     # a log axis has no place for 0

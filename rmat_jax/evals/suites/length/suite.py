@@ -20,12 +20,12 @@ from rmat_jax.evals.suites.length.windows import (
     windows_of,
 )
 
-# read at most
+# the most documents that are read
 DOCUMENTS = 32
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for a reach below one chunk, or texts that are too short or not there."""
+    """Raises UserError for a reach below one chunk, or if texts are too short or not there."""
     chunk_len = subject.config.model.chunk_len
     if options.max_tokens < chunk_len:
         raise UserError(
@@ -72,9 +72,9 @@ def verdict(reaches: Sequence[int], bits_RN: np.ndarray, units_N: np.ndarray) ->
     """Says from the numbers alone up to which reach more context helps.
 
     Args:
-        reaches: in tokens, ascending, the first 0.
-        bits_RN: of the same N tokens at each reach.
-        units_N: for the standard errors.
+        reaches: the reaches in tokens, ascending from 0.
+        bits_RN: the bits of the same N tokens at each reach.
+        units_N: the number of each token's unit, for the standard errors.
     """
     best = int(bits_RN.mean(1).argmin())
     saved = clustered_mean(bits_RN[0] - bits_RN[best], units_N)
@@ -90,10 +90,7 @@ def verdict(reaches: Sequence[int], bits_RN: np.ndarray, units_N: np.ndarray) ->
             f"per token at {reaches[best]:,}"
         )
         if enough < best:
-            text += (
-                f", of which what {reaches[enough]:,} leaves out is within two standard errors "
-                "of nothing"
-            )
+            text += f", which is within two standard errors of what {reaches[enough]:,} saves"
     hurt = clustered_mean(bits_RN[-1] - bits_RN[best], units_N)
     if hurt.positive:
         text += (
@@ -105,12 +102,12 @@ def verdict(reaches: Sequence[int], bits_RN: np.ndarray, units_N: np.ndarray) ->
 
 
 def of_memory(memory: Mean, all_of_it: Mean, units: str) -> str:
-    """Says how much of what the longest reach saves is the memory's.
+    """Says how much the memory contributes to what the longest reach saves.
 
     Args:
         memory: bits per token that the memory alone saves there.
         all_of_it: bits per token that memory, window and last token save together.
-        units: that the errors are taken over, in the plural.
+        units: what the errors are taken over, in the plural.
     """
     rest = "the rest is the window and the last token"
     text = judge(memory, "The memory", "bits per token at the longest reach", units)
@@ -122,21 +119,21 @@ def of_memory(memory: Mean, all_of_it: Mean, units: str) -> str:
 def describe(
     found: Reaches, chunk_len: int, size: int, source: str, subject: Subject, out: Path
 ) -> Section:
-    """Returns the section of what was measured, and writes its figure to `out`.
+    """Makes the section of the measurements, and writes its figure to `out`.
 
     Args:
         found: the measurements.
-        chunk_len: of the model, in tokens.
-        size: bytes that the scored tokens stand for.
-        source: name of the texts.
+        chunk_len: the model's chunk length, in tokens.
+        size: the bytes that the scored tokens stand for.
+        source: the name of the texts.
         subject: the model.
-        out: folder of the figure.
+        out: the folder of the figure.
     """
     reaches = [chunks * chunk_len for chunks in found.chunks]
     name, units_N = units(found)
     per_byte = found.bits_RN.sum(1) / size
     gains = [clustered_mean(found.bits_RN[0] - bits, units_N) for bits in found.bits_RN]
-    # what each doubling saves; there is none before the first reach
+    # what each doubling saves; the first reach has none
     steps = [Mean(np.nan, np.nan, 0)]
     steps += [
         clustered_mean(a - b, units_N)

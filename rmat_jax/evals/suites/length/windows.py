@@ -11,9 +11,9 @@ from rmat_jax.evals.packing import Document, Packed
 from rmat_jax.evals.suite import Subject, say
 from rmat_jax.train.heldout import MIN_DOCUMENTS, evaluate_heldout
 
-# chunks of a document that are scored, or an eighth of the longest reach where that is more
+# the chunks of a document that are scored, or an eighth of the longest reach where that is more
 SCORED_CHUNKS = 16
-# parts of the text that stand for documents where these are too few for a standard error
+# the parts of a document that count as units, where documents are too few for a standard error
 STRETCHES = 16
 
 
@@ -31,28 +31,28 @@ class Window(NamedTuple):
 
 
 class Reaches(NamedTuple):
-    """The same N tokens at each of R reaches, in the order of documents and places."""
+    """The costs of the same N tokens at each of R reaches, in the order of documents and places."""
 
     # the reaches in chunks: 0, 1, 2, 4, ...
     chunks: list[int]
-    # that each token cost
+    # the bits that each token costs
     bits_RN: np.ndarray
     documents_N: np.ndarray
-    # in the document, of the token that predicts
+    # the place in the document of the token that predicts
     places_N: np.ndarray
-    # that each token cost at the longest reach with the memory emptied before each chunk, while
-    # window and last token stay; None: the model has no memory
+    # the bits that each token costs at the longest reach with the memory emptied before each chunk,
+    # while window and last token stay; None: the model has no memory
     emptied_N: np.ndarray | None
 
 
 def longest_reach(chunks: Sequence[int], most: int) -> int:
     """Returns the largest power of two that enough documents exceed by a chunk.
 
-    Enough are ten documents, or half of them where there are fewer than twenty.
+    Ten documents are enough, or half of them if there are fewer than twenty.
 
     Args:
-        chunks: whole chunks of each document.
-        most: the reach, in chunks, that the result does not exceed.
+        chunks: the number of whole chunks of each document.
+        most: the longest reach that may be returned, in chunks.
 
     Raises:
         UserError: too few documents exceed two chunks.
@@ -70,11 +70,11 @@ def longest_reach(chunks: Sequence[int], most: int) -> int:
 def windows_of(chunks: Sequence[int], longest: int) -> list[Window]:
     """Returns windows so that each reach scores the same chunks of each document.
 
-    These are the chunks from `longest` on: `SCORED_CHUNKS` of them, or an eighth of `longest` where
+    These are the chunks from `longest` on: `SCORED_CHUNKS` of them, or an eighth of `longest` if
     that is more, and no more than `longest`. So the longest reach begins with the document.
 
     Args:
-        chunks: whole chunks of each document.
+        chunks: the number of whole chunks of each document.
         longest: the longest reach, in chunks; a power of two.
     """
     windows = []
@@ -104,7 +104,7 @@ def measure(subject: Subject, texts: Sequence[np.ndarray], windows: Sequence[Win
     )
     emptied_N = None
     if subject.config.model.memory:
-        # a window reaches back once more in each layer; and the last token
+        # each layer reaches back by one more window, and the token shift by the last token
         c = subject.config.model
         back = -(-(c.num_layers * (c.local.window if c.local else 0) + 1) // c.chunk_len)
         whole = [w for w in windows if w.reach == chunks[-1]]
@@ -116,9 +116,9 @@ def measure(subject: Subject, texts: Sequence[np.ndarray], windows: Sequence[Win
 def _read(
     subject: Subject, texts: Sequence[np.ndarray], windows: Sequence[Window], cut: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns reach, document, place and bits of each scored token, in that order of importance.
+    """Returns reach, document, place and bits of each scored token, sorted by the first three.
 
-    `cut`: the memory is emptied before each chunk.
+    With `cut` the memory is emptied before each chunk.
     """
     chunk_len = subject.config.model.chunk_len
 
@@ -141,7 +141,7 @@ def _read(
 
 
 def units(found: Reaches) -> tuple[str, np.ndarray]:
-    """Returns what may be taken as independent: documents, or stretches of them if they are few.
+    """Returns units that count as independent: documents, or stretches of them if they are few.
 
     Returns:
         The name of the units in the plural, and the number of its unit for each token.

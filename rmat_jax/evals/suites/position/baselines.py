@@ -8,9 +8,9 @@ import numpy as np
 # the symbol that opens and ends a document, as in the byte tokenizer
 END = 256
 SYMBOLS = 257
-# symbols that are counted at once
+# the number of symbols that are counted at once
 BLOCK = 1 << 22
-# of the training text: more would hardly change the counts
+# the most bytes of training text; more would hardly change the counts
 TRAINING_BYTES = 1 << 26
 
 Documents = Iterable[bytes]
@@ -19,8 +19,8 @@ Documents = Iterable[bytes]
 def gzip_bits_per_byte(documents: Documents) -> tuple[float, float]:
     """Returns the bits per byte of `gzip -9` for each document on its own, and for one file of all.
 
-    The first carries nothing across documents, and neither does our model. The second may, and it
-    pays one header instead of many, so it is the stronger one on short documents. Neither has seen
+    The first carries nothing across documents, as our model. The second may carry something, and
+    has one header instead of many, so it is the stronger one on short documents. Neither has seen
     the training text; our model has.
     """
     documents = list(documents)
@@ -30,10 +30,9 @@ def gzip_bits_per_byte(documents: Documents) -> tuple[float, float]:
 
 
 def order2_bits_per_byte(train: Documents, heldout: Documents) -> float:
-    """Returns the bits per byte under an `Order2` that has read training documents.
+    """Returns the bits per byte under an `Order2` that has read TRAINING_BYTES of training text.
 
-    It reads TRAINING_BYTES of them. The end of a document costs bits and stands for no byte, as
-    with our model.
+    The end of a document costs bits and stands for no byte, as with our model.
     """
     bits, size = Order2(_first(train, TRAINING_BYTES)).bits(heldout)
     return bits / size
@@ -46,20 +45,20 @@ class Order2:
 
         P_n(x | c) = (count(c x) + kinds(c) P_{n-1}(x | c')) / (count(c) + kinds(c))
 
-    c are the last n symbols, c' all of them but the oldest, kinds(c) how many different symbols
-    followed c, and P_{-1} = 1 / 257. For a context that never occurred P_n = P_{n-1}. A document
-    has only END symbols before its first byte.
+    c are the last n symbols, c' all of them but the oldest, kinds(c) the number of different
+    symbols that followed c, and P_{-1} = 1 / 257. For a context that never occurred P_n = P_{n-1}.
+    Before its first byte a document has only END symbols.
 
     Source: Witten and Bell 1991, method C, interpolated.
     """
 
     def __init__(self, documents: Documents):
-        # by oldest, newest, next
+        # counts by oldest, newest and next symbol
         self.counts = np.zeros((SYMBOLS, SYMBOLS, SYMBOLS), np.int64)
         for older, newer, following in _triples(documents):
             keys = (older * SYMBOLS + newer) * SYMBOLS + following
             self.counts += np.bincount(keys, minlength=SYMBOLS**3).reshape(self.counts.shape)
-        # by order
+        # counts by order
         self.tables = [self.counts.sum((0, 1)), self.counts.sum(0), self.counts]
 
     def probabilities(self, older: np.ndarray, newer: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
-"""The parts of `position` that have an axis: loss by place in the document and in the chunk.
-
-The third axis is the distance from the one place at which the memory was emptied.
+"""The curves of `position`: loss by place in the document, by place in the chunk, and by distance
+from the one place at which the memory was emptied.
 """
 
 from pathlib import Path
@@ -15,9 +14,9 @@ from rmat_jax.evals.suites.position import figures
 from rmat_jax.evals.suites.position.measure import Measured
 from rmat_jax.train.heldout import Heldout, offset_bins
 
-# a bin with fewer is not drawn
+# a bin with fewer tokens is not drawn
 MIN_TOKENS = 50
-# groups of positions in the chunk
+# the number of groups of positions in the chunk
 CHUNK_BINS = 16
 
 # a part of the section: markdown, numbers
@@ -72,13 +71,13 @@ def by_offset(out: Path, measured: Measured, config: Config) -> Part:
 def by_chunk_place(out: Path, measured: Measured) -> Part:
     """Returns the loss by position in two consecutive chunks of a document; nothing without text.
 
-    It shows what the border between chunks costs. The chunk in which a document begins is left out:
-    it is short of context for another reason.
+    It shows what the border between chunks costs. The chunk in which a document begins is left out,
+    since it lacks context for another reason.
     """
     if not measured.is_text:
         return "", {}
     kept, cut, chunk_len = measured.kept, measured.cut, measured.kept.chunk_len
-    # of the chunk in the document
+    # the number of the chunk in the document
     number = (kept.offsets + (kept.positions - kept.offsets) % chunk_len) // chunk_len
     group = -(-chunk_len // CHUNK_BINS)
     per_chunk = -(-chunk_len // group)
@@ -111,7 +110,7 @@ def by_chunk_place(out: Path, measured: Measured) -> Part:
     text += "" if cut is None else f" and {cut.bits[rest].mean():.3f}"
     text += f": a border costs {border:+.4f} bits at the {group} tokens behind it"
     if not (border.positive or border.negative):
-        text += ", which is within two standard errors of nothing: no saw-tooth can be told"
+        text += ", which is within two standard errors of zero, so no saw-tooth is measurable"
     text += ". Bars: two standard errors. The chunk in which a document begins is left out."
     values = {
         "places": places,
@@ -126,7 +125,7 @@ def by_chunk_place(out: Path, measured: Measured) -> Part:
 def recovery(out: Path, measured: Measured, config: Config) -> Part:
     """Returns the loss after the memory was emptied once, by how long ago that was.
 
-    Nothing without text or without a memory.
+    It returns nothing without text or without a memory.
     """
     once, model = measured.once, config.model
     if not measured.is_text or measured.cut is None:
@@ -172,16 +171,16 @@ def recovered(costs: list[Mean], begins: np.ndarray, ends: np.ndarray) -> str:
     """Says from the numbers alone how long recovery takes.
 
     Args:
-        costs: of each bin, in bits per token.
-        begins: of each bin, in tokens since the emptying.
-        ends: of each bin; bin i holds begins[i] <= tokens < ends[i].
+        costs: the cost of each bin, in bits per token.
+        begins: the beginning of each bin, in tokens since the emptying.
+        ends: the end of each bin; bin i holds begins[i] <= tokens < ends[i].
     """
     measurable = [cost.positive for cost in costs]
     if not any(measurable):
         if any(cost.negative for cost in costs):
             return (
-                "What followed was cheaper for it in places and nowhere dearer: "
-                "this memory does harm."
+                "Some of the tokens after it cost measurably less and none more, so this memory "
+                "does harm."
             )
         return f"That costs nothing measurable in the {ends[-1]:,} tokens after it."
     worst = max(np.flatnonzero(measurable), key=lambda i: costs[i].value)
@@ -202,7 +201,7 @@ def recovered(costs: list[Mean], begins: np.ndarray, ends: np.ndarray) -> str:
 
 
 def _differences(one: Heldout, other: Heldout, bins: np.ndarray, wanted: np.ndarray) -> list[Mean]:
-    """Returns the bits per token that the tokens of each wanted bin cost more in one reading."""
+    """Returns how many bits per token the tokens of each wanted bin cost more in one reading."""
     more, units = one.bits - other.bits, other.units()[1]
     return [clustered_mean(more[bins == bin], units[bins == bin]) for bin in wanted]
 
@@ -213,9 +212,9 @@ def difference_of_means(
     """Returns the mean over some tokens less that over others, with `clustered_mean`'s error.
 
     Args:
-        values: [n] of the tokens.
+        values: [n] the values of the tokens.
         one: [n] mask of the tokens to compare.
-        other: [n] mask of those to compare them with.
+        other: [n] mask of the tokens to compare them with.
         units: [n] as in `clustered_mean`.
     """
     means = values[one].mean(), values[other].mean()

@@ -28,13 +28,13 @@ def loss_by_place(
     """Draws the loss with and without memory by place, and below what memory saves.
 
     Args:
-        file: to write.
-        title: of the figure.
-        xlabel: of the places.
-        places: [n].
+        file: the file to write.
+        title: the title of the figure.
+        xlabel: the label of the places.
+        places: [n] the places.
         kept: [n] bits per token with memory.
-        cut: [n] with the memory emptied; None: the model has no memory, and the figure no second
-            panel.
+        cut: [n] bits per token with the memory emptied; None: the model has no memory, and the
+            figure no second panel.
         gains: what memory saves at each place, in bits per token; not read without `cut`.
         marks: labelled vertical lines.
         log: whether the places are tokens on a logarithmic axis.
@@ -77,11 +77,11 @@ def recovery(
     """Draws the loss after the memory was emptied once, between that of the two other readings.
 
     Args:
-        file: to write.
+        file: the file to write.
         places: [n] tokens since the emptying.
-        kept: [n] bits per token, the memory never emptied.
-        once: [n] the same, the memory emptied once.
-        cut: [n] the same, the memory emptied before each chunk.
+        kept: [n] bits per token, with the memory never emptied.
+        once: [n] the same with the memory emptied once.
+        cut: [n] the same with the memory emptied before each chunk.
         costs: what emptying it once costs at each place, in bits per token.
     """
     figure, (upper, lower) = plots.new_figure("After the memory was emptied once", panels=2)
@@ -129,9 +129,9 @@ def gates(file: Path, openness: Openness, start: float) -> None:
     """Draws the update gate of each layer: its mean and the middle 80 % of its values.
 
     Args:
-        file: to write.
-        openness: of the layers.
-        start: where training began.
+        file: the file to write.
+        openness: the openness of the layers.
+        start: the openness at the start of training.
     """
     layers = np.arange(1, len(openness.mean_L) + 1)
     figure, axes = plots.new_figure("Update gate by layer", height=plots.bars_height(len(layers)))

@@ -1,4 +1,4 @@
-"""What the learned mixing parameters and gates came to."""
+"""Reads the learned fusion weights, and measures how far the gates open."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -15,13 +15,13 @@ from rmat_jax.modules.documents import border, last
 from rmat_jax.modules.state import State, initial_state
 from rmat_jax.types import Array, PyTree
 
-# of the histogram that quantiles are read from
+# the number of bins of the histogram that quantiles are read from
 BINS = 200
 
 
 class Openness(NamedTuple):
-    """The update gate z by layer, over writes and channels: 0 keeps what the slot holds, 1 replaces
-    it.
+    """The update gate z by layer, over writes and channels. 0 keeps what the slot holds, and 1
+    replaces it.
     """
 
     mean_L: np.ndarray
@@ -29,12 +29,12 @@ class Openness(NamedTuple):
     low_L: np.ndarray
     # a tenth of the values lie above
     high_L: np.ndarray
-    # slots written over, the same in all layers; 0: all of the above are NaN
+    # the number of slots written over, equal in all layers; if it is 0, the others are NaN
     writes: int
 
 
 def fusion_weights(config: Config, params: PyTree) -> np.ndarray:
-    """Share of each branch in each layer, [L, branches], in the order of `fused`."""
+    """The share of each branch in each layer, [L, branches], in the order of `fused`."""
     if len(config.model.fused) == 1:
         return np.ones((config.model.num_layers, 1))
     weights_LS = jax.device_get(params["layers"]["fusion"]).astype(np.float64)
@@ -45,10 +45,10 @@ def fusion_weights(config: Config, params: PyTree) -> np.ndarray:
 def gate_openness(
     config: Config, params: PyTree, batches: Iterable[Mapping[str, np.ndarray]]
 ) -> Openness:
-    """How far the update gates open while the batches are read, lanes as in `evaluate_heldout`.
+    """Measures how far the update gates open in batches like those of `evaluate_heldout`.
 
-    Only writes over a slot that holds something of the same document count: elsewhere there is
-    nothing to keep. Nor do those after the last scored token of a lane, where it is padded.
+    Only writes over a slot that holds something of the same document count, since elsewhere there
+    is nothing to keep. Writes after the last scored token of a lane, in its padding, do not count.
 
     Raises:
         UserError: the model has no gate.
@@ -61,7 +61,7 @@ def gate_openness(
     rows = len(batches[0]["tokens"])
     scored_BT = np.concatenate([batch["targets"] != IGNORE for batch in batches], axis=1)
     scored_BN = scored_BT.reshape(rows, -1, c.chunk_len).any(2)
-    # a scored token comes, now or later
+    # whether a scored token comes, in this chunk or later
     counts_BN = np.logical_or.accumulate(scored_BN[:, ::-1], axis=1)[:, ::-1]
     carried, totals_L, counts_LX, writes = initial_state(c, rows), 0.0, 0, 0
     for batch, counts_Bn in zip(batches, np.split(counts_BN, len(batches), axis=1), strict=True):
@@ -89,8 +89,8 @@ def _read(
     documents_BT: Array,
     counts_BN: Array,
 ) -> tuple[State, Array, Array, Array]:
-    """The state after the batch, the sum of all z that count [L], how many fall into each bin [L,
-    BINS], and the writes that count.
+    """Reads a batch. Returns the state after it, the sum of all z that count [L], how many of them
+    fall into each bin [L, BINS], and the number of writes that count.
     """
     model = RMAT(config)
     chunks = [
@@ -99,7 +99,7 @@ def _read(
 
     def read(carried, chunk):
         tokens_BC, documents_BC, counts_B = chunk
-        # zero if another document began
+        # the ages are zero if another document has begun
         owner_B = carried.document_B
         last_B = last(documents_BC, documents_BC, owner_B)
         ages_BM = border(config, carried.ages_BM, owner_B, last_B, documents_BC).ages_BM
@@ -112,7 +112,7 @@ def _read(
             capture_intermediates=lambda _, name: name == "openness",
             mutable=["intermediates"],
         )
-        # of the call's only chunk; D is 1 where a slot has one gate
+        # the openness in the call's only chunk; D is 1 if a slot has one gate
         z_LBKD = seen["intermediates"]["layers"]["memory"]["gate"]["openness"][0][0]
         bins_LBKD = jnp.minimum(z_LBKD * BINS, BINS - 1).astype(jnp.int32)
         counts_LBKD = jnp.broadcast_to(counts_BK[None, ..., None], z_LBKD.shape)

@@ -20,13 +20,13 @@ Batches = Sequence[Mapping[str, np.ndarray]]
 
 
 class CutOnce(NamedTuple):
-    """The reading with the memory emptied at one chunk border in each document.
+    """The reading with the memory emptied at one chunk border, the cut, in each document.
 
-    A document that is too short for that is not cut.
+    A document that is too short has no cut.
     """
 
     heldout: Heldout
-    # [n] tokens since the cut, for each scored token; -1: before it, or in a document without one
+    # [n] tokens since the cut, for each scored token; -1: before the cut, or in a document without
     since: np.ndarray
 
     @property
@@ -37,23 +37,23 @@ class CutOnce(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What one model does on one held-out set.
+    """The measurements of one model on one held-out set.
 
-    Fields that only text has are None where the data is no text.
+    Fields for text are None where the data is no text.
     """
 
     kept: Heldout
-    # the same tokens, memory emptied before each chunk; None: the model has no memory
+    # the same tokens with the memory emptied before each chunk; None: the model has no memory
     cut: Heldout | None
-    # as `fusion_weights` gives them
+    # from `fusion_weights`
     fusion_LS: np.ndarray
-    # None: no gate
+    # None: the model has no gate
     openness: Openness | None
-    # bits per byte: each document on its own, all as one file
+    # bits per byte of each document on its own, and of all as one file
     gzip: tuple[float, float] | None
     # bits per byte
     order2: float | None
-    # None: no memory, no text, or no document that is long enough
+    # None: there is no memory, no text, or no document that is long enough
     once: CutOnce | None = None
 
     @property
@@ -76,7 +76,7 @@ class Measured:
 def measure(config: Config, params: PyTree, data: Data) -> Measured:
     """Reads the held-out batches with and without memory, and measures baselines and gauges.
 
-    It says so on stderr before each step that takes time.
+    It prints a line on stderr before each step that takes time.
     """
     heldout, model = data.heldout, config.model
     say(f"held-out loss of {len(heldout)} batches")
@@ -104,9 +104,9 @@ def cut_once(
 
     Args:
         config: the experiment.
-        params: of the model.
+        params: the model's parameters.
         batches: as `evaluate_heldout` takes them.
-        num_bytes: that the scored tokens stand for.
+        num_bytes: the bytes that the scored tokens stand for.
 
     Returns:
         None where no document is long enough.
@@ -139,9 +139,9 @@ def choose_cuts(
     queue and goes on for a chunk.
 
     Args:
-        model: the config of the model whose memory it is.
-        documents_BT: id of the document of each token, in whole lanes.
-        scored_BT: which tokens are scored; a document without any is padding.
+        model: the config of the model.
+        documents_BT: the id of each token's document, in whole lanes.
+        scored_BT: whether tokens are scored; a document without any such token is padding.
 
     Returns:
         `forget` [B, N] for the batches, and the tokens since the cut [B, T]; -1: no cut before it.

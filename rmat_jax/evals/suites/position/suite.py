@@ -1,4 +1,4 @@
-"""The section of `position`: scores beside baselines, the verdict, gauges."""
+"""The section of `position`: scores and baselines, the verdict, and gauges."""
 
 import math
 from pathlib import Path
@@ -97,8 +97,8 @@ def verdict(measured: Measured, config: Config) -> str:
             f"something to remember, the gain is {measured.gain(later):+.4f}."
         )
     return text + (
-        " Both readings use the weights that were trained with memory: what a model trained "
-        "without it would reach, only such a training tells."
+        " Both readings use weights that were trained with memory. Only a training without it "
+        "tells what such a model would reach."
     )
 
 
@@ -129,7 +129,7 @@ def _scores(measured: Measured, config: Config) -> Part:
         f"All on the same {kept.num_bytes:,} bytes of {what} ({kept.scored:,} scored "
         "tokens). This model and the order-2 model have read training text (the latter at most "
         f"{TRAINING_BYTES >> 20} MiB) and carry nothing across documents. gzip has read nothing "
-        "before; as one file it may look back across documents. The headline gives the better of "
+        "before; with one file it may look back across documents. The headline gives the better of "
         "its two numbers."
     )
     head = ("", "bits per byte", "bits per token", "accuracy")
@@ -172,7 +172,7 @@ def _gates(out: Path, measured: Measured, config: Config) -> Part:
     kept = ", ".join(f"{1 - z:.0%}" for z in openness.mean_L)
     text = (
         f"The update gate over {openness.writes:,} writes to slots that held something of the "
-        f"same document. A slot's turn comes every {turn:,} tokens; on average this much of it "
+        f"same document. A slot is written over every {turn:,} tokens; on average this much of it "
         f"then stays, by layer: {kept}."
     )
     return subsection("Gate openness", "gates.png", text), openness._asdict()

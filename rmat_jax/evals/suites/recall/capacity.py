@@ -1,4 +1,4 @@
-"""The parts of `recall` on many facts: how many are held, how long, and is the last value told?"""
+"""The parts of `recall` on many facts: how many are held and how long, and whether keys update."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,16 @@ from rmat_jax.evals.suites.recall import figures
 from rmat_jax.evals.suites.recall.measure import FAR, Found, contexts
 from rmat_jax.evals.suites.recall.needles import Cell
 
-# numbers of pairs in the map, at most, beside the trained one
+# the most numbers of pairs in the map, besides the trained one
 ROWS = 5
 
 
 def capacity_cells(config: Config, options: Options) -> list[Cell]:
     """Returns the cells that ask for many pairs, told in the first chunk of their contexts.
 
-    At the trained length all powers of two of pairs are asked for, at every other length up to FAR
-    some of them. The trained number of pairs is told once at every length, and told twice.
+    At the trained length the numbers of pairs are all powers of two, and at every other length up
+    to FAR some of them. At every length there are cells that tell the trained number of pairs once,
+    and cells that tell it twice.
     """
     data, chunk_len = config.data, config.model.chunk_len
     fits = min(data.recall_symbols, chunk_len // 2)
@@ -38,9 +39,9 @@ def capacity_cells(config: Config, options: Options) -> list[Cell]:
 
 
 def mapped(counts: Sequence[int]) -> list[int]:
-    """Returns the numbers of pairs that the map has: each, or every second, third, ... of them."""
+    """Returns the numbers of pairs in the map: all of them, or every second, third, ... one."""
     step = -(-len(counts) // ROWS)
-    # the largest one is among them
+    # the largest number is always among them
     return list(counts[::-step][::-1])
 
 
@@ -49,9 +50,9 @@ def keys(subject: Subject, found: Found, chance: float, out: Path) -> tuple[str,
 
     Args:
         subject: the model.
-        found: answers of `capacity_cells`.
-        chance: accuracy of guessing.
-        out: folder of the figure.
+        found: the answers to `capacity_cells`.
+        chance: the accuracy of guessing.
+        out: the folder of the figure.
     """
     config, chunks = subject.config, subject.config.data.recall_gap + 1
     counts = _counts(found, chunks)
@@ -73,8 +74,8 @@ def keys(subject: Subject, found: Found, chance: float, out: Path) -> tuple[str,
             "### Keys held",
             f"**{bound} {held[best]:.1f} keys are held**, when {counts[best]} are told"
             f"{', the most that fit' if bound == 'At least' else ''}: the accuracy, corrected for "
-            f"guessing, times the number of pairs. Contexts of {tokens} tokens, the pairs in their "
-            f"first chunk; trained were {config.data.recall_pairs} pairs.",
+            f"guessing, times the number of pairs. Contexts have {tokens} tokens, with the pairs "
+            f"in their first chunk; training had {config.data.recall_pairs} pairs.",
             figure("Accuracy by number of pairs", "keys.png"),
             table(("pairs", "accuracy", "memory emptied", "keys held"), lines),
         ]
@@ -98,7 +99,7 @@ def capacity_map(
     model, pairs = subject.config.model, subject.config.data.recall_pairs
     lengths = sorted({cell.chunks for cell in found.cells if not cell.updated})
     tokens = [chunks * model.chunk_len for chunks in lengths]
-    # those that every length has
+    # the numbers of pairs that every length has
     counts = sorted(set.intersection(*(set(_counts(found, chunks)) for chunks in lengths)))
     once = [
         [found.where(chunks=chunks, facts=count, updated=False) for chunks in lengths]
@@ -162,7 +163,7 @@ def capacity_map(
 
 
 class Change(NamedTuple):
-    """What telling keys a second time does to the accuracy."""
+    """The accuracy on keys told twice and once, and the difference."""
 
     twice: Mean
     once: Mean
@@ -170,7 +171,7 @@ class Change(NamedTuple):
 
 
 def updates(change: Change, chance: float) -> str:
-    """Says whether the last value of a key is the one that is found again."""
+    """Says whether the model finds the last value of a key again."""
     twice, once, difference = change
     if not once._replace(value=once.value - chance).positive:
         return (
@@ -189,7 +190,7 @@ def updates(change: Change, chance: float) -> str:
 
 
 def _difference(twice: Mean, once: Mean) -> Change:
-    # of different documents, so the errors add up
+    # the documents differ, so the errors add up
     error = math.hypot(twice.error, once.error)
     gap = Mean(twice.value - once.value, error, min(twice.units, once.units))
     return Change(twice, once, gap)

@@ -13,7 +13,7 @@ from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_QUESTIONS, OF_TEXTS
 from rmat_jax.evals.means import Mean
 
-# the name of a row
+# the name of the row with an emptied memory
 EMPTIED_ROW = "memory\nemptied"
 
 
@@ -30,14 +30,14 @@ def heatmap(
     """Draws accuracy by context length and by something else.
 
     Args:
-        file: to write.
-        title: of the figure.
-        contexts: lengths in tokens, one for each column.
-        rows: names of the rows, from above.
-        ylabel: what the rows are.
-        accuracy_RN: from 0 to 1.
-        below: rows of their own to compare with, by name.
-        chance: accuracy of guessing, marked in the colour bar.
+        file: the file to write.
+        title: the title of the figure.
+        contexts: context lengths in tokens, one for each column.
+        rows: the names of the rows, from above.
+        ylabel: the label of the rows.
+        accuracy_RN: accuracies from 0 to 1.
+        below: separate rows to compare with, by name.
+        chance: the accuracy of guessing, marked in the colour bar.
     """
     figure = Figure(figsize=(7, 4.4), dpi=120, layout="constrained")
     heights = [len(rows), *[1] * len(below)]
@@ -77,11 +77,11 @@ def keys(
     """Draws accuracy by how many pairs were told.
 
     Args:
-        file: to write.
-        counts: numbers of pairs.
-        kept: accuracy at each.
+        file: the file to write.
+        counts: the numbers of pairs.
+        kept: the accuracy at each number.
         cut: the same with an emptied memory; None: the model has no memory.
-        chance: accuracy of guessing.
+        chance: the accuracy of guessing.
     """
     figure, axes = plots.new_figure("Accuracy by number of pairs")
     for means, condition, label in (

@@ -1,4 +1,4 @@
-"""The measurement of `recall`: how often the cells of the grid are asked, and what comes of it."""
+"""Asks the cells of `recall`, longer contexts less often, and gives accuracies."""
 
 import dataclasses
 import functools
@@ -12,18 +12,19 @@ from rmat_jax.evals.suite import Subject, say
 from rmat_jax.evals.suites.recall.needles import Cell, Needles
 from rmat_jax.train.heldout import evaluate_heldout
 
-# chunks of the shortest context, and how many times as long the next one is
+# the chunks of the shortest context, and how many times as long the next one is
 SHORTEST, FACTOR = 4, 4
-# documents of a cell, at least
+# the fewest documents of a cell
 FEWEST = 8
-# Contexts of up to so many tokens get `examples` documents, longer ones fewer: cells cost alike.
+# Contexts of up to so many tokens get `examples` documents. Longer ones get fewer, so that all
+# cells cost the same.
 SHORT = 1024
-# Contexts of more tokens are asked about their beginning alone: they cost the most.
+# Contexts of more tokens are asked only about their beginning, since they cost most.
 FAR = 1 << 20
 
 
 def contexts(most: int) -> list[int]:
-    """Returns context lengths in chunks: SHORTEST, FACTOR times as many again and again, `most`."""
+    """Returns context lengths in chunks: SHORTEST, each next one FACTOR times as long, `most`."""
     found = [SHORTEST]
     while found[-1] < most:
         found.append(min(found[-1] * FACTOR, most))
@@ -31,7 +32,7 @@ def contexts(most: int) -> list[int]:
 
 
 def documents_of(cell: Cell, chunk_len: int, examples: int) -> int:
-    """Returns the number of documents of a cell, `examples` at most."""
+    """Returns the number of documents of a cell, at most `examples`."""
     return int(
         np.clip(examples * SHORT // (cell.chunks * chunk_len), min(FEWEST, examples), examples)
     )
@@ -39,18 +40,18 @@ def documents_of(cell: Cell, chunk_len: int, examples: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What came of n documents: one entry each.
+    """The results of n documents, one entry each.
 
     `kept` is with the memory, `cut` with the memory emptied just before the question.
     """
 
     cells: list[Cell]
-    # [n] answers
+    # [n] the number of answers
     asked: np.ndarray
-    # [n] right answers
+    # [n] the number of right answers
     kept: np.ndarray
     cut: np.ndarray
-    # [n] bits that all answers cost
+    # [n] the bits that all answers cost
     kept_bits: np.ndarray
     cut_bits: np.ndarray
 
@@ -66,11 +67,11 @@ class Found:
     def accuracy(self, which: np.ndarray, right: np.ndarray) -> Mean:
         """Returns the share of right answers.
 
-        Those of a document stand or fall together, so documents are the units of the error. Of no
-        document it is NaN.
+        Answers of one document depend on each other, so documents are the units of the error.
+        Without documents the share is NaN.
 
         Args:
-            which: mask of the documents.
+            which: a mask of the documents.
             right: `kept` or `cut`.
         """
         asked, right = self.asked[which], right[which]
@@ -90,19 +91,19 @@ class Found:
         return clustered_mean(gains, np.arange(len(gains)))
 
     def saved(self, which: np.ndarray) -> Mean:
-        """Returns the bits that memory saves on all answers of a document, paired likewise."""
+        """Returns the bits that memory saves on all answers of a document, with the same pairs."""
         saved = (self.cut_bits - self.kept_bits)[which]
         return clustered_mean(saved, np.arange(len(saved)))
 
 
 def measure(subject: Subject, needles: Needles, cells: Sequence[Cell], seed: int) -> Found:
-    """Makes a document for each cell, asks for its facts, many documents side by side.
+    """Makes a document for each cell, and asks for its facts, many documents side by side.
 
     Args:
         subject: the model.
         needles: the kind of documents.
-        cells: one for each document.
-        seed: of the documents.
+        cells: the cell of each document.
+        seed: the seed of the documents.
     """
     chunk_len = needles.chunk_len
 

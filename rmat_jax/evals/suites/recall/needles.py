@@ -1,8 +1,9 @@
-"""The documents of `recall`: something is said once and asked for at the end.
+"""The documents of `recall`, which tell something once and ask for it at the end.
 
-They are key-value pairs in noise, or pass keys in text. A document is its context, in whole chunks,
-and the chunk that asks. That chunk stands there twice: first as an aside, which is read with an
-emptied memory (the control) and leaves no trace, then in earnest. Only the answers are scored.
+They have key-value pairs in noise, or pass keys in text. A document is its context, in whole
+chunks, and the chunk that asks. That chunk stands there twice: first as an aside, which is read
+with an emptied memory (the control) and leaves no trace, then in earnest. Only the answers are
+scored.
 """
 
 import dataclasses
@@ -21,13 +22,13 @@ from rmat_jax.train.step import ASIDE, KEEP
 class Cell(NamedTuple):
     """A cell of the grid: where a fact stands."""
 
-    # of the context
+    # the length of the context
     chunks: int
-    # 0: it opens the context; 1: it ends it, just before the question
+    # 0: the fact opens the context; 1: it ends the context, just before the question
     depth: float
-    # facts that are told and asked for
+    # the number of facts that are told and asked for
     facts: int
-    # They were told once before, in the first chunk, with other values; the last ones count.
+    # whether they were told once before, in the first chunk, with other values; the last ones count
     updated: bool = False
 
 
@@ -35,11 +36,11 @@ class Needles(Protocol):
     """A kind of documents."""
 
     chunk_len: int
-    # how reports name what is asked for
+    # the name of a fact in reports
     thing: str
-    # scored tokens of a fact
+    # the scored tokens of a fact
     answers: int
-    # values that a guesser chooses each of them from
+    # the number of values from which a guesser chooses each of them
     choices: int
 
     def make(self, cell: Cell, rng: np.random.Generator) -> Document:
@@ -103,16 +104,16 @@ class PassKeys:
 
     def make(self, cell: Cell, rng: np.random.Generator) -> Document:
         context = cell.chunks * self.chunk_len
-        # places from the first token, which opens the document
+        # the places for the sentence after the first token, which opens the document
         room = context - self._writer.sentence_len
-        # any place: gates may know more in a chunk's middle than at its border
+        # any place in a chunk, since gates may know more in its middle than at its border
         spread = min(self.chunk_len, room)
         told = 1 + math.floor(cell.depth * (room - spread)) + rng.integers(spread)
         return asked_twice(*self._writer.document(rng, cell.chunks, context - told), self.chunk_len)
 
 
 def asked_twice(tokens: np.ndarray, targets: np.ndarray, chunk_len: int) -> Document:
-    """Returns the document with its last chunk once more before it, as an aside."""
+    """Returns the document with its last chunk doubled, the first of the two as an aside."""
     forget = np.full(len(tokens) // chunk_len + 1, KEEP, np.int32)
     forget[-2] = ASIDE
     tokens, targets = (np.concatenate([x, x[-chunk_len:]]) for x in (tokens, targets))

@@ -28,10 +28,11 @@ DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Tells at once what `recall` cannot ask.
+    """Checks at once that `recall` can ask.
 
     Raises:
-        UserError: contexts below SHORTEST chunks, a chunk without room for the question, no texts.
+        UserError: contexts are below SHORTEST chunks, a chunk has no room for the question, or
+            there are no texts.
     """
     shortest = SHORTEST * subject.config.model.chunk_len
     if options.max_tokens < shortest:
@@ -83,23 +84,23 @@ def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], 
 
     Args:
         tokens: the context lengths, ascending.
-        kept: accuracy at each.
+        kept: the accuracy at each length.
         gains: what memory adds to it, against an emptied memory.
-        thing: that is asked for.
+        thing: the name of what is asked for.
     """
     measurable, harm = [gain.positive for gain in gains], ""
     worst = min(range(len(gains)), key=lambda at: gains[at].value)
     if gains[worst].negative:
         harm = (
             f" **The memory does harm at {tokens[worst]:,} tokens of context**: "
-            f"{gains[worst]:+.3f} of accuracy to an emptied memory."
+            f"{gains[worst]:+.3f} of accuracy against an emptied memory."
         )
     if not any(measurable):
         return (
             f"**No {thing} is found again measurably** more often than with an emptied memory, "
             f"at any of these lengths.{harm}"
         )
-    # in a row, from the shortest
+    # the number of lengths in a row, from the shortest
     lengths = next((i for i, mean in enumerate(kept) if mean.value < 0.9), len(kept))
     right = (
         f"Nine of ten answers are right up to {tokens[lengths - 1]:,} tokens of context"
@@ -109,7 +110,7 @@ def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], 
     last = np.flatnonzero(measurable)[-1]
     text = (
         f"**{right}.** The memory helps up to {tokens[last]:,}, where {kept[last].value:.1%} are "
-        f"right: {gains[last]:+.3f} of accuracy to an emptied memory"
+        f"right: {gains[last]:+.3f} of accuracy against an emptied memory"
     )
     return (
         text
@@ -121,15 +122,15 @@ def verdict(tokens: Sequence[int], kept: Sequence[Mean], gains: Sequence[Mean], 
 def describe(
     subject: Subject, needles: Needles, grid: Found, more: Found, options: Options, out: Path
 ) -> Section:
-    """Returns the section of what was measured, and writes its figures to `out`.
+    """Makes the section of the measurements, and writes its figures to `out`.
 
     Args:
         subject: the model.
         needles: the kind of documents.
-        grid: answers by context length and depth.
-        more: those of `capacity_cells`; without any cell there is no such part.
-        options: of the suite.
-        out: folder of the figures.
+        grid: the answers by context length and depth.
+        more: the answers to `capacity_cells`; without any the section has no such part.
+        options: the options of the suite.
+        out: the folder of the figures.
     """
     chunk_len, model = needles.chunk_len, subject.config.model
     lengths = sorted({cell.chunks for cell in grid.cells})
@@ -226,19 +227,19 @@ def _what(needles: Needles, options: Options, subject: Subject) -> str:
         trained = "depth 0" if data.recall_place == "first" else "any depth"
         text = (
             f"A chunk of {data.recall_pairs} key-value pairs among noise, more noise before it "
-            "(depth) and after it, and a chunk that asks for all values; trained were contexts of "
+            "(depth) and after it, and a chunk that asks for all values. Training had contexts of "
             f"{(data.recall_gap + 1) * needles.chunk_len} tokens at {trained}."
         )
     else:
         text = (
             f'A sentence with a random number of {DIGITS} digits ("The pass key is ...") stands '
             f"somewhere in the context, text of {source_name(options)}; the last chunk begins that "
-            "sentence once more. Accuracy is that of the likeliest token for each digit, the "
-            "digits before it given."
+            "sentence once more. Accuracy is that of the most likely token for each digit, given "
+            "the digits before it."
         )
     return (
         f"{text} Depth 0 % is the beginning of the context, 100 % its end. *Memory emptied*: just "
         "before the chunk that asks. Errors are taken over documents. Contexts beyond "
-        f"{SHORT:,} tokens have fewer documents, so that cells cost alike. Beyond {FAR:,} tokens "
-        "the fact opens the context, and no other depth is asked for."
+        f"{SHORT:,} tokens have fewer documents, so that cells cost the same. Beyond {FAR:,} "
+        "tokens the fact opens the context, and no other depth is asked for."
     )

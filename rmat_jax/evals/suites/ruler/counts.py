@@ -1,6 +1,6 @@
 """RULER's tasks beyond needles: variables that are set to each other, and frequent words.
 
-Each function takes what `Needles.make` does, and returns None where no prompt fits.
+Each function takes the arguments of `Needles.make`, and returns None where no prompt fits.
 """
 
 import bisect
@@ -12,24 +12,24 @@ import numpy as np
 from rmat_jax.evals.passages import mixed
 from rmat_jax.evals.suites.ruler.stock import LOWER, UPPER, Sample, Stock, letters
 
-# variables that are set to the one before
+# the number of variables that are set to the one before
 HOPS = 4
-# tokens of the example before the question on variables, at most
+# the most tokens of the example before the question on variables
 EXAMPLE_TOKENS = 500
-# How often each common and each other word stands in a list: the first pair of numbers if it fits.
+# How often each common and each other word stands in a list. The first pair is taken if it fits.
 REPEATS = ((30, 3), (6, 1))
-# the same for the list of the example, and its number of words
+# the number of words in the list of the example, and the same two numbers
 EXAMPLES = ((40, 10, 3), (20, 3, 1))
 COMMON = 10
-# of the zeta distribution of coded words
+# the parameters of the zeta distribution of coded words
 ALPHA, ZETA = 2.0, math.pi**2 / 6
-# tokens of a text for each different coded word
+# the tokens of a text for each different coded word
 TOKENS_PER_WORD = 50
 FREQUENT, DOTS = 3, "..."
 
 
 def variables(stock: Stock, name: str, length: int, rng: np.random.Generator) -> Sample | None:
-    """Makes a chain of variables in noise; asked for are all that have its value."""
+    """Makes a chain of variables in noise, and asks for all that have its value."""
     example = _chain(stock, name, min(EXAMPLE_TOKENS, length // 3), rng, size=3)
     if example is None:
         return None
@@ -63,7 +63,7 @@ def _chain(
 
 
 def common_words(stock: Stock, name: str, length: int, rng: np.random.Generator) -> Sample | None:
-    """Makes a numbered list of words, of which COMMON stand there more often than the others."""
+    """Makes a numbered list of words, and asks for the COMMON that stand there most often."""
     intro = "Some words of the numbered list below stand there more often than others.\n"
     question = (
         f"Question: Which {COMMON} words stand most often in the list? "
@@ -74,14 +74,14 @@ def common_words(stock: Stock, name: str, length: int, rng: np.random.Generator)
 
     def listed(words: list[str], often: int, seldom: int) -> str:
         items = words[:COMMON] * often + words[COMMON:] * seldom
-        # the same for the same words, which are measured and then taken
+        # the same order for the same words, which are measured first and then taken
         order = np.random.default_rng(seed).permutation(len(items)).tolist()
         return intro + " ".join(f"{place}. {items[at]}" for place, at in enumerate(order, 1))
 
     for (often, seldom), (count, *repeats) in zip(REPEATS, EXAMPLES, strict=True):
         shown_words = stock.words(rng, count)
         shown = f"{listed(shown_words, *repeats)}\n{question} {', '.join(shown_words[:COMMON])}\n\n"
-        # More than can fit: an item has a number, a dot and a word.
+        # More words than can fit, since an item has a number, a dot and a word.
         words = stock.words(rng, COMMON + length // (2 * seldom))
         asked = ", ".join(words[:COMMON])
         left = length - stock.tokens(f"{shown}\n{question} ") - stock.room(asked)
@@ -93,15 +93,15 @@ def common_words(stock: Stock, name: str, length: int, rng: np.random.Generator)
             len(words) + 1,
         )
         context = shown + listed(words[:number], often, seldom)
-        # A text of few words makes no list of such a length.
+        # A text of few words cannot fill a list of this length.
         if number > COMMON and 2 * stock.tokens(context) > length:
             return Sample(name, length, context, question, tuple(words[:COMMON]), number)
     return None
 
 
 def frequent_words(stock: Stock, name: str, length: int, rng: np.random.Generator) -> Sample | None:
-    """Makes a text of coded words, whose frequencies fall as a zeta distribution; the most frequent
-    one is dots. Asked for are the FREQUENT that follow.
+    """Makes a text of coded words whose frequencies follow a zeta distribution. The most frequent
+    one is dots, and the question asks for the next FREQUENT.
     """
     intro = "Count the words of the coded text below. Its dots are no words.\n"
     question = (
@@ -119,14 +119,14 @@ def frequent_words(stock: Stock, name: str, length: int, rng: np.random.Generato
 
     def text(number: int) -> str:
         items = coded(number)
-        # the same for the same number, which is measured and then taken
+        # the same order for the same number, which is measured first and then taken
         order = np.random.default_rng(seed).permutation(len(items)).tolist()
         return " ".join(items[at] for at in order)
 
     outputs = words[1 : FREQUENT + 1]
     left = length - stock.tokens(f"{intro}\n{question} ") - stock.room(", ".join(outputs))
     number = _most(lambda n: stock.tokens(text(n)), left, length)
-    # one that is asked for must stand more often than the next
+    # the last word that is asked for must stand more often than the next
     counts = [coded(number).count(word) for word in words[1 : FREQUENT + 2]]
     if counts[FREQUENT - 1] <= counts[FREQUENT]:
         return None
@@ -135,5 +135,5 @@ def frequent_words(stock: Stock, name: str, length: int, rng: np.random.Generato
 
 
 def _most(tokens: Callable[[int], int], budget: int, bound: int) -> int:
-    """Returns the largest number below `bound` whose text has at most `budget` tokens; 0: none."""
+    """Returns the largest number below `bound` whose text has at most `budget` tokens, or 0."""
     return max(bisect.bisect_right(range(bound), budget, key=tokens) - 1, 0)

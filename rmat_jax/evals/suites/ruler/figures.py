@@ -17,15 +17,15 @@ def heat_map(
     kept_RN: np.ndarray,
     emptied_N: np.ndarray | None,
 ) -> None:
-    """Draws scores by task and length, and those with an emptied memory in a row of their own.
+    """Draws scores by task and length, and a separate row of scores with an emptied memory.
 
     Args:
-        file: to write.
-        title: of the figure.
-        rows: names of the tasks.
-        lengths: in tokens.
-        kept_RN: from 0 to 1; NaN where a task has no prompt of that length.
-        emptied_N: of all tasks together; None: the model has no memory.
+        file: the file to write.
+        title: the title of the figure.
+        rows: the names of the tasks.
+        lengths: the lengths in tokens.
+        kept_RN: scores from 0 to 1; NaN where a task has no prompt of that length.
+        emptied_N: the scores of all tasks together with an emptied memory; None: no memory.
     """
     height = 1.6 + 0.3 * (len(rows) + 1)
     figure = Figure(figsize=(7, height), dpi=120, layout="constrained")

@@ -1,4 +1,4 @@
-"""RULER's needle tasks: facts hidden in a haystack, one or several of which are asked for."""
+"""RULER's needle tasks, which hide facts in a haystack and ask for one or several of them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ class Needles:
 
     # "noise", "essay" or "needles"
     haystack: str
-    # of `Stock.names`
+    # kinds of `Stock.names`
     key: str = "word"
     value: str = "number"
-    # keys that are told
+    # the number of keys that are told
     keys: int = 1
-    # values of each key
+    # the number of values of each key
     values: int = 1
-    # keys that are asked for
+    # the number of keys that are asked for
     queries: int = 1
 
     def make(self, stock: Stock, name: str, length: int, rng: np.random.Generator) -> Sample | None:
-        """Returns a prompt that fits into `length` tokens with its answer; None: none does."""
+        """Returns a prompt that fits into `length` tokens with its answer; None if none does."""
         keys = stock.names(rng, self.key, self.keys)
         values = stock.names(rng, self.value, self.keys * self.values)
         told = [
@@ -58,14 +58,14 @@ class Needles:
         return f"The hidden {self.value} of {key} is {value}."
 
     def question(self, keys: list[str], plural: str) -> str:
-        """Returns the question, and how its answer begins."""
+        """Returns the question, and the beginning of its answer."""
         of = ", ".join(keys[:-1]) + " and " * (len(keys) > 1) + keys[-1]
         which, verb = ("What are all", "are") if plural else ("What is the", "is")
         noun = f"hidden {self.value}{plural} of {of}"
         return f"Question: {which} {noun}? Answer: The {noun} {verb}"
 
     def pieces(self, stock: Stock, keys: list[str], rng: np.random.Generator) -> Iterator[str]:
-        """Returns the haystack. Its needles have none of the keys."""
+        """Returns the haystack, whose own needles have other keys."""
         if self.haystack == "noise":
             return stock.noise()
         if self.haystack == "essay":

@@ -1,4 +1,4 @@
-"""What came of the samples of `ruler`: RULER's score of each under each condition."""
+"""RULER's score of each sample of `ruler` under each condition."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from rmat_jax.evals.means import Mean, clustered_mean
 from rmat_jax.evals.suites.answers.ask import Answer
 from rmat_jax.evals.suites.ruler.stock import Sample
 
-# what luck scores: text that would be right elsewhere
+# the baseline of luck: a text that would be right elsewhere
 OTHER = "another example's answer"
-# what a reader scores who names things of the context at random
+# the baseline of a reader who names things of the context at random
 GUESS = "guessing among what is told"
 
 
 def score(task: str, written: str, outputs: Sequence[str]) -> float:
-    """Returns the share of the outputs that a text holds; for RULER's questions, whether any.
+    """Returns the share of the outputs that a text holds; for RULER's questions 1 if it holds any.
 
-    Case does not matter. Source: RULER (arXiv 2404.06654), whose scores are these in per cent.
+    Case does not matter. Source: RULER (arXiv 2404.06654), which gives these scores in per cent.
     """
     found = [output.lower() in written.lower() for output in outputs]
     return float(any(found)) if task.startswith("qa") else sum(found) / len(found)
@@ -32,11 +32,11 @@ class Scored:
 
     sample: Sample
     answer: Answer
-    # by condition
+    # scores by condition
     scores: dict[Condition, float]
-    # of the answer to another sample of the task; NaN: there is none
+    # the score of the answer to another sample of the task; NaN: there is none
     other: float
-    # of a guess among what the context tells; NaN: not known
+    # the score of a guess among what the context tells; NaN: not known
     guess: float
 
 
@@ -44,8 +44,8 @@ def scored(samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Scored]
     """Returns the scores, in the order of the samples.
 
     Args:
-        samples: what was asked.
-        answers: of `ask`, with the sample's index as the document.
+        samples: the samples that were asked.
+        answers: the answers from `ask`, with the sample's index as the document.
     """
     of = {answer.document: answer for answer in answers}
     peers: dict[str, list[int]] = {}
@@ -54,7 +54,7 @@ def scored(samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Scored]
     found = []
     for index, sample in enumerate(samples):
         same = peers[sample.task]
-        # the next one, behind the last one the first
+        # the next sample, or the first one after the last
         other = samples[same[(same.index(index) + 1) % len(same)]]
         found.append(
             Scored(
@@ -84,12 +84,12 @@ def lead(of: Sequence[Scored], condition: Condition) -> Mean:
 
 
 def luck(of: Sequence[Scored], name: str) -> float:
-    """Returns the mean of `other` or `guess`; NaN where one of them is not known."""
+    """Returns the mean of `other` or `guess`; NaN if it is unknown for a sample."""
     return float(np.mean([getattr(one, name) for one in of])) if of else np.nan
 
 
 def record(one: Scored) -> dict[str, Any]:
-    """Returns everything on one sample for `report.json`, but for what was read."""
+    """Returns everything on one sample for `report.json` except its context."""
     answer = one.answer
     return {
         "task": one.sample.task,

@@ -1,4 +1,4 @@
-"""What the prompts of `ruler` are made of: sentences, words, numbers, and how long they are."""
+"""The material of the prompts of `ruler`: sentences, words and numbers, and their lengths."""
 
 import dataclasses
 import functools
@@ -14,9 +14,9 @@ from rmat_jax.errors import UserError
 from rmat_jax.evals.passages import sentences
 
 WORD = re.compile(r"(?<![^\W_])[a-z]{4,10}(?![^\W_])")
-# of a text, at least
+# the fewest different words of a text
 FEWEST_WORDS = 16
-# that says nothing, over and over
+# a text without content, which is repeated
 NOISE = "The road is long. The hill is near. The river is wide. We walk on. Then we turn back."
 
 
@@ -25,15 +25,15 @@ class Sample:
     """A prompt and what it asks for."""
 
     task: str
-    # tokens of prompt and answer, at most
+    # the most tokens of prompt and answer
     length: int
-    # what is read and remembered
+    # the text to read and remember
     context: str
     # the last line of the prompt, with the beginning of the answer
     question: str
-    # what the answer should name
+    # the texts that the answer should name
     outputs: tuple[str, ...]
-    # things in the context that could be named in their place; None: not known
+    # the number of things in the context that could be named in their place; None: not known
     candidates: int | None = None
 
     @property
@@ -43,7 +43,7 @@ class Sample:
 
 
 def room(tokenizer: Tokenizer, answer: str) -> int:
-    """Returns the tokens that a written answer may take: twice those of the right one."""
+    """Returns the most tokens of a written answer: twice those of the right one."""
     return 2 * len(tokenizer.encode(f" {answer}".encode()))
 
 
@@ -51,8 +51,8 @@ class Stock:
     """The sentences and words of texts, and random names.
 
     Args:
-        texts: whose sentences are the haystack, and whose words name things.
-        tokenizer: of the model.
+        texts: texts whose sentences are the haystack, and whose words are names.
+        tokenizer: the model's tokenizer.
 
     Raises:
         UserError: there is no text, or it has too few words.
@@ -76,11 +76,11 @@ class Stock:
         return len(self.tokenizer.encode(text.encode()))
 
     def room(self, answer: str) -> int:
-        """Returns the tokens that a written answer may take."""
+        """Returns the most tokens of a written answer."""
         return room(self.tokenizer, answer)
 
     def fill(self, pieces: Iterator[str], budget: int) -> list[str]:
-        """Returns the first pieces, of `budget` tokens at most with a space behind each."""
+        """Returns the first pieces that fit into `budget` tokens with a space after each."""
         found = []
         for piece in pieces:
             budget -= self._count(f"{piece} ")
@@ -95,16 +95,16 @@ class Stock:
             yield NOISE
 
     def essay(self, rng: np.random.Generator) -> Iterator[str]:
-        """Yields sentences that follow each other, from a random one on, without end."""
+        """Yields consecutive sentences, from a random one on, without end."""
         place = int(rng.integers(len(self._sentences)))
         while True:
             yield self._sentences[place % len(self._sentences)]
             place += 1
 
     def words(self, rng: np.random.Generator, count: int) -> list[str]:
-        """Returns words, no two alike: those of the text, then pairs of them.
+        """Returns different words: those of the text, then pairs of them.
 
-        Where both are fewer than `count`, so are the returned.
+        There may be fewer than `count`.
         """
         size = len(self._words)
         single = rng.permutation(self._words)[:count].tolist()
@@ -112,7 +112,7 @@ class Stock:
         return single + self.pairs(rng, min(count - len(single), size * size // 2))
 
     def pairs(self, rng: np.random.Generator, count: int) -> list[str]:
-        """Returns pairs of words, no two alike: "silver-window"."""
+        """Returns different pairs of words, such as "silver-window"."""
         found: dict[str, None] = {}
         while len(found) < count:
             first, second = rng.choice(self._words, 2)
@@ -120,12 +120,12 @@ class Stock:
         return list(found)
 
     def names(self, rng: np.random.Generator, kind: str, count: int) -> list[str]:
-        """Returns names, no two alike.
+        """Returns different names.
 
         Args:
-            rng: draws them.
+            rng: draws the names.
             kind: "word", "number" (seven digits) or "uuid".
-            count: of the names.
+            count: the number of names.
         """
         if kind == "word":
             return self.pairs(rng, count)
@@ -141,7 +141,7 @@ class Stock:
 
 
 def letters(rng: np.random.Generator, count: int, size: int, alphabet: str) -> list[str]:
-    """Returns `count` random words of `size` letters, no two alike."""
+    """Returns `count` different random words of `size` letters."""
     found: dict[str, None] = {}
     while len(found) < count:
         found["".join(rng.choice(list(alphabet), size))] = None

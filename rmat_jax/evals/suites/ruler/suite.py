@@ -26,13 +26,13 @@ from rmat_jax.evals.suites.ruler.score import (
 from rmat_jax.evals.suites.ruler.stock import Stock, room
 from rmat_jax.evals.suites.ruler.tasks import FEWEST, SHORTEST, lengths, made, read
 
-# tokens of a document of the haystack, at most
+# the most tokens of a document of the haystack
 TEXT_TOKENS = 1 << 16
 FILE = "ruler.png"
 
 
 def check(subject: Subject, options: Options) -> None:
-    """Raises UserError for anything wrong with RULER's files, the lengths or the haystack."""
+    """Raises UserError if something is wrong with RULER's files, the lengths or the haystack."""
     if options.ruler is None:
         stock(subject, options)
     else:
@@ -40,10 +40,10 @@ def check(subject: Subject, options: Options) -> None:
 
 
 def stock(subject: Subject, options: Options) -> Stock:
-    """Returns what prompts are made of.
+    """Returns the material of the prompts.
 
     Raises:
-        UserError: lengths below SHORTEST, no text, or too few words in it.
+        UserError: lengths are below SHORTEST, there is no text, or it has too few words.
     """
     lengths(options)
     texts = read_texts(subject, options, TEXT_TOKENS)
@@ -54,7 +54,7 @@ def ruler(subject: Subject, options: Options, out: Path) -> Section:
     """Asks every sample under all conditions. Returns the section; its figure is in `out`.
 
     Raises:
-        UserError: as `check` does, or a model whose probabilities are no numbers.
+        UserError: as `check` does, or the model's probabilities are not finite.
     """
     if options.ruler is None:
         samples, how = list(made(stock(subject, options), options)), made_of(options)
@@ -73,16 +73,16 @@ def ruler(subject: Subject, options: Options, out: Path) -> Section:
 
 READ = (
     "The prompts are those of `{}`, as published; the last line of each is its question. Lengths "
-    "are those of the files; this model's tokenizer may count others."
+    "are those of the files; this model's tokenizer may count differently."
 )
 METHOD = (
     "A score is the share of the wanted texts that stand somewhere in the answer, in upper or "
     "lower case (for RULER's questions on documents: whether one of them does). The answer is "
-    "greedy and takes at most twice the tokens of the right one. *{other}*: what would be right "
-    "for the next example of the task. *{guess}*: as many things of the context as are wanted, "
-    "drawn blindly among all of their kind; a dash says that it is not known. Errors are taken "
-    "over examples. Emptying the memory leaves the open chunk, and a sliding window, as they are; "
-    "the question is read after it."
+    "greedy and takes at most twice the tokens of the right one. *{other}*: the right answer to "
+    "the next example of the task. *{guess}*: as many things of the context as are wanted, drawn "
+    "at random among all of their kind; a dash says that it is not known. Errors are taken over "
+    "examples. Emptying the memory leaves the open chunk, and a sliding window, as they are; the "
+    "question is read after it."
 )
 
 
@@ -97,13 +97,13 @@ def made_of(options: Options) -> str:
 
 
 def describe(found: Sequence[Scored], has_memory: bool, how: str, out: Path) -> Section:
-    """Returns the section of what was measured, and writes its figure to `out`.
+    """Makes the section of the measurements, and writes its figure to `out`.
 
     Args:
-        found: one or more.
-        has_memory: whether the model has one.
+        found: one scored sample or more.
+        has_memory: whether the model has a memory.
         how: says where the prompts come from.
-        out: folder of the figure.
+        out: the folder of the figure.
     """
     tasks = list(dict.fromkeys(one.sample.task for one in found))
     sizes = sorted({one.sample.length for one in found})
@@ -164,7 +164,7 @@ def verdicts(by_length: dict[int, list[Scored]], has_memory: bool) -> str:
     ahead = lead(found, KEPT)
     lines = []
     if ahead.units:
-        lines.append(contest(ahead, "What it writes", OTHER, "of score", "examples"))
+        lines.append(contest(ahead, "Its text", OTHER, "of score", "examples"))
     if has_memory:
         answers = [one.answer for one in found]
         lines = [
@@ -181,7 +181,7 @@ def verdicts(by_length: dict[int, list[Scored]], has_memory: bool) -> str:
 
 
 def reach(by_length: dict[int, list[Scored]]) -> str:
-    """Says up to which length the memory helps at every length. Two standard errors count."""
+    """Says up to which length the memory helps at every length, by two standard errors."""
     helped = None
     for size, of in by_length.items():
         if not mean(of, KEPT, EMPTIED).positive:

@@ -1,4 +1,4 @@
-"""The samples of `ruler`: made at each length, or read from RULER's files."""
+"""Makes the samples of `ruler` at each length, or reads them from RULER's files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,20 +19,20 @@ TASKS = {
     "cwe": common_words,
     "fwe": frequent_words,
 }
-# tokens of the shortest prompts, and how many times as long the next ones are
+# the tokens of the shortest prompts, and how many times as long the next ones are
 SHORTEST, FACTOR = 1024, 4
-# samples of a task at a length, at least
+# the fewest samples of a task at a length
 FEWEST = 8
-# subsets of a published task, which name its file
+# the subsets of a published task, which are names of its files
 SUBSETS = ("validation", "test")
 EXAMPLE = '{"input": "...", "outputs": ["..."], "length": 4096}'
 
 
 def lengths(options: Options) -> list[int]:
-    """Returns the lengths of prompts: SHORTEST, FACTOR times as many again and again, the most.
+    """Returns the lengths of prompts: SHORTEST, each next one FACTOR times as long, the most.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such length.
     """
     if options.max_tokens < SHORTEST:
         raise UserError(
@@ -46,9 +46,9 @@ def lengths(options: Options) -> list[int]:
 
 
 def made(stock: Stock, options: Options) -> Iterator[Sample]:
-    """Yields the samples of every task at every length, without those that fit into none.
+    """Yields the samples of every task at every length, if one fits.
 
-    Lengths cost alike: longer ones have fewer samples.
+    Longer lengths have fewer samples, so that all lengths cost the same.
     """
     for number, (name, make) in enumerate(TASKS.items()):
         for length in lengths(options):
@@ -56,7 +56,7 @@ def made(stock: Stock, options: Options) -> Iterator[Sample]:
             for index in range(
                 int(np.clip(count, min(FEWEST, options.examples), options.examples))
             ):
-                # Whatever else is asked, this prompt is the same.
+                # A prompt does not depend on the other prompts.
                 rng = np.random.default_rng([options.seed, number, length, index])
                 sample = make(stock, name, length, rng)
                 if sample:
@@ -64,13 +64,14 @@ def made(stock: Stock, options: Options) -> Iterator[Sample]:
 
 
 def read(path: str, options: Options) -> list[Sample]:
-    """Returns the samples of RULER's files, `options.examples` of a task at a length at most.
+    """Returns the samples of RULER's files, at most `options.examples` of a task at a length.
 
-    A folder is as RULER writes it, `4096/data/niah_single_1/validation.jsonl`: the task is the name
-    of the file or of its folder, the length that of a folder, or the largest `length` of a record.
+    A folder is as RULER writes it, such as `4096/data/niah_single_1/validation.jsonl`. The task is
+    the name of the file or of its folder. The length is the name of a folder, or the largest
+    `length` of a record.
 
     Raises:
-        UserError: no such file, a record that is not RULER's, or all prompts are too long.
+        UserError: there is no such file, a record is not RULER's, or all prompts are too long.
     """
     root, found, shortest = Path(path).expanduser(), {}, []
     for file in record_files(root) if root.is_dir() else [root]:
@@ -118,9 +119,9 @@ def _sample(where: str, record: Any, task: str, length: int) -> Sample:
     texts = [prompt, prefix, *outputs] if isinstance(outputs, list) and outputs else [None]
     if not all(isinstance(text, str) for text in texts) or not all(map(str.strip, outputs)):
         raise UserError(f"{where}: a record must have the texts input and outputs: {EXAMPLE}")
-    # half a surrogate pair, which JSON can spell, is no text
+    # JSON can hold half a surrogate pair, which is no text
     prompt, prefix, *outputs = (text.encode(errors="replace").decode() for text in texts)
-    # a space follows it, as it follows every question
+    # trailing white space is dropped, since a space follows every question
     context, line, question = (prompt.rstrip() + prefix).rstrip().rpartition("\n")
     if not line or not context.strip() or not question.strip():
         raise UserError(

@@ -106,12 +106,12 @@ def test_comparison_has_the_numbers_in_their_places():
     assert values["gains"]["luck"]["token F1"].value == pytest.approx(5 / 12)
     assert "| document in memory | 1.250 | 0.917 | 0.917 |" in text
     assert "**Its memory helps:** +1.7500 ±" in text and "over 12 documents" in text
-    assert "**What it writes is better than luck:** +0.4167 ±" in text
+    assert "**Its text is better than luck:** +0.4167 ±" in text
     worse, _ = compare(
         [answer(i, 2, 6.0, 2.0 + i % 2) for i in range(12)], qa.TASK.scores, {"luck": ["x"] * 12}
     )
     assert "**Its memory does not help:** -1.7500 ±" in worse
-    assert "**What it writes is not measurably better than luck:** +0.0000" in worse
+    assert "**Its text is not measurably better than luck:** +0.0000" in worse
     single, _ = compare([answer(0, 2, 1.0, 2.0)], qa.TASK.scores, {})
     assert "cannot be told from one of the documents whether its memory helps" in single
 
@@ -168,7 +168,7 @@ def test_summary_beside_the_beginning_of_the_document(tmp_path):
     )
     assert means[summary.LEAD]["ROUGE-L"] == pytest.approx(expected) and expected < 0.5
     assert means[summary.OTHER]["ROUGE-1"] == pytest.approx(2 / 3)
-    assert "**What it writes is better than the document's beginning:**" in section.text
+    assert "**Its text is better than the document's beginning:**" in section.text
     assert (tmp_path / "summary_length.png").stat().st_size > 1000
 
 
