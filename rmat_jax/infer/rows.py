@@ -99,7 +99,7 @@ class Rows:
         self._params_of_all = on_all(self._mesh, self.params)
         self.params = of_first(self._mesh, self._params_of_all)
         # tokens that these devices read in one call
-        self._whole = PREFILL_CHUNKS * model.config.chunk_len * devices
+        self.whole = PREFILL_CHUNKS * model.config.chunk_len * devices
         self.prompts = min(prompts, rows)
         # one row that has read nothing; arrays never change, so all new streams share it
         self.beginning = begin(model, 1)
@@ -367,12 +367,12 @@ class Rows:
         """
         length, chunk_len = len(ticket.unread[0]), self.model.config.chunk_len
         to_border = -ticket.tokens % chunk_len
-        if length < to_border + self._whole:
+        if length < to_border + self.whole:
             width = call_width(length, chunk_len)
             return width, width, False
         if to_border:
             return to_border, call_width(to_border, chunk_len), False
-        return self._whole, self._whole, True
+        return self.whole, self.whole, True
 
     def _read_chunks(
         self, index_P: np.ndarray, tokens_PT: np.ndarray, begins_PT: np.ndarray

@@ -132,6 +132,8 @@ def warm_up(engine: Engine) -> None:
     while width < most:
         width = call_width(width + 1, engine.model.config.chunk_len)
         session.read([engine.tokenizer.end] * width)
+    # a long prompt is read in whole chunks from the next border on
+    session.read([engine.tokenizer.end] * (engine.model.config.chunk_len + engine.whole))
     "".join(session.write(max_new_tokens=1, top_p=0.5))
     session.fork()
     for _ in engine.score([engine.tokenizer.end]):

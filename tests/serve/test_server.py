@@ -212,7 +212,10 @@ def test_after_warming_up_nothing_is_compiled(engine):
 
     fresh = make_engine(rows=ROWS, params=sharp_params())
     server.warm_up(fresh)
-    functions = (streams.read, streams.decode, streams.take, streams.put, scoring._score)
+    functions = [
+        *(streams.read, streams.read_chunks, streams.decode, streams.take, streams.put),
+        scoring._score,
+    ]
     programs = [function._cache_size() for function in functions]
     assert alone(fresh, "a", "b" * 17, "c" * 200, stop="ab", temperature=2.0, top_k=3)
     assert list(fresh.score("a" * 200))
