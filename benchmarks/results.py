@@ -213,7 +213,10 @@ def of_bench(row: Row, contents: Mapping[None, Any]) -> dict[str, dict]:
     found = {}
     for line in contents[None]["rows"]:
         of = line.get("ms") or line["tokens_per_second"]
-        name = f"{line['peer']}, {line['context']:,} tokens" if "peer" in line else line["model"]
+        model, tokens = (
+            line.get(x) or line[y] for x, y in (("peer", "model"), ("context", "tokens"))
+        )
+        name = f"{model}, {tokens:,} tokens"
         found[name] = {"median": of["median"], "quartiles": [of["q1"], of["q3"]]}
         if "state_bytes" in line:
             found[f"{name}: MB of state"] = {"median": line["state_bytes"] / 1e6}

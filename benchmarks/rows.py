@@ -101,13 +101,17 @@ QUESTIONS = {
     "training": Question(
         "Does it train fast?",
         {
-            "ours": "RMAT",
-            "Transformer-XL": "the same code, Transformer-XL",
-            "full attention": "the same code, full attention",
-            "Block-Recurrent Transformer": "Block-Recurrent Transformer",
-            "Recurrent Memory Transformer": "Recurrent Memory Transformer",
-            "Memorizing Transformer": "Memorizing Transformer",
-            "GPT-2": "GPT-2",
+            f"{model}, {tokens:,} tokens": f"{words}, steps of {tokens:,} tokens"
+            for model, words in {
+                "ours": "RMAT",
+                "full attention": "the same code, full attention",
+                "Transformer-XL": "the same code, Transformer-XL",
+                "Recurrent Memory Transformer": "Recurrent Memory Transformer",
+                "Block-Recurrent Transformer": "Block-Recurrent Transformer",
+                "Memorizing Transformer": "Memorizing Transformer",
+                "GPT-2": "GPT-2",
+            }.items()
+            for tokens in (2048, 16384)
         },
         "tokens a second",
         0,
@@ -450,8 +454,8 @@ ROWS = {
         "training",
         "",
         (
-            "python -m rmat_jax bench train --json={out}/training.json --lengths=16384 --lanes=1 "
-            "--rounds=3",
+            "python -m rmat_jax bench train --json={out}/training.json --lengths=2048,16384 "
+            "--lanes=1 --rounds=3",
         ),
         "{out}/training.json",
         "bench",
