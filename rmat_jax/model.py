@@ -248,7 +248,7 @@ class RMAT(nn.Module):
         return nn.scan(
             nn.remat(body, prevent_cse=False) if again else body,
             variable_broadcast="params",
-            variable_axes={"intermediates": 0} if shown else {},
+            variable_axes={"intermediates": 0, "gates": 0} if shown else {},
             # dropout has a number of its own for each chunk
             split_rngs={"params": False, "dropout": False},
             check_constancy_invariants=False,
@@ -284,7 +284,7 @@ class RMAT(nn.Module):
         read = functools.partial(_read_layer, documents_BT, owners_BW, at, first)
         x_BTD, (slots_LBMD, keys_LBHEW, values_LBHEW) = nn.scan(
             nn.remat(read, prevent_cse=False, policy=_kept) if "block" in c.remat else read,
-            variable_axes={"params": 0, "intermediates": 0},
+            variable_axes={"params": 0, "intermediates": 0, "gates": 0},
             split_rngs={"params": True, "dropout": True},
             length=c.num_layers,
             # with it every call is traced five times as long

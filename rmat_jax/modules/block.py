@@ -25,6 +25,7 @@ from rmat_jax.ops.attention import Keys, mix_branches, pieces, read_values, row_
 from rmat_jax.ops.fused import UNITS, Band, attend, fastest, refusal
 from rmat_jax.ops.rope import rotate
 from rmat_jax.types import Array
+from rmat_jax import x as X
 
 
 class Heads(NamedTuple):
@@ -165,7 +166,27 @@ class Block(nn.Module):
             [visible(c, branch, own.positions_BJ, own.documents_BJ, part) for part in parts]
             for branch in c.fused
         ]
-        return mix_branches(row_of_scores(asked, parts, biases), masks, self.shares())
+        shares = self.shares()
+        if X.now:
+            rows = own.documents_BJ.shape[0]
+            many = rows // X.now["reach"].shape[0]
+            rep = lambda a: jnp.repeat(a, many)[:, None, None]
+            reach, full, local = (rep(X.now[n]) for n in ("reach", "full", "local"))
+            for b, name in enumerate(c.fused):
+                for i, part in enumerate(parts):
+                    if part.positions_BJ is None or masks[b][i] is None:
+                        continue
+                    gap = own.positions_BJ[:, :, None] - part.positions_BJ[:, None, :]
+                    near = gap < reach
+                    if name == "full":
+                        near &= (gap < 1) | ~full
+                    masks[b][i] = masks[b][i] & near
+            if "local" in c.fused and len(c.fused) > 1:
+                at = c.fused.index("local")
+                keep = jnp.stack([jnp.where(local[:, 0, 0], float(b != at), 1.0) for b in range(len(c.fused))])
+                shares = shares[:, None] * keep
+                shares = (shares / shares.sum(0))[..., None, None, None]
+        return mix_branches(row_of_scores(asked, parts, biases), masks, shares)
 
     def slots(self, line_BJD: Array, owners_GBM: Array, heads: Heads | None = None) -> Keys:
         """The slots that each chunk of a group sees, in a row of its own for each chunk.

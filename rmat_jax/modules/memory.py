@@ -17,6 +17,7 @@ from rmat_jax.modules.mlp import projection, split_heads
 from rmat_jax.modules.norms import layer_norm
 from rmat_jax.ops import context
 from rmat_jax.types import Array
+from rmat_jax import x as X
 
 Project = Callable[[Array], Array]
 # J entries, from a first one on, as a function of the queue before: [B, J, D] of [B, M, D]
@@ -163,6 +164,8 @@ class SlotGate(nn.Module):
     def __call__(self, s_BKD: Array, e_BKD: Array) -> Array:
         """The new entries [B, K, D] of what was made of the chunk and the slots about to leave."""
         z_BK1 = self.openness(s_BKD, e_BKD)
+        if X.OPEN and not self.is_initializing():
+            self.sow("gates", "z", z_BK1.mean())
         return (1 - z_BK1) * e_BKD + z_BK1 * s_BKD
 
     def over(self, turns: tuple[Array, Array, Array], slots_BMD: Array, length: int) -> Entries:
@@ -182,7 +185,7 @@ class SlotGate(nn.Module):
             length: [J] of the entries.
         """
         s_NBRD, held_NBR, written_NBR = turns
-        own_NBR = _times(s_NBRD, self.uz)[..., 0]
+        own_NBR = _times(s_NBRD, self.uz)[..., 0] * (not X.ENTRY)
         logit_NBR = _times(s_NBRD, self.wz)[..., 0] + self.bz
 
         def open_turn(a_BR, turn):
@@ -206,8 +209,10 @@ class SlotGate(nn.Module):
             after = keep_BR1 * share_BR1, keep_BR1 * sum_BRD + new_BRD
             return after, after
 
-        a_BM = context.in_turn(next_numbers, _times(slots_BMD, self.uz)[..., 0])
+        a_BM = context.in_turn(next_numbers, _times(slots_BMD, self.uz)[..., 0] * (not X.ENTRY))
         z_NBR1 = numbers(a_BM)[1][..., None]
+        if X.OPEN and not self.is_initializing():
+            self.sow("gates", "z", z_NBR1.mean())
         keep_NBR1 = jnp.where((held_NBR & written_NBR)[..., None], 1 - z_NBR1, 0)
         new_NBRD = jnp.where(written_NBR[..., None], z_NBR1 * s_NBRD, 0)
         start = jnp.ones_like(keep_NBR1[0]), jnp.zeros_like(new_NBRD[0])
@@ -224,7 +229,7 @@ class SlotGate(nn.Module):
 
     def openness(self, s_BKD: Array, e_BKD: Array) -> Array:
         """z, [B, K, 1]."""
-        return self.curve(_times(s_BKD, self.wz) + _times(e_BKD, self.uz) + self.bz)
+        return self.curve(_times(s_BKD, self.wz) + _times(e_BKD, self.uz) * (not X.ENTRY) + self.bz)
 
     @staticmethod
     def curve(logits: Array | float) -> Array:

@@ -16,6 +16,7 @@ from rmat_jax.train import averages
 from rmat_jax.train.bad_steps import Health, keep_good
 from rmat_jax.train.state import TrainState
 from rmat_jax.types import Array, PyTree
+from rmat_jax import x as X
 
 Batch = dict[str, Array]
 # what becomes of a row's memory at a chunk: see `eval_step`
@@ -61,7 +62,9 @@ def totals(
     """
 
     def loss(params, carried, part, key):
-        scores, carried = RMAT(config.model).apply(
+        if X.ACTIVE:
+            X.draw(key, len(part["tokens"]), config.model.chunk_len)
+        out = RMAT(config.model).apply(
             {"params": params},
             part["tokens"],
             part["targets"],
@@ -69,9 +72,17 @@ def totals(
             part["documents"],
             rngs={"dropout": key} if config.model.dropout else None,
             method=RMAT.score,
+            mutable=["gates"] if X.OPEN else False,
         )
+        X.now.clear()
+        (scores, carried), gates = out if X.OPEN else (out, None)
         loss = scores.loss_BT.sum()
         scored = (part["targets"] != IGNORE).sum()
+        if X.OPEN:
+            opens = [z.mean() for z in jax.tree.leaves(gates)]
+            assert opens
+            cost = X.OPEN * jax.lax.stop_gradient(scored) * sum(opens) / len(opens)
+            return loss + cost, (carried, loss, scores.correct_BT.sum(), scored)
         return loss, (carried, loss, scores.correct_BT.sum(), scored)
 
     def add(grads, inputs):
