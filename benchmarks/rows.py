@@ -69,6 +69,12 @@ QUESTIONS = {
         4,
         ("parameters", "tokens a second"),
     ),
+    "options": Question(
+        "Which ways to train for the memory earn their place?", SCORE, "bits per byte"
+    ),
+    "sooner": Question(
+        "Which of them teach recall sooner?", {"steps": ""}, "steps to a loss below 1 nat", 0
+    ),
     "facts": Question(
         "Is a fact found a million tokens later?",
         {name: f"{name} later" for name in ("1,024 tokens", MILLION, LONGEST)},
@@ -228,6 +234,13 @@ OLD_150 = {
     "flags": "--config.model.chunk_len=150 --config.model.memory_slots=300 "
     "--config.chunks_per_step=2",
 }
+# switches of an experiment, which today's code does not have: benchmarks/README.md has the commands
+TRIED = {"commands": (), "file": "", "reader": "", "commit": "f0b9312", "seeds": (0, 1, 2, 3, 4)}
+ENTRY, DROP, REACH = (
+    "the gate sees the new entry alone",
+    "a quarter of the lanes without the full branch, a quarter without the local one",
+    "half of the lanes see fewer tokens, a random number",
+)
 OLD_PAPER = OLD | {
     "folder": "v1-paper",
     "config": "paper",
@@ -256,7 +269,7 @@ ALONE = (
 
 ROWS = {
     # source code as bytes
-    "quickstart": ablated("memory parts others paper", "source code: the hybrid", **QUICK),
+    "quickstart": ablated("memory parts others paper options", "source code: the hybrid", **QUICK),
     "quickstart-memory-off": ablated(
         "memory", "source code: no memory", variant="memory off", **CODE
     ),
@@ -288,6 +301,20 @@ ROWS = {
     "v1-quickstart-transformer-xl": ablated(
         "others", "source code, version 1: Transformer-XL", variant="transformer-xl", **OLD_CODE
     ),
+    # ways to train
+    **{
+        f"options-{name}": Row(
+            "options", label, takes="2 minutes a run on one core", base="quickstart", **TRIED
+        )
+        for name, label in {"entry-gate": ENTRY, "branch-drop": DROP, "random-reach": REACH}.items()
+    },
+    "recall-base": Row("sooner", "the hybrid", takes="2 minutes a run on one core", **TRIED),
+    **{
+        f"recall-{name}": Row(
+            "sooner", label, takes="2 minutes a run on one core", base="recall-base", **TRIED
+        )
+        for name, label in {"entry-gate": ENTRY, "branch-drop": DROP, "random-reach": REACH}.items()
+    },
     # whole novels
     "novels": ablated("parts", "novels: the hybrid", **BOOKS),
     "novels-queue": ablated(

@@ -27,6 +27,8 @@ def get_config():
     config.model.memory.slots = 32
     config.model.memory.writes = 16
     config.model.memory.gate_bias = 0.0
+    # slots are seen from the start
+    config.model.memory.key_bias = 0.0
     config.optim.warmup_steps = 20
     config.optim.beta2 = 0.98
     config.optim.weight_decay = 0.01
