@@ -47,7 +47,7 @@ from rmat_jax.progress import say  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES, RECORDS = ROOT / "docs", ROOT / "docs/results"
-NOVELS = "100_english_novels/corpus"
+NOVELS, BABI = "100_english_novels/corpus", "tasks_1-20_v1-2/en-10k"
 # a process of its own says it, since this one would keep the device from those that compute
 MACHINE = """
 import json, platform, jax
@@ -58,18 +58,20 @@ print(json.dumps({"hardware": {"device": facts()["device"], "cores": facts()["th
 MARK = re.compile(r"(<!-- (table|seeds|distances): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def commands(row: Row, seeds: Sequence[int], out: str = "runs", novels: str = NOVELS) -> list[str]:
+def commands(
+    row: Row, seeds: Sequence[int], out: str = "runs", novels: str = NOVELS, babi: str = BABI
+) -> list[str]:
     """The commands of a row, as they are typed in the project's folder."""
     every = ",".join(map(str, seeds))
     return [
-        command.format(out=out, novels=novels, seeds=every, seed=seed)
+        command.format(out=out, novels=novels, babi=babi, seeds=every, seed=seed)
         for command in row.commands
         for seed in (seeds if "{seed}" in command else [None])
     ]
 
 
 def measure(
-    name: str, out: Path, seeds: Sequence[int], novels: Path, overrides: Sequence[str]
+    name: str, out: Path, seeds: Sequence[int], texts: Sequence[Path], overrides: Sequence[str]
 ) -> dict[str, Any]:
     """Runs the commands of a row that have not ended before, and returns its record.
 
@@ -89,7 +91,7 @@ def measure(
     if kept.exists() and _read(kept)["commands"] == typed:
         say(f"{name} has ended before; {kept} has it")
         return _read(kept)
-    real = commands(row, seeds, str(out), str(novels.resolve()))
+    real = commands(row, seeds, str(out), *(str(text.resolve()) for text in texts))
     for number, (shown, command) in enumerate(zip(typed, real, strict=True), 1):
         if any(entry["command"] == shown and not entry["code"] for entry in _lines(log)):
             say(f"{name}: command {number} of {len(typed)} has ended before")
@@ -208,6 +210,18 @@ def of_recall(row: Row, contents: Mapping[int, Any]) -> dict[str, dict]:
     return found
 
 
+def of_babi(row: Row, contents: Mapping[int, Any]) -> dict[str, dict]:
+    """The figures of the suite `babi` with one task, a report for each seed."""
+    found: dict[str, dict] = {}
+    for seed, report in contents.items():
+        (task,) = report["suites"]["babi"]["tasks"].values()
+        for chunks, means in task["stretches"].items():
+            for words, key in (("", "kept"), (", memory emptied", "emptied")):
+                figure = found.setdefault(f"{chunks} chunks{words}", {})
+                figure[str(seed)] = means[key]["value"]
+    return found
+
+
 def of_bench(row: Row, contents: Mapping[None, Any]) -> dict[str, dict]:
     """The figures of `bench stream` or `bench train`."""
     found = {}
@@ -223,7 +237,7 @@ def of_bench(row: Row, contents: Mapping[None, Any]) -> dict[str, dict]:
     return found
 
 
-READERS = {"ablation": of_ablation, "recall": of_recall, "bench": of_bench}
+READERS = {"ablation": of_ablation, "recall": of_recall, "babi": of_babi, "bench": of_bench}
 
 
 def mean(figure: Mapping[str, Any]) -> Mean:
@@ -374,6 +388,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=flags.whole_numbers, metavar="N[,N]", help=text)
     text = "the folder of novels that some rows read (default %(default)s)"
     flags.add_path(parser, "--novels", "FOLDER", text, required=False, default=Path(NOVELS))
+    text = "the folder of bAbI's files that some rows read (default %(default)s)"
+    flags.add_path(parser, "--babi", "FOLDER", text, required=False, default=Path(BABI))
     parser.add_argument("--list", action="store_true", help="show the rows and their commands")
     parser.add_argument("--page", action="store_true", help="write the tables of the pages")
     args, overrides = parser.parse_known_args()
@@ -389,7 +405,8 @@ def main() -> int:
     if args.list:
         print(listed())
     for name in names:
-        kept = measure(name, args.out, args.seeds or ROWS[name].seeds, args.novels, overrides)
+        seeds, texts = args.seeds or ROWS[name].seeds, (args.novels, args.babi)
+        kept = measure(name, args.out, seeds, texts, overrides)
         if not overrides:
             file = RECORDS / f"{name}.json"
             write_whole(file, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")

@@ -3,8 +3,9 @@
     python benchmarks/results.py --list
 
 A row names its question, its label, its commands and the figures that these leave. In a command
-{out} stands for --out, {novels} for --novels, {seeds} for all seeds; a command with {seed} runs
-once for each. `benchmarks/results.py` runs the commands, keeps the record and writes the tables.
+{out} stands for --out, {novels} for --novels, {babi} for --babi, {seeds} for all seeds; a command
+with {seed} runs once for each. `benchmarks/results.py` runs the commands, keeps the record and
+writes the tables.
 """
 
 from typing import NamedTuple
@@ -85,6 +86,16 @@ QUESTIONS = {
         "Is a pass key found in a novel, a million tokens later?",
         {name: f"{name} later" for name in ("128 tokens", MILLION)},
         "share of digits right",
+        3,
+    ),
+    "babi": Question(
+        "Are bAbI's questions answered after long text?",
+        {
+            f"{chunks} chunks{words}": f"{chunks} chunks of novels between the facts{words}"
+            for chunks in (0, 8, 64)
+            for words in ("", ", memory emptied")
+        },
+        "share of answers right",
         3,
     ),
     "keys": Question(
@@ -427,6 +438,17 @@ ROWS = {
         4,
         NOVELS,
         seeds=(3, 4, 5, 6),
+    ),
+    "babi-qa1": Row(
+        "babi",
+        "QA1",
+        (
+            "python benchmarks/babi.py --babi={babi} --text={novels} --out={out}/babi-{seed} "
+            "--tasks=1 --config.seed={seed}",
+        ),
+        "{out}/babi-{seed}/report/report.json",
+        "babi",
+        "40 minutes of training and 20 of questions a seed on one core",
     ),
     "v1-passkey": asked_then(
         "passkey",
