@@ -49,8 +49,9 @@ def check_context(config: RMATConfig, chunks: int, devices: int, named: str) -> 
         return
     if config.memory and config.memory.keeps_outputs:
         raise UserError(
-            f"{named} divides no model with model.memory.keeps=outputs: a chunk waits for all "
-            "layers of the one before it; use model.memory.keeps=inputs, or one device along time"
+            f"{named} cannot divide a model with model.memory.keeps=outputs, where a chunk waits "
+            "for all layers of the chunk before it; use model.memory.keeps=inputs, or one device "
+            "along time"
         )
     if config.carries_window and config.local.window > chunks * config.chunk_len:
         raise UserError(
@@ -212,8 +213,8 @@ class RMAT(nn.Module):
         rest = -length % self.config.chunk_len
         if isinstance(state, InsideChunk):
             raise UserError(
-                "this state stands inside a chunk and cannot be gone on from; read a multiple of "
-                f"chunk_len={self.config.chunk_len} tokens a call, or use rmat_jax.infer"
+                "the state of a call that ends inside a chunk cannot be continued; read a multiple "
+                f"of chunk_len={self.config.chunk_len} tokens a call, or use rmat_jax.infer"
             )
         state = states.initial_state(self.config, batch) if state is None else state
         if documents is None:
