@@ -1,10 +1,10 @@
-"""bAbI's questions in long text: facts that must outlive the text between them.
+"""bAbI's questions in long text. Facts must outlive the text between them.
 
     python benchmarks/babi.py --babi=tasks_1-20_v1-2/en-10k --text=100_english_novels/corpus \\
         --out=runs/babi
 
-The benchmark writes the stories that this config reads, stage after stage with more text between
-the facts. Only the answers are scored. Hardware: one CPU core, half an hour.
+The benchmark writes the stories that this config reads. Each stage has more text between the facts.
+Only the answers are scored. Hardware: one CPU core, half an hour.
 """
 
 from rmat_jax import flags
@@ -43,7 +43,7 @@ def get_stages():
 
 
 def stage(number, chunks, lanes, steps, rate):
-    """The stories of benchmarks/babi.py that have this number."""
+    """Returns the settings of a stage, which reads the stories NUMBER.jsonl of the benchmark."""
     return {
         "data.pattern": f"{number}.jsonl",
         "chunks_per_step": chunks,

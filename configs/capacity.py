@@ -1,11 +1,11 @@
-"""How many keys a memory holds, and how long: as many pairs as slots, over any distance.
+"""The capacity of a memory: as many key-value pairs as slots, over any distance.
 
     python train.py --config=configs/capacity.py --workdir=runs/capacity
     python -m rmat_jax evaluate --workdir=runs/capacity/stage-5 --suite=recall \\
         --max_tokens=1048576 --out=runs/capacity/report
 
-32 pairs stand in one chunk of 64 tokens, the queue has 32 slots a layer. The last chunk asks for
-all values. Chance is 1/32. Hardware: one CPU core, ten minutes. docs/results.md has the map.
+32 pairs stand in one chunk of 64 tokens, and the queue has 32 slots a layer. The last chunk asks
+for all values. Chance is 1/32. Hardware: one CPU core, ten minutes. docs/results.md has the map.
 """
 
 from rmat_jax import flags
@@ -49,7 +49,7 @@ def get_stages():
 
 
 def stage(chunks, lanes, steps, rate):
-    """A document is a step, so that every step asks."""
+    """Returns the settings of a stage. A document is as long as a step, so every step asks."""
     return {
         "data.recall_gap": chunks - 2,
         "chunks_per_step": chunks,

@@ -2,9 +2,9 @@
 
     python train.py --config=configs/enwik8.py --workdir=runs/enwik8 --config.data.path=enwik8
 
-Hardware: one accelerator with 40 GB. The last 10 % are held out: the usual validation and test
-sets, 5 million bytes each, as one. Expect: bits per byte on `eval_tokens` of that. It has not been
-trained yet, so no score is claimed.
+The last 10 % are held out, which joins the usual validation and test sets of 5 million bytes each.
+Hardware: one accelerator with 40 GB. Expect: bits per byte on `eval_tokens` of the held-out text.
+It has not been trained yet, so no score is claimed.
 """
 
 from rmat_jax import flags

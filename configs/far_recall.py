@@ -1,15 +1,15 @@
-"""Key-value recall at any distance, with the hybrid block: what the slot gate is for.
+"""Key-value recall at any distance with the hybrid block, a test of the slot gate.
 
     python train.py --config=configs/far_recall.py --workdir=runs/far
     python -m rmat_jax evaluate --workdir=runs/far/stage-3 --suite=recall --max_tokens=1048576 \\
         --out=runs/far/report
 
-Four pairs stand anywhere in a document of noise, the last chunk asks for the values. The queue
-holds two chunks' worth of entries. Training has three stages, documents of 8, 64 and 256 chunks:
-long ones alone ask too rarely to learn from. The gate starts half open: where slots are full of
-noise when the fact comes, an almost shut gate hardly writes it. Chance is 1/8. Hardware: one CPU
-core, five to ten minutes. Expect: accuracy 1.0 a million tokens later: docs/recall.md has the
-table.
+Four pairs stand anywhere in a document of noise, and the last chunk asks for the values. The queue
+holds the entries of two chunks. Training has three stages, with documents of 8, 64 and 256 chunks,
+since long documents alone ask too rarely to learn from. The gate starts half open, since slots are
+full of noise when a fact comes, and an almost shut gate would hardly write it. Chance is 1/8.
+Hardware: one CPU core, five to ten minutes. Expect: accuracy 1.0 a million tokens later.
+docs/recall.md has the table.
 """
 
 from rmat_jax import flags
@@ -48,7 +48,7 @@ def get_stages():
 
 
 def stage(chunks, lanes, steps, rate):
-    """A document is a step, so that every step asks."""
+    """Returns the settings of a stage. A document is as long as a step, so every step asks."""
     return {
         "data.recall_gap": chunks - 2,
         "chunks_per_step": chunks,

@@ -5,18 +5,18 @@
     # what it takes, without a TPU
     python -m rmat_jax plan --config=configs/million.py --topology=v5e:4x4
 
-The model and the data of pg19_150m.py. Each chip has 65,536 tokens of the lane, and hands its
-memory and its window to the next one. Expect: it has not been run, only compiled. The plan gives,
-of each chip and in each step, a peak of 14.4 of 16 GiB, 1.2e14 FLOPs (0.63 s at the chip's peak),
-1.7 GB sent (0.008 s over all its links), and the compiler's estimate of 3.9 s without the kernels
-of attention.
+The model and the data are those of pg19_150m.py. Each chip has 65,536 tokens of the lane, and hands
+its memory and its window to the next one. Expect: it has not been run, only compiled. For each chip
+and step the plan gives a peak of 14.4 of 16 GiB, 1.2e14 FLOPs (0.63 s at the chip's peak), 1.7 GB
+sent (0.008 s over all its links), and the compiler's estimate of 3.9 s without the kernels of
+attention.
 """
 
 from rmat_jax import flags
 
 
 def get_config():
-    # of which the plan's figures are
+    # the plan's figures are those of the default block
     config = flags.defaults()
     config.data.path = "pg19/train"
     config.data.heldout_path = "pg19/validation"

@@ -4,10 +4,11 @@
     python -m rmat_jax ablate --config=configs/novels.py --out=runs/novels \\
         --variants=baselines --seeds=0,1,2
 
-Any folder of long texts will do (`--config.data.path=FOLDER`). Byte pairs, chunks of 128 tokens,
-training over 1,024; the hybrid block, whose memory has a slot for each of four chunks' tokens.
-Hardware: one CPU core, 7 to 40 minutes a run. Expect: near 1.89 bits per byte, and 1.90 of the
-variant `queue`: docs/ablations.md has the tables.
+Any folder of long texts will do (`--config.data.path=FOLDER`). The tokens are byte pairs. The
+memory of the hybrid block has a slot for each token of four chunks of 128, and training spans 1,024
+tokens. Hardware: one CPU core, 7 to 40 minutes a run. Expect: near 1.89 bits per byte, and 1.90
+with the variant `queue`. docs/ablations.md has the
+tables.
 """
 
 from rmat_jax import flags

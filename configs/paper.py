@@ -1,12 +1,12 @@
-"""The paper's reading of the architecture at the quickstart's size: three branches with a share
-each, a pooled and gated memory.
+"""The paper's architecture as we read it, at the quickstart's size: three branches with a share
+each, and a pooled and gated memory.
 
     python train.py --config=configs/paper.py --workdir=runs/paper
     python -m rmat_jax ablate --config=configs/paper.py --out=runs/grid --seeds=0,1,2
 
 Hardware: two CPU cores, four minutes. Expect: held-out bits per byte near 2.35 with memory and 2.45
 when it is emptied before each chunk (Python 3.11.7's library). docs/ablations.md says why the
-defaults of `RMATConfig` are others.
+defaults of `RMATConfig` differ.
 """
 
 from rmat_jax import flags

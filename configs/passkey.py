@@ -1,18 +1,19 @@
-"""A pass key in a novel: a number told once, somewhere in the text, and asked for at the end.
+"""A pass key in a novel: the text states a number once, and asks for it at the end.
 
-Only its digits are scored.
+Only the number's digits are scored.
 
     git clone https://github.com/computationalstylistics/100_english_novels
     python train.py --config=configs/passkey.py --workdir=runs/passkey
     python -m rmat_jax evaluate --workdir=runs/passkey/stage-4 --suite=recall \\
         --max_tokens=1048576 --out=runs/passkey/report
 
-Three layers with slots for one chunk: what is older is there only because the gate kept it. The
-gate must tell the key from other numbers by the words before it: so slots are of the layers'
-outputs, and a sliding window, in the local branch, brings these words across the chunk's border.
-Byte pairs, so that the sentence is short against the chunk, and slots without a bias: among 32
-tokens a digit is found by chance often enough to learn from. Any folder of long texts will do
-(`--config.data.path=FOLDER`). Hardware: one CPU core. docs/passkey.md has the table.
+Each of three layers has slots for one chunk, so older facts are there only because the gate kept
+them. The gate must tell the key from other numbers by the words before it. So slots are made of the
+layers' outputs, and the sliding window of the local branch brings these words across the chunk's
+border. The tokens are byte pairs, so that the sentence is short compared with the chunk. The slots
+have no bias, since among 32 tokens chance finds a digit often enough to learn from. Any folder of
+long texts will do (`--config.data.path=FOLDER`). Hardware: one CPU core. docs/passkey.md has the
+table.
 """
 
 from rmat_jax import flags
@@ -47,7 +48,7 @@ def get_config():
 
 
 def get_stages():
-    """Documents of 2, 8, 32 and 128 chunks. Long ones alone ask too rarely to learn from."""
+    """Documents have 2, 8, 32 and 128 chunks. Long ones alone ask too rarely to learn from."""
     stages = [
         stage(2, lanes=64, steps=600, rate=2e-3),
         stage(8, lanes=32, steps=1200, rate=2e-3),
@@ -62,7 +63,7 @@ def get_stages():
 
 
 def stage(chunks, lanes, steps, rate):
-    """A document is a step, so that every step asks."""
+    """Returns the settings of a stage. A document is as long as a step, so every step asks."""
     return {
         "data.recall_gap": chunks - 2,
         "chunks_per_step": chunks,

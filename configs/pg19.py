@@ -4,16 +4,16 @@
     python -m rmat_jax prepare --config=configs/pg19.py
     python train.py --config=configs/pg19.py --workdir=runs/pg19
 
-The books are plain files, one each, 11 GB. Wherever they lie: --config.data.path=TRAIN
+The books are plain files, one each, 11 GB. If they lie elsewhere, add --config.data.path=TRAIN
 --config.data.heldout_path=VALIDATION. `prepare` makes vocabulary and tokens on all cores, once for
-all runs; without it the first training does. TensorFlow Datasets has the same books, but prepares
-them with TensorFlow only. Where that was done: --config.data.path= --config.data.heldout_path=
---config.data.format=auto --config.data.tfds=pg19 --config.data.feature=book_text
---config.data.tfds_dir=DIR.
+all runs; without it the first training makes them. TensorFlow Datasets has the same books, but
+needs TensorFlow to prepare them. To read a prepared copy, add --config.data.path=
+--config.data.heldout_path= --config.data.format=auto --config.data.tfds=pg19
+--config.data.feature=book_text --config.data.tfds_dir=DIR.
 
 Hardware: one accelerator with 80 GB. Back-propagation spans 16 chunks = 8,192 tokens. Expect: it
-has not been run, since the books could not be copied where this was written; the readers are tested
-on small sets of the same kinds.
+has not been run, since the books could not be downloaded. The readers are tested on small datasets
+of the same kinds.
 """
 
 from rmat_jax import flags

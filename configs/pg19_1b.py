@@ -6,19 +6,19 @@ TPU v5e chips.
     # what it takes, without a TPU
     python -m rmat_jax plan --config=configs/pg19_1b.py --topology=v5e:16x16
 
-The hybrid block: 20 layers, width 2,048, 16 heads, chunks of 1,024 tokens, a memory of the last
-2,048 tokens' inputs and a window of 256. Hardware: a slice v5e:16x16. A step reads 64 lanes of 64
-chunks, 4.2 million tokens; four chips share the time of a lane. Expect: it has not been run, only
-compiled. The plan gives, of each chip and in each step, a peak of 13.2 of 16 GiB, 1.9e14 FLOPs
-(0.95 s at the chip's peak), 8.2 GB sent (0.04 s over all its links), and the compiler's estimate of
-3.2 s without the kernels of attention.
+The hybrid block has 20 layers, width 2,048, 16 heads, chunks of 1,024 tokens, a memory of the last
+2,048 tokens' inputs and a window of 256. A step reads 64 lanes of 64 chunks, 4.2 million tokens.
+Four chips share the time of a lane. Hardware: a slice v5e:16x16. Expect: it has not been run, only
+compiled. For each chip and step the plan gives a peak of 13.2 of 16 GiB, 1.9e14 FLOPs (0.95 s at
+the chip's peak), 8.2 GB sent (0.04 s over all its links), and the compiler's estimate of 3.2 s
+without the kernels of attention.
 """
 
 from rmat_jax import flags
 
 
 def get_config():
-    # of which the plan's figures are
+    # the plan's figures are those of the default block
     config = flags.defaults()
     config.data.path = "pg19/train"
     config.data.heldout_path = "pg19/validation"

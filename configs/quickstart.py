@@ -1,13 +1,13 @@
-"""A small model on the source code of the Python standard library: the first five minutes.
+"""A small model on the source code of the Python standard library, in less than five minutes.
 
     make quickstart
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-The hybrid block: full attention, a sliding window and a gated memory. Hardware: two CPU cores, two
-and a half minutes. Expect: held-out bits per byte near 2.17, and 2.20 when the memory is emptied
-before each chunk, beside 2.42 for `gzip -9` and 2.60 for an order-2 byte model (Python 3.11.7's
-library; another Python has other files). One million tokens are a glance: the loss still falls when
-it stops.
+The hybrid block has full attention, a sliding window and a gated memory. Hardware: two CPU cores,
+two and a half minutes. Expect: held-out bits per byte near 2.17, and 2.20 when the memory is
+emptied before each chunk. `gzip -9` needs 2.42, and an order-2 byte model 2.60 (Python 3.11.7's
+library; another Python has other files). One million tokens are few, so the loss still falls when
+the run ends.
 """
 
 from rmat_jax import flags

@@ -1,4 +1,4 @@
-"""Key-value recall across chunks, beyond the queue's length: what the gate is for.
+"""Key-value recall across chunks, beyond the queue's length, a test of the gate.
 
     python train.py --config=configs/recall.py --workdir=runs/recall
     python train.py --config=configs/recall.py --workdir=runs/recall-queue \\
@@ -6,10 +6,10 @@
     python train.py --config=configs/recall.py --workdir=runs/recall-local \\
         --config.model.branches=full,local
 
-Four pairs stand in the first chunk of a document, four chunks of noise follow, the last chunk asks
-for the values. The queue holds two chunks' worth of entries, so a fact must be kept through two
-writes over it. Chance is 1/8. Hardware: one CPU core, a few minutes. Expect: accuracy 1.0 with the
-gate, 1/8 without it: docs/recall.md has the table.
+Four pairs stand in the first chunk of a document, four chunks of noise follow, and the last chunk
+asks for the values. The queue holds the entries of two chunks, so the gate must keep a fact when
+its slot is written over, twice. Chance is 1/8. Hardware: one CPU core, a few minutes. Expect:
+accuracy 1.0 with the gate, and 1/8 without it. docs/recall.md has the table.
 """
 
 from rmat_jax import flags

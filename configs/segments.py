@@ -1,14 +1,13 @@
-"""Short segments, where a memory has most to carry: chunks of 50 tokens of source code, and no
-other way across their borders.
+"""Source code in chunks of 50 tokens, with the memory as the only way across their borders.
 
     python -m rmat_jax ablate --config=configs/segments.py --out=runs/seg \\
         --variants="memory off,transformer-xl" --seeds=0,1,2
     python -m rmat_jax ablate ... --config.model.chunk_len=150 \\
         --config.model.memory.slots=300 --config.chunks_per_step=2
 
-Byte pairs, so that a token is a piece of a word, as in the papers that measured this. The memory is
-a queue of the last four chunks' tokens, which the layers read themselves. Hardware: one CPU core, a
-quarter of an hour a run. Expect: near 1.30 bits per byte, and 1.54 without memory:
+The tokens are byte pairs, so that a token is a piece of a word, as in the papers that measured
+this. The memory is a queue of the layers' inputs at the tokens of the last four chunks. Hardware:
+one CPU core, a quarter of an hour a run. Expect: near 1.30 bits per byte, and 1.54 without memory.
 docs/ablations.md has the table.
 """
 
@@ -24,7 +23,7 @@ def get_config():
     config.model.num_layers = 3
     config.model.num_heads = 4
     config.model.chunk_len = 50
-    # of the variants with a local branch
+    # for the variants with a local branch
     config.model.local.window = 25
     config.model.memory.slots = 200
     # twice as fast on a CPU

@@ -1,13 +1,13 @@
-"""tinyshakespeare by characters at nanoGPT's size, for its held-out loss of 1.4697 nats.
+"""tinyshakespeare by characters, at the size of nanoGPT, whose held-out loss is 1.4697 nats.
 
     python train.py --config=configs/shakespeare.py --workdir=runs/shakespeare
     python -m rmat_jax ablate --config=configs/shakespeare.py --out=runs/grid \\
         --variants="memory off,transformer-xl"
 
 The file input.txt lies in the working directory; its last tenth is held out. Hardware: one
-accelerator with 16 GB, three minutes. Expect: held-out bits per byte lowest after half of the
-steps, near 2.17, which is 1.51 nats a character, and rising from there: one megabyte is little for
-11 million parameters. docs/ablations.md has the table.
+accelerator with 16 GB, three minutes. Expect: held-out bits per byte are lowest after half of the
+steps, near 2.17 or 1.51 nats a character. Then they rise, since one megabyte is little for 11
+million parameters. docs/ablations.md has the table.
 """
 
 from rmat_jax import flags
@@ -34,6 +34,6 @@ def get_config():
     config.log.eval_every = 300
     config.log.save_every = 0
     config.log.sample_tokens = 0
-    # all that is held out
+    # the whole held-out text
     config.eval_tokens = 200_000
     return config

@@ -1,15 +1,15 @@
-"""WikiText-2 by words from local files, for the perplexities that the literature reports.
+"""WikiText-2 by words from local files, to compare with perplexities in the literature.
 
     python train.py --config=configs/wikitext2.py --workdir=runs/wikitext2
     python -m rmat_jax ablate --config=configs/wikitext2.py --out=runs/grid \\
         --variants="memory off,transformer-xl"
 
-The files wiki.{train,valid,test}.tokens lie in the working directory; held out is the validation
-text, or the other with `--config.data.heldout_path=wiki.test.tokens`. Every word and every line
-break is a token, so perplexity a token is perplexity a word. Two million words are little for 24
-million parameters, hence the dropout; thirteen passes. Hardware: one accelerator with 16 GB, five
-minutes. Expect: perplexity near 97 on the test text, near 104 without memory: docs/ablations.md has
-the table.
+The files wiki.{train,valid,test}.tokens lie in the working directory. The validation text is held
+out, or with `--config.data.heldout_path=wiki.test.tokens` the test text. Every word and every line
+break is a token, so perplexity a token is perplexity a word. The dropout is large, since two
+million words are little for 24 million parameters. The run makes thirteen passes. Hardware: one
+accelerator with 16 GB, five minutes. Expect: perplexity near 97 on the test text, and near 104
+without memory. docs/ablations.md has the table.
 """
 
 from rmat_jax import flags
@@ -39,7 +39,7 @@ def get_config():
     config.log.eval_every = 0
     config.log.save_every = 0
     config.log.sample_tokens = 0
-    # all of either text
+    # the whole validation text, or the whole test text
     config.eval_tokens = 300_000
     config.eval_batch_size = 4
     return config

@@ -1,7 +1,7 @@
 """Every setting of the project, its default, its check, and the sizes derived from it.
 
-Frozen dataclasses over the standard library only, so that code without JAX can share them. This is
-the one home of each default: `configs/*.py` start from these values and change some.
+Frozen dataclasses over the standard library only, so that code without JAX can share them. Defaults
+are defined here alone. `configs/*.py` start from these values and change some.
 
 May import: errors.
 """
@@ -15,18 +15,18 @@ import typing
 
 from rmat_jax.errors import UserError
 
-# of the settings' names and their meaning; what is saved carries it, see `from_saved`
+# the version of the settings' names and meanings, saved with every config; see `from_saved`
 VERSION = 2
 BRANCHES = ("full", "local", "memory")
 # a target that is not scored
 IGNORE = -1
-# a key that one of two configs lacks
+# the value of a key that one of two configs lacks
 ABSENT = "(absent)"
-# no count is as large, of tokens a step among them: they are 32-bit integers on the devices
+# counts, such as the tokens of a step, are 32-bit integers on the devices and stay below this
 COUNTS = 2**31
-# layers, beyond any model: what is made of each by itself stays small
+# the most layers, more than any model has, so that a loop over layers stays short
 LAYERS = 10_000
-# parameters: 4 TiB of float32, beyond any machine
+# the most parameters, 4 TiB of float32, more than any machine holds
 PARAMETERS = 2**40
 
 
@@ -36,7 +36,7 @@ def _check(condition: bool, message: str) -> None:
 
 
 class _Section:
-    """The rules that several sections share. `PREFIX` is what a user types before a key."""
+    """The checks that sections share. `PREFIX` is the text that a user types before a key."""
 
     PREFIX: typing.ClassVar[str] = ""
 
@@ -69,7 +69,7 @@ class _Section:
             self._check(0 <= getattr(self, name) < 1, name, "must lie in [0, 1)")
 
     def _fill(self, name: str, used: bool, where: str) -> None:
-        """Gives a setting its default where it is used; where it is not, it cannot be set."""
+        """Fills in a setting that is used. One that is not used must not be set."""
         if used and getattr(self, name) is None:
             field = next(f for f in dataclasses.fields(self) if f.name == name)
             object.__setattr__(self, name, field.metadata["default"])
@@ -79,12 +79,12 @@ class _Section:
 
 
 def typed(value: typing.Any) -> str:
-    """A value as somebody types it."""
+    """Returns a value as a user types it."""
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else f"{value}"
 
 
 def tokenizer_kind(tokenizer: str) -> str:
-    """What `data.tokenizer` is: one of its words, or "file" for a path."""
+    """Returns the kind of `data.tokenizer`: its word, or "file" for a path."""
     path = "/" in tokenizer or tokenizer.endswith((".json", ".model"))
     return "file" if path else tokenizer
 
@@ -101,7 +101,7 @@ def _check_divides(small: str, small_value: int, large: str, large_value: int) -
 
 
 def divisor(number: int, most: int) -> int:
-    """The largest divisor of a number that is at most `most`; at least 1."""
+    """Returns the largest divisor of a number that is at most `most`, and at least 1."""
     return max(d for d in range(1, max(min(most, number), 1) + 1) if number % d == 0)
 
 
@@ -111,18 +111,18 @@ class Local(_Section):
 
     PREFIX = "model.local."
 
-    # [W] The tokens that each token sees, itself among them. None: 64, or the largest power of two
-    # below it that divides the chunk.
+    # [W] The number of tokens that each token sees, itself included. None: the largest power of two
+    # up to 64 that divides the chunk.
     window: int | None = None
-    # True: the window slides over the chunk's border. False: a chunk is cut into blocks of W
-    # tokens, and a token sees its own block.
+    # Whether the window slides over the chunk's border. False: a chunk is cut into blocks of W
+    # tokens, and a token sees its block up to itself.
     sliding: bool = True
 
     def __post_init__(self):
         self._positive(*["window"] if self.window is not None else [])
 
     def sized(self, chunk_len: int) -> "Local":
-        """The same with its size filled in."""
+        """Returns a copy with its size filled in."""
         return dataclasses.replace(self, window=self.window or math.gcd(64, chunk_len))
 
 
@@ -132,24 +132,24 @@ class Memory(_Section):
 
     PREFIX = "model.memory."
 
-    # [M] The vectors that each layer remembers, a multiple of `writes`. None: twice the writes.
+    # [M] The number of slots in each layer, a multiple of `writes`. None: twice `writes`.
     slots: int | None = None
-    # [K] The slots that a chunk writes, each the mean of C / K tokens. None: C, a slot for each
-    # token.
+    # [K] The number of slots that each chunk writes. Each is made from the mean of C / K tokens.
+    # None: C, one slot for each token.
     writes: int | None = None
-    # What a slot is made of. "inputs": the layer's normalised inputs, read with the layer's own
-    # keys and values. "outputs": the layer's outputs, read with keys and values of their own.
+    # What a slot is made of. "inputs": the layer's normalised inputs, read with the layer's key and
+    # value projections. "outputs": the layer's outputs, read with separate projections.
     keeps: str = "inputs"
-    # "joint": the slots stand in the first branch's softmax, beside the chunk's tokens. "stream":
-    # the memory has a softmax and a share of its own.
+    # How the slots are read. "joint": in the softmax of the first branch, together with the chunk's
+    # tokens. "stream": in a separate softmax, as a branch with its own share.
     read: str = "joint"
     # How a new entry is mixed with the slot that it replaces. "slot": by one number a slot. "gru":
-    # by a recurrent cell, channel by channel. "none": it takes the slot's place.
+    # by a GRU cell, channel by channel. "none": the entry takes the slot's place.
     gate: str = "slot"
-    # The gate's bias before training. A positive one writes, as a plain queue does; a negative one
-    # keeps.
+    # The gate's bias before training. A positive bias favours the new entry, a negative one the old
+    # slot.
     gate_bias: float | None = dataclasses.field(default=None, metadata={"default": 2.2, "start": 1})
-    # What each head adds to the scores of the slots, before training. Needs read="joint".
+    # The bias that each head adds to the scores of the slots, before training. Needs read="joint".
     key_bias: float | None = dataclasses.field(default=None, metadata={"default": -2.0, "start": 1})
 
     def __post_init__(self):
@@ -161,12 +161,12 @@ class Memory(_Section):
         self._fill("key_bias", self.joint, "with model.memory.read=stream")
 
     def sized(self, chunk_len: int) -> "Memory":
-        """The same with its sizes filled in."""
+        """Returns a copy with its sizes filled in."""
         writes = self.writes or chunk_len
         return dataclasses.replace(self, writes=writes, slots=self.slots or 2 * writes)
 
     def check_slots(self) -> None:
-        """Raises UserError where the queue is no multiple of what a chunk writes."""
+        """Raises UserError where `slots` is no multiple of `writes`."""
         if self.slots % self.writes:
             low = max(self.slots // self.writes, 1) * self.writes
             raise UserError(
@@ -176,12 +176,12 @@ class Memory(_Section):
 
     @property
     def joint(self) -> bool:
-        """Whether the slots stand beside the chunk's tokens, in the first branch's softmax."""
+        """Whether the first branch's softmax covers the slots together with the chunk's tokens."""
         return self.read == "joint"
 
     @property
     def keeps_outputs(self) -> bool:
-        """Whether entries are made of the outputs, and read with projections of their own."""
+        """Whether entries are made of the layer's outputs, and read with separate projections."""
         return self.keeps == "outputs"
 
     @property
@@ -189,39 +189,39 @@ class Memory(_Section):
         return self.gate != "none"
 
     def keeps_tokens(self, chunk_len: int) -> bool:
-        """Whether an entry is a token's input as it was, whose key and value are known."""
+        """Whether an entry is one token's unchanged input, so that its key and value are known."""
         return self.writes == chunk_len and not self.gated and not self.keeps_outputs
 
 
 def _start(default: typing.Any) -> typing.Any:
-    """A setting that trained weights no longer depend on."""
+    """Makes a field for a setting that trained weights do not depend on."""
     return dataclasses.field(default=default, metadata={"start": 1})
 
 
 @dataclasses.dataclass(frozen=True)
 class RMATConfig(_Section):
-    """The model: the hybrid block by default, every mechanism of the paper's title on.
+    """The model. By default each layer has full attention, local attention and a memory.
 
-    Letters in brackets are the dimension key of `types.py`; docs/architecture.md has the equations.
+    Letters in brackets are the dimensions of `types.py`; docs/architecture.md has the equations.
     `local` and `memory` are None where `branches` leaves them out.
     """
 
     PREFIX = "model."
 
-    # [V] The number of tokens. 257: bytes and the end-of-document token, or as many as the
-    # tokenizer of another program has.
+    # [V] The number of tokens in the vocabulary. 257: all bytes and the end-of-document token; with
+    # a tokenizer from a file, the size of its vocabulary.
     vocab_size: int = 257
     # [D] The width of a token's vector, a multiple of `num_heads`.
     width: int = 256
-    # [L] The layers.
+    # [L] The number of layers.
     num_layers: int = 4
-    # [H] The attention heads of each layer.
+    # [H] The number of attention heads in each layer.
     num_heads: int = 8
     # [F] The hidden width of each MLP. None: four times the width.
     mlp_width: int | None = None
-    # [C] The tokens of a chunk.
+    # [C] The number of tokens in a chunk.
     chunk_len: int = 256
-    # What a layer attends to: "full" (the chunk so far), "local" (the last tokens), "memory" (the
+    # The branches of attention: "full" (the chunk so far), "local" (the last tokens), "memory" (the
     # slots). Any of them in this order, but not the memory alone.
     branches: tuple[str, ...] = BRANCHES
     # The settings of the local branch.
@@ -229,26 +229,27 @@ class RMATConfig(_Section):
     # The settings of the memory.
     memory: Memory | None = None
     # How positions rotate queries and keys (RoPE). "per_head": each head has all frequencies.
-    # "global": the frequencies run once over all heads. "none": not at all.
+    # "global": the frequencies run once over all heads. "none": nothing is rotated.
     rope: str = "per_head"
-    # The slowest frequency turns once in about 2 pi times so many positions.
+    # The base of RoPE's frequencies. The slowest one turns once in about 2 pi times this many
+    # positions.
     rope_base: float = 10_000.0
     # Whether a token's vector also holds the token before it: x_t = E[t] + E[t - 1] Wp.
     token_shift: bool = True
-    # Whether the output table is the embedding's.
+    # Whether the output projection uses the embedding's table.
     tie_embeddings: bool = False
     # The fraction of activations that training sets to zero.
     dropout: float = _start(0.0)
     # The type of the activations: "float32", "bfloat16" or "float64".
     dtype: str = "float32"
     # What the backward pass computes again, to save memory. "none": nothing. "block": each layer,
-    # all but attention's results. "chunk": each group of chunks. "chunk+block": both.
+    # except the results of attention. "chunk": each group of chunks. "chunk+block": both.
     remat: str = _start("none")
     # The code that computes attention over whole chunks: "obvious", "xla", "cudnn" (NVIDIA),
     # "splash" (TPU), or "auto", the fastest that fits.
     attention: str = _start("auto")
-    # [G] The chunks that the layers take at once, at most. None: as many as suit the hardware. It
-    # is 1 where the memory keeps outputs.
+    # [G] The largest number of chunks that the layers read at once. None: as many as suit the
+    # hardware. It is 1 where the memory keeps outputs.
     chunks_at_once: int | None = _start(None)
 
     def __post_init__(self):
@@ -270,7 +271,8 @@ class RMATConfig(_Section):
         listed = ",".join(BRANCHES)
         self._check(bool(self.branches), "branches", f"is empty; name at least one of {listed}")
         for branch in self.branches:
-            self._check(branch in BRANCHES, "branches", f"names {branch!r}, there is {listed}")
+            rule = f"names {branch!r}, which is not one of {listed}"
+            self._check(branch in BRANCHES, "branches", rule)
         ordered = tuple(b for b in BRANCHES if b in self.branches)
         rule = f"must be in this order, each once: {','.join(ordered)}"
         self._check(self.branches == ordered, "branches", rule)
@@ -301,7 +303,7 @@ class RMATConfig(_Section):
         self._check(self.rope == "none" or self.head_dim % 2 == 0, "num_heads", rule)
 
     def _fill_groups(self) -> None:
-        """Gives the groups of the branches that are on their sizes; the others must be None."""
+        """Fills in `local` and `memory` where their branch is on; elsewhere they must be None."""
         for name, default in (("local", Local), ("memory", Memory)):
             group, used = getattr(self, name), name in self.branches
             if group is not None and not used:
@@ -320,20 +322,20 @@ class RMATConfig(_Section):
 
     @property
     def run_len(self) -> int:
-        """Tokens that one memory entry stands for, C / K."""
+        """The number of tokens of which one entry is the mean, C / K."""
         return self.chunk_len // self.memory.writes
 
     @property
     def _waits(self) -> bool:
-        """Whether a chunk cannot be read before the layer's output of the chunk before is known."""
+        """Whether a layer needs its outputs at one chunk before it can read the next."""
         return self.memory is not None and self.memory.keeps_outputs
 
     def at_once(self, chunks: int, most: int) -> int:
-        """[G] how many of a call's chunks are read at once: a divisor of their number.
+        """[G] Returns how many chunks of a call are read at once, a divisor of their number.
 
         Args:
-            chunks: of the call.
-            most: where `chunks_at_once` says nothing.
+            chunks: the number of chunks of the call.
+            most: the limit where `chunks_at_once` is None.
         """
         return divisor(chunks, 1 if self._waits else self.chunks_at_once or most)
 
@@ -344,17 +346,19 @@ class RMATConfig(_Section):
 
     @property
     def fused(self) -> tuple[str, ...]:
-        """The branches that have a share: all, or all but the memory where it is read jointly."""
+        """The branches that have a share: all, except a memory that is read jointly."""
         joint = self.memory is not None and self.memory.joint
         return tuple(b for b in self.branches if b != "memory" or not joint)
 
     @property
     def param_dtype(self) -> str:
-        """Of parameters, memory, gates, softmax and logits: float32, or float64 if all is."""
+        """The dtype of parameters, memory, gates, softmax and logits: float32, or float64 if
+        `dtype` is.
+        """
         return "float64" if self.dtype == "float64" else "float32"
 
     def meaning(self) -> dict[str, typing.Any]:
-        """The settings that trained weights and saved states depend on, nested, for JSON."""
+        """Returns the settings that weights and saved states depend on, nested, ready for JSON."""
         return _without_starts(self)
 
 
@@ -376,66 +380,65 @@ PAPER = RMATConfig(
 )
 # A plain queue of the last 2 C tokens' vectors, read in the softmax of the chunk.
 QUEUE = RMATConfig(branches=("full", "memory"), memory=Memory(gate="none"))
-# arXiv 1901.02860: each token sees the W tokens before it, across the border; no memory.
+# Transformer-XL (arXiv 1901.02860): each token sees the last W tokens across the chunk's border.
 TRANSFORMER_XL = RMATConfig(branches=("local",), local=Local(window=256))
-# A plain decoder over each chunk by itself: the chunk is the context.
+# A plain decoder whose context is one chunk.
 FULL_ATTENTION = RMATConfig(branches=("full",), chunk_len=1024)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(_Section):
-    """The text that is read. Without `path`, `tfds` and `synthetic` it is the source code of the
-    Python standard library.
+    """The text to read. Without `path`, `mixture`, `tfds` and `synthetic` it is the source code of
+    the Python standard library.
     """
 
     PREFIX = "data."
 
-    # A file, or a folder that is read file by file: text, JSON lines, CSV, parquet or Arrow, also
-    # as .gz and .zst.
+    # A file, or a folder of files: text, JSON lines, CSV, parquet or Arrow, also as .gz or .zst.
     path: str = ""
-    # Several files or folders with weights in place of `path`, such as "books/:0.7,code/:0.3".
-    # data/mixture.py says what the shares are.
+    # Several files or folders in place of `path`, each with its share of the tokens, such as
+    # "books/:0.7,code/:0.3".
     mixture: str = ""
     # The held-out file or folder. Without it `heldout_fraction` of `path` is held out.
     heldout_path: str = ""
-    # Which files of a folder are read, such as "*.txt".
+    # A pattern for the names of the files of a folder to read, such as "*.txt".
     pattern: str = "*"
-    # "auto": a file's first bytes and its name tell what it holds. "text": every file is read as it
-    # is. "messages": rows are dialogues, or prompts with answers, and the loss is on the answers
-    # alone.
+    # The format of the files. "auto": it is found from each file's first bytes and name. "text":
+    # plain text. "messages": rows are dialogues, or prompts with answers, and the loss is on the
+    # answers alone.
     format: str = "auto"
-    # The field of a row that holds the text. Empty: "text", or the only field of text there is.
+    # The field of a row that holds the text. Empty: "text", or else the only text field.
     feature: str = ""
-    # A set of TensorFlow Datasets, such as pg19 or lm1b.
+    # A dataset of TensorFlow Datasets, such as pg19 or lm1b.
     tfds: str = ""
     # The split to train on; it may be a slice, such as "train[:10%]".
     tfds_train: str = "train"
     # The split that is held out.
     tfds_heldout: str = "validation"
-    # The folder where the set lies, or to which it is downloaded. Empty: TFDS's own.
+    # The folder that holds the dataset, or to which it is downloaded. Empty: the default of TFDS.
     tfds_dir: str = ""
-    # Made documents instead of text. "recall": a document tells key-value pairs and asks for them
-    # in its last chunk.
+    # Synthetic documents instead of text. "recall": a document states key-value pairs and asks for
+    # the values in its last chunk. Empty: there are none.
     synthetic: str = ""
-    # Whether the text is cut into documents that tell a number and ask for it at their end. Only
+    # Whether the text is cut into documents that state a number and ask for it at their end. Only
     # the number's digits are scored.
     passkey: bool = False
-    # How many other numbers each chunk before the question holds, on average.
+    # The mean number of other numbers in each chunk before the question.
     passkey_decoys: float = 0.0
-    # The pairs of a document.
+    # The number of key-value pairs in a document.
     recall_pairs: int = 4
-    # The whole chunks between the chunk with the facts and the one that asks.
+    # The number of whole chunks between the chunk with the facts and the one that asks.
     recall_gap: int = 4
-    # Where the facts stand. "first": in the first chunk. "any": in any chunk, so that the logarithm
-    # of the distance is uniform. "even": in any chunk, so that the distance is uniform.
+    # Where the facts stand. "first": in the first chunk. "any": in any chunk, with the logarithm of
+    # the distance uniformly distributed. "even": in any chunk, with the distance so distributed.
     recall_place: str = "first"
-    # The number of distinct keys, and of distinct values. Guessing is right once in as many
-    # answers.
+    # The number of distinct keys, and of distinct values. One guess in this many is right.
     recall_symbols: int = 8
-    # The part of the text that is held out, where `heldout_path` names none.
+    # The fraction of the text that is held out where `heldout_path` is empty.
     heldout_fraction: float = 0.05
-    # "bytes", "bpe" or "words" (both made from the text, with model.vocab_size entries), or a path:
-    # a tokenizer.json, its folder, or a .model of sentencepiece. The workdir keeps a copy.
+    # The tokenizer: "bytes", "bpe" or "words" (the last two are made from the text, with
+    # model.vocab_size entries), or the path of a tokenizer.json, its folder, or a .model of
+    # sentencepiece. The workdir keeps a copy.
     tokenizer: str = "bytes"
     # The seed of the order of documents.
     seed: int = 0
@@ -474,14 +477,12 @@ class DataConfig(_Section):
 
     @property
     def tokenizer_kind(self) -> str:
-        """What `tokenizer` is, see `tokenizer_kind`."""
+        """The kind of `tokenizer`, see `tokenizer_kind`."""
         return tokenizer_kind(self.tokenizer)
 
     @property
     def scores_text(self) -> bool:
-        """Whether every token of a text is predicted; else made answers alone, and the score is an
-        accuracy.
-        """
+        """Whether a text is scored, in bits. Else synthetic answers are scored, by accuracy."""
         return not (self.synthetic or self.passkey)
 
     @property
@@ -508,12 +509,12 @@ class DataConfig(_Section):
 
     @property
     def answers_only(self) -> bool:
-        """Whether the answers of a text's dialogues alone are predicted."""
+        """Whether only the answers of dialogues are scored."""
         return self.format == "messages"
 
     @property
     def choices(self) -> int:
-        """Values among which a guesser chooses each made answer."""
+        """The number of values that a synthetic answer, or a digit of a pass key, can have."""
         return 10 if self.passkey else self.recall_symbols
 
 
@@ -521,7 +522,7 @@ OPTIMISERS = ("adamw", "muon", "adafactor", "lion", "schedule_free")
 
 
 def _following(default: float) -> typing.Any:
-    """A setting that another one fills or forbids."""
+    """Makes a field whose default and use depend on another setting."""
     return dataclasses.field(default=None, metadata={"default": default})
 
 
@@ -536,11 +537,11 @@ class OptimConfig(_Section):
     # steps), "lion" (arXiv 2302.06675) or "schedule_free" (AdamW, arXiv 2405.15682; its average is
     # used).
     name: str = "adamw"
-    # The learning rate at its peak. docs/training.md says which suits an optimiser.
+    # The peak of the learning rate. docs/training.md compares rates for each optimiser.
     learning_rate: float = 1e-3
-    # The learning rate after the warm-up. "cosine": it falls down to the last step. "wsd": it stays
-    # at the peak and falls in a straight line in the last tenth of the steps (arXiv 2405.18392).
-    # "constant": it stays.
+    # The learning rate after the warm-up. "cosine": it falls until the last step. "wsd": it stays
+    # at the peak and falls linearly in the last tenth of the steps (arXiv 2405.18392). "constant":
+    # it stays at the peak.
     schedule: str = "cosine"
     # The learning rate of the last step, as a fraction of the peak. A constant schedule ignores it.
     final_fraction: float = 0.1
@@ -548,22 +549,22 @@ class OptimConfig(_Section):
     warmup_steps: int = 100
     # Decoupled weight decay. Norms, biases, gates and fusion weights have none.
     weight_decay: float = 0.1
-    # The decay of the first moment; with "schedule_free" the weight of the average, with "lion"
-    # that of its step. None: 0.9. "adafactor" has none.
+    # The decay of the first moment. With "schedule_free" it is the weight of the average, with
+    # "lion" the weight of the momentum in the step. None: 0.9. "adafactor" has none.
     beta1: float | None = _following(0.9)
-    # The decay of the second moment; with "lion" that of its momentum. None: 0.95, with "lion"
-    # 0.99. "adafactor" has none.
+    # The decay of the second moment. With "lion" it is the decay of the momentum. None: 0.95, with
+    # "lion" 0.99. "adafactor" has none.
     beta2: float | None = _following(0.95)
-    # The largest norm of the whole gradient; a larger one is scaled down to it.
+    # The largest global norm of the gradient. A gradient with a larger norm is scaled down to it.
     clip_norm: float = 1.0
     # The decay of a moving average of the weights, such as 0.999. The average is then evaluated and
     # used. 0: there is no average.
     ema: float = 0.0
-    # What to do at a gradient that is not finite. "stop": end the run. "skip": leave the step out.
-    # "rollback": go back to the last checkpoint and on behind the data read since.
+    # What to do at a gradient that is not finite. "stop": end the run. "skip": skip the update.
+    # "rollback": restore the last checkpoint, and skip the data that was read since.
     bad_step: str = "stop"
     # With "skip" and "rollback", a gradient is also bad when its norm lies this many standard
-    # deviations above the mean of the last ones.
+    # deviations above the mean of the last norms.
     bad_step_sigmas: float = 6.0
 
     def __post_init__(self):
@@ -581,9 +582,11 @@ class OptimConfig(_Section):
         self._check(
             not averages or self.schedule == "constant",
             "schedule",
-            "falls, and optim.name=schedule_free averages instead; give optim.schedule=constant",
+            "falls, and optim.name=schedule_free needs a rate that does not; give "
+            "optim.schedule=constant",
         )
-        self._check(not averages or self.beta1 > 0, "beta1", "must be positive: all is averaged")
+        rule = "must be positive with optim.name=schedule_free"
+        self._check(not averages or self.beta1 > 0, "beta1", rule)
         rule = "averages what optim.name=schedule_free has averaged; leave one of them out"
         self._check(not (averages and self.ema), "ema", rule)
         self._not_negative("warmup_steps", "weight_decay")
@@ -592,27 +595,29 @@ class OptimConfig(_Section):
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig(_Section):
-    """How many devices share what. Training is the same on any mesh, so this may change when a run
-    resumes.
+    """How devices share the work. Training computes the same on any mesh, so the mesh may change
+    when a run resumes.
 
     The lanes of the batch are spread over data * fsdp devices. The axis `data` copies parameters
-    and optimiser state, `fsdp` divides them, `tensor` divides them and each lane's matrix products
-    too. `context` copies parameters and divides each lane's time. `sharding.py` has the rules.
+    and optimiser state, `fsdp` divides them, and `tensor` divides them and the matrix products of
+    each lane. `context` copies parameters and divides each lane's time. `sharding.py` has the
+    rules.
     """
 
     PREFIX = "mesh."
 
-    # The devices among which the lanes are divided. 0: all that the other axes leave.
+    # The number of devices that divide the lanes. 0: all devices that the other axes leave.
     data: int = 0
-    # The devices that divide parameters and optimiser state among them, and the lanes too.
+    # The number of devices that divide parameters, optimiser state and lanes.
     fsdp: int = 1
-    # The devices that divide each matrix product. They should be neighbours, since they talk in
-    # every layer.
+    # The number of devices that divide each matrix product. They should be neighbours, since they
+    # communicate in every layer.
     tensor: int = 1
-    # The devices that divide each lane's time. Each reads some chunks and hands its memory to the
-    # next.
+    # The number of devices that divide each lane's time. Each reads some chunks and hands its
+    # memory to the next.
     context: int = 1
-    # "jit", or "pmap": jax.pmap over `data` alone, for the devices of one process.
+    # The way to use several devices. "jit": jax.jit with shardings. "pmap": jax.pmap over `data`
+    # alone, for the devices of one process.
     parallelism: str = "jit"
 
     def __post_init__(self):
@@ -622,13 +627,13 @@ class MeshConfig(_Section):
         self._check(
             self.parallelism == "jit" or self.fsdp == self.tensor == self.context == 1,
             "parallelism",
-            f"gives every device all parameters and lanes of its own: it needs "
-            f"{self._named('fsdp')}, {self._named('tensor')} and {self._named('context')} to be 1; "
-            "use mesh.parallelism=jit",
+            f"copies all parameters to every device, so it needs {self._named('fsdp')}, "
+            f"{self._named('tensor')} and {self._named('context')} to be 1; use "
+            "mesh.parallelism=jit",
         )
 
     def sizes(self, count: int) -> dict[str, int]:
-        """Devices along each axis, the outermost first, of so many devices."""
+        """Returns the size of each axis for `count` devices, the outermost axis first."""
         others = self.fsdp * self.tensor * self.context
         data = self.data or max(count // others, 1)
         return {"data": data, "fsdp": self.fsdp, "context": self.context, "tensor": self.tensor}
@@ -639,7 +644,9 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig(_Section):
-    """What is shown and kept. May change when a run resumes: nothing here touches the training."""
+    """Records, evaluations and checkpoints. They do not touch the training, so they may change when
+    a run resumes.
+    """
 
     PREFIX = "log."
 
@@ -651,20 +658,20 @@ class LogConfig(_Section):
     eval_every: int = 500
     # The steps between two checkpoints. 0: only at the end.
     save_every: int = 500
-    # The newest checkpoints that stay. The one with the lowest training loss stays besides.
+    # The number of newest checkpoints to keep. The one with the lowest training loss is kept too.
     keep: int = 2
-    # Whether the checkpoint with the lowest held-out loss stays, too. `--step=best` uses it.
+    # Whether the checkpoint with the lowest held-out loss is kept too. `--step=best` uses it.
     keep_best: bool = True
     # The run ends after this many evaluations without a lower held-out loss. 0: it ends at the last
     # step.
     patience: int = 0
-    # The tokens of sample text that are written after each evaluation. 0: none.
+    # The length in tokens of the sample that is written after each evaluation. 0: no sample.
     sample_tokens: int = 256
     # The text with which a sample begins. Empty: the start of a document.
     sample_prompt: str = ""
-    # What shows the records besides metrics.jsonl: any of "tensorboard", "wandb" and "trackio".
+    # The trackers that show the records: any of "tensorboard", "wandb" and "trackio".
     trackers: tuple[str, ...] = ("tensorboard",)
-    # START:STOP, two steps. What happens between them is traced for TensorBoard's profiler. Empty:
+    # Two steps, START:STOP. The steps between them are traced for TensorBoard's profiler. Empty:
     # nothing is traced.
     profile: str = ""
 
@@ -673,7 +680,7 @@ class LogConfig(_Section):
         self._check(not self.profile or self.traced is not None, "profile", rule)
         object.__setattr__(self, "trackers", tuple(self.trackers))
         for tracker in self.trackers:
-            rule = f"names {tracker!r}, there is {', '.join(TRACKERS)}"
+            rule = f"names {tracker!r}; name each of {', '.join(TRACKERS)} at most once"
             self._check(tracker in TRACKERS and self.trackers.count(tracker) == 1, "trackers", rule)
         self._positive("every", "keep")
         self._not_negative("seconds", "eval_every", "save_every", "sample_tokens", "patience")
@@ -691,24 +698,26 @@ class LogConfig(_Section):
 
 @dataclasses.dataclass(frozen=True)
 class Config(_Section):
-    """One experiment."""
+    """The settings of one training run."""
 
     model: RMATConfig = RMATConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     log: LogConfig = LogConfig()
-    # The optimiser steps of the run.
+    # The number of optimiser steps.
     steps: int = 1000
-    # [B] The lanes that are trained on side by side, each an endless text.
+    # [B] The number of lanes, the rows of a batch. Each lane is an endless stream of documents.
     batch_size: int = 8
-    # [N] The chunks of each lane that one optimiser step reads.
+    # [N] The number of chunks of each lane that one optimiser step reads.
     chunks_per_step: int = 4
-    # The number of parts in which a device computes its lanes, one after the other.
+    # The number of parts of a batch that a device computes one after the other, to save memory.
+    # Their gradients are added up.
     accumulation: int = 1
-    # The tokens of held-out text that an evaluation reads.
+    # The number of tokens of held-out text that an evaluation reads.
     eval_tokens: int = 65_536
-    # The lanes that read it. Runs of any batch_size are scored on the same text.
+    # The number of lanes of an evaluation. With an equal number, runs of any batch_size are scored
+    # on the same text.
     eval_batch_size: int = 8
     # The seed of the parameters and of dropout.
     seed: int = 0
@@ -738,22 +747,22 @@ class Config(_Section):
 
 
 def to_dict(config: typing.Any) -> dict[str, typing.Any]:
-    """A config as nested plain values, ready for JSON."""
+    """Returns a config as nested plain values, ready for JSON."""
     return dataclasses.asdict(config)
 
 
 def from_dict(
     cls: type, values: typing.Mapping[str, typing.Any], prefix: str | None = None
 ) -> typing.Any:
-    """The frozen config `cls` from nested plain values; a missing key keeps its default.
+    """Makes the frozen config `cls` from nested plain values; a missing key keeps its default.
 
-    The keys of what is switched off are left out: a file of `configs/` may set them for those who
-    switch it on.
+    Keys of a part that is switched off are ignored. A config file may set them for users who switch
+    the part on.
 
     Args:
         cls: a dataclass of this file.
-        values: its keys; a group may be None.
-        prefix: what a user types before a key, for the errors; None: as `cls` says.
+        values: the values by key; a group may be None.
+        prefix: the text that a user types before a key, for the errors; None: that of `cls`.
 
     Raises:
         UserError: a key that `cls` does not have, a value of the wrong type, or one against a rule.
@@ -773,7 +782,7 @@ def from_dict(
 def _switched_on(
     cls: type, values: typing.Mapping[str, typing.Any]
 ) -> typing.Mapping[str, typing.Any]:
-    """The values without the keys of what they switch off."""
+    """Returns the values without the keys of parts that they switch off."""
     off = set()
     if cls is RMATConfig:
         off = {"local", "memory"} - set(_parts(values.get("branches", BRANCHES)))
@@ -786,7 +795,7 @@ def _switched_on(
 
 
 def unused(values: typing.Mapping[str, typing.Any]) -> dict[str, str]:
-    """The keys of a nested Config that have no effect, each with the setting that is why."""
+    """Returns the keys of a nested Config without effect, with the setting that disables each."""
     model = values.get("model", {})
     kept, found = _switched_on(RMATConfig, model), {}
     for name in ("local", "memory"):
@@ -803,7 +812,7 @@ def unused(values: typing.Mapping[str, typing.Any]) -> dict[str, str]:
 
 
 def _parts(value: typing.Any, key: str = "model.branches") -> tuple[str, ...]:
-    """The items of a list that may be typed as one text with commas."""
+    """Returns the items of a list, which may be one string with commas."""
     items = [value] if isinstance(value, str) else value
     try:
         return tuple(part for item in items for part in item.split(",") if part)
@@ -814,7 +823,7 @@ def _parts(value: typing.Any, key: str = "model.branches") -> tuple[str, ...]:
 
 
 def _value(key: str, value: typing.Any, hint: typing.Any, field: dataclasses.Field) -> typing.Any:
-    """A plain value as the type that a field takes. Raises UserError."""
+    """Converts a plain value to the type of a field. Raises UserError."""
     kinds = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
     kind = next(k for k in kinds if k is not type(None))
     if value is None and len(kinds) > 1:
@@ -841,17 +850,17 @@ def _value(key: str, value: typing.Any, hint: typing.Any, field: dataclasses.Fie
 
 
 def to_saved(config: typing.Any) -> dict[str, typing.Any]:
-    """`to_dict` with the version, for what is written to disk."""
+    """Returns `to_dict` with the version, to be written to disk."""
     return {"version": VERSION} | to_dict(config)
 
 
 def from_saved(cls: type, values: typing.Mapping[str, typing.Any], what: str) -> typing.Any:
-    """The config that `to_saved` wrote.
+    """Reads the config that `to_saved` wrote.
 
     Args:
         cls: Config or RMATConfig.
-        values: as they were written.
-        what: names where they come from, for the error.
+        values: the result of `to_saved`.
+        what: the place that the values come from, for the error.
 
     Raises:
         UserError: another version wrote them.
@@ -870,11 +879,10 @@ def differences(
     here: typing.Mapping[str, typing.Any],
     ignore: tuple[str, ...] = (),
 ) -> list[tuple[str, typing.Any, typing.Any]]:
-    """The keys in which two `to_dict` configs differ, but for the groups in `ignore`: (dotted key,
-    value there, value here).
+    """Compares two `to_dict` configs. Returns their differences: (dotted key, value there, here).
 
-    A key that only one of them has differs too: the other's value is ABSENT. Tuples equal lists,
-    since JSON has no tuples.
+    Keys and groups in `ignore` are skipped. Where only one config has a key, the value of the other
+    is ABSENT. Tuples equal lists, since JSON has no tuples.
     """
 
     def flat(values, prefix=""):

@@ -23,12 +23,13 @@ from rmat_jax.ops import context, fused, losses
 from rmat_jax.ops.attention import Keys
 from rmat_jax.types import Array, PyTree
 
-# tokens of all rows that a layer takes at once: what caches hold, or what fills an accelerator
+# the tokens of all rows that a layer reads at once, few enough for a CPU's caches
 AT_ONCE = {"cpu": 512}
+# the same on other backends, enough to keep an accelerator busy
 AT_ONCE_ELSEWHERE = 16_384
-# numbers, 64 MiB
+# the most logits that exist at a time, 64 MiB
 LOGITS = 1 << 24
-# fills up a last chunk: tokens of no document, which nobody scores
+# the padding of a last chunk: tokens of no document, without a target
 PADDING = {"tokens": 0, "targets": losses.IGNORE, "documents": rules.NOBODY}
 
 
@@ -36,10 +37,10 @@ def check_context(config: RMATConfig, chunks: int, devices: int, named: str) -> 
     """Checks that a lane's chunks of one call can be divided over devices.
 
     Args:
-        config: the model's.
-        chunks: of one device.
-        devices: that share them.
-        named: how the user has asked for them.
+        config: the model's config.
+        chunks: the number of chunks of one device.
+        devices: the number of devices.
+        named: the setting that asks for these devices, for the error.
 
     Raises:
         UserError: a chunk waits for the whole model, or a device has less than a window.
@@ -48,8 +49,9 @@ def check_context(config: RMATConfig, chunks: int, devices: int, named: str) -> 
         return
     if config.memory and config.memory.keeps_outputs:
         raise UserError(
-            f"{named} divides no model with model.memory.keeps=outputs: a chunk waits for all "
-            "layers of the one before it; use model.memory.keeps=inputs, or one device along time"
+            f"{named} cannot divide a model with model.memory.keeps=outputs, where a chunk waits "
+            "for all layers of the chunk before it; use model.memory.keeps=inputs, or one device "
+            "along time"
         )
     if config.carries_window and config.local.window > chunks * config.chunk_len:
         raise UserError(
@@ -59,7 +61,7 @@ def check_context(config: RMATConfig, chunks: int, devices: int, named: str) -> 
 
 
 def chunks_at_once(config: RMATConfig, rows: int, chunks: int) -> int:
-    """[G] how many chunks of a call the layers take at once: all where others wait for them."""
+    """[G] The number of chunks that the layers read at once; all where devices divide time."""
     if context.parts() > 1:
         return chunks
     tokens = AT_ONCE.get(fused.backend(), AT_ONCE_ELSEWHERE)
@@ -75,8 +77,8 @@ class RMAT(nn.Module):
         logits_BTV, state = model.apply(variables, more_tokens_BT, state)
 
     Dropout is on when a "dropout" key is among `rngs`. Parameters are a plain tree; those of the
-    layers are stacked along a leading axis L. `capture_intermediates` of Flax shows what a method
-    of any layer returns, stacked [N / G, L, ...].
+    layers are stacked along a leading axis L. Flax's `capture_intermediates` collects the results
+    of any layer's methods, stacked [N / G, L, ...].
     """
 
     config: RMATConfig
@@ -97,19 +99,19 @@ class RMAT(nn.Module):
     def __call__(
         self, tokens_BT: Array, state: State | None = None, documents: Array | None = None
     ) -> tuple[Array, State | InsideChunk]:
-        """Logits of the token after each token, and the state after the last.
+        """Predicts the token after each token. Returns logits, and the state after the last token.
 
         Args:
-            tokens_BT: token ids, any T >= 1. Ids outside the vocabulary are not noticed here.
-            state: what an earlier call returned; None: nothing was read before.
-            documents: [B, T] id of the document each token belongs to, >= 0; documents that one
-                chunk, or the window before it, can hold need different ids: number them. None:
-                each row goes on with the document it is in.
+            tokens_BT: token ids, any T >= 1. Ids outside the vocabulary are not checked.
+            state: the state that an earlier call returned; None: nothing was read before.
+            documents: [B, T] the id of each token's document, >= 0. Documents that share a chunk,
+                or the window before it, need different ids, so number them. None: each row goes on
+                with its document.
 
         Returns:
-            Logits [B, T, V] in float32 (float64 if the policy is), and the state, of the structure
-            that went in. Where T is no multiple of the chunk it is an `InsideChunk`, which no call
-            takes: `rmat_jax.infer` reads streams that stop anywhere.
+            Logits [B, T, V] in float32 (float64 if `dtype` is), and the state, of the structure of
+            the one given. Where T is no multiple of the chunk the state is an `InsideChunk`, which
+            no call takes. `rmat_jax.infer` reads streams that stop anywhere.
 
         Raises:
             UserError: the state is an `InsideChunk`.
@@ -127,10 +129,10 @@ class RMAT(nn.Module):
         state: State | None = None,
         documents: Array | None = None,
     ) -> tuple[losses.Scores, State | InsideChunk]:
-        """The loss of each target, [B, T]; -1 is not scored. Otherwise like a call.
+        """Scores each target, [B, T]; a target of -1 is not scored. Otherwise like a call.
 
-        Not all logits exist at a time: LOGITS numbers, or those of one chunk. With
-        `remat="block"` the backward pass makes them again.
+        At most LOGITS logits exist at a time, or those of one chunk. With `remat="block"` the
+        backward pass computes them again.
         """
 
         def loss(model, x_BTD, targets_BT):
@@ -151,7 +153,7 @@ class RMAT(nn.Module):
     def read(
         self, tokens_BT: Array, state: State, documents: Array | None = None
     ) -> tuple[Array, State]:
-        """The logits after the last token alone, [B, V], and the state.
+        """Returns the logits after the last token alone, [B, V], and the state.
 
         T is a multiple of the chunk. Otherwise like a call.
         """
@@ -165,12 +167,12 @@ class RMAT(nn.Module):
     def embed_tokens(
         self, tokens_BS: Array, before_BS: Array | None, first: Array | int = 0
     ) -> Array:
-        """The vectors [B, S, D] that enter the first layer: `sqrt(D) E[t]` (+ `sqrt(D) E[t-1] Wp`).
+        """Embeds tokens for the first layer: `sqrt(D) E[t]` (+ `sqrt(D) E[t-1] Wp`), [B, S, D].
 
         Args:
             tokens_BS: token ids.
             before_BS: the token before each, -1 where there is none; None: no token shift.
-            first: number of their first chunk, for dropout.
+            first: index of the first chunk, for dropout.
         """
         scale = self.config.width**0.5
         x_BSD = self.embed(tokens_BS) * scale
@@ -180,7 +182,7 @@ class RMAT(nn.Module):
         return self.dropout(x_BSD, first)
 
     def logits(self, x_BSD: Array) -> Array:
-        """Logits [B, S, V] of the last layer's vectors."""
+        """Projects the last layer's vectors to logits [B, S, V]."""
         dtype = jnp.dtype(self.config.dtype)
         table_VD = self.embed.embedding if self.config.tie_embeddings else self.output
         return jnp.einsum(
@@ -200,7 +202,7 @@ class RMAT(nn.Module):
         """Scans over groups of chunks.
 
         Args:
-            out: `out(model, x_BTD, targets_BT or None)`, what is wanted of each group's vectors.
+            out: `out(model, x_BTD, targets_BT or None)`, applied to each group's vectors.
             columns: "tokens" and perhaps "targets", [B, T] each.
             state, documents: as in a call.
 
@@ -211,8 +213,8 @@ class RMAT(nn.Module):
         rest = -length % self.config.chunk_len
         if isinstance(state, InsideChunk):
             raise UserError(
-                "this state stands inside a chunk and cannot be gone on from; read a multiple of "
-                f"chunk_len={self.config.chunk_len} tokens a call, or use rmat_jax.infer"
+                "the state of a call that ends inside a chunk cannot be continued; read a multiple "
+                f"of chunk_len={self.config.chunk_len} tokens a call, or use rmat_jax.infer"
             )
         state = states.initial_state(self.config, batch) if state is None else state
         if documents is None:
@@ -244,23 +246,23 @@ class RMAT(nn.Module):
     def _scan(
         self, body: Callable, carried: PyTree, xs: PyTree, *, again: bool, shown: bool = True
     ) -> tuple[PyTree, PyTree]:
-        """`carried, out = body(model, carried, x)` for each x, and backward perhaps again."""
+        """Scans `carried, out = body(model, carried, x)` over xs; `again` rematerialises it."""
         return nn.scan(
             nn.remat(body, prevent_cse=False) if again else body,
             variable_broadcast="params",
             variable_axes={"intermediates": 0} if shown else {},
-            # dropout has a number of its own for each chunk
+            # `Dropout` folds each chunk's index into the key itself
             split_rngs={"params": False, "dropout": False},
             check_constancy_invariants=False,
         )(self, carried, xs)
 
     def _cut(self, x_BT: Array, chunks: int = 1) -> Array:
-        """[B, T, ...] as groups of so many chunks, [N / G, B, G C, ...]."""
+        """Cuts [B, T, ...] into groups of so many chunks, [N / G, B, G C, ...]."""
         size = chunks * self.config.chunk_len
         return x_BT.reshape(len(x_BT), -1, size, *x_BT.shape[2:]).swapaxes(0, 1)
 
     def _join(self, x_NBT: Array) -> Array:
-        """The inverse."""
+        """The inverse of `_cut`."""
         x_BNT = x_NBT.swapaxes(0, 1)
         return x_BNT.reshape(len(x_BNT), -1, *x_BNT.shape[3:])
 
@@ -270,9 +272,9 @@ class RMAT(nn.Module):
         """Scans over layers: each reads all chunks of a group, with its own memory and window.
 
         Args:
-            state: what the lanes carried before the group.
-            tokens_BT, documents_BT: of the group, or of the part of it that this device has.
-            first: number of the first chunk.
+            state: the state before the group.
+            tokens_BT, documents_BT: of the group, or of this device's part of it.
+            first: index of the first chunk.
         """
         c, before_BT = self.config, None
         state = self._handed(state, tokens_BT, documents_BT)
@@ -287,7 +289,7 @@ class RMAT(nn.Module):
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             length=c.num_layers,
-            # with it every call is traced five times as long
+            # the check makes tracing five times as slow
             check_constancy_invariants=False,
         )(
             self.layers,
@@ -310,7 +312,7 @@ class RMAT(nn.Module):
         return context.of_last(state), x_BTD
 
     def _handed(self, state: State, tokens_BT: Array, documents_BT: Array) -> State:
-        """The state with what all layers share as the device before this one leaves it."""
+        """Returns the state with the shared fields of all layers as the device before left them."""
         c, before = self.config, (state.document_B, state.token_B)
 
         def read_last(before):
@@ -338,7 +340,7 @@ class RMAT(nn.Module):
 
 
 def _kept(primitive, *args, **params) -> bool:
-    """What a rematerialised layer keeps: attention's results, which are few and dear."""
+    """The policy of a rematerialised layer: it keeps attention's results, few and expensive."""
     names = jax.checkpoint_policies.save_only_these_names(fused.KEPT)
     # cuDNN's kernel gives its results no name
     fast = primitive.name.startswith("dot_product_attention_fwd")
@@ -357,13 +359,13 @@ def _read_layer(
     x_BTD: Array,
     carried: Carried,
 ) -> tuple[Array, Carried]:
-    """One layer over a group of chunks, and what it carries on: its queue, and keys and values.
+    """Applies one layer to a group of chunks. Returns its vectors, and what it carries on.
 
     Args:
-        documents_BT: of the group's tokens.
-        owners_BW: of the window before them.
+        documents_BT: the documents of the group's tokens.
+        owners_BW: the documents of the window before them.
         at: the rules at each chunk's end.
-        first: number of the first chunk.
+        first: index of the first chunk.
         block: the layer.
         x_BTD: vectors from the layer below.
         carried: slots [B, M, D], the window's keys and values [B, H, E, W]; None: there are none.
@@ -372,8 +374,7 @@ def _read_layer(
     length, past, slots = x_BTD.shape[1], [], None
     chunks = length // c.chunk_len
     h_BTD, heads = block.ask(x_BTD, jnp.arange(length)[None])
-    # positions are counted from the start of the group where vectors are turned, and of the chunk
-    # where it matters who sees whom
+    # rotations count positions from the start of the group, masks from the start of the chunk
     group = Keys(heads.keys, heads.values, documents_BT)
     own = group.cut(c.chunk_len, c.chunk_len, chunks, 0)
     if c.carries_window:

@@ -9,7 +9,7 @@ head size].
     C  tokens of a chunk                 W  tokens of a local window     F  hidden width of the MLP
     S  tokens of a piece: those of one   V  vocabulary                   J  keys of any kind
        call that fall into one chunk     L  layers                       P  some rows of a batch
-    G  chunks of a group, which the layers take at once
+    G  chunks of a group, which the layers read at once
 
 A 1 stands for an axis of length 1. Public functions spell shapes out in their docstrings; inside,
 the suffix is the documentation.

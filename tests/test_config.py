@@ -76,7 +76,7 @@ RULES = [
     (
         RMATConfig,
         {"branches": ("full", "world")},
-        "model.branches=full,world names 'world', there is full,local,memory",
+        "model.branches=full,world names 'world', which is not one of full,local,memory",
     ),
     (
         RMATConfig,

@@ -1,11 +1,11 @@
-"""One layer of arXiv 2507.00453: hybrid attention, an MLP, and the memory's part of both.
+"""One layer of arXiv 2507.00453: hybrid attention, an MLP, and a memory.
 
     h  = LN1(x)                                   q, k, v = h Wq, h Wk, h Wv, rotated
     A  = l1 A_full + l2 A_local (+ l3 A_mem)      l = softmax(w)
     x' = x + A Wo                                 y = x' + MLP(LN2(x'))
 
-A block is told what it may see and says what it adds. It holds no state and knows no stream of
-tokens: `model.py` and `infer/open_chunk.py` keep those.
+A block gets the keys that its tokens may see, and returns new vectors. It holds no state:
+`model.py` and `infer/open_chunk.py` carry the state of a stream from call to call.
 """
 
 from typing import NamedTuple
@@ -28,19 +28,19 @@ from rmat_jax.types import Array
 
 
 class Heads(NamedTuple):
-    """What tokens ask and what they show, [B, S, H, E] each."""
+    """Queries, keys and values of tokens, [B, S, H, E] each."""
 
-    # turned by the token's position
+    # rotated by the token's position
     queries: Array
     keys: Array
-    # as they are
+    # not rotated
     plain_queries: Array
     plain_keys: Array
     values: Array
 
 
 class Block(nn.Module):
-    """A layer: `ask`, then `__call__`. `slots` and `write` are its memory's, if it has one."""
+    """A layer: `ask`, then `__call__`. `slots` and `write` read and write its memory, if any."""
 
     config: RMATConfig
 
@@ -59,11 +59,11 @@ class Block(nn.Module):
                 self.memory_bias = self.param("memory_bias", start, (c.num_heads,), dtype)
 
     def ask(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Heads]:
-        """h [B, S, D], and what is made of it.
+        """Returns h [B, S, D], and its queries, keys and values.
 
         Args:
             x_BSD: the tokens' vectors from the layer below.
-            positions_BS: their places; B may be 1.
+            positions_BS: their positions; B may be 1.
         """
         c = self.config
         h_BSD = self.attention_norm(x_BSD)
@@ -83,19 +83,19 @@ class Block(nn.Module):
         path: str = "obvious",
         first: Array | int = 0,
     ) -> Array:
-        """y, [B, S, D].
+        """Returns y, [B, S, D].
 
-        Attention takes each chunk as a row of its own. So the Keys have B times G rows, each of
-        S / G queries, where the tokens are those of G chunks.
+        Attention takes each chunk as a separate row. So for tokens of G chunks the Keys have B G
+        rows, each for S / G queries.
 
         Args:
             x_BSD: the tokens' vectors from the layer below.
-            heads: of `ask`.
-            own: the tokens as they are seen, with their places in their chunks.
-            past: tokens before them: the carried window, the chunk so far.
-            slots: the memory's; None: there is no memory.
+            heads: the result of `ask`.
+            own: the tokens' keys and values, with their positions in their chunks.
+            past: the tokens before them: the carried window, the chunk so far.
+            slots: the slots of the memory; None: there is no memory.
             path: how attention is computed; all but "obvious" take whole chunks.
-            first: number of the first chunk, for dropout.
+            first: index of the first chunk, for dropout.
         """
         a_BSHE = self.attend(path, heads, own, past, slots)
         x_BSD = x_BSD + self.dropout(self.output(a_BSHE.reshape(x_BSD.shape)), first)
@@ -104,13 +104,13 @@ class Block(nn.Module):
     def attend(
         self, path: str, heads: Heads, own: Keys, past: list[Keys], slots: Keys | None
     ) -> Array:
-        """The mixture of the branches, [B, S, H, E]: by the obvious code, or branch by branch."""
+        """Mixes the branches, [B, S, H, E], by the obvious code or branch by branch."""
         c, shape = self.config, own.keys_BJHE.shape
         if path == "obvious":
             parts, asked = [*past, own], [heads.queries.reshape(shape)] * (len(past) + 1)
             if slots is not None:
                 parts.append(slots)
-                # slots in a softmax of their own have no place, so the query has none either
+                # slots with their own softmax have no position, so the query has none either
                 queries = heads.queries if c.memory.joint else heads.plain_queries
                 asked.append(queries.reshape(shape))
             return read_values(self.weigh(asked, parts, own), parts)
@@ -133,10 +133,10 @@ class Block(nn.Module):
     def _seen(
         self, path: str, branch: str, own: Keys, past: list[Keys], slots: Keys | None
     ) -> tuple[str, Keys, Band, int]:
-        """How a branch is computed, and what `documents.seen` says of it.
+        """Returns the path that computes a branch, and the results of `documents.seen` for it.
 
         Raises:
-            UserError: the path cannot take it.
+            UserError: the path cannot compute the branch.
         """
         c = self.config
         for way in (fastest(c.dtype), "xla") if path == "auto" else (path,):
@@ -147,16 +147,16 @@ class Block(nn.Module):
         raise UserError(f"model.attention={path} {reason} ({branch}); use model.attention=auto")
 
     def shares(self) -> Array:
-        """What each branch counts."""
+        """Returns the weight of each branch; they add up to 1."""
         return jax.nn.softmax(self.fusion) if len(self.config.fused) > 1 else jnp.ones(1)
 
     def weigh(self, asked: list[Array], parts: list[Keys], own: Keys) -> list[Array]:
-        """The weight of everything that is seen, [B, H, S, J] for each part: the branches' mixture.
+        """Returns the attention weights over each part, [B, H, S, J], mixed over the branches.
 
         Args:
-            asked: the queries that each part is asked with.
+            asked: the queries for each part.
             parts: window, chunk, and last the slots where there is a memory.
-            own: the queries' tokens.
+            own: the tokens of the queries.
         """
         c = self.config
         bias_H = self.memory_bias if c.memory and c.memory.joint else None
@@ -168,14 +168,14 @@ class Block(nn.Module):
         return mix_branches(row_of_scores(asked, parts, biases), masks, self.shares())
 
     def slots(self, line_BJD: Array, owners_GBM: Array, heads: Heads | None = None) -> Keys:
-        """The slots that each chunk of a group sees, in a row of its own for each chunk.
+        """Returns the slots that each chunk of a group sees, one row for each chunk.
 
-        Read jointly, a slot stands where the middle of its tokens stood: its key is turned there.
+        Where slots are read jointly, a slot's key is rotated to the middle of its run of tokens.
 
         Args:
             line_BJD: the slots that the first chunk sees, then the entries that follow them.
             owners_GBM: the document of each slot that each chunk sees.
-            heads: of the group's tokens; they stand for entries that are tokens.
+            heads: of the group's tokens; used for entries that are single tokens' inputs.
         """
         c, (chunks, _, size) = self.config, owners_GBM.shape
         writes = c.memory.writes

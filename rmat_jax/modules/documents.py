@@ -1,4 +1,4 @@
-"""Who sees whom: documents, branches, the ages of slots, and what happens at a chunk's border.
+"""The masks of attention, the ages of slots, and the rules at a chunk's border.
 
 A lane is one endless stream of documents. A token sees its own document only, in every branch. The
 memory belongs to the document that was read last; a new document begins with an empty one.
@@ -14,23 +14,23 @@ from rmat_jax.ops.attention import Keys
 from rmat_jax.ops.fused import Band
 from rmat_jax.types import Array
 
-# document id of a place where no token stands; real ids are >= 0
+# the document id of a place without a token; real ids are >= 0
 NOBODY = -1
 
 
 def visible(
     config: RMATConfig, branch: str, positions_BS: Array, documents_BS: Array, keys: Keys
 ) -> Array | None:
-    """The mask [B, S, J] of a branch over some keys; None where it shows none of them.
+    """Returns a branch's mask [B, S, J] over some keys; None where the branch shows none of them.
 
     "full" shows the chunk up to the token, "local" the last W tokens (or those of the same block of
-    W), "memory" the slots. Where the memory is read jointly the first branch shows the slots too.
+    W), "memory" the slots. Where the memory is read jointly, the first branch shows the slots too.
 
     Args:
-        config: the model's.
+        config: the model's config.
         branch: "full", "local" or "memory".
-        positions_BS: of the queries in their chunk; B may be 1.
-        documents_BS: of the queries.
+        positions_BS: the queries' positions in their chunk; B may be 1.
+        documents_BS: the queries' documents.
         keys: tokens, or slots, which have no positions.
     """
     own_BSJ = documents_BS[:, :, None] == keys.documents_BJ[:, None, :]
@@ -52,19 +52,19 @@ def visible(
 def seen(
     config: RMATConfig, branch: str, own: Keys, past: list[Keys], slots: Keys | None, unit: int = 1
 ) -> tuple[Keys, Band, int]:
-    """All that a branch shows to the tokens of whole chunks, joined. `visible` shows the same.
+    """Joins all keys that a branch shows to the tokens of whole chunks. `visible` shows the same.
 
     Args:
-        config: the model's.
+        config: the model's config.
         branch: "full", "local" or "memory".
         own: the chunks' tokens, [B, C].
         past: the windows before them, if there are any.
-        slots: those that each chunk sees.
-        unit: rows are to be multiples of it, if possible.
+        slots: the slots that each chunk sees.
+        unit: the lengths of rows become multiples of it, if possible.
 
     Returns:
-        The keys, in a row of their own for each row of queries; where a query may look; how many
-        queries a row has, C or what divides it.
+        The keys, one row for each row of queries; the band of keys that a query sees; the number of
+        queries in a row, C or a divisor of it.
     """
     c, keys, band, tile = config, own, Band(), config.chunk_len
     if branch == "memory":
@@ -72,7 +72,7 @@ def seen(
     if branch == "local":
         size = c.local.window
         if c.local.sliding:
-            # a few tokens that nobody sees fill up the window
+            # padding, which no query sees, makes the window a multiple of the unit
             more = -size % unit
             fits = [d for d in range(size, tile) if tile % d == 0 and d % unit == 0]
             tile = min(fits, default=tile)
@@ -88,14 +88,14 @@ def seen(
 
 
 class Border(NamedTuple):
-    """What every layer's memory needs to know at the end of a chunk.
+    """The facts about a chunk's end that the memories of all layers share.
 
-    Of a group of chunks each field has a leading axis G.
+    For a group of chunks each field has a leading axis G.
     """
 
     # whether each token of the chunk belongs to the document that was read last
     mine_BC: Array
-    # of the slots that the chunk sees: the document each belongs to
+    # the document of each slot that the chunk sees
     owners_BM: Array | None
     # chunks since each slot was written, before the write and after it; 0: unwritten
     ages_BM: Array | None
@@ -105,17 +105,17 @@ class Border(NamedTuple):
 def border(
     config: RMATConfig, ages_BM: Array | None, owner_B: Array, last_B: Array, documents_BC: Array
 ) -> Border:
-    """The rules at the end of a chunk.
+    """Applies the rules at the end of a chunk.
 
     Where another document has begun, the queue is emptied. Only tokens of the last document are
     written; a run without any of them leaves its slot unwritten.
 
     Args:
-        config: the model's.
-        ages_BM: of the slots when the chunk began; None: there is no memory.
-        owner_B: the document that they belong to.
+        config: the model's config.
+        ages_BM: the ages of the slots when the chunk began; None: there is no memory.
+        owner_B: the document of these slots.
         last_B: the document that was read last.
-        documents_BC: of the chunk's tokens; NOBODY where none stands.
+        documents_BC: the documents of the chunk's tokens; NOBODY for padding.
     """
     mine_BC = documents_BC == last_B[:, None]
     if not config.memory:
@@ -131,7 +131,7 @@ def border(
 def borders(
     config: RMATConfig, ages_BM: Array | None, owner_B: Array, documents_GBC: Array
 ) -> tuple[Border, Array]:
-    """`border` of one chunk after the other, and the document that was read last, [B]."""
+    """Applies `border` to one chunk after the other. Returns also the document read last, [B]."""
 
     def end(carried, documents_BC):
         ages_BM, owner_B = carried
@@ -144,7 +144,7 @@ def borders(
 
 
 def last(x_BS: Array, documents_BS: Array, before_B: Array) -> Array:
-    """The value at each row's last token, [B]; `before` for a row without any."""
+    """Returns the value at each row's last token, [B]; `before` for a row without any token."""
     count_B = (documents_BS != NOBODY).sum(1, dtype=jnp.int32)
     place_B1 = jnp.maximum(count_B - 1, 0)[:, None]
     found_B = jnp.take_along_axis(x_BS, place_B1, axis=1)[:, 0].astype(jnp.int32)
@@ -154,13 +154,13 @@ def last(x_BS: Array, documents_BS: Array, before_B: Array) -> Array:
 def previous_tokens(
     token_B: Array, document_B: Array, tokens_BS: Array, documents_BS: Array
 ) -> Array:
-    """The token before each token, [B, S]; -1 where there is none in its document.
+    """Returns the token before each token, [B, S]; -1 where its document has none.
 
     Args:
-        token_B: that was read last; -1: none yet.
+        token_B: the token that was read last; -1: none yet.
         document_B: its document.
-        tokens_BS: that follow.
-        documents_BS: theirs.
+        tokens_BS: the tokens that follow.
+        documents_BS: their documents.
     """
     before_BS = jnp.concatenate([token_B[:, None], tokens_BS[:, :-1]], axis=1)
     owners_BS = jnp.concatenate([document_B[:, None], documents_BS[:, :-1]], axis=1)
@@ -168,15 +168,15 @@ def previous_tokens(
 
 
 def slot_documents(ages_BM: Array, document_B: Array) -> Array:
-    """The document that each slot belongs to, [B, M]; NOBODY where it is unwritten."""
+    """Returns the document of each slot, [B, M]; NOBODY where the slot is unwritten."""
     return jnp.where(ages_BM > 0, document_B[:, None], NOBODY)
 
 
 def slot_positions(config: RMATConfig, chunks: int = 1) -> Array:
-    """Where the middle of the tokens stood that each slot was made of, [1, M + (G - 1) K].
+    """Returns each slot's position, the middle of its run of tokens, [1, M + (G - 1) K].
 
-    The slots that the first chunk sees, then those that each further chunk sees first. Counted from
-    the start of the first chunk: -1 is the token before it.
+    The slots that the first chunk sees stand first, then the new ones of each further chunk.
+    Positions count from the start of the first chunk, so -1 is the token before it.
     """
     c, (writes, slots) = config, (config.memory.writes, config.memory.slots)
     entry_J = jnp.arange(slots + (chunks - 1) * writes)

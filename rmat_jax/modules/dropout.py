@@ -1,5 +1,5 @@
-"""Random numbers of training, which belong to the rows of the global batch and to their chunks, and
-not to the devices that hold them.
+"""Dropout whose random numbers belong to the rows of the global batch and their chunks, and not to
+the devices that hold them.
 """
 
 import jax
@@ -11,8 +11,8 @@ from rmat_jax.types import Array
 
 
 def row_keys(key: Array, rows: int) -> Array:
-    """A key for each row: its index in the global batch is folded in, so that it is the same on
-    whatever device the row lies.
+    """Makes a key for each row. The row's index in the global batch is folded in, so that the key
+    does not depend on the row's device.
     """
     # Inside shard_map and pmap a device sees its own rows only: those axes are "manual".
     manual = jax.sharding.get_abstract_mesh().manual_axes
@@ -25,19 +25,19 @@ class Dropout(nn.Module):
     """Zeroes entries with probability `rate`, scales the others by 1 / (1 - rate); does nothing
     without a "dropout" key.
 
-    Each chunk of a row draws its mask with a key of its own; `flax.linen.Dropout` would give each
-    device the masks of the first, and masks that depend on how many chunks are read at once.
+    Each chunk of a row draws its mask with its own key. With `flax.linen.Dropout` all devices would
+    draw the same masks, and the masks would depend on the number of chunks read at once.
     """
 
     rate: float
     chunk_len: int
 
     def __call__(self, x_BSD: Array, first: Array | int = 0) -> Array:
-        """The same shape.
+        """Returns an array of the same shape.
 
         Args:
             x_BSD: vectors of tokens.
-            first: number of their first chunk in the call.
+            first: index of their first chunk in the call.
         """
         if not self.rate or not self.has_rng("dropout"):
             return x_BSD

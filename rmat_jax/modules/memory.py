@@ -19,20 +19,21 @@ from rmat_jax.ops import context
 from rmat_jax.types import Array
 
 Project = Callable[[Array], Array]
-# J entries, from a first one on, as a function of the queue before: [B, J, D] of [B, M, D]
+# maps the queue before, [B, M, D], and the index of a first entry to all entries from it on
 Entries = Callable[[Array, int], Array]
-# turns that one kernel takes
+# the turns that one iteration of a scan computes
 UNROLL = 8
 
 
 class Memory(nn.Module):
-    """A queue of M slots, oldest first. `keys` is what chunks see of it, `write` the next queue.
+    """A queue of M slots, oldest first. `keys` makes keys and values of it, `write` the next queue.
 
-    Both take a group of G chunks. The slots and the entries that follow them make one line: the
-    first chunk sees its first M vectors, each further chunk those that stand K further on.
+    Both take a group of G chunks. The slots and the entries that follow them form one line. The
+    first chunk sees the line's first M vectors, and each further chunk the M vectors that start K
+    later.
 
     An age counts the chunks since a slot was written. A slot of age 0 is unwritten; its content
-    means nothing and nobody sees it.
+    means nothing and no token sees it.
     """
 
     config: RMATConfig
@@ -46,13 +47,13 @@ class Memory(nn.Module):
             self.gate = {"slot": SlotGate, "gru": GRUGate}[c.memory.gate](c)
 
     def keys(self, line_BJD: Array, layer: tuple[Project, Project]) -> tuple[Array, Array]:
-        """Keys and values of vectors of the line: `M Wk` and `M Wv`, [B, J, H, E] each.
+        """Projects vectors of the line to keys and values, [B, J, H, E] each.
 
-        Of outputs they are `LNm(M) Wmk` and `LNm(M) Wmv`.
+        They are `M Wk` and `M Wv` of inputs, `LNm(M) Wmk` and `LNm(M) Wmv` of outputs.
 
         Args:
             line_BJD: vectors that the memory keeps.
-            layer: Wk and Wv of the layer, which inputs are read with.
+            layer: Wk and Wv of the layer, for a memory that keeps inputs.
         """
         c, (key, value) = self.config, layer
         if c.memory.keeps_outputs:
@@ -60,13 +61,14 @@ class Memory(nn.Module):
         return split_heads(c, key(line_BJD)), split_heads(c, value(line_BJD))
 
     def write(self, slots_BMD: Array, kept_BTD: Array, at: Border) -> tuple[Array, Array]:
-        """The queue after a group of chunks, and the line that the group's chunks see.
+        """Writes a group of chunks to the queue. Returns the new queue, and the line.
 
-        An entry s is the mean of a run of C / K tokens, of those of the chunk's last document.
+        An entry s is the mean of a run of C / K tokens; only tokens of the chunk's last document
+        count.
 
         Args:
-            slots_BMD: the queue before; where time is divided over devices, that of the first.
-            kept_BTD: what the layer keeps of each token of the group.
+            slots_BMD: the queue before; where time is divided over devices, the first one's.
+            kept_BTD: the layer's input or output at each token of the group.
             at: the rules at the chunks' borders.
 
         Returns:
@@ -95,16 +97,16 @@ class Memory(nn.Module):
         def hand_on(queue_BMD):
             return next_queue(line(queue_BMD, max(count - slots, 0)))
 
-        # without a gate a queue is made of the entries of as many devices as fill it
+        # without a gate, a queue depends only on the last devices whose entries fill it
         reach = None if c.memory.gated else -(-slots // count)
         line_BJD = line(context.in_turn(hand_on, slots_BMD, reach))
         return next_queue(line_BJD), line_BJD
 
     def _gated(self, s_BJD: Array, slots_BMD: Array, at: Border) -> Entries:
-        """The entries that the gate makes of s.
+        """Returns the entries that the gate makes of s.
 
-        A slot is replaced M / K chunks after it was written. So as many chunks do not depend on
-        each other: they are one turn of the queue, R entries.
+        A slot is replaced M / K chunks after it was written. So M / K chunks do not depend on each
+        other. They are one turn of the queue, R entries.
         """
         c = self.config.memory
         length, size = s_BJD.shape[1], min(c.slots, s_BJD.shape[1])
@@ -136,19 +138,19 @@ class Memory(nn.Module):
 
 
 def _by_turns(x_BJ: Array, size: int) -> Array:
-    """[N, B, R, ...]; zeros fill up the last turn."""
+    """Cuts [B, J, ...] into turns, [N, B, R, ...]; zeros fill up the last turn."""
     x_BJ = jnp.pad(x_BJ, ((0, 0), (0, -x_BJ.shape[1] % size)) + ((0, 0),) * (x_BJ.ndim - 2))
     return x_BJ.reshape(len(x_BJ), -1, size, *x_BJ.shape[2:]).swapaxes(0, 1)
 
 
 def _in_line(x_NBR: Array, length: int) -> Array:
-    """The inverse, [B, J, ...]."""
+    """The inverse of `_by_turns`, [B, J, ...]."""
     x_BNR = x_NBR.swapaxes(0, 1)
     return x_BNR.reshape(len(x_BNR), -1, *x_BNR.shape[3:])[:, :length]
 
 
 class SlotGate(nn.Module):
-    """One number a slot, which can be exactly 0, so that a slot can be kept for ever (our choice).
+    """A gate of one number z a slot. z can be exactly 0, so that a slot is kept for ever (ours).
 
     z = clip(1.2 sigmoid(s wz + e uz + bz) - 0.1, 0, 1)
     new = (1 - z) e + z s
@@ -166,20 +168,20 @@ class SlotGate(nn.Module):
         return (1 - z_BK1) * e_BKD + z_BK1 * s_BKD
 
     def over(self, turns: tuple[Array, Array, Array], slots_BMD: Array, length: int) -> Entries:
-        """What calls make, turn after turn.
+        """Computes the entries of all turns at once, equal to one call after the other.
 
-        z needs of a slot e only the number a = e uz, and the number of what replaces it is
+        z depends on a slot e only through the number a = e uz. The entry that replaces e has
 
             a' = (1 - z) a + z s uz
 
-        So only numbers wait for those of the turn before. When every z is known, an entry is a
-        multiple of the first slot and a sum over the turns' s.
+        So only these numbers are computed turn by turn. Once every z is known, an entry is a
+        multiple of the first slot plus a weighted sum over the turns' s.
 
         Args:
             turns: s [N, B, R, D]; whether the slot that leaves was written, [N, B, R]; whether the
-                entry is written.
-            slots_BMD: the queue before; of the first device, where time is divided.
-            length: [J] of the entries.
+                entry is written, [N, B, R].
+            slots_BMD: the queue before; where time is divided over devices, the first one's.
+            length: [J] the number of entries.
         """
         s_NBRD, held_NBR, written_NBR = turns
         own_NBR = _times(s_NBRD, self.uz)[..., 0]
@@ -233,7 +235,7 @@ class SlotGate(nn.Module):
 
 
 class GRUGate(nn.Module):
-    """A GRU cell (arXiv 1406.1078) whose state is the slot that the new entry replaces: the paper.
+    """The paper's gate: a GRU cell (arXiv 1406.1078) whose state is the slot to be replaced.
 
     z = sigmoid(s Wz + e Uz + bz)
     r = sigmoid(s Wr + e Ur + br)
@@ -274,11 +276,11 @@ def _matrix(module: nn.Module, name: str, rows: int, columns: int) -> Array:
 
 
 def _vector(module: nn.Module, name: str, size: int, start: float) -> Array:
-    """A bias as [1, 1, size]."""
+    """Makes a bias, [1, 1, size]."""
     dtype = jnp.dtype(module.config.param_dtype)
     return module.param(name, nn.initializers.constant(start), (size,), dtype)[None, None]
 
 
 def _times(x_BKD: Array, matrix: Array) -> Array:
-    # in float32 in fact: accelerators would multiply in fewer bits
+    # by default accelerators multiply float32 in fewer bits
     return jnp.matmul(x_BKD, matrix, precision="highest")

@@ -1,4 +1,4 @@
-"""The block's feed-forward half, and the projections all modules share."""
+"""The block's MLP, and the projections that all modules share."""
 
 import jax
 from flax import linen as nn
@@ -10,8 +10,8 @@ from rmat_jax.types import Array
 def projection(
     config: RMATConfig, features: int, *, residual: bool = False, use_bias: bool = False
 ) -> nn.Dense:
-    """A matrix that keeps the scale of its input; one that ends a residual branch starts smaller by
-    sqrt(2 L).
+    """Makes a linear layer whose start keeps the scale of its input. At the end of a residual
+    branch it starts smaller by sqrt(2 L).
     """
     scale = 1 / (2 * config.num_layers) if residual else 1.0
     return nn.Dense(
@@ -24,7 +24,7 @@ def projection(
 
 
 def split_heads(config: RMATConfig, x_BJD: Array) -> Array:
-    """[B, J, H, E]."""
+    """Splits [B, J, D] into heads, [B, J, H, E]."""
     return x_BJD.reshape(*x_BJD.shape[:2], config.num_heads, config.head_dim)
 
 

@@ -11,7 +11,7 @@ EPSILON = 1e-5
 
 
 def layer_norm(config: RMATConfig, name: str | None = None) -> "LayerNorm":
-    """A `LayerNorm` of the model's dtype."""
+    """Makes a `LayerNorm` in the dtype of the model's parameters."""
     return LayerNorm(config.param_dtype, name=name)
 
 
@@ -37,9 +37,9 @@ def _normalise(x_BSD: Array, scale_D: Array, bias_D: Array) -> Array:
 
 
 def _standard(x_BSD: Array) -> tuple[Array, Array]:
-    """x with mean 0 and variance 1, and one by its deviation.
+    """Returns x with mean 0 and variance 1, and the reciprocal of its standard deviation.
 
-    The variance takes two passes: E[x^2] - E[x]^2 loses digits, and the laws compare many of them.
+    The variance takes two passes, since E[x^2] - E[x]^2 loses digits that the tests compare.
     """
     x_BSD = x_BSD - x_BSD.mean(-1, keepdims=True)
     by_BS1 = jax.lax.rsqrt((x_BSD**2).mean(-1, keepdims=True) + EPSILON)
@@ -56,7 +56,7 @@ def _backward(kept, d_y_BSD):
 
 
 def _sum_of_rows(x_BSD: Array) -> Array:
-    """As a product: XLA adds up columns far slower on CPUs."""
+    """Sums over the rows by a matrix product, since XLA's sums over rows are far slower on CPUs."""
     x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
     return jnp.matmul(jnp.ones((1, len(x_TD)), x_TD.dtype), x_TD, precision="highest")[0]
 

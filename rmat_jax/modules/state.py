@@ -1,7 +1,7 @@
-"""What is carried from chunk to chunk and from call to call: one value of fixed size.
+"""The state that the model carries from chunk to chunk and from call to call, of fixed size.
 
-A `State` is closed: it stands at the border of a chunk in every row. Training and evaluation know
-no other. A stream that stops inside a chunk is `infer`'s.
+A `State` stands at the border of a chunk in every row. Training and evaluation use no other. For
+streams that stop inside a chunk, `infer` has an `OpenState`.
 """
 
 import functools
@@ -22,31 +22,31 @@ from rmat_jax.types import Array
 class State:
     """All that the model remembers of a batch of streams.
 
-    Its size does not depend on what was read.
-
-    `ages_BM` alone decides whether a row's memory counts, so that zero ages forget it. A part is
-    None where the model has no use for it.
+    Its size does not depend on the length of the text. A slot is visible only where `ages_BM` is
+    above 0, so zero ages empty a memory. A field is None where the model does not use it.
     """
 
     # the queues, float32, oldest first
     slots_LBMD: Array | None
-    # of the W tokens before the chunk, rotated to positions -W..-1
+    # the keys of the W tokens before the chunk, rotated to positions -W..-1
     window_keys_LBHEW: Array | None
+    # the values of these tokens
     window_values_LBHEW: Array | None
+    # the documents of these tokens
     window_documents_BW: Array | None
     # chunks since each slot was written, the same in all layers; 0: unwritten
     ages_BM: Array | None
-    # id of the document that was read last
+    # the document that was read last
     document_B: Array
-    # that was read last; -1: none yet
+    # the token that was read last; -1: none yet
     token_B: Array | None
 
     def forget(self) -> "State":
-        """The same state with an empty memory; a sliding window stays."""
+        """Returns the same state with an empty memory; a sliding window stays."""
         return self if self.ages_BM is None else self.replace(ages_BM=jnp.zeros_like(self.ages_BM))
 
     def memory_LBMD(self) -> Array:
-        """The written slots; zeros elsewhere."""
+        """Returns the slots, zeros where they are unwritten."""
         return jnp.where(self.ages_BM[None, :, :, None] > 0, self.slots_LBMD, 0)
 
     def num_bytes(self) -> int:
@@ -55,11 +55,11 @@ class State:
 
 @struct.dataclass
 class InsideChunk:
-    """Stands for the state of a call that ended inside a chunk: there is nothing to go on from."""
+    """Stands for the state of a call that ended inside a chunk. No call can go on from it."""
 
 
 def initial_state(config: RMATConfig, batch: int) -> State:
-    """The state before the first token of `batch` streams: nothing remembered."""
+    """Makes the state of `batch` streams before their first token."""
     c, dtype = config, jnp.dtype(config.dtype)
     slots = window = owners = ages = None
     if c.memory:
@@ -72,7 +72,7 @@ def initial_state(config: RMATConfig, batch: int) -> State:
     return State(
         slots_LBMD=slots,
         window_keys_LBHEW=window,
-        # an array of its own: a donated state must not hold one twice
+        # a separate array, since a donated state must not hold one twice
         window_values_LBHEW=window if window is None else jnp.zeros_like(window),
         window_documents_BW=owners,
         ages_BM=ages,
@@ -82,15 +82,15 @@ def initial_state(config: RMATConfig, batch: int) -> State:
 
 
 def window(keys_BHEW: Array, values_BHEW: Array, documents_BW: Array) -> Keys:
-    """A carried window as Keys: the W tokens before the chunk."""
+    """Makes Keys of a carried window, the W tokens before the chunk."""
     before_1W = jnp.arange(-keys_BHEW.shape[-1], 0)[None]
     return Keys(unpacked(keys_BHEW), unpacked(values_BHEW), documents_BW, before_1W)
 
 
 def slide(config: RMATConfig, keys: Keys, length: int) -> tuple[Array, Array]:
-    """The window after `length` tokens: the last W keys and values of these, [B, H, E, W] each.
+    """Returns the window after `length` tokens: their last W keys and values, [B, H, E, W] each.
 
-    Rotations add up: a key that is turned back by C stands C places earlier.
+    Rotations add up, so rotating a key back by `length` moves it `length` positions to the left.
     """
     c, size = config, config.local.window
     back_1W = jnp.full((1, size), -length)
@@ -99,25 +99,25 @@ def slide(config: RMATConfig, keys: Keys, length: int) -> tuple[Array, Array]:
 
 
 def slide_documents(config: RMATConfig, before_BW: Array, documents_BC: Array) -> Array:
-    """The documents of the window that the next chunk sees, [B, W]."""
+    """Returns the documents of the window that the next chunk sees, [B, W]."""
     return jnp.concatenate([before_BW, documents_BC], axis=1)[:, -config.local.window :]
 
 
 def packed(x_BJHE: Array) -> Array:
-    """[B, H, E, J], as states keep keys and values.
+    """Transposes keys or values to [B, H, E, J], the layout in states.
 
-    One query's products with all keys then read memory in order.
+    The products of one query with all keys then read memory in order.
     """
     return x_BJHE.transpose(0, 2, 3, 1)
 
 
 def unpacked(x_BHEJ: Array) -> Array:
-    """[B, J, H, E]. A view: the compiler folds it into the product that reads it."""
+    """The inverse of `packed`, [B, J, H, E]. XLA folds it into the product that reads it."""
     return x_BHEJ.transpose(0, 3, 1, 2)
 
 
 def where_rows(mask_B: Array, new: State, old: State) -> State:
-    """The rows of `new` where the mask holds, those of `old` elsewhere."""
+    """Takes the rows of `new` where the mask holds, and those of `old` elsewhere."""
 
     def choose(axis, x, y):
         return jnp.where(mask_B.reshape((1,) * axis + (-1,) + (1,) * (x.ndim - axis - 1)), x, y)
@@ -126,7 +126,7 @@ def where_rows(mask_B: Array, new: State, old: State) -> State:
 
 
 def split_rows(state: State, parts: int, *, neighbours: bool = False) -> State:
-    """The rows in `parts` equal groups along a new leading axis.
+    """Splits the rows into `parts` equal groups along a new leading axis.
 
     Group p has the rows whose index is p modulo `parts`, or with `neighbours` the p-th run of rows.
     """
@@ -151,7 +151,7 @@ def merge_rows(state: State, *, neighbours: bool = False) -> State:
 
 
 def _by_rows(change: Callable[..., Array], state: State, *others: State) -> State:
-    """`change(axis, x, ...)` of every leaf; `axis` is that of the rows: 1 behind L, else 0."""
+    """Applies `change(axis, x, ...)` to every field. `axis`, the rows', is 1 behind L, else 0."""
     changed = {}
     for name, x in vars(state).items():
         axis = 1 if "_LB" in name else 0

@@ -1,4 +1,4 @@
-"""The attention of the hybrid block, in the obvious code, which faster versions must equal.
+"""The attention of the hybrid block, in plain code. Faster versions must compute the same.
 
     A = sum over branches b of  share_b * softmax(q k^T / sqrt(E) + bias, where mask_b) v
 
@@ -17,23 +17,23 @@ from rmat_jax.types import Array
 
 
 class Keys(NamedTuple):
-    """Something to look at: J keys and values, and what decides who sees them."""
+    """J keys and values, with the documents and positions that decide which queries see them."""
 
     keys_BJHE: Array
     values_BJHE: Array
-    # id of the document each belongs to; -1: of none
+    # the id of each key's document; -1: padding
     documents_BJ: Array
-    # in the chunk, negative before it; None: slots of a memory, which are seen from everywhere
+    # positions in the chunk, negative before it; None: slots, which any query of the document sees
     positions_BJ: Array | None = None
 
     def followed_by(self, more: "Keys") -> "Keys":
-        """These and more behind them, without positions."""
+        """Appends more keys. The result has no positions."""
         return Keys(
             *(jnp.concatenate(both, axis=1) for both in zip(self[:3], more[:3], strict=True))
         )
 
     def padded(self, count: int) -> "Keys":
-        """So many more before these, of no document."""
+        """Puts `count` keys of padding before these. The result has no positions."""
 
         def pad(x_BJ, value):
             widths = ((0, 0), (count, 0)) + ((0, 0),) * (x_BJ.ndim - 2)
@@ -42,14 +42,14 @@ class Keys(NamedTuple):
         return Keys(pad(self.keys_BJHE, 0), pad(self.values_BJHE, 0), pad(self.documents_BJ, -1))
 
     def cut(self, size: int, step: int, count: int, first: int) -> "Keys":
-        """`pieces`, each in the places from `first` on."""
-        # known while the program is compiled: what a mask excludes can be left out of it
+        """Cuts these as `pieces` does. Each piece has the positions from `first` on."""
+        # positions are NumPy arrays, so that masks are constants when the program is compiled
         places_1J = np.arange(first, first + size)[None]
         return Keys(*(pieces(x, size, step, count) for x in self[:3]), places_1J)
 
 
 def pieces(x_BJ: Array, size: int, step: int, count: int) -> Array:
-    """Pieces of each row as rows of their own, [B * count, size, ...]; they may overlap.
+    """Cuts each row into pieces, which become rows, [B * count, size, ...]. They may overlap.
 
     Row `b * count + g` has `size` entries of row b, from `g * step` on.
     """
@@ -58,7 +58,7 @@ def pieces(x_BJ: Array, size: int, step: int, count: int) -> Array:
     x_BJ = x_BJ[:, : size + (count - 1) * step]
     x_BJ = jnp.pad(x_BJ, ((0, 0), (front, 0)) + ((0, 0),) * (x_BJ.ndim - 2))
     x_BGS = x_BJ.reshape(len(x_BJ), -1, step, *x_BJ.shape[2:])
-    # slices and not a gather, whose gradient would be added up one entry at a time
+    # slices, since the gradient of a gather would add up one entry at a time
     x_BGJ = jnp.concatenate([x_BGS[:, at : at + count] for at in range(blocks)], axis=2)
     return x_BGJ[:, :, front:].reshape(-1, size, *x_BJ.shape[2:])
 
@@ -66,12 +66,12 @@ def pieces(x_BJ: Array, size: int, step: int, count: int) -> Array:
 def row_of_scores(
     asked: Sequence[Array], parts: Sequence[Keys], biases_H: Sequence[Array | None]
 ) -> list[Array]:
-    """Scores queries against all that they could see.
+    """Scores queries against the keys of each part, without a mask.
 
     Args:
-        asked: for each part the queries [B, S, H, E] that are put to it.
-        parts: they are read where they lie, not joined.
-        biases_H: for each part what each head adds to its scores, or None.
+        asked: for each part its queries [B, S, H, E].
+        parts: the keys, which are not joined, to save a copy.
+        biases_H: for each part the bias that each head adds to its scores, or None.
 
     Returns:
         For each part `q k^T / sqrt(E) + bias`, [B, H, S, J], in float32 (float64 if q is).
@@ -95,9 +95,9 @@ def mix_branches(
     """Adds up the softmax of each branch, weighted with its share.
 
     Args:
-        row: scores of each part, [B, H, S, J].
-        masks: for each branch and part what the branch shows, [B, S, J]; None: nothing of the part.
-        shares: of each branch, a number; they sum to 1.
+        row: the scores of each part, [B, H, S, J].
+        masks: for each branch and part the mask [B, S, J]; None: the branch shows nothing of it.
+        shares: the share of each branch; they add up to 1.
 
     Returns:
         For each part the weights [B, H, S, J]. A query that sees nothing in a branch gets zeros.
@@ -105,7 +105,7 @@ def mix_branches(
     weights: list = [0.0] * len(row)
     for shown, share in zip(masks, shares, strict=True):
         seen = [place for place, mask in enumerate(shown) if mask is not None]
-        # parts that a branch never sees are left out of its softmax, which is the same and cheaper
+        # a softmax without the parts that its branch never sees is equal, and cheaper
         scores_BHSJ = jnp.concatenate([row[place] for place in seen], axis=-1)
         mask_B1SJ = jnp.concatenate([shown[place] for place in seen], axis=-1)[:, None]
         found_BHSJ = jax.nn.softmax(scores_BHSJ, where=mask_B1SJ)
@@ -120,7 +120,7 @@ def mix_branches(
 
 
 def read_values(weights: Sequence[Array], parts: Sequence[Keys]) -> Array:
-    """The sum of all parts' values by their weights, [B, S, H, E], in the values' dtype."""
+    """Sums the values of all parts by their weights, [B, S, H, E], in the values' dtype."""
     dtype = parts[0].values_BJHE.dtype
     return sum(
         jnp.einsum(

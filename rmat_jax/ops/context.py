@@ -1,8 +1,8 @@
-"""Time divided over devices: what a device is handed by its left neighbour.
+"""Collectives along the mesh axis `context`, which divides the time of a lane over devices.
 
-The devices along the mesh axis `context` hold the runs of a lane's chunks in order. A memory of M
-slots and a window of W tokens is all that one of them needs of those before it. Outside of
-`shard_map` over that axis there is one part, and every function here returns what it was given.
+Each device along the axis holds some neighbouring chunks of a lane, in order. It needs a memory of
+M slots and a window of W tokens from the devices before it, and nothing else. Outside of
+`shard_map` over that axis there is one part, and every function here returns its input.
 """
 
 from collections.abc import Callable
@@ -16,27 +16,30 @@ CONTEXT = "context"
 
 
 def parts() -> int:
-    """[P] over so many devices a lane's time is divided."""
+    """[P] Returns the number of devices that divide a lane's time."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.shape[CONTEXT] if CONTEXT in mesh.manual_axes else 1
 
 
 def place() -> Array | int:
-    """This device's place in time, 0 to P - 1."""
+    """Returns this device's index in time, 0 to P - 1."""
     return jax.lax.axis_index(CONTEXT) if parts() > 1 else 0
 
 
 def in_turn(
     carry_on: Callable[[PyTree], PyTree], start: PyTree, reach: int | None = None
 ) -> PyTree:
-    """What this device is handed: `start` if it is the first, else `carry_on(x)` of its left
-    neighbour, which was handed x.
+    """Hands values from device to device in the order of time. Returns the value that this device
+    gets.
+
+    The first device gets `start`. Each further device gets `carry_on(x)` from its left neighbour,
+    which has got x.
 
     Args:
-        carry_on: what a device hands on, of what it was handed.
-        start: what the first device has; the others have something of that shape.
-        reach: so many neighbours to the left decide what `carry_on` gives; None: all. Then the
-            devices wait for each other: each sends once, in its turn.
+        carry_on: maps the value that a device gets to the value that it hands on.
+        start: the first device's value; other devices give any value of its shape.
+        reach: the number of left neighbours on which the result of `carry_on` depends; None: all.
+            With None each device sends once, in its turn, and the later ones wait.
     """
     count, handed = parts(), start
     if count == 1:
@@ -58,7 +61,7 @@ def in_turn(
 
 
 def of_last(x: PyTree) -> PyTree:
-    """x of the last device, on all."""
+    """Copies the last device's x to all devices."""
     count = parts()
     if count == 1:
         return x
@@ -67,5 +70,5 @@ def of_last(x: PyTree) -> PyTree:
 
 
 def total(x: Array) -> Array:
-    """The sum over all devices, on all."""
+    """Sums x over all devices, with the result on all of them."""
     return x if parts() == 1 else jax.lax.psum(x, CONTEXT)

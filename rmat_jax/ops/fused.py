@@ -1,11 +1,11 @@
-"""Attention of one branch without its weights in memory: what `ops/attention.py` computes, faster.
+"""Fused attention of one branch, which equals `ops/attention.py` and does not store the weights.
 
     A = softmax(q k^T / sqrt(E) + bias, where the branch shows) v
 
-Every path keeps the results and the logarithms of their sums, and makes the weights again in the
-backward pass. So what is kept grows with the queries and not with queries by keys.
+Every path stores the results and the logarithms of the softmax's sums, and computes the weights
+again in the backward pass. So storage grows with the queries, not with queries times keys.
 
-- "xla": plain products, on any device; written down here.
+- "xla": plain products, on any device; implemented here.
 - "cudnn": NVIDIA's kernels, through `jax.nn.dot_product_attention`.
 - "splash": JAX's own kernels for TPUs, `jax.experimental.pallas.ops.tpu.splash_attention`.
 """
@@ -25,31 +25,31 @@ from jax.sharding import PartitionSpec as P
 from rmat_jax.config import divisor
 from rmat_jax.types import Array
 
-# what a rematerialised layer keeps: the results of attention
+# the checkpoint name of attention's results, which a rematerialised layer keeps
 KEPT = "attention"
-# stands for minus infinity where nothing is seen: its differences are numbers
+# the score of a hidden key; unlike minus infinity it has finite differences
 NEVER = -1e30
-# numbers of scores that a core of a CPU takes at a time: 16 MiB
+# the most scores that a CPU computes at a time, 16 MiB
 SCORES = 1 << 22
-# queries and keys that each path takes at a time
+# the numbers of queries and of keys that each path takes are multiples of this
 UNITS = {"xla": 1, "cudnn": 2, "splash": 128}
 
 
 class Band(NamedTuple):
-    """Which keys the places of queries and keys allow: slots, and the last tokens up to one's own.
+    """The keys that each query sees by position: all slots, and the last tokens up to itself.
 
-    Queries stand in the places 0, 1, ..., S - 1.
+    Queries have the positions 0, 1, ..., S - 1. Keys are slots, then tokens.
     """
 
-    # so many first keys are slots of a memory, which are seen from everywhere
+    # the number of slots, which every query sees
     slots: int = 0
-    # place of the first token behind them
+    # the position of the first token
     first: int = 0
-    # a token sees so many, itself among them; None: all up to itself
+    # the number of tokens that a query sees, itself included; None: all up to itself
     reach: int | None = None
 
     def mask(self, queries: int, keys: int) -> np.ndarray:
-        """[S, J], where a query may look."""
+        """Returns a mask [S, J], True where a query sees a key."""
         query_S1 = np.arange(queries)[:, None]
         key_1J = np.arange(keys)[None] - self.slots + self.first
         near_SJ = key_1J <= query_S1
@@ -59,13 +59,13 @@ class Band(NamedTuple):
         return near_SJ
 
 
-# for which programs are compiled, where it is not the one that is there
+# the backends of nested `compiled_for` blocks
 _backend: list[str] = []
 
 
 @contextlib.contextmanager
 def compiled_for(name: str) -> Iterator[None]:
-    """What is traced inside takes the paths of another backend: "cpu", "gpu" or "tpu"."""
+    """Makes programs that are traced in the block choose the paths of "cpu", "gpu" or "tpu"."""
     _backend.append(name)
     try:
         yield
@@ -74,24 +74,24 @@ def compiled_for(name: str) -> Iterator[None]:
 
 
 def backend() -> str:
-    """For which a program is traced."""
+    """Returns the backend for which programs are traced."""
     return _backend[-1] if _backend else jax.default_backend()
 
 
 def fastest(dtype: str) -> str:
-    """The path for the backend and the dtype of the activations."""
+    """Returns the fastest path for the backend and the dtype of the activations."""
     best = {"gpu": "cudnn", "tpu": "splash"}.get(backend(), "xla")
     return best if dtype == "bfloat16" else "xla"
 
 
 def refusal(path: str, dtype: str, head_dim: int, lengths: tuple[int, ...]) -> str | None:
-    """Why a path cannot take this attention, as "takes ..., not ..."; None: it can.
+    """Says why a path cannot compute this attention, as "takes ..., not ..."; None: it can.
 
     Args:
         path: "xla", "cudnn" or "splash".
-        dtype: of the activations.
+        dtype: the dtype of the activations.
         head_dim: E.
-        lengths: of queries and keys.
+        lengths: the numbers of queries and of keys.
     """
     unit = UNITS[path]
     if path == "xla":
@@ -99,16 +99,17 @@ def refusal(path: str, dtype: str, head_dim: int, lengths: tuple[int, ...]) -> s
     if dtype != "bfloat16":
         return f"takes model.dtype=bfloat16, not {dtype}"
     if head_dim % 8 or head_dim > _largest_head(path):
-        return f"takes heads of a multiple of 8 up to {_largest_head(path)}, not {head_dim}"
+        largest = _largest_head(path)
+        return f"takes head sizes that are multiples of 8 up to {largest}, not {head_dim}"
     odd = [n for n in lengths if n % unit]
-    return f"takes rows of a multiple of {unit}, not {odd[0]}" if odd else None
+    return f"takes queries and keys in multiples of {unit}, not {odd[0]}" if odd else None
 
 
 def _largest_head(path: str) -> int:
-    """What a kernel takes, less the eight numbers of `_biased`."""
+    """Returns the largest head size of a kernel, less the eight numbers that `_biased` adds."""
     if path == "splash":
         return 1016
-    # cuDNN's own rule, by the chip's generation
+    # cuDNN's limit depends on the chip's generation
     return 248 if float(getattr(jax.devices()[0], "compute_capability", 0)) >= 9 else 120
 
 
@@ -122,14 +123,15 @@ def attend(
     documents_BS: Array,
     documents_BJ: Array,
 ) -> Array:
-    """What each query reads, [B, S, H, E] in the values' dtype; zeros where it sees nothing.
+    """Computes attention, [B, S, H, E] in the values' dtype; zeros where a query sees no key.
 
     Args:
         path: "xla", "cudnn" or "splash".
-        band: which places may see which.
+        band: the keys that each query sees by position.
         q_BSHE: queries, k_BJHE: keys, v_BJHE: values.
-        bias_H: what each head adds to its scores of the slots; None: nothing.
-        documents_BS: of the queries, documents_BJ: of the keys. A query sees its own only.
+        bias_H: the bias that each head adds to its scores of the slots; None: nothing.
+        documents_BS: the queries' documents, documents_BJ: the keys'. A query sees the keys of its
+            document only.
     """
     if path == "xla":
         return _pieces(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ)
@@ -138,17 +140,17 @@ def attend(
     kernel = {"cudnn": _cudnn, "splash": _splash}[path]
     out_BSHE = kernel(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ)
     if band.slots == k_BJHE.shape[1]:
-        # the only keys of which a query may see none: kernels take the mean of all then
+        # A query may see none of the slots. The kernels would then return the mean of all values.
         sees_BS = (documents_BS[:, :, None] == documents_BJ[:, None, :]).any(2)
         out_BSHE = jnp.where(sees_BS[..., None, None], out_BSHE, 0)
     return out_BSHE
 
 
 def _biased(band, q_BSHE, k_BJHE, bias_H):
-    """Queries and keys of eight more numbers, whose products are the bias times sqrt(E).
+    """Appends eight numbers to queries and keys, whose products are the bias times sqrt(E).
 
-    Kernels take no bias that is learned, and few enough numbers more cost nothing: they fill up the
-    head. The bias is split into two numbers, or it would be rounded to the few digits of q.
+    The kernels take no learned bias. The few numbers cost nothing, since they fill up the head. The
+    bias is split into two numbers, since one would be rounded to the few digits of q.
     """
     scaled_H = bias_H * q_BSHE.shape[-1] ** 0.5
     high_H = scaled_H.astype(q_BSHE.dtype)
@@ -162,11 +164,11 @@ def _biased(band, q_BSHE, k_BJHE, bias_H):
 
 
 def _cudnn(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ):
-    """The scale is that of v: q and k may have grown."""
+    """Calls cuDNN. The scale comes from the size of v, since `_biased` may have widened q and k."""
     scale, more = v_BJHE.shape[-1] ** -0.5, q_BSHE.shape[-1] - v_BJHE.shape[-1]
     seen_BSJ = band.mask(q_BSHE.shape[1], k_BJHE.shape[1])[None]
     seen_BSJ &= documents_BS[:, :, None] == documents_BJ[:, None, :]
-    # one size of head for all three
+    # cuDNN takes one head size for all three
     v_BJHE = jnp.pad(v_BJHE, ((0, 0), (0, 0), (0, 0), (0, more)))
     out_BSHE = jax.nn.dot_product_attention(
         q_BSHE,
@@ -184,13 +186,13 @@ def _splash(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ):
     mesh = jax.sharding.get_abstract_mesh()
     own_heads = functools.partial(_splash_heads, band)
     if mesh.shape.get("tensor", 1) > 1:
-        # each device its own heads: the compiler cannot divide a kernel
+        # each device computes its own heads, since the compiler cannot divide a kernel
         heads, rows = P(None, None, "tensor"), P()
         own_heads = jax.shard_map(
             own_heads,
             in_specs=(heads, heads, heads, rows, rows),
             out_specs=heads,
-            # and every axis that is left, also of one device
+            # all axes that are not manual yet, also those of one device
             axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
             check_vma=False,
         )
@@ -211,7 +213,7 @@ def _splash_heads(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ):
             block_kv_dq=columns,
         ),
         residual_checkpoint_name=KEPT,
-        # there is no TPU where a test reads this on a CPU
+        # tests run the kernel on a CPU
         interpret=INTERPRET,
     )
     q_BHSE, k_BHJE, v_BHJE = (x.swapaxes(1, 2) for x in (q_BSHE, k_BJHE, v_BJHE))
@@ -220,12 +222,12 @@ def _splash_heads(band, q_BSHE, k_BJHE, v_BJHE, documents_BS, documents_BJ):
     return jax.vmap(kernel)(q_BHSE, k_BHJE, v_BHJE, segments).swapaxes(1, 2)
 
 
-# tests read the kernels' inputs on a CPU: splash attention interpreted, cuDNN's function without it
+# tests change these, to run on a CPU the splash kernel interpreted and JAX's function without cuDNN
 INTERPRET, CUDNN = False, "cudnn"
 
 
 def _pieces(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ):
-    """One piece of the rows and heads after the other, so that a piece's scores fit in a cache."""
+    """Computes one piece of rows and heads after the other, so that its scores fit in a cache."""
     (rows, queries, heads, _), keys = q_BSHE.shape, k_BJHE.shape[1]
     limit = SCORES if backend() == "cpu" else SCORES << 6
     some_heads = divisor(heads, limit // (queries * keys))
@@ -259,7 +261,7 @@ def _recomputed(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ
 def _forward(band, q_BSHE, k_BJHE, v_BJHE, bias_H, documents_BS, documents_BJ):
     q_BHSE, k_BHJE, v_BHJE = (x.swapaxes(1, 2) for x in (q_BSHE, k_BJHE, v_BJHE))
     s_BHSJ = _scores(band, q_BHSE, k_BHJE, bias_H, documents_BS, documents_BJ)
-    # a query that sees nothing gets weights of zero, not of one
+    # the weights of a query that sees no key become 0 instead of 1
     highest_BHS1 = jnp.maximum(s_BHSJ.max(-1, keepdims=True), NEVER / 2)
     w_BHSJ = jnp.exp(s_BHSJ - highest_BHS1)
     sum_BHS1 = w_BHSJ.sum(-1, keepdims=True)
@@ -294,7 +296,7 @@ _recomputed.defvjp(_forward, _backward)
 
 
 def _scores(band, q_BHSE, k_BHJE, bias_H, documents_BS, documents_BJ):
-    """[B, H, S, J]; about NEVER where nothing is seen."""
+    """Computes scores [B, H, S, J], about NEVER where a query does not see a key."""
     s_BHSJ = _product("bhse,bhje->bhsj", q_BHSE, k_BHJE) * q_BHSE.shape[-1] ** -0.5
     queries, keys = s_BHSJ.shape[2:]
     seen_BSJ = band.mask(queries, keys)[None]
@@ -307,6 +309,6 @@ def _scores(band, q_BHSE, k_BHJE, bias_H, documents_BS, documents_BJ):
 
 
 def _product(formula: str, x: Array, y: Array) -> Array:
-    """A product that is summed up in float32 (float64 if x is)."""
+    """Computes a product with sums in float32 (float64 if x is)."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.einsum(formula, x, y, preferred_element_type=wide)

@@ -10,16 +10,16 @@ from rmat_jax.types import Array
 
 @struct.dataclass
 class Scores:
-    """What was scored for each token; zero where the target is IGNORE."""
+    """The scores of each token; zero where the target is IGNORE."""
 
-    # nats, float32
+    # cross-entropy in nats, float32
     loss_BT: Array
     # whether the most likely token is the target, int8
     correct_BT: Array
 
 
 def score(logits_BTV: Array, targets_BT: Array) -> Scores:
-    """Cross-entropy in nats, and whether the arg max is right."""
+    """Computes cross-entropy in nats, and whether the arg max is right."""
     scored = targets_BT != IGNORE
     labels = jnp.where(scored, targets_BT, 0)
     log_z = jax.nn.logsumexp(logits_BTV, axis=-1)

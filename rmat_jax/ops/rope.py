@@ -5,7 +5,7 @@ import numpy as np
 
 from rmat_jax.types import Array
 
-# positions whose angles are told apart by float32 alone
+# the number of positions over which float32 angles are exact enough
 EXACT = 1024
 
 
@@ -18,11 +18,11 @@ def rotate(x_BSHE: Array, positions_BS: Array, base: float, mode: str) -> Array:
 
     Args:
         x_BSHE: queries or keys, split into heads.
-        positions_BS: negative ones and halves included; the leading axis may be 1.
+        positions_BS: positions; they may be negative or halves. The leading axis may be 1.
         base: the slowest pair turns once in about `2 pi base` positions.
-        mode: "per_head": each head has all frequencies, n = E/2; "global": they run once over the
-            pairs of all heads, n = H E/2, as when the D-wide vector is rotated before it is split,
-            so that only the first heads turn fast; "none" returns x.
+        mode: "per_head": each head has all frequencies, n = E/2. "global": the frequencies run once
+            over the pairs of all heads, n = H E/2, as if the vector were rotated before it is split
+            into heads; only the first heads turn fast. "none" returns x.
 
     Returns:
         The rotated vectors in x's dtype; angles are computed in float32, or float64 if x is. Their
@@ -33,7 +33,8 @@ def rotate(x_BSHE: Array, positions_BS: Array, base: float, mode: str) -> Array:
     heads, half = x_BSHE.shape[2] if mode == "global" else 1, x_BSHE.shape[3] // 2
     wide = jnp.promote_types(x_BSHE.dtype, jnp.float32)
     frequencies = base ** (-np.arange(heads * half) / (heads * half)).reshape(1, 1, heads, half)
-    # A large product loses the digits of its remainder by 2 pi: whole thousands turn by themselves.
+    # A large angle would lose the digits of its remainder by 2 pi. So multiples of EXACT positions
+    # have a separate angle, whose remainder is taken in float64.
     positions_BS11 = jnp.asarray(positions_BS)[:, :, None, None]
     thousands_BS11 = jnp.floor_divide(positions_BS11, EXACT)
     rest_BS11 = positions_BS11 - thousands_BS11 * EXACT

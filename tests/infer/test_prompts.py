@@ -121,7 +121,7 @@ def test_what_a_device_is_not_handed_shows(monkeypatch):
     [
         (CONFIG, 9, "devices=9 must lie between 1 and 8"),
         (CONFIG, 0, "devices=0 must lie between 1 and 8"),
-        (tiny(dtype="float32"), 2, "devices=2 divides no model with model.memory.keeps=outputs"),
+        (tiny(dtype="float32"), 2, "devices=2 cannot divide a model with model.memory.keeps=out"),
     ],
 )
 def test_devices_that_cannot_divide_a_prompt(config, devices, message):

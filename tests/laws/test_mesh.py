@@ -329,7 +329,7 @@ def test_a_leaf_without_a_rule_is_named():
         (
             MeshConfig(data=1, context=8),
             {"memory.keeps": "outputs"},
-            "mesh.context=8 divides no model with model.memory.keeps=outputs",
+            "mesh.context=8 cannot divide a model with model.memory.keeps=outputs",
         ),
         (
             MeshConfig(data=1, context=8),
@@ -363,7 +363,7 @@ def test_a_mesh_that_does_not_fit_is_refused(mesh, changes, message):
 
 def test_pmap_divides_nothing_but_lanes():
     for axis in ("fsdp", "tensor", "context"):
-        with pytest.raises(UserError, match=f"lanes of its own.*mesh.{axis}=2"):
+        with pytest.raises(UserError, match=f"copies all parameters.*mesh.{axis}=2"):
             MeshConfig(**{axis: 2}, parallelism="pmap")
 
 

@@ -270,7 +270,7 @@ def test_what_a_path_cannot_take_is_said_in_one_line():
     tokens = jnp.zeros((1, T), jnp.int32)
     refused = {
         "cudnn": ({"dtype": "float32"}, "model.attention=cudnn takes model.dtype=bfloat16, not fl"),
-        "splash": ({"dtype": "bfloat16", "width": 16}, "model.attention=splash takes rows of a mu"),
+        "splash": ({"dtype": "bfloat16", "width": 16}, "=splash takes queries and keys in mult"),
     }
     for path, (options, message) in refused.items():
         config = tiny(**DEFAULT, **options, attention=path)

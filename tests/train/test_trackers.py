@@ -80,7 +80,7 @@ def test_names_are_checked(text):
         log = load(text, f"--config.log.trackers={typed}").log
         assert log.trackers == found
         assert from_dict(LogConfig, json.loads(json.dumps(to_dict(log)))) == log
-    with pytest.raises(UserError, match="trackers=mlflow names 'mlflow', there is tensorboard, w"):
+    with pytest.raises(UserError, match="trackers=mlflow names 'mlflow'; name each of tensorboard"):
         load(text, "--config.log.trackers=mlflow")
 
 
