@@ -19,6 +19,8 @@ from rmat_jax.evals.means import Mean
 from rmat_jax.files import replacing
 
 # Memory is blue in all figures.
+# letters of a line of a legend, as wide as a figure
+LEGEND_LETTERS = 108
 BRANCH_COLOURS = {"full": GREY, "local": ORANGE, "memory": BLUE}
 
 
@@ -77,8 +79,22 @@ def bars_height(count: int) -> float:
 
 
 def legend(axes: Axes) -> None:
-    """Adds the legend, without a frame."""
-    axes.legend(frameon=False, fontsize=9)
+    """Puts the legend of one panel above the figure, where no curve is, in the place of another."""
+    figure = axes.figure
+    for old in figure.legends:
+        old.remove()
+    handles, labels = axes.get_legend_handles_labels()
+    widths = [len(label) + 6 for label in labels]
+    fits = sum(widths) <= LEGEND_LETTERS
+    columns = len(labels) if fits else max(LEGEND_LETTERS // max(widths), 1)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper right",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def save(figure: Figure, file: Path) -> None:
@@ -137,20 +153,26 @@ def count_name(count: float) -> str:
 
 def mark(upper: Axes, lower: Axes, marks: Mapping[str, float]) -> None:
     """Draws labelled vertical lines through both panels, where they lie inside the plot."""
-    for label, place in marks.items():
-        if lower.get_xlim()[0] < place < lower.get_xlim()[1]:
-            for panel in {upper, lower}:
-                panel.axvline(place, color=INK, linewidth=0.9, linestyle=":")
-            # Labels stand in the lower panel, since the upper one has the legend.
-            lower.text(
-                place,
-                0.98,
-                f" {label}",
-                transform=lower.get_xaxis_transform(),
-                va="top",
-                color=INK,
-                fontsize=8,
-            )
+    left, right = lower.get_xlim()
+    inside = {label: place for label, place in marks.items() if left < place < right}
+    bottom, top = lower.get_ylim()
+    # a line of its own for each label, above the data
+    lower.set_ylim(bottom, top + 0.2 * len(inside) * (top - bottom))
+    for line, (label, place) in enumerate(inside.items()):
+        for panel in {upper, lower}:
+            panel.axvline(place, color=INK, linewidth=0.9, linestyle=":")
+        at_right = lower.transLimits.transform(lower.transScale.transform((place, 1)))[0] > 0.7
+        lower.annotate(
+            label,
+            (place, 0.98 - 0.17 * line),
+            (-3 if at_right else 3, 0),
+            xycoords=lower.get_xaxis_transform(),
+            textcoords="offset points",
+            ha="right" if at_right else "left",
+            va="top",
+            color=INK,
+            fontsize=8,
+        )
 
 
 def shares(axes: Axes, shares_RN: np.ndarray, spell: str = "{:.0%}") -> AxesImage:

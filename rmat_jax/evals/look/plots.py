@@ -128,8 +128,9 @@ def retention(file: Path, config: RMATConfig, retention_LA: np.ndarray) -> None:
     _layer_lines(axes, chunks, retention_LA, drawstyle="steps-post")
     turn = config.memory.slots / config.memory.writes
     if turn < chunks[-1]:
-        axes.axvline(turn, color=INK, linewidth=0.9, linestyle=":")
-        axes.text(turn, 0.03, " the entry's first turn to leave", color=INK, fontsize=8)
+        label = "the entry's first turn to leave"
+        axes.axvline(turn, color=INK, linewidth=0.9, linestyle=":", label=label)
+        legend(axes)
     axes.set(
         xlabel=f"chunks since it was written (of {config.chunk_len} tokens)",
         ylabel="left of the entry",
@@ -250,18 +251,19 @@ def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
     )
     labels = ["\nnever" if x == DISTANCES else _short(2.0**x) for x in drawn]
     axes.set_xticks(np.arange(len(drawn)), labels)
+    left_out = "\n(groups of fewer than 10 words are left out)" * (len(drawn) < gauge.count_X.size)
     axes.set(
-        xlabel="tokens since the word was last read (from this number to the next)",
+        xlabel=f"tokens since the word was last read (from this number to the next){left_out}",
         ylabel="bits saved a word",
     )
-    border = np.searchsorted(drawn, np.log2(config.chunk_len)) - 0.5
-    if -0.5 < border < len(drawn) - 0.5:
-        label = "one chunk: memory alone has what lies further back"
-        axes.axvline(border, color=INK, linewidth=0.9, linestyle=":", label=label)
-        low, high = axes.get_ylim()
-        # room for the legend, above bars that hang from 0 too
-        axes.set_ylim(low, high + 0.18 * (high - low))
-        legend(axes)
+    for label, tokens, line in (
+        ("a chunk", config.chunk_len, ":"),
+        ("the queue", config.memory.slots * config.run_len, "--"),
+    ):
+        border = np.searchsorted(drawn, np.log2(tokens)) - 0.5
+        if -0.5 < border < len(drawn) - 0.5:
+            axes.axvline(border, color=INK, linewidth=0.9, linestyle=line, label=label)
+            legend(axes)
     axes.grid(False, axis="x")
     save(figure, file)
     return True

@@ -48,7 +48,7 @@ def reach(
             linewidth=1.4,
             label="memory emptied, window and last token kept",
         )
-        upper.legend(frameon=False, fontsize="small")
+        plots.legend(upper)
     upper.set_ylabel("bits per byte")
     plots.differences(lower, places, gains, KEPT.colour)
     lower.set_ylabel("context saves\nbits per token")
