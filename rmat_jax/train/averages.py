@@ -1,8 +1,8 @@
-"""The weights that a run is judged and used by: its own, or an average of those on the way.
+"""Averages of the weights, which are evaluated and used in place of the trained weights.
 
-Averages are the moving one of `optim.ema`, kept beside the weights, and that of
-`optim.name=schedule_free`, which its weights and its state make together. Evaluations, samples and
-all that reads a checkpoint take them in the place of the weights that are trained.
+`optim.ema` keeps a moving average beside the weights. The average of `optim.name=schedule_free` is
+computed from its weights and its state. Evaluations, samples and all readers of a checkpoint use
+the average where there is one, else the trained weights.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,26 +14,26 @@ from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 from rmat_jax.config import OptimConfig
 from rmat_jax.types import Array, PyTree
 
-# where the chain of `optim.py` has the state of schedule_free
+# the path of schedule_free's state in the optimiser state that `optim.py` makes
 _FREE = "opt_state/1/"
 
 
 def begin(optim: OptimConfig, params: PyTree) -> PyTree | None:
-    """The moving average before the first step: a copy, since both are donated. None: it is off."""
+    """Makes the moving average before the first step, a copy since both are donated; None: off."""
     return jax.tree.map(jnp.copy, params) if optim.ema else None
 
 
 def move(optim: OptimConfig, average: PyTree | None, params: PyTree, updates: Array):
-    """The moving average after one more step: ema a + (1 - ema) w.
+    """Returns the moving average after one more step: ema a + (1 - ema) w.
 
-    Of n steps it takes at most (1 + n) / (10 + n) for `ema`. Else it would stay near the random
-    weights of the start for the first thousands.
+    After n steps `ema` is at most (1 + n) / (10 + n). Otherwise the average would stay near the
+    random initial weights for thousands of steps.
 
     Args:
-        optim: has `ema`.
-        average: before the step, or None.
-        params: after it, w.
-        updates: steps that have changed the weights until now, n.
+        optim: the settings, which have `ema`.
+        average: the average a before the step, or None.
+        params: the weights w after the step.
+        updates: n, the number of steps that have changed the weights.
     """
     if average is None:
         return None
@@ -42,7 +42,7 @@ def move(optim: OptimConfig, average: PyTree | None, params: PyTree, updates: Ar
 
 
 def evaluated(optim: OptimConfig, params: PyTree, opt_state: PyTree, ema: PyTree | None) -> PyTree:
-    """The weights by which a train state is judged, where they live."""
+    """Returns the weights of a train state that are evaluated, on their devices."""
     if ema is not None:
         return ema
     return _unfold(opt_state[1], params) if optim.name == "schedule_free" else params
@@ -52,14 +52,14 @@ _unfold = jax.jit(schedule_free_eval_params)
 
 
 def needed(names: Iterable[str]) -> set[str]:
-    """The leaves of a saved state from which `of_saved` makes its weights."""
+    """Returns the names of the leaves of a saved state that `of_saved` needs."""
     average = {name for name in names if name.startswith("ema/")}
     parts = ("params/", f"{_FREE}z/", f"{_FREE}b1")
     return average or {name for name in names if name.startswith(parts)}
 
 
 def of_saved(leaves: Mapping[str, Array]) -> dict[str, Array]:
-    """The weights by which a saved state is judged, by their path, such as `embed/table`."""
+    """Returns the weights of a saved state that are evaluated, by path, such as `embed/table`."""
 
     def below(root):
         return {n.removeprefix(root): x for n, x in leaves.items() if n.startswith(root)}

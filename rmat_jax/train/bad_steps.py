@@ -1,9 +1,10 @@
-"""Bad train steps: those whose gradient is out of range. How they are known, and what is done.
+"""Bad train steps, whose gradient is out of range.
 
-`optim.bad_step` says what is done. With "stop" the run ends at the first loss or gradient that is
-not finite. With "skip" such a step changes nothing but the position in the data. With "rollback"
-the loop also goes back to an earlier checkpoint, and on behind the data that it has read by then.
-Both also take a gradient for bad whose norm is far above the norms of the good steps before it.
+`optim.bad_step` says what happens then. With "stop" the run ends at the first loss or gradient that
+is not finite. With "skip" such a step changes nothing but the position in the data. With "rollback"
+the loop also restores an earlier checkpoint, and continues with data that it has not read yet. With
+"skip" and "rollback" a step is also bad if the norm of its gradient is far above the norms of the
+good steps before it.
 """
 
 import jax
@@ -13,38 +14,38 @@ from flax import struct
 from rmat_jax.config import OptimConfig
 from rmat_jax.types import Array
 
-# good steps whose norms are remembered; before there are as many, only what is not finite is bad
+# the number of good steps whose norms are kept; before there are as many, no norm is too large
 WINDOW = 128
-# bad steps in a row, and returns to one checkpoint, after which the run stops
+# the number of bad steps in a row, or of returns to one checkpoint, at which the run stops
 LIMIT = 10
-# of Health, what a return to an earlier checkpoint does not take back
+# the fields of Health that a return to an earlier checkpoint keeps
 COUNTS = ("bad", "in_a_row")
-# what to do when a run stops
+# the advice when a run stops
 LOWER = "lower --config.optim.learning_rate or raise --config.optim.warmup_steps in a new --workdir"
 
 
 @struct.dataclass
 class Health:
-    """What a run remembers of its gradients."""
+    """The norms of a run's last gradients, and its counts of good and bad steps."""
 
-    # [WINDOW] float32: global norms at the last good steps, in a ring
+    # [WINDOW] float32: the global norms of the last good steps, in a ring buffer
     norms: Array
-    # good steps, each an update of the parameters
+    # the number of good steps, each an update of the parameters
     good: Array
-    # bad steps
+    # the number of bad steps
     bad: Array
-    # bad steps since the last good one
+    # the number of bad steps since the last good one
     in_a_row: Array
 
     def highest(self, sigmas: float) -> Array:
-        """The highest norm of a good step: the mean of the last norms and `sigmas` of their
-        standard deviations.
+        """Returns the highest norm of a good step: the mean of the last norms plus `sigmas` of
+        their standard deviations.
         """
         highest = self.norms.mean() + sigmas * self.norms.std()
         return jnp.where(self.good < WINDOW, jnp.inf, highest)
 
     def after(self, norm: Array, loss: Array, optim: OptimConfig) -> "Health":
-        """The same after one more step, of this gradient norm and loss."""
+        """Adds a step with this gradient norm and loss."""
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         known = optim.bad_step != "stop"
         good = finite & (norm <= self.highest(optim.bad_step_sigmas) if known else True)
@@ -58,8 +59,8 @@ class Health:
 
 
 def healthy() -> Health:
-    """Before the first step."""
-    # each an array of its own: a donated state must not hold one twice
+    """Makes the health before the first step."""
+    # separate arrays, since a donated state must not hold one twice
     count = [jnp.zeros((), jnp.int32) for _ in range(3)]
     return Health(jnp.zeros(WINDOW, jnp.float32), *count)
 

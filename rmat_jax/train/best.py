@@ -1,4 +1,4 @@
-"""The best point of a run: where the held-out loss was lowest, and how long ago that was."""
+"""The step with the lowest held-out loss of a run, and the evaluations since then."""
 
 import functools
 import math
@@ -7,22 +7,22 @@ from typing import Any, NamedTuple
 
 
 class Best(NamedTuple):
-    """What the evaluations until now say."""
+    """The best evaluation until now."""
 
-    # None: there was none
+    # its step; None: there was no evaluation
     step: int | None = None
-    # of its held-out text, a token
+    # its held-out loss in bits a token
     bits: float = math.inf
-    # evaluations after it
+    # the number of evaluations after it
     since: int = 0
 
     def after(self, step: int, bits: float) -> "Best":
-        """The same after one more evaluation. Equal losses leave the earlier step the best."""
+        """Adds an evaluation. Of equal losses the earlier one stays the best."""
         return Best(step, bits) if bits < self.bits else self._replace(since=self.since + 1)
 
 
 def best_of(records: Iterable[Mapping[str, Any]]) -> Best:
-    """Reads the records of a run, as `read_metrics` returns them."""
+    """Finds the best evaluation in the records of a run, as `read_metrics` returns them."""
     heldout = sorted(
         (record["step"], record["bits_per_token"])
         for record in records

@@ -1,9 +1,9 @@
-"""Where a run keeps its files: a folder, or a bucket such as gs://NAME/run.
+"""The place of a run's files: a folder, or a bucket such as gs://NAME/run.
 
 Orbax and TensorStore read and write buckets, so checkpoints lie there. Locks, files that grow, and
-a corpus that is read here and there take a file system. So a run in a bucket has a folder on each
-machine too. Process 0 sends its small files to the bucket after each save, and fetches them where
-the run goes on, perhaps on another machine. Each machine makes the corpus anew.
+random access to the corpus need a file system. So a run in a bucket has a folder on each machine
+too. Process 0 copies its small files to the bucket after each save. When the run resumes, perhaps
+on another machine, they are copied back. Each machine makes the corpus anew.
 """
 
 import hashlib
@@ -21,19 +21,19 @@ from rmat_jax.train import processes
 from rmat_jax.train.trackers import ID_FILE
 
 Result = TypeVar("Result")
-# what goes to the bucket and comes from there, beside the tokenizer's files
+# the files that are copied to the bucket and back, beside the tokenizer's files
 SMALL = ("config.json", "metrics.jsonl", "samples.txt", ID_FILE)
 
 
 class Place:
-    """Where a run keeps its files. Printed, it is what the user typed."""
+    """The place of a run's files. Its string is what the user typed."""
 
     def __init__(self, folder: Path, address: str | None = None):
-        """Remembers a place; nothing is looked at.
+        """Makes a place, without access to it.
 
         Args:
-            folder: on this machine.
-            address: of the bucket; None: everything lies in the folder.
+            folder: the folder on this machine.
+            address: the address of the bucket; None: everything lies in the folder.
         """
         self.folder, self.address = folder, address
         self._quietly = BestEffort("training")
@@ -47,10 +47,10 @@ class Place:
         return self._bucket / "checkpoints" if self.address else self.folder / "checkpoints"
 
     def made(self, make: Callable[[], Result]) -> Result:
-        """What `make` leaves in the folder: process 0 first, or each on its own machine.
+        """Calls `make`, which leaves files in the folder: process 0 first, or all with a bucket.
 
         Raises:
-            UserError: the processes have made different data (its `identity`).
+            UserError: the processes have made different data, by the `identity` of the results.
         """
         if not self.address:
             return processes.main_first(make)
@@ -81,14 +81,14 @@ class Place:
                 f"--workdir={self} takes a package ({error}); run: {install('gcsfs')}"
             ) from error
         except Exception as error:
-            # whatever the library of the bucket makes of rights and networks
+            # libraries for buckets raise errors of many types for rights and networks
             raise UserError(
                 f"--workdir={self} cannot be read: {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:200]}; check the address and your rights to it"
             ) from error
 
     def send(self) -> None:
-        """Copies the folder's small files to the bucket. What fails costs one warning."""
+        """Copies the folder's small files to the bucket. A failure costs one warning."""
         if not self.address:
             return
         for name in [*SMALL, *self._names(epath.Path(self.folder))]:
@@ -109,15 +109,15 @@ class Place:
 
 
 def find(workdir: str | Path) -> Place:
-    """The place of a workdir as it was typed.
+    """Returns the place of a workdir, given as the user typed it.
 
     A run in a bucket has a folder in ~/.cache/rmat_jax/runs, or below XDG_CACHE_HOME.
     """
     if "://" not in str(workdir):
         return Place(Path(workdir).absolute())
     address = str(workdir).rstrip("/")
-    # without a home there is no such folder, and this says so
+    # without a home there is no cache folder, and `Path.home` raises an error that says so
     cache = cache_folder("runs") or Path.home()
     name = f"{address.rpartition('/')[2]}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
-    # processes of one machine do not share it
+    # each process of a machine has a separate folder
     return Place(cache / f"{name}-{jax.process_index()}", address)

@@ -1,11 +1,10 @@
-"""Checkpoints: a pytree of arrays, what it means (step, config, small facts), and a digest of every
+"""Checkpoints: a pytree of arrays, its metadata (step, config, small values), and a digest of every
 leaf.
 
-Orbax writes in the background and commits a step as a whole. It restores flipped bits without a
-word and knows no way back to an older step; this file adds both. On disk a step is two Orbax items:
-`state`, a flat dict from leaf name to array, and `meta`, JSON: {format, crc32, body: {step, config,
-meta, leaves: {name: {dtype, shape, digest}}}}. A leaf's name is its path, such as
-`params/embed/table`.
+Orbax writes in the background and commits a step as a whole. It does not detect flipped bits and
+does not fall back to an older step; this file adds both. On disk a step is two Orbax items. `state`
+is a flat dict from leaf name to array. `meta` is JSON: {format, crc32, body: {step, config, meta,
+leaves: {name: {dtype, shape, digest}}}}. A leaf's name is its path, such as `params/embed/table`.
 """
 
 import contextlib
@@ -31,42 +30,40 @@ from rmat_jax.train.failures import cause, cure, denied, quieten
 from rmat_jax.train.metrics import read_metrics
 from rmat_jax.types import Array, PyTree
 
-# of a config, when a run resumes: the training stays the same
+# the keys of a config that may change when a run resumes, since the training stays the same
 MAY_CHANGE = ("log", "mesh", "eval_batch_size", "optim.bad_step", "optim.bad_step_sigmas", "steps")
-# likewise: the text's digest decides, wherever the text lies
+# keys that may change too, since the digest of the text is compared wherever the text lies
 PLACES = ("data.path", "data.mixture", "data.heldout_path", "data.tfds_dir")
-# in a path, what the file library of Orbax does not find again: brackets, a backslash, bytes that
-# are not UTF-8
+# the parts of a path under which Orbax does not find its files again: brackets, a backslash, bytes
+# that are not UTF-8
 _UNREADABLE = re.compile(r"\[[^/]+\]|\\|[\ud800-\udfff]+")
-# of a step, read back at a time
+# the bytes of a step that are read back at a time
 PART_BYTES = 1 << 28
-# of what is on disk; raise it when older code would misread the new
+# the version of the files on disk; raise it when older code would misread newer files
 FORMAT = 1
 
 
 class Checkpoints:
-    """The checkpoints of one folder, for the run that writes there. A context manager; leaving it
-    waits for the save.
+    """The checkpoints of one folder, for the run that writes there. A context manager, which waits
+    for the last save on leaving.
 
-    The newest stay on disk. So does the one with the lowest `loss` in its `meta`, so that a run
-    that diverges does not lose its last good step, the newest that is `planned` there, to which a
-    run may go back, and the one that the run names as the `best`.
+    The newest checkpoints stay on disk. Three others stay too: the one with the lowest `loss` in
+    its `meta`, so that a run that diverges keeps its last good step; the newest one that is
+    `planned` in its `meta`, to which a run may go back; and the one in `best`.
 
-    One run at a time, and each of its processes makes the same calls. What a killed run left
-    half-written is removed. What is committed stays as it is until the first `save`.
+    Only one run at a time may use a folder, and all its processes must make the same calls. Steps
+    that a killed run left half-written are removed. Committed steps stay until the first `save`.
     """
 
     def __init__(self, folder: Any, keep: int = 2):
-        """Opens `folder`, which is created if need be; the newest `keep` steps stay on disk. Raises
-        UserError.
-        """
+        """Opens `folder`, or makes it. The newest `keep` steps stay on disk. Raises UserError."""
         if keep < 1:
             raise UserError(f"keep={keep} must be at least 1")
         quieten()
         self.folder = _path(folder)
         # the step last saved or restored here
         self.held: int | None = None
-        # a step that stays; known only after it is saved, since a save comes before the evaluation
+        # the step with the lowest held-out loss; set after its save, which precedes the evaluation
         self.best: int | None = None
         self._damaged: set[int] = set()
         self._meta: dict[int, Mapping[str, Any]] = {}
@@ -76,7 +73,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         try:
-            # Orbax takes a file for a folder until it writes
+            # Orbax itself would notice only when it writes that the folder is a file
             self.folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
@@ -93,17 +90,16 @@ class Checkpoints:
     def save(
         self, step: int, state: PyTree, config: Any, meta: Mapping[str, Any] | None = None
     ) -> None:
-        """Starts to write `state` and returns; the caller may donate it at once. Waits until it is
-        computed.
+        """Starts to write `state` and returns. The caller may donate the state at once.
 
-        Waits for the save before, too. A step that was just saved or restored here is not written
-        again.
+        Waits for the save before, and until `state` is computed. A step that was just saved or
+        restored here is not written again.
 
         Args:
-            step: steps done, hence also the position in the data; must grow.
+            step: the number of steps done, which is also the position in the data; must grow.
             state: jax arrays of the kinds that `digests` takes, in any containers; None stays None.
             config: a dataclass of `rmat_jax.config`.
-            meta: small JSON values, which `restore` gives back.
+            meta: small JSON values, which `restore` returns.
 
         Raises:
             UserError: the save before failed; this one cannot start; or the folder has `step` or a
@@ -130,19 +126,19 @@ class Checkpoints:
         sealed = _seal(
             {"step": step, "config": to_saved(config), "meta": dict(meta or {}), "leaves": leaves}
         )
-        # Orbax refuses size 0. On CPU it goes on reading these very buffers after it has returned,
-        # and relies on JAX, which gives no donated buffer away while NumPy views it (tested).
-        # Elsewhere it has copied them by then.
+        # Orbax refuses arrays of size 0. On CPU it still reads these buffers after it has returned.
+        # This is safe, since JAX does not reuse a donated buffer while NumPy views it (tested). On
+        # other devices Orbax has copied them by then.
         written = {name: leaf for name, leaf in leaves_by_name.items() if leaf.size}
         try:
-            # or they would count among the newest
+            # damaged steps would count among the newest
             for damaged in sorted(self._damaged):
                 self._manager.delete(damaged)
                 self._damaged.remove(damaged)
             args = ocp.args.Composite(
                 state=ocp.args.PyTreeSave(written), meta=ocp.args.JsonSave(sealed)
             )
-            # not forced, it may skip a step and say nothing
+            # without force Orbax may skip a step silently
             self._meta[step] = sealed["body"]["meta"]
             self._manager.save(step, args=args, force=True)
         except Exception as error:
@@ -152,7 +148,7 @@ class Checkpoints:
             self._prove(step, leaves_by_name, leaves)
 
     def _prove(self, step: int, leaves: Mapping[str, Array], saved: Mapping[str, Any]) -> None:
-        """Reads the first step back, in parts: where it lies may be fit for writing alone."""
+        """Reads the first step back, in parts, since some places can be written but not read."""
         self.wait()
         try:
             for part in _parts(leaves):
@@ -175,15 +171,15 @@ class Checkpoints:
             try:
                 self._meta[step] = _read_body(self.folder, step)["meta"]
             except (UserError, OSError, ValueError, KeyError, TypeError):
-                # it says so where it is restored
+                # `restore` reports the damage
                 self._meta[step] = {}
         return self._meta[step]
 
     def wait(self) -> None:
-        """Returns when the last save is committed: new processes see it.
+        """Waits until the last save is committed, so that new processes see it.
 
         Raises:
-            UserError: it failed, for example on a full disk. Raised once; the older steps are
+            UserError: the save failed, for example on a full disk. Raised once; the older steps are
                 intact.
         """
         try:
@@ -193,28 +189,28 @@ class Checkpoints:
             raise self._lost(step, error) from error
 
     def close(self) -> None:
-        """Waits, then lets go of the folder. Raises what `wait` raises."""
+        """Waits for the last save, then closes the folder. Raises like `wait`."""
         try:
             self.wait()
         finally:
-            # it raises again what a failed save has raised
+            # close raises the error of a failed save again
             with contextlib.suppress(Exception):
                 self._manager.close()
 
     def restore(
         self, abstract_state: PyTree, below: int | None = None
     ) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """The newest step that verifies, as (step, state, meta), bit for bit what was saved; None
+        """Restores the newest step that verifies, as (step, state, meta), bit for bit. Returns None
         if there is no step.
 
-        A step that cannot be read, or whose digests differ, costs a warning line on stderr that
-        says what is wrong with it; then the next older one is tried. The next `save` removes it.
+        If a step cannot be read, or its digests differ, a warning line on stderr says so, and the
+        next older step is tried. The next `save` removes the damaged one.
 
         Args:
-            abstract_state: ShapeDtypeStructs or arrays, in the containers that the result shall
-                have. Each leaf is placed by its `sharding`, on whatever mesh; without one, on this
-                process's first device.
-            below: only planned steps below it count; None: all.
+            abstract_state: ShapeDtypeStructs or arrays, in the containers of the result. Each leaf
+                is placed by its `sharding`, on any mesh; without one, on this process's first
+                device.
+            below: only planned steps below this one are tried; None: all steps.
 
         Raises:
             UserError: no step verifies; one has a newer format; its leaves differ from these in
@@ -248,8 +244,8 @@ class Checkpoints:
         )
 
     def saved_config(self) -> dict[str, Any] | None:
-        """The config of the newest step whose JSON is intact; None if there is no step. Raises like
-        `restore`.
+        """Returns the config of the newest step whose JSON is intact; None if there is no step.
+        Raises like `restore`.
         """
         self.wait()
         body = _newest(
@@ -265,7 +261,7 @@ class Checkpoints:
 
 
 class _Staying(ocp.checkpoint_managers.PreservationPolicy):
-    """Says which steps stay on disk."""
+    """The policy that tells Orbax which steps stay on disk."""
 
     def __init__(
         self,
@@ -286,24 +282,25 @@ class _Staying(ocp.checkpoint_managers.PreservationPolicy):
 
 
 class Restored(NamedTuple):
-    """What inference needs of a checkpoint."""
+    """The parts of a checkpoint that inference needs."""
 
-    # of the saved state, as nested dicts
+    # the parameters, as nested dicts
     params: PyTree
     config: dict[str, Any]
     step: int
-    # of `Checkpoints.save`
+    # the `meta` given to `Checkpoints.save`
     meta: dict[str, Any]
 
 
 def restore_params(folder: Any, step: int | str | None = None) -> Restored:
-    """Parameters for inference, verified, on this process's first device: the averaged ones where
-    the run has an average. Nothing else of the state is read.
+    """Reads and verifies parameters for inference, onto this process's first device.
+
+    Where the run has an average of the weights, the average is read. Nothing else is.
 
     Args:
         folder: the checkpoints of a workdir.
-        step: None for the newest that verifies, with a warning line for each that does not; "best"
-            for the one that the records of the workdir give the lowest held-out loss.
+        step: None for the newest step that verifies, with a warning line for each that does not;
+            "best" for the step with the lowest held-out loss in the records of the workdir.
 
     Raises:
         UserError: there is no such folder or step, it is damaged, or "best" was not kept.
@@ -343,7 +340,7 @@ def restore_params(folder: Any, step: int | str | None = None) -> Restored:
 
 
 def _best(folder: epath.Path, there: Sequence[int]) -> int:
-    """The step with the lowest held-out loss. Raises UserError where it is not there."""
+    """Returns the step with the lowest held-out loss. Raises UserError where it was not kept."""
     best, steps = best_of(read_metrics(folder.parent)).step, ", ".join(map(str, there))
     if best in there:
         return best
@@ -355,11 +352,11 @@ def _best(folder: epath.Path, there: Sequence[int]) -> int:
 
 
 def check_same_config(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Raises a UserError that shows each key in which two configs differ, but for those that a
+    """Raises a UserError that names each key in which two configs differ, except keys that a
     resumed run may change.
     """
     found = differences(saved, current, ignore=MAY_CHANGE + PLACES)
-    # a path is a place too
+    # the tokenizer may move from one path to another
     found = [
         (key, was, now)
         for key, was, now in found
@@ -382,7 +379,7 @@ def _path(folder: Any) -> epath.Path:
     path = epath.Path(folder)
     if "://" in str(folder):
         return path
-    # Orbax refuses relative ones
+    # Orbax refuses relative paths
     path = path.expanduser().absolute()
     bad = _UNREADABLE.search(str(path))
     if bad:
@@ -394,7 +391,7 @@ def _path(folder: Any) -> epath.Path:
 
 
 def _steps(folder: epath.Path) -> list[int]:
-    """The committed steps, in any order; none if the folder does not exist."""
+    """Returns the committed steps, in any order; none if the folder does not exist."""
     return [found.step for found in ocp.path.step.standard_name_format().find_all(folder)]
 
 
@@ -405,11 +402,11 @@ def _newest(
     damaged: set[int],
     verify: Callable[[Any], None] = lambda found: None,
 ) -> Any:
-    """`read` of the newest of `steps` for which neither it nor `verify` fails; those for which one
-    did join `damaged`.
+    """Reads the newest of `steps` for which neither `read` nor `verify` fails. Steps for which one
+    of them fails are added to `damaged`.
 
-    All processes try the same steps, and what fails in one of them is damaged for all: `read` may
-    fail in one alone, `verify` computes with all of them and fails in all.
+    All processes try the same steps, and a step that fails in one of them is damaged for all.
+    `read` may fail in one process alone. `verify` is computed by all together and fails in all.
     """
 
     def attempt(step):
@@ -418,7 +415,7 @@ def _newest(
         except UserError:
             raise
         except Exception as error:
-            # whatever Orbax, TensorStore and the file system make of damaged files
+            # damaged files lead to errors of many types in Orbax, TensorStore and the file system
             if denied(error):
                 raise UserError(
                     f"step {step} of {folder} cannot be read: {cause(error)}; make it readable, "
@@ -457,7 +454,7 @@ def _read_body(folder: epath.Path, step: int) -> dict[str, Any]:
         found = f"step {step} of {folder} has format {sealed['format']}"
         raise UserError(f"{found}, this version of rmat_jax reads up to {FORMAT}; update it")
     if sealed["crc32"] != _seal(sealed["body"])["crc32"]:
-        raise ValueError("its JSON is not what was written")
+        raise ValueError("its JSON does not match its checksum")
     if sealed["body"]["step"] != step:
         raise ValueError(f"it is a copy of step {sealed['body']['step']}")
     return sealed["body"]
@@ -466,8 +463,8 @@ def _read_body(folder: epath.Path, step: int) -> dict[str, Any]:
 def _read_leaves(
     folder: epath.Path, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """The leaves named in `wanted`, in its order. No other leaf is read. Shapes and dtypes are
-    those of the JSON's `saved`.
+    """Reads the leaves named in `wanted`, in its order, and no other. Raises UserError where their
+    shapes and dtypes differ from the JSON's, `saved`.
     """
     here = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
     there = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in saved.items()}
@@ -493,7 +490,7 @@ def _read_leaves(
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
     args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
     read = ocp.PyTreeCheckpointHandler().restore(folder / str(step) / "state", args=args)
-    # of damaged metadata Orbax may make placeholders
+    # with damaged metadata Orbax may return placeholders instead of arrays
     lacks = [name for name in item if not isinstance(read.get(name), jax.Array)]
     if lacks:
         raise ValueError(f"{', '.join(lacks)} cannot be read")
@@ -504,7 +501,7 @@ def _read_leaves(
 
 
 def _parts(leaves: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-    """The leaves that hold something, in groups of PART_BYTES or one leaf."""
+    """Yields the leaves that are not empty, in groups of up to PART_BYTES, or of one leaf."""
     part, size = {}, 0
     for name, leaf in leaves.items():
         if part and size + leaf.nbytes > PART_BYTES:
@@ -525,11 +522,11 @@ def _verify(leaves: Mapping[str, Array], saved: Mapping[str, Any]) -> None:
         if (digest[n], str(leaf.dtype)) != (saved[n]["digest"], saved[n]["dtype"])
     ]
     if wrong:
-        raise ValueError(f"what was read of {', '.join(wrong)} is not what was saved")
+        raise ValueError(f"the values of {', '.join(wrong)} are not those that were saved")
 
 
 def _seal(body: Mapping[str, Any]) -> dict[str, Any]:
-    # as it will be read: lists for tuples, strings for integer keys
+    # JSON turns tuples into lists, and integer keys into strings
     body = json.loads(json.dumps(body))
     return {
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""What Orbax, TensorStore and the file system make of a failure, told in one line."""
+"""One line for each failure of Orbax, TensorStore and the file system."""
 
 import errno
 import functools
@@ -11,9 +11,10 @@ from typing import Any
 
 @functools.cache
 def quieten() -> None:
-    """A read or write that fails is raised to us, once. Orbax logs it besides, with tracebacks, and
-    abandons what else was under way, which Python then reports piece by piece: hundreds of lines
-    around the one that says what to do.
+    """Silences Orbax's logs of a failed read or write, which is raised anyway.
+
+    Orbax would log tracebacks and abandon its other tasks, each of which Python would report. These
+    hundreds of lines would hide the one that says what to do.
     """
     report = sys.unraisablehook
 
@@ -35,7 +36,7 @@ def quieten() -> None:
 
 
 def denied(error: BaseException | None) -> bool:
-    """Whether the file system refused to read: that says nothing of what is written there."""
+    """Whether the file system refused to read. The files may then be intact."""
     codes = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
     while error is not None:
         if getattr(error, "errno", None) in codes or "PERMISSION_DENIED" in str(error):
@@ -44,28 +45,28 @@ def denied(error: BaseException | None) -> bool:
     return False
 
 
-# of what a failed save says
+# patterns in the message of a failed save, each with what to do
 _CURES = {
     "No space|quota|too large|EFBIG": "make room or change --workdir",
     "Too many open files": "raise `ulimit -n`",
     "ermission|not permitted|Read-only": "make it writable or change --workdir",
-    "arrier|oordination|DEADLINE|UNAVAILABLE|heartbeat": "another process has ended: start all "
+    "arrier|oordination|DEADLINE|UNAVAILABLE|heartbeat": "another process has ended, so start all "
     "of them again",
 }
 
 
 def cure(error: BaseException | None) -> str:
-    """What to do after a failed save, by its causes."""
+    """Says what to do after a failed save, by the error and its causes."""
     said = ""
     while error is not None:
         said += f"{error} {getattr(error, 'strerror', '')} "
         error = error.__cause__ or error.__context__
     found = (cure for pattern, cure in _CURES.items() if re.search(pattern, said))
-    return f"{next(found, 'mend that')}; the same command goes on from the step before"
+    return f"{next(found, 'remove the cause')}; the same command goes on from the step before"
 
 
 def cause(error: BaseException) -> str:
-    """What first went wrong, in one line."""
+    """Returns the first cause of an error, in one line."""
     while error.__cause__:
         error = error.__cause__
     text = " ".join(str(error).split(" [tensorstore_spec")[0].split())

@@ -1,4 +1,4 @@
-"""Held-out loss: what every scored token costs, and where it stands in chunk and document."""
+"""Held-out loss: the cost of each scored token, and its position in chunk and document."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from rmat_jax.train import sharding
 from rmat_jax.train.step import eval_step
 from rmat_jax.types import PyTree
 
-# fewer are too few to take a standard error over
+# the fewest documents over which a standard error is taken
 MIN_DOCUMENTS = 10
 
 
@@ -40,20 +40,20 @@ def _step(config, params, carried, batch, cut, mesh):
 class Heldout:
     """The n scored tokens of a held-out text, in the order in which they were read."""
 
-    # [n] float64, -log2 of the probability that the token got
+    # [n] float64, -log2 of the token's probability
     bits: np.ndarray
-    # [n] bool, whether it was the most likely one
+    # [n] bool, whether the token was the most likely one
     correct: np.ndarray
-    # [n] in the chunk, of the token that predicts it
+    # [n] the position in the chunk of the token that predicts it
     positions: np.ndarray
-    # [n] in the document, of the token that predicts it
+    # [n] the position in the document of the token that predicts it
     offsets: np.ndarray
-    # [n] number of the document, distinct over all lanes: B (place in its lane, from 1) + lane
+    # [n] the number of the document, distinct over all lanes: B (index in its lane, from 1) + lane
     documents: np.ndarray
-    # [n] number of the lane and batch
+    # [n] the number of the lane and batch
     segments: np.ndarray
     chunk_len: int
-    # raw bytes that the tokens stand for
+    # the number of raw bytes that the tokens stand for
     num_bytes: int | None
 
     @property
@@ -96,13 +96,13 @@ class Heldout:
         return np.concatenate([[0], 2 ** np.arange(len(counts))]), means, counts
 
     def units(self) -> tuple[str, np.ndarray]:
-        """Returns what may be taken as independent for a standard error.
+        """Returns the units that a standard error takes as independent.
 
         These are documents, or segments of them where there are fewer than MIN_DOCUMENTS. A
         document that is longer than a lane's share of the text counts as several.
 
         Returns:
-            "documents" or "segments", and the number of its unit for each token.
+            "documents" or "segments", and for each token the number of its unit.
         """
         if len(np.unique(self.documents)) >= MIN_DOCUMENTS:
             return "documents", self.documents
@@ -118,25 +118,25 @@ def evaluate_heldout(
     cut: bool = False,
     mesh: Mesh | None = None,
 ) -> Heldout:
-    """Reads held-out text as training does: lane by lane, the memory carried from batch to batch.
+    """Scores held-out text, read as in training: the state of each lane goes from batch to batch.
 
-    Compiles once for a config, `cut`, and the names and shapes of a batch, however often it is
-    called.
+    Compiles once for a config, `cut`, and the names and shapes of a batch.
 
     Args:
-        config: the experiment.
-        params: the model's.
-        batches: of tokens, targets (-1: not scored), documents, offsets (place of a token in its
-            document): [B, T] int32 each, all of one shape, T a multiple of the chunk. A lane goes
-            on from batch to batch. They may have `forget` [B, N], see `eval_step`.
-        num_bytes: raw bytes that all scored targets stand for; None: they stand for none.
+        config: the config of the run.
+        params: the parameters of the model.
+        batches: batches of tokens, targets (-1: not scored), documents, and offsets (a token's
+            position in its document): [B, T] int32 each, all of one shape, T a multiple of the
+            chunk. A lane goes on from batch to batch. They may have `forget` [B, N], see
+            `eval_step`.
+        num_bytes: the raw bytes that all scored targets stand for; None: they stand for no bytes.
         cut: empty the memory before each chunk, see `eval_step`.
-        mesh: where `params` live, whose devices share the rows; every process gives all rows and
-            gets all results.
+        mesh: the devices of `params`, which share the rows. Every process gives all rows and gets
+            all results.
 
     Raises:
-        UserError: nothing is scored, or the mesh does not divide the rows, which is said of the
-            memory's arrays.
+        UserError: nothing is scored, or the mesh does not divide the rows; then the message names
+            an array of the state.
     """
     carried, parts = None, []
     for index, batch in enumerate(batches):
@@ -145,7 +145,7 @@ def evaluate_heldout(
             carried = _nothing_read(config, rows, mesh)
             last_B, count_B = np.full(rows, NOBODY), np.zeros(rows, np.int64)
         scored_BT = batch["targets"] != IGNORE
-        # where nothing is scored no logits are made
+        # without targets no logits are computed
         names = ("tokens", *["targets"] * bool(scored_BT.any()), "documents", "forget")
         read = {name: batch[name] for name in names if name in batch}
         if mesh is not None:
@@ -176,7 +176,7 @@ def evaluate_heldout(
         parts.append({name: column[scored_BT] for name, column in columns.items()})
     if not parts:
         raise UserError(
-            "the held-out batches hold no token to score; hold more text out, or raise eval_tokens"
+            "the held-out batches hold no token to score; hold out more text, or raise eval_tokens"
         )
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Heldout(**joined, chunk_len=config.model.chunk_len, num_bytes=num_bytes)
@@ -200,7 +200,7 @@ def offset_bins(offsets: np.ndarray) -> np.ndarray:
 
 
 def _means(bins: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the values in each of `count` bins, NaN in an empty one, and how many there are."""
+    """Returns the means of the values in `count` bins, NaN in an empty one, and their numbers."""
     counts = np.bincount(bins, minlength=count)
     sums = np.bincount(bins, values, minlength=count)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), counts

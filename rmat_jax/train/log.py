@@ -1,4 +1,4 @@
-"""The progress lines and the records of the steps, and what is said of a bad one."""
+"""The progress lines and the records of the steps, and the messages about bad steps."""
 
 import contextlib
 import math
@@ -19,8 +19,8 @@ from rmat_jax.train.step import Sums
 
 
 class Log:
-    """Progress lines and records. Sums are fetched one step late, so that the device never waits
-    for the host.
+    """Writes progress lines and records. The sums of a step are fetched one step late, so that the
+    device never waits for the host.
     """
 
     def __init__(
@@ -29,14 +29,14 @@ class Log:
         self._config, self._writer = config, writer
         self._schedule = make_schedule(config)
         self._offset = seconds - started
-        # FLOPs a second at the chips' peak in bfloat16; None: the chip is not known
+        # the chips' peak in bfloat16, FLOPs a second; None: the chip is not known
         chip = chip_of(jax.devices()[0].device_kind)
         self._peak = chip and chip.flops * jax.device_count()
         self._pending: tuple[int, Sums] | None = None
         self._totals: list[Sums] = []
         # nats and scored tokens since the last save
         self._since_save = (0.0, 0)
-        # the bad step to go back from, and the counts after it
+        # the bad step from which the run must go back, and the health after it
         self.bad: tuple[int, Health] | None = None
         self._paused_for = 0.0
         self._printed = -math.inf
@@ -46,34 +46,34 @@ class Log:
         )
 
     def seconds(self) -> float:
-        """Since the run began, resumes included, pauses between them not."""
+        """Returns the seconds of the run, with those before a resume, without pauses between."""
         return time.monotonic() + self._offset
 
     def loss_since_save(self) -> float | None:
-        """Nats a token, in the good steps since the last call; None: there was none."""
+        """Returns nats a token over the good steps since the last call; None: there was none."""
         (loss, scored), self._since_save = self._since_save, (0.0, 0)
         return loss / scored if scored else None
 
     def step(self, step: int, sums: Sums, wait: bool = False) -> None:
-        """Takes what a step counted. With `wait`, its own sums are fetched at once, too."""
+        """Takes the sums of a step, and fetches those of the step before. `wait` fetches both."""
         self.flush()
         self._pending = step, sums
         if wait:
             self.flush()
 
     def went_back(self) -> None:
-        """Forgets the bad step, and the one that was begun meanwhile."""
+        """Forgets the bad step, and the step that was begun after it."""
         self._pending = self.bad = None
 
     @contextlib.contextmanager
     def paused(self):
-        """What happens inside does not count as training time."""
+        """Excludes the time of the block from the training speed."""
         start = time.monotonic()
         yield
         self._paused_for += time.monotonic() - start
 
     def flush(self) -> None:
-        """Fetches the last step's sums; records and prints when due."""
+        """Fetches the last step's sums. Writes a record and a progress line when they are due."""
         if self._pending is None or self.bad:
             return
         (step, sums), self._pending = self._pending, None
@@ -117,8 +117,8 @@ class Log:
         return self._tokens(step - since[1]) / (now - since[0]) if step > since[1] else 0.0
 
     def _mfu(self, rate: float) -> float:
-        """Model FLOPs utilisation: the products of a step, without what is computed again, by the
-        chips' peak (arXiv 2204.02311, appendix B).
+        """Returns the model FLOPs utilisation: FLOPs without recomputation, divided by the chips'
+        peak (arXiv 2204.02311, appendix B).
         """
         return rate * 3 * flops.per_token(self._config.model) / self._peak
 

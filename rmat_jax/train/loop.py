@@ -39,17 +39,17 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
     """Trains to `config.steps`, from the newest good checkpoint of `workdir` if there is one.
 
     Args:
-        config: the experiment; but for `checkpoint.MAY_CHANGE` it must be the one that `workdir`
-            was begun with.
+        config: the config of the run. On resuming, only the keys in `checkpoint.MAY_CHANGE` and
+            `checkpoint.PLACES` may differ from the config that `workdir` was begun with.
         workdir: gets checkpoints/, config.json, metrics.jsonl, samples.txt, tensorboard/, corpus/,
-            tokenizer/. An address, such as gs://NAME/run: see `bucket.py`.
+            tokenizer/. It may be an address, such as gs://NAME/run; see `bucket.py`.
         until: save and stop after this step, as if interrupted there.
 
     Returns:
         The exit code: 0, or 128 + the signal that stopped the run after it had saved.
 
     Raises:
-        UserError: bad input, or a loss that is no longer a number.
+        UserError: bad input, or a loss that is not finite.
     """
     started = time.monotonic()
     place = bucket.find(workdir)
@@ -130,21 +130,21 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
                     place.send()
 
             def go_back():
-                """After a bad step, takes all but the position in the data from the newest planned
-                checkpoint before it.
+                """After a bad step, restores the newest planned checkpoint before it, but keeps the
+                position in the data.
                 """
                 nonlocal state, step, batches
                 if log.bad is None:
                     return
                 step, health = log.bad
-                # makes room
+                # frees its memory before the restore
                 state = None
                 start, state, _ = checkpoints.restore(abstract, below=step) or (0, begin(), None)
                 returns = health.bad - jax.device_get(state.health.bad)
                 if returns > LIMIT:
                     raise UserError(
-                        f"step {step}: back at step {start} {LIMIT} times, and there was a bad "
-                        f"step each time; {LOWER}"
+                        f"step {step}: the run went back to step {start} {LIMIT} times, and met a "
+                        f"bad step each time; {LOWER}"
                     )
                 state = state.moved_to(step, health)
                 batches = data.train.batches(step)
@@ -153,14 +153,14 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
                 processes.say(f"back to step {start}; training goes on behind step {step}")
 
             def confirm():
-                """Records the last save when it is committed."""
+                """Waits until the last save is committed, and records it."""
                 checkpoints.wait()
                 if checkpoints.held not in (None, *_steps(writer, "saved")):
                     writer.write("saved", checkpoints.held)
 
             def evaluate():
                 nonlocal best
-                # first: an evaluation that fails must not cost the steps
+                # saves first, so that an evaluation that fails does not cost the steps
                 save()
                 with log.paused():
                     bits = _evaluate(config, state, mesh, data, step, writer, log.seconds())
@@ -168,7 +168,7 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
                 checkpoints.best = best.step if config.log.keep_best else None
 
             checkpoints.best = best.step if config.log.keep_best else None
-            # of a run that was killed between the two
+            # a run may have been killed between a save and its evaluation
             due = restored and _evaluates(config, step)
             lacks = "" if step in _steps(writer, "heldout") else "it"
             if due and processes.tell(lacks)[0]:
@@ -215,7 +215,7 @@ def run(config: Config, workdir: Path | str, *, until: int | None = None) -> int
 
 
 def _check_same_command(config: Config, until: int | None) -> None:
-    """All processes have the flags of process 0."""
+    """Raises UserError where the config of a process differs from that of process 0."""
     mine = to_dict(config) | {"until": until}
     told = processes.tell(json.dumps(mine))
 
@@ -237,7 +237,7 @@ def _check_same_command(config: Config, until: int | None) -> None:
 
 @contextlib.contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
-    """No other run writes into this workdir meanwhile."""
+    """Locks the workdir against other runs. Raises UserError where another one has it."""
 
     def lock(file):
         if not locked(file):
@@ -251,8 +251,9 @@ def _alone(workdir: Path) -> Iterator[None]:
 
 
 def _make_workdir(workdir: Path) -> None:
-    """Process 0 makes it and leaves a mark, which the others must see: checkpoints need a disk that
-    all share.
+    """Makes the workdir. Raises UserError where the processes do not share one.
+
+    Process 0 leaves a file there, which the others must see.
     """
     mark = workdir / f".shared-{processes.tell(uuid.uuid4().hex)[0]}"
 
@@ -267,7 +268,7 @@ def _make_workdir(workdir: Path) -> None:
             ) from error
 
     def look():
-        # network disks take their time
+        # a network file system may show the file late
         until = time.monotonic() + 10
         while not mark.exists() and time.monotonic() < until:
             time.sleep(0.1)
@@ -296,7 +297,7 @@ def _due(every: int, step: int) -> bool:
 
 
 def _planned(config: Config, step: int) -> bool:
-    """Whether a step is saved though nobody interrupts the run."""
+    """Whether a step is saved even if the run is not interrupted there."""
     return _due(config.log.save_every, step) or _evaluates(config, step)
 
 
@@ -305,12 +306,12 @@ def _evaluates(config: Config, step: int) -> bool:
 
 
 def _steps(writer: MetricWriter | NoWriter, split: str) -> set[int]:
-    """The steps that have a record of this kind."""
+    """Returns the steps that have a record of this split."""
     return {record["step"] for record in writer.records if record["split"] == split}
 
 
 def _check_not_lost(workdir: Path) -> None:
-    """Raises UserError where steps were saved, and there are none: a disk may not be mounted."""
+    """Raises UserError where saved steps are gone, since a disk may not be mounted."""
     saved = [r["step"] for r in read_metrics(workdir) if r["split"] == "saved"]
     if saved:
         raise UserError(
@@ -321,7 +322,7 @@ def _check_not_lost(workdir: Path) -> None:
 
 
 def _check_steps(saved: Config, config: Config, step: int) -> None:
-    """Raises UserError where other steps would have meant other learning rates until now."""
+    """Raises UserError where changed `steps` would change learning rates of steps already done."""
     same_until = min(map(decay_begins, (saved, config)))
     if saved.steps != config.steps and step > same_until:
         c = saved.optim.schedule
@@ -374,7 +375,9 @@ def _evaluate(
     writer: MetricWriter | NoWriter,
     seconds: float,
 ) -> float:
-    """Held-out text with and without memory, and a sample. Returns the bits a token, with it."""
+    """Evaluates on held-out text with and without memory, and writes a sample. Returns the bits a
+    token with memory.
+    """
     params = averages.evaluated(config.optim, state.params, state.opt_state, state.ema)
     held = evaluate_heldout(config, params, data.heldout, data.heldout.num_bytes, mesh=mesh)
     values = {"accuracy": held.accuracy, "bits_per_token": held.bits_per_token}
@@ -402,7 +405,7 @@ def _evaluate(
     writer.write("heldout", step, **values, seconds=seconds)
     if not config.log.sample_tokens or data.tokenizer is None:
         return held.bits_per_token
-    # all processes help, one writes
+    # all processes gather the parameters, and one generates
     params = sharding.on_one_device(mesh, params)
     if processes.is_main():
         session = infer.Engine(RMAT(config.model), params, data.tokenizer, rows=1).open(

@@ -1,7 +1,7 @@
-"""What a run records: metrics.jsonl, samples.txt, trackers. A resumed run takes back what it is
-about to repeat.
+"""The records of a run: metrics.jsonl, samples.txt, trackers. A resumed run deletes the records of
+steps that it is about to repeat.
 
-Records watch a run and must not end it: one that cannot be written costs a warning, once.
+A record that cannot be written does not end a run, but costs a warning, once.
 """
 
 import json
@@ -16,9 +16,9 @@ from rmat_jax.train.trackers import TRACKERS, Tracker
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl, each step and split once. Damaged ones are left out.
+    """Returns the records of metrics.jsonl, one a step and split. Damaged lines are left out.
 
-    A run that goes on from an earlier step repeats lines: the last of them counts.
+    A run that goes on from an earlier step repeats lines. The last line of a step counts.
     """
     try:
         return _read(Path(workdir) / "metrics.jsonl")[0]
@@ -27,7 +27,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The records, and the places of damaged lines. Raises OSError where the file is not given."""
+    """Returns the records, and the places of damaged lines. Raises OSError if it cannot read."""
     left_out: list[str] = []
     records = {}
     try:
@@ -42,7 +42,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return list(records.values()), left_out
 
 
-# of each kind of line, what its readers take for granted
+# the names that each kind of record must have
 _ALWAYS = {
     "train": {"tokens", "loss", "accuracy", "tokens_per_second", "seconds"},
     "heldout": {"accuracy", "bits_per_token"},
@@ -60,7 +60,7 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 
 class MetricWriter:
-    """Appends to the records of a workdir; use as a context."""
+    """Appends to the records of a workdir. A context manager."""
 
     def __init__(
         self,
@@ -69,18 +69,18 @@ class MetricWriter:
         trackers: Sequence[str] = ("tensorboard",),
         config: Mapping[str, Any] | None = None,
     ):
-        """Begins to write. Lines of steps after `step`, where the run goes on, are dropped.
+        """Begins to write, and drops records of steps after `step`.
 
         Args:
-            workdir: of the run.
+            workdir: the workdir of the run.
             step: the last step that is done.
-            trackers: names of TRACKERS. One that cannot begin is told once and left out.
-            config: of the run, for the trackers that show it.
+            trackers: names in TRACKERS. One that cannot begin costs a warning and is left out.
+            config: the config of the run, for the trackers that show it.
         """
         self._try = BestEffort("training")
         self._path, self._samples = workdir / "metrics.jsonl", workdir / "samples.txt"
         self.records: list[dict[str, Any]] = []
-        # what cannot be read is not written over
+        # a file that cannot be read is not overwritten
         with self._try(self._path):
             found, left_out = _read(self._path)
             if left_out:
@@ -116,7 +116,7 @@ class MetricWriter:
         self._tell("write", step, {f"{split}/{name}": value for name, value in values.items()})
 
     def write_sample(self, step: int, sample: str) -> None:
-        """Appends a text, unless a run that was stopped before it saved has left the same."""
+        """Appends a text, unless the file has it already from before a resume."""
         written = f"--- step {step}\n{sample}\n".encode("utf-8", "surrogateescape")
         with self._try(self._samples):
             if not self._samples.exists() or written not in self._samples.read_bytes():
@@ -126,14 +126,14 @@ class MetricWriter:
         self._tell("write_text", step, "sample", shown)
 
     def _tell(self, what: str, step: int, *values: Any) -> None:
-        """Calls a method of every tracker."""
+        """Calls the method `what` of every tracker."""
         for name, tracker in self._trackers.items():
             with self._try(name):
                 getattr(tracker, what)(step, *values)
 
 
 class NoWriter:
-    """Leaves the writing to another process."""
+    """A writer that does nothing, for processes other than process 0."""
 
     records: tuple[dict[str, Any], ...] = ()
 

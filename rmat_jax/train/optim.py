@@ -1,4 +1,4 @@
-"""The optimisers: clipping, a direction, decoupled decay, linear warm-up, a schedule.
+"""The optimisers: clipping, a direction, decoupled weight decay, linear warm-up and a schedule.
 
 All but `schedule_free` differ in the direction alone. docs/training.md compares them.
 """
@@ -13,18 +13,18 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon, schedule_free
 from rmat_jax.config import Config, OptimConfig
 from rmat_jax.types import PyTree
 
-# Path components that mark a parameter which is not decayed, wherever they stand.
+# A parameter with one of these components in its path is not decayed.
 NOT_DECAYED = ("bias", "scale", "fusion", "memory_bias", "gate")
 
-# "wsd": one of so many steps is of the decay
+# "wsd": the last 1 / DECAY of the steps lowers the learning rate
 DECAY = 10
-# Adafactor keeps two vectors in place of a matrix whose sides are at least as long
+# Adafactor keeps two vectors in place of a matrix whose sides have at least this length
 FACTORED = 128
 
 
 def decayed(params: PyTree) -> PyTree:
-    """A tree of bools: whether weight decay applies. Off for norms, biases, gates, fusion weights
-    and the memory's bias.
+    """Returns a tree of bools: whether weight decay applies to a parameter. It does not apply to
+    norms, biases, gates, fusion weights and the memory's bias.
     """
 
     def decays(path, _):
@@ -34,7 +34,7 @@ def decayed(params: PyTree) -> PyTree:
 
 
 def make_schedule(config: Config) -> optax.Schedule:
-    """Learning rate by step: up to the peak in `warmup_steps`, then by `optim.schedule`."""
+    """Makes the learning rate by step: a linear warm-up, then `optim.schedule`."""
     c, peak, end = config.optim, config.optim.learning_rate, config.optim.final_fraction
     warm_up = optax.linear_schedule(0.0, peak, max(c.warmup_steps, 1))
     left = config.steps - c.warmup_steps
@@ -47,12 +47,12 @@ def make_schedule(config: Config) -> optax.Schedule:
     else:
         parts, starts = [optax.cosine_decay_schedule(peak, left, end)], []
     schedule = optax.join_schedules([warm_up, *parts], [c.warmup_steps, *starts])
-    # Of an integer step it would compute in float32, also where everything else is float64.
+    # An integer step would make it compute in float32 even where everything else is float64.
     return lambda step: schedule(jnp.asarray(step, jnp.result_type(float)))
 
 
 def decay_begins(config: Config) -> int:
-    """The step from which on the learning rate depends on how many steps there are."""
+    """Returns the step from which on the learning rate depends on `config.steps`."""
     if config.optim.schedule == "constant":
         return config.steps
     if config.optim.schedule == "wsd":
@@ -61,8 +61,8 @@ def decay_begins(config: Config) -> int:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """The optimiser of `optim.name`: clipping by the global norm, then its own direction, decay of
-    the weights that `decayed` marks, and the learning rate.
+    """Makes the optimiser `optim.name`: clipping by the global norm, its direction, decay of the
+    weights that `decayed` marks, and the learning rate.
     """
     c, rate = config.optim, make_schedule(config)
     finish = (
@@ -70,7 +70,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         optax.scale_by_learning_rate(rate),
     )
     if c.name == "schedule_free":
-        # momentum is the average's work: arXiv 2405.15682
+        # the average of the weights takes the place of momentum: arXiv 2405.15682
         direction = optax.scale_by_rms(c.beta2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
         step = schedule_free(optax.chain(direction, *finish), rate, c.beta1)
     else:
@@ -79,7 +79,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _direction(c: OptimConfig) -> optax.GradientTransformation:
-    """Where a gradient leads, with steps of about the size of Adam's."""
+    """Makes the direction of an optimiser, from a gradient to a step about the size of Adam's."""
     adam = optax.scale_by_adam(c.beta1, c.beta2)
     if c.name == "adamw":
         return adam
@@ -87,7 +87,7 @@ def _direction(c: OptimConfig) -> optax.GradientTransformation:
         return optax.scale_by_lion(c.beta1, c.beta2)
     if c.name == "muon":
         return optax.partition({"muon": _muon(), "adam": adam}, _orthogonalised)
-    # each layer of a stack has factors and a size of its own, as if it stood alone
+    # each layer of a stack is factored and clipped separately
     alone = optax.chain(
         optax.scale_by_factored_rms(min_dim_size_to_factor=FACTORED),
         optax.clip_by_block_rms(1.0),
@@ -96,8 +96,9 @@ def _direction(c: OptimConfig) -> optax.GradientTransformation:
 
 
 def _muon() -> optax.GradientTransformation:
-    """Momentum made orthogonal, each layer's matrix by itself (Newton-Schulz, five rounds). Its
-    root mean square is Adam's, 0.2, so that one learning rate serves all (arXiv 2502.16982).
+    """Makes Muon's direction: momentum, orthogonalised for each layer's matrix (Newton-Schulz, five
+    iterations). It is scaled to the root mean square of Adam's, 0.2, so that one learning rate
+    serves both (arXiv 2502.16982).
     """
 
     def of_matrices(kernels):
@@ -112,8 +113,8 @@ def _muon() -> optax.GradientTransformation:
 
 
 def _orthogonalised(params: PyTree) -> PyTree:
-    """A tree of "muon" for the matrices between the embedding and the output table; they are called
-    kernels. "adam" for all else.
+    """Returns a tree of labels: "muon" for the matrices between the embedding and the output table,
+    which are called kernels, and "adam" for all other parameters.
     """
 
     def label(path, _):
@@ -123,7 +124,7 @@ def _orthogonalised(params: PyTree) -> PyTree:
 
 
 def _stacked(params: PyTree) -> PyTree:
-    """A tree of "layers" for the parameters whose first dimension is L, "rest" for the others."""
+    """Returns a tree of labels: "layers" for parameters whose first dimension is L, else "rest"."""
 
     def label(path, _):
         return "layers" if path[0].key == "layers" else "rest"
@@ -132,5 +133,5 @@ def _stacked(params: PyTree) -> PyTree:
 
 
 def _each_layer(alone: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same for stacked layers, each by itself; its state has L first, too."""
+    """Maps an optimiser over stacked layers. Its state has the leading axis L too."""
     return optax.GradientTransformation(jax.vmap(alone.init), jax.vmap(alone.update))

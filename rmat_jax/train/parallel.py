@@ -1,6 +1,4 @@
-"""The train step on a mesh: the one of `step.py`, jitted with explicit shardings, or mapped by
-pmap.
-"""
+"""The train step of `step.py` on a mesh, jitted with explicit shardings or mapped by pmap."""
 
 import functools
 from collections.abc import Callable
@@ -22,10 +20,10 @@ from rmat_jax.train.step import Batch, Sums, Totals, totals, train_step
 def abstract_state(
     config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the train state.
+    """Returns the shapes, dtypes and shardings of the train state.
 
     Raises:
-        UserError: the mesh does not fit the experiment.
+        UserError: the mesh does not fit the config.
     """
     named = f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']}"
     lanes = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -75,8 +73,8 @@ def _check_context(config: Config, count: int) -> None:
     if c.chunks_at_once not in (None, chunks):
         raise UserError(
             f"model.chunks_at_once={c.chunks_at_once} must be chunks_per_step="
-            f"{config.chunks_per_step} / {named} = {chunks}: others wait for what a device hands "
-            "on; leave it out"
+            f"{config.chunks_per_step} / {named} = {chunks}, since each device reads all its "
+            "chunks at once; leave it out"
         )
     check_context(c, chunks, count, named)
 
@@ -84,7 +82,7 @@ def _check_context(config: Config, count: int) -> None:
 def make_init(
     config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[], TrainState]:
-    """`init_state`, each device making its own part."""
+    """Compiles `init_state`, in which each device makes its part."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
     return jax.jit(functools.partial(init_state, config, optimizer), out_shardings=shardings)
 
@@ -92,11 +90,10 @@ def make_init(
 def make_train_step(
     config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-    """The compiled `train_step`. It takes the state that it is given and leaves nothing of it
-    (donation).
+    """Compiles `train_step`. The result donates the state that it is given.
 
     Raises:
-        UserError: the mesh does not fit the experiment.
+        UserError: the mesh does not fit the config.
     """
     state = abstract_state(config, optimizer, mesh)
     if config.mesh.parallelism == "pmap":
@@ -117,7 +114,7 @@ def make_train_step(
 
 
 def _pmapped(config: Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> Callable:
-    """Each device of `data` runs the whole step on its lanes, with everybody's sums."""
+    """Maps the step by pmap. Each device runs it on its lanes, with the sums over all devices."""
     if jax.process_count() > 1:
         raise UserError(
             "mesh.parallelism='pmap' is for the devices of one process; use mesh.parallelism=jit"

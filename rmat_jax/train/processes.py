@@ -1,4 +1,4 @@
-"""Several processes of one run: how they meet, agree, fail together, and speak with one voice.
+"""Several processes of one run: they connect, agree, fail together, and only one of them prints.
 
 All of them make the same calls in the same order. With one process nothing here costs anything.
 """
@@ -24,13 +24,13 @@ from rmat_jax import progress
 from rmat_jax.errors import UserError
 from rmat_jax.files import locked, make_folder
 
-# of what processes tell each other
+# the size of a text that processes tell each other
 TEXT_BYTES = 1 << 16
 # a process that is silent for so long counts as dead
 HEARTBEAT_SECONDS = 60
-# in an error, whatever its type: what the libraries below say when a process is gone
+# matches errors, of any type, of the libraries below when another process is gone
 _LEFT_ALONE = re.compile("Gloo|onnection (reset|closed|refused)|oordination|eartbeat|UNAVAILABLE")
-# How many processes a launcher has started, as Open MPI, MPICH and Slurm say.
+# where Open MPI, MPICH and Slurm say how many processes were started
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 Result = TypeVar("Result")
@@ -44,18 +44,18 @@ def connect(
     timeout: int,
     workdir: Path | str,
 ) -> None:
-    """Meets the other processes: those of the flags, else of the cluster (Cloud or GKE TPU, Slurm,
-    Open MPI), else none.
+    """Connects to the other processes: those of the flags, else of the cluster (Cloud or GKE TPU,
+    Slurm, Open MPI), else none.
 
-    Must come before anything is computed.
+    Must be called before anything is computed.
 
     Args:
         coordinator: HOST:PORT where process 0 listens.
-        num_processes: of the run; 1: do not look for a cluster.
-        process_id: of this one, 0..num_processes-1.
+        num_processes: the number of processes; 1: do not look for a cluster.
+        process_id: the number of this process, 0..num_processes-1.
         timeout: seconds after which the process ends with one line and exit code 2, if not all
-            others have come.
-        workdir: that all share.
+            others have connected.
+        workdir: the workdir, which all processes share.
 
     Raises:
         UserError: flags that do not fit together, or a launcher of several processes that JAX does
@@ -75,7 +75,7 @@ def connect(
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.2:1234")
 
-    # in a bucket there are no locks
+    # a bucket has no locks
     if process_id is not None and isinstance(workdir, Path):
         _claim(workdir, process_id)
 
@@ -94,12 +94,11 @@ def connect(
             code=2,
         )
 
-    # JAX would abort the process with a stack trace when its own time is over, so ours is over
-    # first.
+    # At its timeout JAX would abort the process with a stack trace, so ours is shorter.
     alarm = threading.Timer(timeout, give_up)
     alarm.daemon = True
     alarm.start()
-    # it would swallow SIGTERM, which `signals.py` handles
+    # this service would swallow SIGTERM, which `signals.py` handles
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -112,10 +111,9 @@ def connect(
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
             raise UserError(f"the processes cannot meet: {error}") from error
-        # No cluster: a run of one process, unless a launcher says otherwise, see below.
+        # There is no cluster, so this is a run of one process, unless a launcher says otherwise.
     except RuntimeError as error:
-        # Where somebody has computed already, this is a process of its own, or one that has met the
-        # others.
+        # JAX has computed before this call, so the process runs alone, or is connected already.
         if coordinator is not None or "must be called before" not in str(error):
             raise UserError(f"the processes cannot meet: {' '.join(str(error).split())}") from error
     finally:
@@ -132,7 +130,11 @@ def connect(
 
 
 def _claim(workdir: Path, process_id: int) -> None:
-    """Raises UserError where another process of this workdir has the same id: JAX would abort."""
+    """Locks this process's id in the workdir. With two equal ids JAX would abort.
+
+    Raises:
+        UserError: another process has the id.
+    """
     make_folder(workdir, "--workdir")
     file = (workdir / f".process-{process_id}").open("wb")
     if not locked(file):
@@ -140,12 +142,12 @@ def _claim(workdir: Path, process_id: int) -> None:
             f"another process of --workdir={workdir} has --process_id={process_id}; give each "
             "another"
         )
-    # until this process ends
+    # keeps the lock until this process ends
     _CLAIMED.append(file)
 
 
 def _check_meeting(num_processes: int | None) -> None:
-    """Raises UserError, in all processes, where they were not started alike."""
+    """Raises UserError in all processes where their flags or their numbers of devices differ."""
     devices = collections.Counter(device.process_index for device in jax.devices())
     if len(set(devices.values())) > 1:
         shown = ", ".join(f"process {index}: {count}" for index, count in sorted(devices.items()))
@@ -162,19 +164,20 @@ def _check_meeting(num_processes: int | None) -> None:
 
 
 def is_main() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Whether this process, process 0, writes and prints for all."""
     return jax.process_index() == 0
 
 
 def say(text: str) -> None:
-    """Prints, once for all processes."""
+    """Prints a text once, in process 0."""
     if is_main():
         progress.tell(text)
 
 
 def tell(text: str) -> list[str]:
-    """What each process told the others, in their order. At most TEXT_BYTES of UTF-8; more are cut
-    off.
+    """Tells a text to all processes. Returns the texts of all, in the order of their numbers.
+
+    A text is cut off after TEXT_BYTES of UTF-8.
     """
     if jax.process_count() == 1:
         return [text]
@@ -184,10 +187,10 @@ def tell(text: str) -> list[str]:
 
 
 def together(function: Callable[[], Result]) -> Result:
-    """Calls it in each process; bad input of one is an error in all.
+    """Calls a function in each process. A UserError in one of them is raised in all.
 
     Raises:
-        UserError: what this process raised, or else the first other one that did.
+        UserError: the error of this process, or else of the first other process that has one.
     """
     if jax.process_count() == 1:
         return function()
@@ -206,7 +209,7 @@ def together(function: Callable[[], Result]) -> Result:
 
 
 def main_first(function: Callable[[], Result]) -> Result:
-    """Calls it in process 0, then in the others, who find on disk what it has left there."""
+    """Calls a function in process 0, then in the others, which find its files on disk."""
     if jax.process_count() == 1:
         return function()
     result = together(function if is_main() else lambda: None)
@@ -214,8 +217,8 @@ def main_first(function: Callable[[], Result]) -> Result:
 
 
 class Vote:
-    """Does any process wish to stop? Asked at each step and answered at the next, so that nobody
-    waits.
+    """A vote of all processes on stopping. Each step gets the answer to the question of the step
+    before, so that no process waits.
     """
 
     def __init__(self, mesh: Mesh):
@@ -226,7 +229,7 @@ class Vote:
     def ask(self, wish: int) -> int:
         """Returns the largest wish of all processes at the call before.
 
-        With one process it is its own wish now.
+        With one process the answer is `wish`.
         """
         if jax.process_count() == 1:
             return wish
@@ -239,10 +242,10 @@ class Vote:
 
 
 def run(function: Callable[[], int]) -> int:
-    """Calls it as what this process is there for. Among several, a failure ends the process at
+    """Calls the main function of a process. With several processes, a failure ends this one at
     once.
 
-    Otherwise Python would wait at its exit for the others, who wait for this process in a
+    Otherwise Python would wait at its exit for the other processes, which wait for this one in a
     collective operation.
 
     Raises:
@@ -260,9 +263,9 @@ def run(function: Callable[[], int]) -> int:
         if isinstance(error, jax.errors.JaxRuntimeError) or _LEFT_ALONE.search(str(error)):
             reason = " ".join(str(error).split())[:300]
             _end(
-                f"process {jax.process_index()} cannot go on: another has ended, or cannot be "
-                f"reached ({reason}); start all of them again: the same command goes on from the "
-                "last checkpoint",
+                f"process {jax.process_index()} cannot go on: another process has ended, or cannot "
+                f"be reached ({reason}); start all of them again, and the same command goes on "
+                "from the last checkpoint",
                 code=1,
             )
         traceback.print_exc()
@@ -288,7 +291,7 @@ def _end(message: str, code: int, wait: bool = False) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
     if sys.stdout:
         sys.stdout.flush()
-    # process 0 is the coordinator: the others, who may have the same to say, end when it does
+    # Process 0 is the coordinator. The others end with it, and may have an error to print.
     if wait:
         time.sleep(2)
     os._exit(code)

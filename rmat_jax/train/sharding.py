@@ -1,14 +1,15 @@
-"""Which device holds what: the mesh, one table of rules, and their translation into JAX's
-shardings.
+"""The mesh, one table of sharding rules, and their translation into JAX's shardings.
 
 A mesh has four axes. `data` and `fsdp` divide the lanes of the batch, and `context` the time of
-each lane; parameters and optimiser state are copied along `data` and `context` and divided along
-`fsdp` and `tensor`. `spread` makes a function of some lanes one of all: each device gathers the
-parameters once, computes its own lanes, or its own part of their time, and the sums are added up
-once at the end (ZeRO, arXiv 1910.02054). A recurrent model reads its weights anew for every group
-of chunks, so to gather and reduce them inside the scan over groups, as a compiler that divides the
-whole program does, would cost N times the traffic. Along `tensor` the compiler divides the matrix
-products. Along `context` devices hand on what a lane carries: `ops/context.py`.
+each lane. Parameters and optimiser state are copied along `data` and `context` and divided along
+`fsdp` and `tensor`.
+
+`spread` runs a function of some lanes on all lanes. Each device gathers the parameters once and
+computes its lanes, or its part of their time. The sums are added up once at the end (ZeRO, arXiv
+1910.02054). A recurrent model reads its weights anew for every group of chunks. A compiler that
+divides the whole program would gather and reduce them inside the scan over groups, which costs N
+times the traffic. Along `tensor` the compiler divides the matrix products. Along `context` devices
+hand on the state of each lane, see `ops/context.py`.
 """
 
 import functools
@@ -27,20 +28,20 @@ from rmat_jax.errors import UserError
 from rmat_jax.ops.context import CONTEXT
 from rmat_jax.types import Array, PyTree
 
-# neighbours along the last one are neighbours in fact, and it talks most
+# The last axis communicates most. Neighbours along it are neighbouring devices.
 AXES = ("data", "fsdp", CONTEXT, "tensor")
-# a row of the batch belongs to the devices of one place along these
+# the axes that divide the rows of the batch
 LANES = ("data", "fsdp")
 
-# what holds an array for each parameter: the averages of the weights, and of the optimisers their
-# moments and schedule_free's `z`
+# path components above an array for each parameter: the parameters, their moving average, the
+# moments of the optimisers, and schedule_free's `z`
 _ROOTS = "(params|ema|mu|nu|v|z)"
 # The first pattern that matches the end of a leaf's path decides. A spec names the axes that divide
-# each dimension, the leading ones first. Matrices into heads and hidden units are divided by
-# `tensor` along their outputs, those out of them along their inputs, so that each device keeps
-# whole heads and units of its own.
+# each dimension, the leading dimension first. Along `tensor`, matrices that produce heads and
+# hidden units are divided by their outputs, and those that consume them by their inputs. So each
+# device has whole heads and units.
 RULES = (
-    # Adafactor's factors: two vectors stand for a matrix, so everybody has them
+    # Adafactor's factors, two vectors for a matrix, are small, so all devices have them
     (r"v_(row|col)/.+", P()),
     # [V, D]
     (rf"(embed/embedding|{_ROOTS}/output)", P("tensor", "fsdp")),
@@ -60,21 +61,21 @@ RULES = (
     # [L, F]
     (r"layers/mlp/inner/bias", P(None, "tensor")),
     (r"(memory_bias|bias|scale|fusion|gate/b[zr])", P()),
-    # of what the lanes carry, with L before B
+    # the state of the lanes, with L before B
     (r"slots_LBMD", P(None, LANES)),
     (r"window_(keys|values)_LBHEW", P(None, LANES, "tensor")),
     (r"(document_B|token_B|ages_BM|window_documents_BW)", P(LANES)),
-    # of a batch
+    # a batch
     (r"(tokens|targets|documents)", P(LANES, CONTEXT)),
     (r"(step|key|count|health/\w+|ns_coeffs|b1|weight_sum|step_count|max_lr)", P()),
 )
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of `config` over all devices, or these.
+    """Makes the mesh of `config` over all devices, or over `devices`.
 
     Raises:
-        UserError: the axes need more devices than there are, or leave some of them out.
+        UserError: the axes need more devices than there are, or leave some of them unused.
     """
     devices = jax.devices() if devices is None else list(devices)
     count, sizes = len(devices), config.sizes(len(devices))
@@ -92,29 +93,29 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             tuple(sizes.values()), AXES, axis_types=axis_types, devices=devices[:product]
         )
     except (AssertionError, NotImplementedError) as error:
-        # these devices are wired otherwise
+        # the links between these devices do not fit
         raise UserError(
             f"{named} cannot be laid over these {count} devices; use all of them, in powers of two"
         ) from error
 
 
 def axes_named(sizes: Mapping[str, int]) -> str:
-    """Axes as they are typed: `mesh.data=2 x mesh.fsdp=4`."""
+    """Returns axes as a user types them: `mesh.data=2 x mesh.fsdp=4`."""
     return " x ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
 
 
 def specs(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The PartitionSpec of each leaf of a TrainState, a part of one, or a batch, by `RULES`.
+    """Returns the PartitionSpec of each leaf of a TrainState, of its parts, or a batch, by `RULES`.
 
     Raises:
-        UserError: a leaf that no rule matches, or whose size an axis does not divide; it is named.
+        UserError: no rule matches a leaf, or an axis does not divide its size. It names the leaf.
     """
 
     def spec(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, found in RULES:
             if re.search(f"(^|/){pattern}$", name):
-                # where Adafactor has factors, it keeps one zero a layer in the place of the whole
+                # beside its factors Adafactor keeps one zero a layer in place of the matrix
                 if "/v/" in name and leaf.ndim < len(found):
                     return P()
                 _check_divides(mesh, name, leaf.shape, found)
@@ -128,13 +129,13 @@ def specs(mesh: Mesh, tree: PyTree) -> PyTree:
 
 
 def shardings(mesh: Mesh, tree: PyTree) -> PyTree:
-    """`specs` as NamedShardings."""
+    """Returns `specs` as NamedShardings."""
     return _map_specs(lambda spec: NamedSharding(mesh, spec), specs(mesh, tree))
 
 
 def placed(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The leaves' shapes and dtypes with their shardings: what `Checkpoints.restore` and
-    `jit(...).lower` take.
+    """Returns the leaves' shapes and dtypes with their shardings, for `Checkpoints.restore` and
+    `jit(...).lower`.
     """
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -144,22 +145,22 @@ def placed(mesh: Mesh, tree: PyTree) -> PyTree:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+    """Returns the sharding of an array with a copy on every device."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh, *, whole_lanes: bool = False) -> NamedSharding:
-    """Of [B, T] arrays.
+    """Returns the sharding of [B, T] arrays.
 
     Args:
         mesh: the devices.
-        whole_lanes: a device has all of the time of its lanes, also along `context`.
+        whole_lanes: do not divide time along `context`.
     """
     return NamedSharding(mesh, P(LANES) if whole_lanes else P(LANES, CONTEXT))
 
 
 def on_one_device(mesh: Mesh, tree: PyTree) -> PyTree:
-    """A copy of the whole tree on one device of each process. All processes must call it."""
+    """Copies the whole tree to one device of each process. All processes must call it."""
     if mesh.size == 1:
         return tree
     whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
@@ -167,7 +168,7 @@ def on_one_device(mesh: Mesh, tree: PyTree) -> PyTree:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
-    """The rows of a global batch that this process must read: those of its own devices."""
+    """Returns the rows of a global batch that this process must read, those of its devices."""
     lanes = batch_sharding(mesh, whole_lanes=True)
     owned = lanes.addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for (rows,) in owned for row in range(batch_size)[rows]})
@@ -181,9 +182,14 @@ def global_batch(
     *,
     whole_lanes: bool = False,
 ) -> dict[str, Array]:
-    """Makes the global batch [B, ...] of the `rows` that each process has read.
+    """Makes the global batch [B, ...] from the rows that each process has read.
 
-    `local_rows` names them. `whole_lanes` is that of `batch_sharding`.
+    Args:
+        mesh: the devices.
+        batch_size: B.
+        rows: the rows of this process, see `local_rows`.
+        batch: the arrays of these rows.
+        whole_lanes: see `batch_sharding`.
     """
     sharding = batch_sharding(mesh, whole_lanes=whole_lanes)
 
@@ -200,24 +206,24 @@ def global_batch(
 class Summed(NamedTuple):
     """Marks a result of `spread` that is added up over all lanes."""
 
-    # by which it is left divided along `fsdp`; P() leaves a copy on every device
+    # how the sum is divided along `fsdp`; P() leaves a copy on every device
     specs: PyTree
 
 
-# marks a result of `spread` that is divided as what the lanes carry, or as a batch: [B, T]
+# mark a result of `spread` that is divided like the state of the lanes, or like a batch, [B, T]
 CARRIED, ROWS = "carried", "rows"
 
 
 def spread(
     mesh: Mesh, function: Callable, *results: Summed | str, whole_lanes: bool = False
 ) -> Callable:
-    """Runs a function of some lanes on each device's own, or its part of them, under `shard_map`.
+    """Makes a function of some lanes run on all lanes, by `shard_map` over the devices.
 
     Args:
         mesh: the devices.
         function: `function(params, carried, batch, *same)` of some lanes; `same` is equal for all.
-        results: what becomes of each of its results, in their order.
-        whole_lanes: do not divide time along `context`: its devices compute the same.
+        results: for each result of the function, how the devices' results are combined.
+        whole_lanes: do not divide time along `context`, so that its devices compute the same.
 
     Returns:
         The same function of all lanes.
@@ -226,8 +232,8 @@ def spread(
     axes = tuple(axis for axis in divided if mesh.shape[axis] > 1)
     if not axes:
         return function
-    # All axes, where the compiler has nothing to divide: it fails on an axis of one device
-    # (jax 0.10.2).
+    # Without `tensor` the compiler has nothing to divide, and all axes are manual. It would fail on
+    # an axis of one device (jax 0.10.2).
     manual = set(axes)
     if mesh.shape["tensor"] == 1:
         manual = set(AXES) - ({CONTEXT} if whole_lanes else set())
@@ -253,7 +259,7 @@ def spread(
             in_specs=(P(), lanes, times, *(P() for _ in same)),
             out_specs=out_specs,
             axis_names=manual,
-            # or the gradient of what the lanes share would be added up after every chunk
+            # with the check, gradients of shared values would be added up after every chunk
             check_vma=False,
         )(params, carried, batch, *same)
 
@@ -261,10 +267,10 @@ def spread(
 
 
 def _add_up(mesh: Mesh, axes: tuple[str, ...], tree: PyTree, to: Summed) -> PyTree:
-    """The sum over the devices of `axes`, each of which has its own lanes' part."""
+    """Adds up the parts of all devices along `axes`."""
 
     def add(spec, x):
-        # `fsdp` first: what it scatters is all that the others have to add
+        # `fsdp` first, so that the other axes add only the scattered parts
         for axis in sorted(axes, key=lambda axis: axis != "fsdp"):
             if axis in spec:
                 x = jax.lax.psum_scatter(x, axis, scatter_dimension=spec.index(axis), tiled=True)
@@ -274,7 +280,7 @@ def _add_up(mesh: Mesh, axes: tuple[str, ...], tree: PyTree, to: Summed) -> PyTr
 
     add_all = functools.partial(_map_specs, add, to.specs)
     if mesh.shape["tensor"] > 1:
-        # each device adds its own part along it: the compiler would gather the parts first
+        # each device adds its part along `tensor`, which the compiler would gather first
         own = _only(("tensor",), to.specs)
         add_all = jax.shard_map(
             add_all, in_specs=(own,), out_specs=own, axis_names={"tensor"}, check_vma=False
@@ -283,12 +289,12 @@ def _add_up(mesh: Mesh, axes: tuple[str, ...], tree: PyTree, to: Summed) -> PyTr
 
 
 def _only(names: tuple[str, ...], tree: PyTree) -> PyTree:
-    """The specs with none but these axes."""
+    """Returns the specs with only these axes."""
     return _map_specs(lambda spec: P(*(x if x in names else None for x in spec)), tree)
 
 
 def _map_specs(function: Callable, specs: PyTree, *others: PyTree) -> PyTree:
-    """tree.map over PartitionSpecs, which are tuples."""
+    """Maps over a tree of PartitionSpecs, which JAX would take for tuples."""
     return jax.tree.map(function, specs, *others, is_leaf=lambda x: isinstance(x, P))
 
 

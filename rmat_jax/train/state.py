@@ -1,4 +1,4 @@
-"""All that a training run is: what a checkpoint holds and a resumed run starts from."""
+"""The train state, which a checkpoint holds and from which a run resumes."""
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +15,26 @@ from rmat_jax.types import Array, PyTree
 
 @struct.dataclass
 class TrainState:
-    """A value: the train step maps one to the next."""
+    """The state of a training run. The train step maps one to the next."""
 
-    # train steps done, bad ones too; also the position in the data
+    # the number of train steps done, bad ones included; also the position in the data
     step: Array
     params: PyTree
     opt_state: PyTree
     # typed PRNG key; folded by the step, never replaced
     key: Array
-    # what the model remembers of every lane, at a chunk's border
+    # the model's state of every lane, at a chunk's border
     carried: State
     health: Health
-    # the moving average of `params`; None: there is none
+    # the moving average of `params`; None: there is no average
     ema: PyTree | None = None
 
     def moved_to(self, step: int, health: Health) -> "TrainState":
-        """The same at another position in the data, after so many bad steps.
+        """Returns the same state at another position in the data.
 
         Args:
-            step: to go on from.
-            health: there; its counts of bad steps are taken.
+            step: the step to go on from.
+            health: the health at that step. Its counts of bad steps are taken over.
         """
 
         def put(value: int, old: Array) -> Array:
@@ -48,7 +48,7 @@ class TrainState:
 def init_state(
     config: Config, optimizer: optax.GradientTransformation, params: PyTree | None = None
 ) -> TrainState:
-    """The state before the first step, from `config.seed` alone, or with these weights."""
+    """Makes the state before the first step, from `config.seed` alone, or with given weights."""
     model = RMAT(config.model)
     init_key, key = jax.random.split(jax.random.key(config.seed))
     if params is None:

@@ -18,32 +18,32 @@ from rmat_jax.train.state import TrainState
 from rmat_jax.types import Array, PyTree
 
 Batch = dict[str, Array]
-# what becomes of a row's memory at a chunk: see `eval_step`
+# the treatments of a row's memory at a chunk, see `eval_step`
 KEEP, FORGET, ASIDE = range(3)
 
 
 @struct.dataclass
 class Sums:
-    """What a train step counted. Means are taken on the host."""
+    """The sums of a train step. The host takes means of them."""
 
-    # nats over all scored tokens
+    # the sum of the loss over all scored tokens, in nats
     loss: Array
-    # tokens whose most likely prediction was right
+    # the number of tokens whose most likely prediction was right
     correct: Array
-    # tokens
+    # the number of scored tokens
     scored: Array
-    # of the mean gradient, before clipping
+    # the norm of the mean gradient, before clipping
     grad_norm: Array
-    # after the step
+    # the health after the step
     health: Health
 
 
 class Totals(NamedTuple):
-    """Sums over the tokens of some lanes; those of other lanes are added to them."""
+    """Sums over the tokens of some lanes. Those of several groups of lanes can be added up."""
 
-    # of `loss`
+    # the gradients of `loss`
     grads: PyTree
-    # nats
+    # the sum of the loss, in nats
     loss: Array
     correct: Array
     scored: Array
@@ -54,10 +54,10 @@ def totals(
 ) -> tuple[Totals, State]:
     """Reads T tokens of each lane, in `config.accumulation` parts.
 
-    Part p has every lane whose index is p modulo that.
+    Part p has the lanes whose index is p modulo `config.accumulation`.
 
     Returns:
-        The sums, and what the lanes carry on.
+        The sums, and the new state of the lanes.
     """
 
     def loss(params, carried, part, key):
@@ -98,15 +98,15 @@ def train_step(
 ) -> tuple[TrainState, Sums]:
     """Reads T tokens of every lane and takes one optimiser step on their mean loss.
 
-    What the lanes carry comes from the step before and goes to the next; no gradient crosses steps.
-    A bad step changes nothing but the position in the data and the counts, unless it ends the run.
+    The state of the lanes goes from step to step, but no gradient does. A bad step changes nothing
+    but the position in the data and the counts, unless it ends the run.
 
     Args:
-        config: of the experiment.
-        optimizer: of the experiment.
-        state: before the step.
+        config: the config of the run.
+        optimizer: its optimiser.
+        state: the train state before the step.
         batch: tokens, targets and documents, [B, T] each.
-        totals: the function above, or that function with each device computing its own lanes.
+        totals: the function `totals`, or one that runs it on each device's lanes.
     """
     key = jax.random.fold_in(state.key, state.step)
     batch = {name: batch[name] for name in ("tokens", "targets", "documents")}
@@ -140,17 +140,17 @@ def eval_step(
     """Scores every token of a batch, with or without the memory of some chunks.
 
     Args:
-        config: the experiment.
-        params: the model's.
-        carried: of the lanes; goes from call to call.
+        config: the config of the run.
+        params: the parameters of the model.
+        carried: the state of the lanes before the batch.
         batch: as for training. It may have `forget` [B, N], for each chunk KEEP, FORGET (the memory
-            is emptied at its start) or ASIDE (the same, but the next chunk is read as if this one
-            had not been there). Without `targets` nothing is scored.
-        cut: FORGET at every chunk. A sliding window is never touched: the difference is the
-            memory's.
+            is emptied at its start) or ASIDE (as FORGET, and the chunk leaves no trace in the
+            state). Without `targets` nothing is scored.
+        cut: FORGET at every chunk. A sliding window is never emptied, so that only the memory makes
+            a difference.
 
     Returns:
-        What the lanes carry on, and the scores, [B, T] each; None if there are no targets.
+        The new state of the lanes, and the scores, [B, T] each; None if there are no targets.
     """
     rows, length = batch["tokens"].shape
     chunk_len = config.model.chunk_len

@@ -9,13 +9,13 @@ from rmat_jax.types import PyTree
 
 
 class Trace:
-    """Records what every device does between two steps. A failure costs a warning."""
+    """Records a trace of all devices between two steps. A failure costs a warning."""
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None):
         """Args:
         folder: gets the files of the trace.
-        steps: the trace begins before the step after the first, and ends behind the second; None:
-            there is none.
+        steps: the trace begins after the first of these steps, and ends after the second; None: no
+            trace.
         """
         self._folder, self._steps, self._running = folder, steps, False
         self._try = BestEffort("training")
@@ -27,11 +27,11 @@ class Trace:
         self._stop()
 
     def at(self, step: int, state: PyTree) -> None:
-        """Called between steps: begins or ends the trace where it is due.
+        """Begins or ends the trace where it is due. Called between steps.
 
         Args:
-            step: that was made last.
-            state: after it; a trace waits until it is there.
+            step: the last step.
+            state: the state after it. The trace begins and ends when the state is computed.
         """
         if self._running and step >= self._steps[1]:
             jax.block_until_ready(state)

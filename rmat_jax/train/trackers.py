@@ -1,7 +1,7 @@
-"""Where the records of a run can be watched besides: TensorBoard, Weights & Biases, trackio.
+"""Trackers, which show the records of a run: TensorBoard, Weights & Biases, trackio.
 
-A tracker watches a run and must not end it or wait for anybody: whoever calls one catches what it
-raises. Each package is imported when its tracker begins.
+A tracker must neither end a run nor make it wait, so its callers catch its errors. Each package is
+imported when its tracker begins.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from typing import Any, Protocol
 from rmat_jax.files import write_whole
 
 PROJECT = "rmat_jax"
-# holds the name by which the services know the run, so that a resumed one goes on there
+# holds the name of the run at the services, so that a resumed run goes on there
 ID_FILE = "tracker_id"
 
 
 class Tracker(Protocol):
-    """One place to watch a run."""
+    """A service or a file format that shows the records of a run."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Takes numbers by name, such as `train/loss`."""
@@ -34,12 +34,12 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Files in WORKDIR/tensorboard."""
+    """Writes files in WORKDIR/tensorboard."""
 
     PACKAGE = "tensorboardX"
 
     def __init__(self, workdir: Path, step: int, config: Mapping[str, Any]):
-        """Begins a file; what older ones have of `step` and later steps is superseded."""
+        """Begins a file. It supersedes the events of older files from `step` on."""
         with _hidden("torch"):
             from tensorboardX import summary
             from tensorboardX.event_file_writer import EventsWriter
@@ -47,7 +47,7 @@ class TensorBoard:
         folder = workdir / "tensorboard"
         folder.mkdir(exist_ok=True)
         self._summary, self._events = summary, event_pb2
-        # not by a SummaryWriter: its thread may die, and then it waits for it without end
+        # no SummaryWriter, since it waits for ever if its thread has died
         self._board = EventsWriter(str(folder / "events"))
         self._event(step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
@@ -68,10 +68,10 @@ class TensorBoard:
 
 
 class WandB:
-    """A run at wandb.ai, or with WANDB_MODE=offline in WORKDIR/wandb."""
+    """Writes to wandb.ai, or with WANDB_MODE=offline to WORKDIR/wandb."""
 
     PACKAGE = "wandb"
-    # to reach it at the start, and to send the rest at the end
+    # the longest wait for the service at the start, and at the end
     SECONDS = 30
 
     def __init__(self, workdir: Path, step: int, config: Mapping[str, Any]):
@@ -80,7 +80,7 @@ class WandB:
         settings = wandb.Settings(
             console="off", quiet=True, init_timeout=self.SECONDS, finish_timeout=self.SECONDS
         )
-        # it would ask for a login, and wait
+        # with a terminal wandb would ask for a login, and wait
         with open(os.devnull, encoding="utf-8") as nobody, _stdin(nobody):
             self._run = wandb.init(
                 project=PROJECT,
@@ -91,7 +91,7 @@ class WandB:
                 config=dict(config),
                 settings=settings,
             )
-        # its own count of steps must grow, and a resumed run repeats some
+        # wandb's count of steps must grow, but a resumed run repeats steps
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -105,7 +105,7 @@ class WandB:
 
 
 class Trackio:
-    """A run in trackio's own folder on this machine, or where TRACKIO_SPACE_ID says."""
+    """Writes to trackio's folder on this machine, or to the space TRACKIO_SPACE_ID."""
 
     PACKAGE = "trackio"
 
@@ -136,7 +136,9 @@ TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}
 
 
 def _identity(workdir: Path) -> str:
-    """Eight letters that stay the run's. Raises OSError or UserError where they cannot be kept."""
+    """Returns the run's name of eight letters, kept in a file. Raises OSError or UserError where it
+    cannot be kept.
+    """
     file = workdir / ID_FILE
     if not file.exists():
         write_whole(file, uuid.uuid4().hex[:8] + "\n")
@@ -145,7 +147,7 @@ def _identity(workdir: Path) -> str:
 
 @contextlib.contextmanager
 def _stdin(file) -> Iterator[None]:
-    """What is read from standard input in the block comes from a file."""
+    """Replaces standard input by a file in the block."""
     before, sys.stdin = sys.stdin, file
     try:
         yield
@@ -155,7 +157,7 @@ def _stdin(file) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hidden(package: str) -> Iterator[None]:
-    """What is imported in the block does not find a package that it could use, and need not."""
+    """Hides an optional package from the imports of the block."""
     if package in sys.modules:
         yield
         return

@@ -154,7 +154,7 @@ def test_what_does_not_get_well_stops(text, tmp_path, spoil):
             loop.run(config, tmp_path / policy)
 
     stops("skip", range(2, 20), "step 11: .*nan, the 10th bad step in a row; lower")
-    stops("rollback", range(4, 40, 2), "step 24: back at step 0 10 times, and there was a bad step")
+    stops("rollback", range(4, 40, 2), "step 24: the run went back to step 0 10 times, and met a")
 
 
 def test_a_run_that_stopped_may_go_on_with_another_policy(text, tmp_path, spoil):

@@ -210,8 +210,8 @@ def test_a_flipped_bit_falls_back_where_orbax_would_not_notice(tmp_path, capfd):
     warning = capfd.readouterr().err
     assert (
         warning
-        == f"warning: step 2 of {folder} is damaged, left out: what was read of bits is not what "
-        "was saved\n"
+        == f"warning: step 2 of {folder} is damaged, left out: the values of bits are not those "
+        "that were saved\n"
     )
 
 
@@ -405,7 +405,7 @@ def test_the_first_step_is_read_back_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "_read_leaves", other)
     with (
-        pytest.raises(UserError, match="1 was saved and cannot be read again: .* of params/w is"),
+        pytest.raises(UserError, match="1 was saved and cannot be read again: .* of params/w are"),
         Checkpoints(tmp_path / "bad") as checkpoints,
     ):
         checkpoints.save(1, make_state(1), Config())
@@ -445,7 +445,7 @@ def test_the_donation_test_can_fail(tmp_path, capfd):
             # if that was step 0, no older one is left
             with contextlib.suppress(UserError):
                 checkpoints.restore(state)
-            if "what was read of bits/" in capfd.readouterr().err:
+            if "the values of bits/" in capfd.readouterr().err:
                 return
     pytest.fail("overwriting the buffers during a save did not change what was written")
 
