@@ -100,7 +100,7 @@ QUESTIONS = {
     ),
     "keys": Question(
         "How many keys does a memory hold?",
-        {"keys held": "", f"keys held, {MILLION}": "a million tokens later"},
+        {"keys held": ""},
         "keys held, of 32 told",
         1,
     ),
@@ -469,14 +469,6 @@ ROWS = {
         seeds=(4, 5),
         base="v1-passkey",
         **OLD,
-    ),
-    "keys": asked(
-        "keys",
-        "the hybrid: 32 slots",
-        "keys",
-        "10 minutes of training and 5 of questions a seed on one core",
-        "capacity",
-        4,
     ),
     **{
         f"v1-keys-{slots}": asked_then(

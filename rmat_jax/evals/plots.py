@@ -157,7 +157,7 @@ def mark(upper: Axes, lower: Axes, marks: Mapping[str, float]) -> None:
     inside = {label: place for label, place in marks.items() if left < place < right}
     bottom, top = lower.get_ylim()
     # a line of its own for each label, above the data
-    lower.set_ylim(bottom, top + 0.2 * len(inside) * (top - bottom))
+    lower.set_ylim(bottom, top + 0.3 * len(inside) * (top - bottom))
     for line, (label, place) in enumerate(inside.items()):
         for panel in {upper, lower}:
             panel.axvline(place, color=INK, linewidth=0.9, linestyle=":")
