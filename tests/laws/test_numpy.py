@@ -13,9 +13,9 @@ from tests.laws import numpy_model
 from tests.models import make_documents, make_params, make_tokens, reader
 
 pytestmark = pytest.mark.usefixtures("float64")
-# Both sides round each sum in an order of its own, some 1e-16 of it: 5e-15 was seen here. With larger
-# parameters it was 5e-13, since `rotate` turns a negative position by -1024 and a rest, and rounds
-# an angle near 1024 to 1e-13. The smallest of the controls, another epsilon, is off by 2e-6.
+# Both sides round each sum in an order of its own, some 1e-16 of it: 5e-15 was seen here. With
+# larger parameters it was 5e-13, since `rotate` turns a negative position by -1024 and a rest, and
+# rounds an angle near 1024 to 1e-13. The smallest of the controls, another epsilon, is off by 2e-6.
 TOLERANCE = 1e-10
 CHUNK = 8
 
