@@ -36,7 +36,8 @@ def rotate(x_BSHE: Array, positions_BS: Array, base: float, mode: str) -> Array:
     # A large angle would lose the digits of its remainder by 2 pi. So multiples of EXACT positions
     # have a separate angle, whose remainder is taken in float64.
     positions_BS11 = jnp.asarray(positions_BS)[:, :, None, None]
-    thousands_BS11 = jnp.floor_divide(positions_BS11, EXACT)
+    # The nearest multiple: positions just below 0 keep their small angle.
+    thousands_BS11 = jnp.floor_divide(positions_BS11 + EXACT // 2, EXACT)
     rest_BS11 = positions_BS11 - thousands_BS11 * EXACT
     angles = rest_BS11.astype(wide) * frequencies.astype(wide)
     angles += thousands_BS11.astype(wide) * (EXACT * frequencies % (2 * np.pi)).astype(wide)

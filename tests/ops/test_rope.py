@@ -67,3 +67,15 @@ def test_bfloat16_vectors_are_turned_by_float32_angles():
         near.astype(np.float64), at(np.asarray(x, np.float64), 1000), rtol=0, atol=2**-6
     )
     assert np.abs((near - far).astype(np.float64)).max() > 0.1
+
+
+@pytest.mark.parametrize("place", [-1, -0.5, -300, 1, 511, 513, 5000])
+def test_float32_angles_are_exact_on_both_sides_of_0(place):
+    """Slots and windows stand just before 0."""
+    x = jnp.asarray(q, jnp.float32)
+    found = rotate(x, jnp.full((1, 1), place), BASE, "per_head")
+    # angles up to 512, rounded to 24 bits
+    error = np.abs(np.asarray(found, np.float64) - at(np.asarray(x, np.float64), place)).max()
+    assert error < 512 * 2**-23
+    if abs(place) <= 1:
+        assert error < 1e-6
