@@ -21,8 +21,10 @@ from typing import NamedTuple
 import numpy as np
 
 from rmat_jax import infer
+from rmat_jax.colours import BLUE, GREY, PURPLE
 from rmat_jax.config import DataConfig
 from rmat_jax.data.sources import make_source, read_blocks
+from rmat_jax.drawing import dress, save, shared_legend, sheet
 from rmat_jax.runs import load_run
 
 # tokens after which memory is first looked at
@@ -105,45 +107,30 @@ def summary(rows: Rows) -> str:
 
 
 def plot(rows: Rows, file: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = sheet(8.4, 3.4)
     memory, pace = figure.subplots(1, 2)
+    for axes, title, unit in (
+        (memory, "Resident memory", "MiB"),
+        (pace, "Time a token", "microseconds"),
+    ):
+        dress(axes, title)
+        axes.set(xlabel="million tokens read", ylabel=unit)
     tokens, micros, resident = rows.whole.T
-    memory.plot(tokens / 1e6, resident / 2**20, color="#0072B2")
-    memory.set(
-        title="Resident memory",
-        xlabel="million tokens read",
-        ylabel="MiB",
-        ylim=(0, 1.15 * resident.max() / 2**20),
-    )
-    pace.plot(tokens[1:] / 1e6, micros[1:], ".", markersize=2, color="#A0A0A0", label="each call")
-    parts = [
-        np.arange(len(tokens))[1:][part] for part in np.array_split(np.arange(len(tokens) - 1), 50)
-    ]
-    pace.plot(
-        [np.median(tokens[p]) / 1e6 for p in parts],
-        [np.median(micros[p]) for p in parts],
-        color="#0072B2",
-        label="median of neighbours",
-    )  # fmt: skip
-    again = np.median(rows.again[:, 1])
+    memory.plot(tokens / 1e6, resident / 2**20, color=BLUE)
+    memory.set_ylim(0, 1.15 * resident.max() / 2**20)
+    pace.plot(tokens[1:] / 1e6, micros[1:], ".", markersize=2, color=GREY, label="each call")
+    parts = np.array_split(np.arange(1, len(tokens)), 50)
+    middles, medians = (np.array([np.median(x[p]) for p in parts]) for x in (tokens, micros))
+    pace.plot(middles / 1e6, medians, color=BLUE, label="median of neighbours")
     pace.plot(
         [0.9 * tokens[-1] / 1e6, tokens[-1] / 1e6],
-        [again, again],
-        color="#D55E00",
+        [np.median(rows.again[:, 1])] * 2,
+        color=PURPLE,
         label="the first tenth, read in turns",
     )
-    pace.set(
-        title="Time a token",
-        xlabel="million tokens read",
-        ylabel="microseconds",
-        ylim=(0, 3 * np.median(micros)),
-    )
-    pace.legend(frameon=False)
-    for axes in (memory, pace):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=110)
+    pace.set_ylim(0, 3 * np.median(micros))
+    shared_legend(pace)
+    save(figure, file)
 
 
 def main() -> None:

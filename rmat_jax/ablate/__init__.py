@@ -2,8 +2,8 @@
 
 `ablate` does it; `variants.py` says what differs.
 
-May import: colours, config, errors, evals, files, flags, flops, infer, machine, model, progress,
-signals, train, jax, numpy, scipy.
+May import: colours, config, drawing, errors, evals, files, flags, flops, infer, machine, model,
+progress, signals, train, jax, numpy, scipy.
 """
 
 from rmat_jax.ablate.ablate import ablate

@@ -13,13 +13,16 @@ from scipy import stats
 
 from rmat_jax.ablate.runs import Run
 from rmat_jax.ablate.variants import BASE, Variant
-from rmat_jax.colours import BLUE, VERMILLION
+from rmat_jax.colours import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, VERMILLION
 from rmat_jax.config import Config
+from rmat_jax.drawing import legend, save, token_axis
 from rmat_jax.evals import plots
 from rmat_jax.evals.suite import figure, table
 from rmat_jax.files import write_whole
 from rmat_jax.machine import hardware
 
+# the curves of the variants; blue is the base's
+COLOURS, LINES = (VERMILLION, GREEN, ORANGE, PURPLE, GREY, INK), ("-", "--", ":", "-.")
 # a bin of positions with fewer tokens is not drawn
 MIN_TOKENS = 50
 
@@ -206,7 +209,7 @@ def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
     rows = [row for row in rows if len(row.scores)]
     drawn, axes = plots.new_figure("Score of each variant", height=plots.bars_height(len(rows)))
     for place, row in enumerate(rows):
-        colour = BLUE if row.variant.name == BASE else VERMILLION
+        colour = BLUE if row.variant.name == BASE else INK
         axes.plot(
             row.scores, np.full(len(row.scores), place), "o", color=colour, markersize=4, alpha=0.6
         )
@@ -219,7 +222,7 @@ def _draw_variants(file: Path, rows: Sequence[Row], unit: str) -> None:
         f"held-out {unit} ({'higher' if unit == 'accuracy' else 'lower'} is better); dots: seeds, "
         "bars: means"
     )
-    plots.save(drawn, file)
+    save(drawn, file)
 
 
 def _draw_offsets(file: Path, others: Sequence[Row]) -> bool:
@@ -234,21 +237,21 @@ def _draw_offsets(file: Path, others: Sequence[Row]) -> bool:
         return False
     drawn, axes = plots.new_figure("Loss by position in the document, less the base's", height=4.2)
     for index, (row, (places, difference)) in enumerate(zip(others, curves, strict=True)):
-        style = ("-", "--", ":", "-.")[index // 10 % 4]
         axes.plot(
             places,
             difference,
-            style,
+            LINES[index // len(COLOURS) % len(LINES)],
+            color=COLOURS[index % len(COLOURS)],
             marker="o",
             markersize=3,
             linewidth=1.3,
             label=row.variant.name,
         )
-    axes.axhline(0, color=BLUE, linewidth=1.2)
-    axes.set_xscale("log", base=2)
+    axes.axhline(0, color=BLUE, linewidth=1.2, label=BASE)
+    token_axis(axes, np.unique(np.concatenate([places for places, _ in curves])))
     axes.set(xlabel="position in the document (tokens)", ylabel="bits per token, less the base's")
-    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    plots.save(drawn, file)
+    legend(axes)
+    save(drawn, file)
     return True
 
 

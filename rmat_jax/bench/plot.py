@@ -3,22 +3,20 @@
 from pathlib import Path
 
 import numpy as np
-
-# not pyplot, which keeps every figure in a global
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from rmat_jax.bench import train
 from rmat_jax.bench.stream import Report, by_peer
-from rmat_jax.colours import BLUE, GREEN, GREY, GRID, INK, LIGHT_BLUE, ORANGE, PURPLE, VERMILLION
-from rmat_jax.files import replacing
+from rmat_jax.colours import BLUE, GREEN, GREY, INK, LIGHT_BLUE, ORANGE, PURPLE, VERMILLION
+from rmat_jax.drawing import count_name, dress, save, shared_legend, sheet
 
 # Colour, marker, width. Caches of equal size lie on each other, so later lines are narrower.
 STYLES = (
     (BLUE, "o", 1.8),
     (GREY, "s", 5.4),
-    (VERMILLION, "^", 3.2),
-    (ORANGE, "v", 1.4),
+    (GREEN, "^", 3.2),
+    (PURPLE, "v", 1.4),
 )
 
 # colour, marker; models of `bench train`, ours first
@@ -26,17 +24,17 @@ LINES = (
     (BLUE, "o"),
     (LIGHT_BLUE, "o"),
     (GREY, "s"),
-    (INK, "D"),
-    (VERMILLION, "^"),
-    (ORANGE, "v"),
-    (GREEN, "P"),
-    (PURPLE, "X"),
+    (ORANGE, "^"),
+    (GREEN, "v"),
+    (PURPLE, "D"),
+    (INK, "P"),
+    (VERMILLION, "X"),
 )
 
 
 def plot(report: Report, file: Path) -> None:
     """Draws time and state against context, with a line for each model."""
-    figure = Figure(figsize=(10, 3.9), dpi=120, layout="constrained")
+    figure = sheet(8.4, 3.9)
     time, state = figure.subplots(1, 2)
     for (name, rows), (colour, marker, width) in zip(
         by_peer(report.rows).items(), STYLES, strict=False
@@ -57,9 +55,8 @@ def plot(report: Report, file: Path) -> None:
         axes.set_xlabel("tokens read before")
     bottom, top = state.get_ylim()
     state.set_ylim(min(bottom, 2**20), top)
-    time.legend(frameon=False, fontsize=9, labelcolor=INK)
-    with replacing(file) as scratch:
-        figure.savefig(scratch)
+    shared_legend(time)
+    save(figure, file)
 
 
 def plot_train(report: train.Report, file: Path) -> None:
@@ -67,7 +64,7 @@ def plot_train(report: train.Report, file: Path) -> None:
     a line for each model.
     """
     counts = sorted({row.lanes for row in report.rows})
-    figure = Figure(figsize=(5.2 * len(counts), 4.2), dpi=120, layout="constrained")
+    figure = sheet(max(7, 4.2 * len(counts)), 4.2)
     panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
     names = list(dict.fromkeys(row.model for row in report.rows))
     for lanes, axes in zip(counts, panels, strict=True):
@@ -87,25 +84,15 @@ def plot_train(report: train.Report, file: Path) -> None:
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_minor_formatter("{x:,.0f}")
     panels[0].set_ylabel("tokens a second")
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside right upper",
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-    )
-    with replacing(file) as scratch:
-        figure.savefig(scratch)
+    shared_legend(panels[0])
+    save(figure, file)
 
 
-def _finish(axes, lengths: list[int], title: str) -> None:
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
+def _finish(axes: Axes, lengths: list[int], title: str) -> None:
+    dress(axes, title)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [f"{n / 1024:g}k" if n >= 1024 else str(n) for n in lengths])
+    axes.set_xticks(lengths, map(count_name, lengths))
     axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def _bytes(value: float, _) -> str:

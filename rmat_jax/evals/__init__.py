@@ -3,6 +3,6 @@
 `suites/` has a folder for each suite, `look/` is the `inspect` command, and the files here are what
 they share.
 
-May import: colours, config, data, digests, errors, files, infer, machine, model, modules, progress,
-train, types, flax, jax, matplotlib, numpy.
+May import: colours, config, data, digests, drawing, errors, files, infer, machine, model, modules,
+progress, train, types, flax, jax, matplotlib, numpy.
 """

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rmat_jax.drawing import legend, save
 from rmat_jax.errors import UserError
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_TEXTS, Condition, conditions
@@ -157,11 +158,11 @@ def draw(
             label=OF_TEXTS[condition],
         )
     upper.set_ylabel(quantity)
-    plots.legend(upper)
+    legend(upper)
     against = EMPTIED if EMPTIED in found[0].bits else ALONE
     saved = [costs.saved(against) for costs in found]
     plots.differences(lower, places, saved, KEPT.colour, markersize=4.5)
     lower.set_ylabel("memory saves" if against == EMPTIED else "reading on saves")
     lower.set_xticks(places, groups)
     lower.set_xlabel(xlabel)
-    plots.save(figure, file)
+    save(figure, file)

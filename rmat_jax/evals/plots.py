@@ -1,4 +1,4 @@
-"""The style of the report's figures, and the parts that several of them share.
+"""The parts that several figures of the report share.
 
 A figure has one idea. The figures of one suite alone are in that suite's folder.
 """
@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from rmat_jax.colours import BLUE, GREY, GRID, INK, ORANGE
+from rmat_jax.colours import BLUE, GREY, INK, ORANGE, VERMILLION
+from rmat_jax.drawing import SMALL, dress, legend, save, set_title, sheet
 from rmat_jax.evals.means import Mean
-from rmat_jax.files import replacing
 
 # Memory is blue in all figures.
 # letters of a line of a legend, as wide as a figure
@@ -43,7 +43,10 @@ def training(
     if heldout:
         axes.plot(*np.transpose(heldout), "o-", color=BLUE, markersize=5, label="held out")
     values = np.array([value for _, value in train])
-    if values[0] > values[-1]:
+    if quantity == "accuracy":
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter("{x:.0%}")
+    elif values[0] > values[-1]:
         # The first steps fall so far that they would flatten all the rest.
         late = [*values[len(values) // 20 :], *(value for _, value in heldout)]
         margin = 0.08 * (max(late) - min(late)) + 1e-3
@@ -61,46 +64,16 @@ def new_figure(title: str, panels: int = 1, height: float | None = None) -> tupl
         panels: one or two; with one, its axes are returned bare.
         height: the height in inches; None: one that suits the panels.
     """
-    figure = Figure(
-        figsize=(7, height or (3.2 if panels == 1 else 4.6)), dpi=120, layout="constrained"
-    )
+    figure = sheet(7, height or (3.4 if panels == 1 else 4.8))
     axes = figure.subplots(panels, sharex=True, height_ratios=[3, 2][:panels])
-    for panel in np.ravel(axes):
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(color=GRID, linewidth=0.8)
-        panel.set_axisbelow(True)
-    np.ravel(axes)[0].set_title(title, loc="left", fontweight="bold", fontsize=11)
+    for panel, text in zip(np.ravel(axes), (title, ""), strict=False):
+        dress(panel, text)
     return figure, axes
 
 
 def bars_height(count: int) -> float:
     """Returns the height that so many horizontal bars need, in inches."""
     return min(1.3 + 0.42 * count, 9)
-
-
-def legend(axes: Axes) -> None:
-    """Puts the legend of one panel above the figure, where no curve is, in the place of another."""
-    figure = axes.figure
-    for old in figure.legends:
-        old.remove()
-    handles, labels = axes.get_legend_handles_labels()
-    widths = [len(label) + 6 for label in labels]
-    fits = sum(widths) <= LEGEND_LETTERS
-    columns = len(labels) if fits else max(LEGEND_LETTERS // max(widths), 1)
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper right",
-        ncols=columns,
-        frameon=False,
-        fontsize=9,
-    )
-
-
-def save(figure: Figure, file: Path) -> None:
-    """Writes the figure in the format of the file's suffix."""
-    with replacing(file) as scratch:
-        figure.savefig(scratch)
 
 
 def differences(
@@ -129,78 +102,71 @@ def with_errors(
     axes.errorbar(places, values, 2 * errors, fmt=style, color=colour, **look)
 
 
-def token_axis(axes: Axes, places: np.ndarray) -> None:
-    """Makes the x axis logarithmic, with ticks at every power of two, or at every second one.
+def heat_map(
+    file: Path,
+    title: str,
+    rows: Mapping[str, Sequence[float]],
+    columns: Sequence[str],
+    xlabel: str,
+    *,
+    ylabel: str = "",
+    below: Mapping[str, Sequence[float]] | None = None,
+    quantity: str = "accuracy",
+    chance: float | None = None,
+) -> None:
+    """Draws shares from 0 to 1 with a number in each cell; a NaN has a dash.
 
     Args:
-        axes: the axes, whose x axis counts tokens.
-        places: the places of the data in tokens, ascending.
+        file: the file to write.
+        title: the title of the figure.
+        rows: the shares of each row, by its name, from above.
+        columns: the names of the columns.
+        xlabel: the label of the columns.
+        ylabel: the label of the rows.
+        below: separate rows to compare with, by name.
+        quantity: the name of the shares, for the colour bar.
+        chance: the share that guessing gets, a line in the colour bar; None: no line.
     """
-    axes.set_xscale("log", base=2)
-    powers = np.arange(np.floor(np.log2(places[0])), np.ceil(np.log2(places[-1])) + 1)
-    powers = powers[:: 1 + len(powers) // 14]
-    axes.set_xticks(2.0**powers, [count_name(2.0**power) for power in powers])
-    axes.minorticks_off()
+    below = below or {}
+    figure = sheet(7, bars_height(len(rows) + len(below)))
+    heights = [len(rows), *[1] * len(below)]
+    panels = np.ravel(figure.subplots(len(heights), sharex=True, height_ratios=heights))
+    for panel, part in zip(panels, (rows, *({name: below[name]} for name in below)), strict=True):
+        image = _cells(panel, np.array(list(part.values())))
+        panel.set_yticks(range(len(part)), part)
+    set_title(panels[0], title)
+    panels[0].set_ylabel(ylabel)
+    panels[-1].set_xticks(range(len(columns)), columns)
+    panels[-1].set_xlabel(xlabel)
+    label = quantity if chance is None else f"{quantity} (line: guessing)"
+    bar = figure.colorbar(image, ax=panels.tolist(), label=label, format="{x:.0%}", pad=0.02)
+    bar.outline.set_visible(False)
+    if chance is not None:
+        bar.ax.axhline(chance, color=VERMILLION, linewidth=2)
+    save(figure, file)
 
 
-def count_name(count: float) -> str:
-    """Writes a number of tokens shortly: 512, 4k, 1M. The units are powers of two."""
-    for size, unit in ((1 << 20, "M"), (1 << 10, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.0f}"
-
-
-def mark(upper: Axes, lower: Axes, marks: Mapping[str, float]) -> None:
-    """Draws labelled vertical lines through both panels, where they lie inside the plot."""
-    left, right = lower.get_xlim()
-    inside = {label: place for label, place in marks.items() if left < place < right}
-    bottom, top = lower.get_ylim()
-    # a line of its own for each label, above the data
-    lower.set_ylim(bottom, top + 0.3 * len(inside) * (top - bottom))
-    for line, (label, place) in enumerate(inside.items()):
-        for panel in {upper, lower}:
-            panel.axvline(place, color=INK, linewidth=0.9, linestyle=":")
-        at_right = lower.transLimits.transform(lower.transScale.transform((place, 1)))[0] > 0.7
-        lower.annotate(
-            label,
-            (place, 0.98 - 0.17 * line),
-            (-3 if at_right else 3, 0),
-            xycoords=lower.get_xaxis_transform(),
-            textcoords="offset points",
-            ha="right" if at_right else "left",
-            va="top",
-            color=INK,
-            fontsize=8,
-        )
-
-
-def shares(axes: Axes, shares_RN: np.ndarray, spell: str = "{:.0%}") -> AxesImage:
-    """Draws shares from 0 to 1 as a heat map with a number in each cell; a NaN has a dash.
-
-    Args:
-        axes: the axes to draw on.
-        shares_RN: rows from above, columns from the left.
-        spell: a number's format.
-
-    Returns:
-        The image, which a colour bar needs.
-    """
+def _cells(axes: Axes, shares_RN: np.ndarray) -> AxesImage:
     image = axes.imshow(shares_RN, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares_RN):
         axes.text(
             column,
             row,
-            "\N{EN DASH}" if np.isnan(share) else spell.format(share),
+            "\N{EN DASH}" if np.isnan(share) else percent(share),
             ha="center",
             va="center",
             color="white" if share > 0.5 else INK,
-            fontsize=9,
+            fontsize=SMALL,
         )
-    axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return image
+
+
+def percent(share: float) -> str:
+    """Writes a share in whole per cent. Only none is 0 %, and only all is 100 %."""
+    whole = round(share, 6) in (0, 1)
+    return f"{share if whole else np.clip(share, 0.01, 0.99):.0%}"
 
 
 def stack_branches(axes: Axes, branches: Sequence[str], weights_LS: np.ndarray) -> None:
@@ -215,7 +181,7 @@ def stack_branches(axes: Axes, branches: Sequence[str], weights_LS: np.ndarray) 
             bars,
             labels,
             label_type="center",
-            fontsize=9,
+            fontsize=SMALL,
             color="white" if branch == "memory" else INK,
         )
         left += weights

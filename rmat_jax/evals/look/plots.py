@@ -7,27 +7,24 @@ import matplotlib
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+
+# not pyplot, which keeps every figure in a global
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 
-from rmat_jax.colours import BLUE, GREY, GRID, INK, VERMILLION
+from rmat_jax.colours import BLUE, GREY, INK, VERMILLION
 from rmat_jax.config import RMATConfig
+from rmat_jax.drawing import SMALL, count_name, dress, legend, mark, save, set_title, sheet
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
 from rmat_jax.evals.look.count import Counts, ratio
 from rmat_jax.evals.look.text import DISTANCES, LEVELS, Readout, TextGauge, level
-from rmat_jax.evals.plots import (
-    bars_height,
-    legend,
-    new_figure,
-    save,
-    stack_branches,
-)
+from rmat_jax.evals.plots import bars_height, new_figure, stack_branches
 
 # the most layers that are drawn as lines; of more layers, so many are chosen evenly
 MOST_LINES = 6
 # the size of the passage in characters
-COLUMNS, ROWS = 84, 12
+COLUMNS, ROWS = 72, 12
 
 
 def fusion(file: Path, branches: Sequence[str], shares_LS: np.ndarray) -> None:
@@ -42,31 +39,31 @@ def fusion(file: Path, branches: Sequence[str], shares_LS: np.ndarray) -> None:
     axes.set_ylim(len(layers) + 0.6, 0.4)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_formatter("{x:.0%}")
-    _legend_above(axes, len(branches))
+    legend(axes)
     save(figure, file)
 
 
 def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
     """Draws the memory's share of each head's output, and how many slots a head attends to."""
     values = {
-        "Memory's share of each head's output": (
+        "Memory's share of a head's output": (
             ratio(counts.share_LH, counts.reads),
             "{:.0%}",
             (0, 1),
         ),
-        "Slots that each head spreads over": (
+        "Slots that a head attends to": (
             ratio(counts.slots_LH, counts.reads),
             "{:.0f}",
             (1, config.memory.slots),
         ),
     }
     height = 1.4 + 0.42 * min(config.num_layers, 16)
-    figure = Figure(figsize=(7, height), dpi=120, layout="constrained")
+    figure = sheet(7, height)
     for axes, (title, (values_LH, form, limits)) in zip(
         figure.subplots(1, 2), values.items(), strict=True
     ):
         image = axes.imshow(values_LH, cmap="Blues", vmin=limits[0], vmax=limits[1], aspect="auto")
-        axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
+        set_title(axes, title)
         axes.set(xlabel="head", ylabel="layer")
         for axis, count in ((axes.xaxis, config.num_heads), (axes.yaxis, config.num_layers)):
             step = -(-count // 12)
@@ -83,7 +80,7 @@ def heads(file: Path, config: RMATConfig, counts: Counts) -> None:
                     form.format(value),
                     ha="center",
                     va="center",
-                    fontsize=8,
+                    fontsize=SMALL,
                     color=colour,
                 )
     save(figure, file)
@@ -102,6 +99,7 @@ def gates(file: Path, config: RMATConfig, counts: Counts) -> None:
     ):
         _layer_lines(axes, places, open_L)
         axes.set(ylabel="openness\n(0 keeps, 1 replaces)", ylim=(0, None))
+    legend(upper)
     upper.set_xlabel("place in the text (tokens)")
     upper.xaxis.set_major_formatter(_thousands)
     lower.set_xlabel("place in the chunk of what is written (tokens)")
@@ -110,13 +108,14 @@ def gates(file: Path, config: RMATConfig, counts: Counts) -> None:
 
 def channels(file: Path, open_LD: np.ndarray) -> None:
     """Draws the mean openness of every channel, in its order."""
-    figure, axes = new_figure("Some channels of a slot remember, others are overwritten")
+    figure, axes = new_figure("How far the gate of each channel opens")
     share = (np.arange(open_LD.shape[1]) + 0.5) / open_LD.shape[1]
     _layer_lines(axes, share, np.sort(open_LD, axis=1))
     axes.set(
         xlabel="channels, those that keep most first", ylabel="mean openness\n(0 keeps, 1 replaces)"
     )
     axes.set(xlim=(0, 1), ylim=(0, 1))
+    legend(axes)
     axes.xaxis.set_major_formatter("{x:.0%}")
     save(figure, file)
 
@@ -126,17 +125,14 @@ def retention(file: Path, config: RMATConfig, retention_LA: np.ndarray) -> None:
     figure, axes = new_figure("How much of what was written is still in the memory")
     chunks = np.arange(retention_LA.shape[1])
     _layer_lines(axes, chunks, retention_LA, drawstyle="steps-post")
-    turn = config.memory.slots / config.memory.writes
-    if turn < chunks[-1]:
-        label = "the entry's first turn to leave"
-        axes.axvline(turn, color=INK, linewidth=0.9, linestyle=":", label=label)
-        legend(axes)
     axes.set(
         xlabel=f"chunks since it was written (of {config.chunk_len} tokens)",
         ylabel="left of the entry",
     )
     axes.set(xlim=(0, chunks[-1]), ylim=(0, 1.03))
     axes.yaxis.set_major_formatter("{x:.0%}")
+    legend(axes)
+    mark([axes], {"first turn to leave": config.memory.slots / config.memory.writes})
     save(figure, file)
 
 
@@ -152,14 +148,15 @@ def ages(file: Path, counts: Counts) -> None:
         _layer_lines(axes, places, mass, marker="o", markersize=3.5)
         mean = even.mean(0)
         axes.plot(places, mean, ":", color=INK, linewidth=1.2, label="if all slots were read alike")
-        legend(axes)
         axes.set(ylabel="share of the attention", ylim=(0, None))
         axes.yaxis.set_major_formatter("{x:.0%}")
     upper.set_xlabel("chunks since the slot was last written")
     upper.xaxis.get_major_locator().set_params(integer=True)
+    upper.set_xlim(0.8, mass_LA.shape[1] + 0.2)
+    legend(upper)
     lower.set_xlabel("mean age of what the slot holds, in chunks (from this number to the next)")
     lower.set_xticks(
-        np.arange(mass_LX.shape[1]), [_short(2.0**power) for power in range(mass_LX.shape[1])]
+        np.arange(mass_LX.shape[1]), [count_name(2.0**power) for power in range(mass_LX.shape[1])]
     )
     save(figure, file)
 
@@ -175,6 +172,7 @@ def places(file: Path, config: RMATConfig, counts: Counts) -> None:
 
     middles = np.arange(0, config.chunk_len, group) + (group - 1) / 2
     _layer_lines(upper, middles, ratio(grouped(counts.share_LC), grouped(counts.share_reads_C)))
+    legend(upper)
     upper.set_ylabel("memory's share\nof attention's output")
     upper.set_ylim(0, None)
     upper.yaxis.set_major_formatter("{x:.0%}")
@@ -189,12 +187,10 @@ def places(file: Path, config: RMATConfig, counts: Counts) -> None:
 
 def _two_figures(above: str, below: str) -> tuple[Figure, Axes, Axes]:
     """Makes two panels, each with its own axis and title."""
-    figure = Figure(figsize=(7, 5.4), dpi=120, layout="constrained")
+    figure = sheet(7, 5.8)
     both = figure.subplots(2)
     for axes, title in zip(both, (above, below), strict=True):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color=GRID, linewidth=0.8)
-        axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
+        dress(axes, title)
     return figure, *both
 
 
@@ -249,21 +245,20 @@ def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
     axes.errorbar(
         np.arange(len(drawn)), mean, 2 * error, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2
     )
-    labels = ["\nnever" if x == DISTANCES else _short(2.0**x) for x in drawn]
+    labels = ["\nnever" if x == DISTANCES else count_name(2.0**x) for x in drawn]
     axes.set_xticks(np.arange(len(drawn)), labels)
     left_out = "\n(groups of fewer than 10 words are left out)" * (len(drawn) < gauge.count_X.size)
     axes.set(
         xlabel=f"tokens since the word was last read (from this number to the next){left_out}",
         ylabel="bits saved a word",
+        xlim=(-0.5, len(drawn) - 0.5),
     )
-    for label, tokens, line in (
-        ("a chunk", config.chunk_len, ":"),
-        ("the queue", config.memory.slots * config.run_len, "--"),
-    ):
-        border = np.searchsorted(drawn, np.log2(tokens)) - 0.5
-        if -0.5 < border < len(drawn) - 0.5:
-            axes.axvline(border, color=INK, linewidth=0.9, linestyle=line, label=label)
-            legend(axes)
+    marks = {
+        "one chunk": config.chunk_len,
+        "the queue's length": config.chunk_len * config.memory.slots / config.memory.writes,
+    }
+    # the border between two bars
+    mark([axes], {name: np.searchsorted(drawn, np.log2(x)) - 0.5 for name, x in marks.items()})
     axes.grid(False, axis="x")
     save(figure, file)
     return True
@@ -284,15 +279,12 @@ def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
                 row, column = row + 1, 0
     cells = [cell for cell in cells if cell[0] < ROWS]
     height = max(cell[0] for cell in cells) + 1
-    figure = Figure(figsize=(7.6, 0.75 + 0.2 * height), dpi=120, layout="constrained")
+    figure = sheet(7, 0.75 + 0.2 * height)
     axes = figure.subplots()
     axes.set(xlim=(-0.6, COLUMNS - 0.4), ylim=(height - 0.4, -0.6))
     axes.axis("off")
-    title = (
-        f"Where memory helped most, from token {start:,} on "
-        "(blue: it saved bits, orange: it cost some)"
-    )
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=9)
+    title = f"Where memory helped most, from token {start:,} on (blue: it saved bits; red: it cost)"
+    set_title(axes, title)
     for row, column, character, shade in cells:
         if shade:
             colour = (*colours[np.sign(shade)], 0.15 * abs(shade) * 5 / LEVELS)
@@ -306,7 +298,7 @@ def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
             "ha": "center",
             "va": "center",
             "family": "DejaVu Sans Mono",
-            "fontsize": 7.5,
+            "fontsize": SMALL,
             "color": INK,
         }
         axes.text(column, row, shown, parse_math=False, **style)
@@ -327,17 +319,6 @@ def _layer_lines(axes: Axes, places: np.ndarray, values_LX: np.ndarray, **style)
             label=f"layer {layer + 1}",
             **style,
         )
-    legend(axes)
-
-
-def _legend_above(axes: Axes, columns: int) -> None:
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, frameon=False, borderaxespad=0.2
-    )
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value < 1024 else f"{value / 1024:.0f}k"
 
 
 def _thousands(value: float, _) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rmat_jax.colours import INK
+from rmat_jax.drawing import legend, save, token_axis
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import ALONE, KEPT, OF_QUESTIONS, Condition
 from rmat_jax.evals.suites.answers.ask import Answer
@@ -57,15 +58,8 @@ def by_length(file: Path, title: str, answers: Sequence[Answer], chunk_len: int)
                 elinewidth=1.2,
             )
     upper.set_ylabel("bits per byte\nof the reference")
-    plots.legend(upper)
+    legend(upper)
     lower.set_ylabel("saved against\neach")
-    lower.set_xscale("log", base=2)
-    ticks = 2.0 ** np.arange(
-        math.floor(math.log2(min(places))), math.ceil(math.log2(max(places)) + 1e-9) + 1
-    )
-    lower.set_xticks(
-        ticks, [f"{tick:.0f}" if tick < 1024 else f"{tick / 1024:.0f}k" for tick in ticks]
-    )
-    lower.minorticks_off()
+    token_axis(lower, places)
     lower.set_xlabel(f"length of the document (tokens; a chunk has {chunk_len})")
-    plots.save(figure, file)
+    save(figure, file)

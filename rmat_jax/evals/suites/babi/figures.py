@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from rmat_jax.colours import GREY, INK, ORANGE
+from rmat_jax.drawing import legend, save
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_STORIES, Condition
 from rmat_jax.evals.suites.babi.sources import Scale
@@ -15,20 +16,18 @@ from rmat_jax.evals.suites.babi.trials import MAJORITY, Trial, by_stretch, chanc
 
 def heat_map(file: Path, tasks: Sequence[Task], trials: Sequence[Trial], scale: Scale) -> None:
     """Draws the right answers of each task at each stretch as a heat map, as BABILong does."""
-    stretches = by_stretch(trials)
-    cells = [
-        [mean([t for t in found if t.task == i]).value for found in stretches.values()]
-        for i in range(len(tasks))
-    ]
-    drawing, axes = plots.new_figure(
-        f"Right answers, {OF_STORIES[KEPT]}", height=plots.bars_height(len(tasks))
+    cells = by_stretch(trials)
+    plots.heat_map(
+        file,
+        f"Right answers, {OF_STORIES[KEPT]}",
+        {
+            task.name: [mean([t for t in found if t.task == i]).value for found in cells.values()]
+            for i, task in enumerate(tasks)
+        },
+        [scale.label(stretch) for stretch in cells],
+        scale.axis,
+        quantity="right answers",
     )
-    image = plots.shares(axes, np.array(cells), "{:.2f}")
-    axes.set_xticks(range(len(stretches)), map(scale.label, stretches))
-    axes.set_yticks(range(len(tasks)), [task.name for task in tasks])
-    axes.set_xlabel(scale.axis)
-    drawing.colorbar(image, ax=axes, pad=0.02).outline.set_visible(False)
-    plots.save(drawing, file)
 
 
 def curves(
@@ -65,6 +64,7 @@ def curves(
     ):
         axes.axhline(height, color=colour, linestyle=style, linewidth=width, label=label)
     axes.set_xticks(places, map(scale.label, cells))
-    axes.set(xlabel=scale.axis, ylabel="right answers", ylim=(0, 1))
-    plots.legend(axes)
-    plots.save(drawing, file)
+    axes.set(xlabel=scale.axis, ylabel="right answers", ylim=(0, 1.03))
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    legend(axes)
+    save(drawing, file)

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from rmat_jax.data.tokenizer import Tokenizer
+from rmat_jax.drawing import count_name
 from rmat_jax.evals.passages import Distractor, stretch
-from rmat_jax.evals.plots import count_name
 from rmat_jax.evals.suite import Options
 from rmat_jax.evals.suites.babi.stories import Task
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rmat_jax.evals import plots
+from rmat_jax.drawing import count_name
 from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_TEXTS, verdict
 from rmat_jax.evals.continuations import draw, head, lines
 from rmat_jax.evals.inputs import source_name
@@ -39,7 +39,7 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
         np.array([x.in_chunk for x in found]),
     )
     bins = offset_bins(distances) - 1
-    groups = {f"{plots.count_name(2.0**bin)}": bins == bin for bin in np.unique(bins)}
+    groups = {f"{count_name(2.0**bin)}": bins == bin for bin in np.unique(bins)}
     groups = {name: where for name, where in groups.items() if where.sum() >= MIN_LINES} or groups
     far = ~in_chunk
     by_distance = {name: done.names.at(where) for name, where in groups.items()}

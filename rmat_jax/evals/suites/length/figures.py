@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rmat_jax.drawing import count_name, legend, mark, save, token_axis
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import EMPTIED, KEPT
 from rmat_jax.evals.means import Mean
@@ -48,14 +49,14 @@ def reach(
             linewidth=1.4,
             label="memory emptied, window and last token kept",
         )
-        plots.legend(upper)
+    legend(upper)
     upper.set_ylabel("bits per byte")
     plots.differences(lower, places, gains, KEPT.colour)
     lower.set_ylabel("context saves\nbits per token")
-    plots.token_axis(lower, places)
+    token_axis(lower, places)
     ticks = lower.get_xticks()
-    names = ["the chunk\nalone", *(plots.count_name(tick) for tick in ticks[1:])]
+    names = ["the chunk\nalone", *(count_name(tick) for tick in ticks[1:])]
     lower.set_xticks(ticks, names)
-    plots.mark(upper, lower, marks)
+    mark([upper, lower], marks)
     lower.set_xlabel("reach (tokens before the chunk)")
-    plots.save(figure, file)
+    save(figure, file)

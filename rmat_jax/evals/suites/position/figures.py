@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from rmat_jax.colours import BLUE, INK, LIGHT_BLUE, ORANGE
+from rmat_jax.colours import BLUE, INK, LIGHT_BLUE, PURPLE
+from rmat_jax.drawing import legend, mark, save, token_axis
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
 from rmat_jax.evals.means import Mean
@@ -53,17 +54,17 @@ def loss_by_place(
         label="held out" if cut is None else OF_READINGS[KEPT],
     )
     upper.set_ylabel("bits per token")
-    plots.legend(upper)
+    legend(upper)
     lower = upper
     if cut is not None:
         lower = axes[1]
         plots.differences(lower, places, gains, KEPT.colour)
         lower.set_ylabel("memory saves\nbits per token")
     if log:
-        plots.token_axis(lower, places)
-    plots.mark(upper, lower, marks)
+        token_axis(lower, places)
+    mark([upper] if cut is None else [upper, lower], marks)
     lower.set_xlabel(xlabel)
-    plots.save(figure, file)
+    save(figure, file)
 
 
 def recovery(
@@ -87,17 +88,17 @@ def recovery(
     figure, (upper, lower) = plots.new_figure("After the memory was emptied once", panels=2)
     _always_emptied(upper, places, cut)
     for values, style, colour, label in (
-        (once, "D-", ORANGE, "emptied once, at 0"),
+        (once, "D-", PURPLE, "emptied once, at 0"),
         (kept, KEPT.style, KEPT.colour, "never emptied"),
     ):
         upper.plot(places, values, style, color=colour, markersize=4, linewidth=1.4, label=label)
     upper.set_ylabel("bits per token")
-    plots.legend(upper)
-    plots.differences(lower, places, costs, ORANGE)
+    legend(upper)
+    plots.differences(lower, places, costs, PURPLE)
     lower.set_ylabel("emptying it once\ncosts bits per token")
-    plots.token_axis(lower, places)
+    token_axis(lower, places)
     lower.set_xlabel("tokens since it was emptied")
-    plots.save(figure, file)
+    save(figure, file)
 
 
 def _always_emptied(axes: Axes, places: np.ndarray, cut: np.ndarray) -> None:
@@ -121,8 +122,8 @@ def fusion(file: Path, branches: Sequence[str], weights_LS: np.ndarray) -> None:
     axes.set(xlabel="share of the attention's output", ylabel="layer", xlim=(0, 1))
     axes.grid(False)
     axes.xaxis.set_major_formatter("{x:.0%}")
-    _layers_downward(axes, len(weights_LS), legend_columns=len(branches))
-    plots.save(figure, file)
+    _layers_downward(axes, len(weights_LS))
+    save(figure, file)
 
 
 def gates(file: Path, openness: Openness, start: float) -> None:
@@ -139,22 +140,16 @@ def gates(file: Path, openness: Openness, start: float) -> None:
     axes.barh(
         layers, spread_L, left=openness.low_L, height=0.4, color=LIGHT_BLUE, label="middle 80 %"
     )
-    axes.plot(openness.mean_L, layers, "o", color=BLUE, markersize=8, label="mean")
+    axes.plot(openness.mean_L, layers, "o", color=BLUE, markersize=8, clip_on=False, label="mean")
     axes.axvline(start, color=INK, linestyle=":", linewidth=1.2, label="start of training")
     axes.set(xlabel="openness z (0: keep the slot, 1: replace it)", ylabel="layer", xlim=(0, 1))
     axes.grid(False, axis="y")
-    _layers_downward(axes, len(layers), legend_columns=3)
-    plots.save(figure, file)
+    _layers_downward(axes, len(layers))
+    save(figure, file)
 
 
-def _layers_downward(axes: Axes, count: int, legend_columns: int) -> None:
-    """Puts layer 1 at the top, and the legend beside the title."""
+def _layers_downward(axes: Axes, count: int) -> None:
+    """Puts layer 1 at the top, and adds the legend."""
     axes.set_yticks(np.arange(1, count + 1))
     axes.set_ylim(count + 0.6, 0.4)
-    axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=legend_columns,
-        frameon=False,
-        borderaxespad=0.2,
-    )
+    legend(axes)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rmat_jax.config import Config
+from rmat_jax.drawing import count_name
+from rmat_jax.evals import plots
 from rmat_jax.evals.means import Mean
 from rmat_jax.evals.suite import Options, Subject, figure, table
 from rmat_jax.evals.suites.recall import figures
@@ -115,18 +117,21 @@ def capacity_map(
         found.accuracy(np.any(twice, 0), found.kept),
         found.accuracy(np.any(once[row], 0), found.kept),
     )
-    below = {twice_name: np.array([mean.value for mean in updated_N])}
+    below = {twice_name: [mean.value for mean in updated_N]}
     if model.memory:
-        below[figures.EMPTIED_ROW] = np.array([mean.value for mean in cut_N])
-    figures.heatmap(
+        below[figures.EMPTIED_ROW] = [mean.value for mean in cut_N]
+    plots.heat_map(
         out / "capacity.png",
         "Recall by context length and number of pairs",
-        tokens,
-        [f"{count}" for count in counts],
-        "pairs told",
-        np.array([[mean.value for mean in line] for line in accuracy_PN]),
-        below,
-        chance,
+        {
+            f"{count}": [mean.value for mean in line]
+            for count, line in zip(counts, accuracy_PN, strict=True)
+        },
+        [count_name(length) for length in tokens],
+        "context (tokens)",
+        ylabel="pairs told",
+        below=below,
+        chance=chance,
     )
     slots = f" The memory has {model.memory.slots} slots a layer." if model.memory else ""
     lines = [

@@ -1,70 +1,16 @@
-"""The figures of `recall`: accuracy by context and depth, by number of pairs, and by both."""
+"""The figure of accuracy by number of pairs, and what the heat maps of `recall` share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-# not pyplot, which keeps every figure in a global
-from matplotlib.figure import Figure
-
-from rmat_jax.colours import INK, VERMILLION
+from rmat_jax.colours import INK
+from rmat_jax.drawing import legend, save
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_QUESTIONS, OF_TEXTS
 from rmat_jax.evals.means import Mean
 
 # the name of the row with an emptied memory
 EMPTIED_ROW = "memory\nemptied"
-
-
-def heatmap(
-    file: Path,
-    title: str,
-    contexts: Sequence[int],
-    rows: Sequence[str],
-    ylabel: str,
-    accuracy_RN: np.ndarray,
-    below: Mapping[str, np.ndarray],
-    chance: float,
-) -> None:
-    """Draws accuracy by context length and by something else.
-
-    Args:
-        file: the file to write.
-        title: the title of the figure.
-        contexts: context lengths in tokens, one for each column.
-        rows: the names of the rows, from above.
-        ylabel: the label of the rows.
-        accuracy_RN: accuracies from 0 to 1.
-        below: separate rows to compare with, by name.
-        chance: the accuracy of guessing, marked in the colour bar.
-    """
-    figure = Figure(figsize=(7, 4.4), dpi=120, layout="constrained")
-    heights = [len(rows), *[1] * len(below)]
-    axes = np.ravel(figure.subplots(len(heights), sharex=True, height_ratios=heights))
-    axes[0].set_title(title, loc="left", fontweight="bold", fontsize=11)
-    image = plots.shares(axes[0], accuracy_RN)
-    axes[0].set_yticks(range(len(rows)), rows)
-    axes[0].set_ylabel(ylabel)
-    for panel, (name, shares_N) in zip(axes[1:], below.items(), strict=True):
-        plots.shares(panel, shares_N[None])
-        panel.set_yticks([0], [name])
-    axes[-1].set_xticks(range(len(contexts)), [plots.count_name(tokens) for tokens in contexts])
-    axes[-1].set_xlabel("context (tokens)")
-    bar = figure.colorbar(image, ax=axes.tolist(), label="accuracy", format="{x:.0%}")
-    bar.outline.set_visible(False)
-    bar.ax.axhline(chance, color=VERMILLION, linewidth=2)
-    bar.ax.text(
-        -0.2,
-        chance,
-        "guessing ",
-        color=VERMILLION,
-        fontsize=8,
-        ha="right",
-        va="center",
-        transform=bar.ax.get_yaxis_transform(),
-    )
-    plots.save(figure, file)
 
 
 def keys(
@@ -105,5 +51,5 @@ def keys(
     axes.minorticks_off()
     axes.set(xlabel="pairs told", ylabel="accuracy", ylim=(0, 1.03))
     axes.yaxis.set_major_formatter("{x:.0%}")
-    plots.legend(axes)
-    plots.save(figure, file)
+    legend(axes)
+    save(figure, file)

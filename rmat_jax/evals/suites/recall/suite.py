@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from rmat_jax.data.recall import DIGITS
+from rmat_jax.drawing import count_name
 from rmat_jax.errors import UserError
+from rmat_jax.evals import plots
 from rmat_jax.evals.inputs import read_texts, source_name
 from rmat_jax.evals.means import Mean
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
@@ -143,15 +145,18 @@ def describe(
     )
     gains = [grid.gain(column) for column in columns]
     chance = 1 / needles.choices
-    figures.heatmap(
+    plots.heat_map(
         out / "recall.png",
         f"Recall of a {needles.thing} by context length and depth",
-        tokens,
-        [f"{depth:.0%}" for depth in DEPTHS],
-        "depth of the fact in the context",
-        np.array([[mean.value for mean in row] for row in accuracy_DN]),
-        {figures.EMPTIED_ROW: np.array([mean.value for mean in cut])} if model.memory else {},
-        chance,
+        {
+            f"{depth:.0%}": [mean.value for mean in row]
+            for depth, row in zip(DEPTHS, accuracy_DN, strict=True)
+        },
+        [count_name(length) for length in tokens],
+        "context (tokens)",
+        ylabel="depth of the fact in the context",
+        below={figures.EMPTIED_ROW: [mean.value for mean in cut]} if model.memory else {},
+        chance=chance,
     )
     values = {
         "context_tokens": tokens,

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from rmat_jax.drawing import count_name
+from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_QUESTIONS, contest, verdict
 from rmat_jax.evals.inputs import read_texts, source_name
 from rmat_jax.evals.suite import Options, Section, Subject, figure, table
 from rmat_jax.evals.suites.answers.ask import ask
 from rmat_jax.evals.suites.answers.compare import BITS, saved
 from rmat_jax.evals.suites.answers.questions import Asked, Item
-from rmat_jax.evals.suites.ruler import figures
 from rmat_jax.evals.suites.ruler.score import (
     GUESS,
     OTHER,
@@ -113,15 +114,15 @@ def describe(found: Sequence[Scored], has_memory: bool, how: str, out: Path) -> 
         name: {size: [one for one in of if one.sample.length == size] for size in sizes}
         for name, of in rows.items()
     }
-    kept_RN = [[mean(of, KEPT).value for of in row.values()] for row in cells.values()]
     emptied = [mean(of, EMPTIED).value for of in cells["all"].values()] if has_memory else None
-    figures.heat_map(
+    plots.heat_map(
         Path(out, FILE),
         f"RULER's score, {OF_QUESTIONS[KEPT]}",
-        list(rows),
-        sizes,
-        np.array(kept_RN),
-        None if emptied is None else np.array(emptied),
+        {name: [mean(of, KEPT).value for of in row.values()] for name, row in cells.items()},
+        [count_name(size) for size in sizes],
+        "length of prompt and answer (tokens)",
+        below={"all, memory\nemptied": emptied} if emptied else {},
+        quantity="score",
     )
     brackets = ", in brackets with the memory emptied" * has_memory
     text = "\n\n".join(
