@@ -19,16 +19,16 @@ from matplotlib.figure import Figure
 from rmat_jax.colours import GRID, INK
 from rmat_jax.files import replacing
 
-# points; smaller text cannot be read on a narrow page
+# a font size in points; smaller text cannot be read on a narrow page
 SMALL = 9
-# of a panel's height, for the label of one mark
+# the share of a panel that the label of one mark takes of its height
 STRIP = 0.1
-# a panel grows by so much when the layout takes the room that axes do not need
+# the growth of a panel when the layout gives it the room that nothing needs
 GROWS = 1.1
 
 
 def sheet(width: float, height: float) -> Figure:
-    """Returns an empty figure, in inches, with a margin on all sides."""
+    """Returns an empty figure of a size in inches, with a margin on all sides."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     return figure

@@ -89,3 +89,21 @@ def workdir(tmp_path_factory):
     (folder / "text.txt").write_text("A line of text, and another.\n" * 400)
     loop.run(flags.load_config(CONFIG, small_flags(folder / "text.txt")), folder / "run", until=1)
     return folder / "run"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that the test saves, each of which must be without fault."""
+    from matplotlib.figure import Figure
+
+    from tests.figures import faults
+
+    figures, save = [], Figure.savefig
+
+    def checked(figure, *args, **kwargs):
+        save(figure, *args, **kwargs)
+        figures.append(figure)
+        assert not faults(figure)
+
+    monkeypatch.setattr(Figure, "savefig", checked)
+    return figures
