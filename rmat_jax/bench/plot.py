@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from rmat_jax.bench import train
 from rmat_jax.bench.stream import Report, by_peer
@@ -81,8 +81,9 @@ def plot_train(report: train.Report, file: Path) -> None:
         _finish(axes, lengths, f"Training, {lanes} lane{'s' if lanes > 1 else ''}")
         axes.set_xlabel("tokens of a lane in a step")
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_minor_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("tokens a second")
     shared_legend(panels[0])
     save(figure, file)
