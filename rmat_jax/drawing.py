@@ -39,6 +39,8 @@ def dress(panel: Axes, title: str = "") -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
+    # an offset would stand where the legend does
+    panel.ticklabel_format(useOffset=False)
     set_title(panel, title)
 
 

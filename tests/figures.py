@@ -42,7 +42,8 @@ def _texts(figure: Figure) -> Iterator[Text]:
             low, high = sorted(axis.get_view_interval())
             margin = 1e-6 * (high - low)
             for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-                if not low - margin <= tick.get_loc() <= high + margin:
+                seen = panel.axison and low - margin <= tick.get_loc() <= high + margin
+                if not seen:
                     unseen |= {tick.label1, tick.label2}
     for text in figure.findobj(Text):
         if text.get_visible() and text.get_text().strip() and text not in unseen:

@@ -59,3 +59,8 @@ def text_subject(tmp_path_factory):
     return dataclasses.replace(
         tiny.subject(chunk_len=32), workdir=tmp_path_factory.mktemp("text_subject")
     )
+
+
+@pytest.fixture(autouse=True)
+def readable(drawn):
+    """Every figure that a test of this folder saves is without fault."""
