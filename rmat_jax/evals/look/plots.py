@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator
 
 from rmat_jax.colours import BLUE, GREY, INK, VERMILLION
 from rmat_jax.config import RMATConfig
 from rmat_jax.drawing import SMALL, count_name, dress, legend, mark, save, set_title, sheet
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
 from rmat_jax.evals.look.count import Counts, ratio
-from rmat_jax.evals.look.text import DISTANCES, LEVELS, Readout, TextGauge, level
+from rmat_jax.evals.look.text import DISTANCES, OPACITY, Readout, TextGauge, level
 from rmat_jax.evals.plots import bars_height, new_figure, stack_branches
 
 # the most layers that are drawn as lines; of more layers, so many are chosen evenly
@@ -98,7 +99,8 @@ def gates(file: Path, config: RMATConfig, counts: Counts) -> None:
         (lower, middles, ratio(counts.open_LK, counts.writes_K)),
     ):
         _layer_lines(axes, places, open_L)
-        axes.set(ylabel="openness\n(0 keeps, 1 replaces)", ylim=(0, None))
+        axes.set_ylabel("openness\n(0 keeps, 1 replaces)")
+        _from_zero(axes)
     legend(upper)
     upper.set_xlabel("place in the text (tokens)")
     upper.xaxis.set_major_formatter(_thousands)
@@ -148,11 +150,12 @@ def ages(file: Path, counts: Counts) -> None:
         _layer_lines(axes, places, mass, marker="o", markersize=3.5)
         mean = even.mean(0)
         axes.plot(places, mean, ":", color=INK, linewidth=1.2, label="if all slots were read alike")
-        axes.set(ylabel="share of the attention", ylim=(0, None))
+        axes.set_ylabel("share of the attention")
+        _from_zero(axes)
         axes.yaxis.set_major_formatter("{x:.0%}")
     upper.set_xlabel("chunks since the slot was last written")
-    upper.xaxis.get_major_locator().set_params(integer=True)
-    upper.set_xlim(0.8, mass_LA.shape[1] + 0.2)
+    upper.xaxis.set_major_locator(FixedLocator(np.arange(1, mass_LA.shape[1] + 1), nbins=10))
+    upper.set_xlim(0.5, mass_LA.shape[1] + 0.5)
     legend(upper)
     lower.set_xlabel("mean age of what the slot holds, in chunks (from this number to the next)")
     lower.set_xticks(
@@ -174,7 +177,7 @@ def places(file: Path, config: RMATConfig, counts: Counts) -> None:
     _layer_lines(upper, middles, ratio(grouped(counts.share_LC), grouped(counts.share_reads_C)))
     legend(upper)
     upper.set_ylabel("memory's share\nof attention's output")
-    upper.set_ylim(0, None)
+    _from_zero(upper)
     upper.yaxis.set_major_formatter("{x:.0%}")
     saved = ratio(
         grouped(counts.place_bits_2C[1] - counts.place_bits_2C[0]), grouped(counts.place_tokens_C)
@@ -279,15 +282,17 @@ def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
                 row, column = row + 1, 0
     cells = [cell for cell in cells if cell[0] < ROWS]
     height = max(cell[0] for cell in cells) + 1
-    figure = sheet(7, 0.75 + 0.2 * height)
+    figure = sheet(7, 0.9 + 0.2 * height)
     axes = figure.subplots()
     axes.set(xlim=(-0.6, COLUMNS - 0.4), ylim=(height - 0.4, -0.6))
     axes.axis("off")
-    title = f"Where memory helped most, from token {start:,} on (blue: it saved bits; red: it cost)"
-    set_title(axes, title)
+    set_title(axes, f"Where memory helped most, from token {start:,} on")
+    for sign, meaning in ((1, "memory saved bits"), (-1, "memory cost bits")):
+        axes.add_patch(Rectangle((0, 0), 0, 0, color=colours[sign], label=meaning))
+    legend(axes)
     for row, column, character, shade in cells:
         if shade:
-            colour = (*colours[np.sign(shade)], 0.15 * abs(shade) * 5 / LEVELS)
+            colour = (*colours[np.sign(shade)], OPACITY * abs(shade))
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, linewidth=0))
         shown = (
             character if character.isprintable() and font.get_char_index(ord(character)) else "·"
@@ -298,7 +303,7 @@ def passage(file: Path, readouts: Sequence[Readout], start: int) -> None:
             "ha": "center",
             "va": "center",
             "family": "DejaVu Sans Mono",
-            "fontsize": SMALL,
+            "fontsize": 10.5,
             "color": INK,
         }
         axes.text(column, row, shown, parse_math=False, **style)
@@ -310,15 +315,24 @@ def _layer_lines(axes: Axes, places: np.ndarray, values_LX: np.ndarray, **style)
     count = len(values_LX)
     shown = np.unique(np.linspace(0, count - 1, min(count, MOST_LINES)).astype(int))
     colours = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(shown)))
-    for layer, colour in zip(shown, colours, strict=True):
+    # lines of equal layers lie on each other, so later lines are narrower
+    widths = np.linspace(1 + 0.6 * len(shown), 1.4, len(shown))
+    for layer, colour, width in zip(shown, colours, widths, strict=True):
         axes.plot(
             places,
             values_LX[layer],
             color=colour,
-            linewidth=1.5,
+            linewidth=width,
             label=f"layer {layer + 1}",
             **style,
         )
+
+
+def _from_zero(axes: Axes) -> None:
+    """Makes the y axis begin at zero, with room above the curves."""
+    axes.update_datalim([(0, 0)], updatex=False)
+    axes.autoscale_view(scalex=False)
+    axes.set_ylim(0, None)
 
 
 def _thousands(value: float, _) -> str:

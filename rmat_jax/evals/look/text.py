@@ -182,6 +182,8 @@ pre {{ font: 13px/1.6 ui-monospace, monospace; white-space: pre-wrap; background
 """
 # the number of levels of a colour
 LEVELS = 5
+# the opacity of one level, so that text can be read on all levels
+OPACITY = 0.11
 # the bits of a level
 STEP = 0.6
 
@@ -194,7 +196,7 @@ def page(title: str, lead: str, gauge: TextGauge) -> Iterator[str]:
     # h: memory helped; c: it cost bits
     colours = {"h": "0,114,178", "c": "213,94,0"}
     styles = "\n".join(
-        f".{name}{level} {{ background: rgba({rgb},{0.15 * level:.2f}) }}"
+        f".{name}{level} {{ background: rgba({rgb},{OPACITY * level:.2f}) }}"
         for name, rgb in colours.items()
         for level in range(1, LEVELS + 1)
     )
