@@ -85,6 +85,9 @@ def write_report(
             out / "document.png", [row for row in rows[1:] if row.pairs]
         ):
             parts.append(figure("Loss by position in the document", "document.png"))
+            parts.append(
+                f"Left out: position 0, and positions with fewer than {MIN_TOKENS} tokens."
+            )
     hours = sum(result["seconds"] for result in scored.values()) / 3600
     parts.append(
         f"{len(scored)} of {len(runs)} runs, {hours:.1f} hours of training in sum; {hardware()}, "

@@ -88,7 +88,9 @@ def _inspect(
     head = [
         f"# {workdir.resolve().name}, step {subject.step:,}, reading {text.name}",
         _headline(model, values),
-        "Layer 1 reads the tokens. Every number is in `inspect.json`.",
+        "Layer 1 reads the tokens. Every number is in `inspect.json`."
+        + f" Figures with a line for each layer show {plots.MOST_LINES} of {model.num_layers}."
+        * (model.num_layers > plots.MOST_LINES),
     ]
     parts += ["## Again", f"```sh\npython -m rmat_jax inspect {again}\n```"]
     report = out / "inspect.md"
@@ -300,7 +302,8 @@ def _sections(
             "words.png",
             "What memory saves on a word of four letters or more, by the tokens since its last "
             "occurrence. On words that are new to the text, where there is nothing to recall, it "
-            f"saves {by['first_bits']:+.3f} bits. Bars are two standard errors over words.",
+            f"saves {by['first_bits']:+.3f} bits. Bars are two standard errors over words. "
+            f"Distances with fewer than {plots.MIN_WORDS} words are left out.",
         )
     parts += _text(out, gauge)
     return parts

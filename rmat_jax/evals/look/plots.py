@@ -24,6 +24,8 @@ from rmat_jax.evals.plots import bars_height, new_figure, stack_branches
 
 # the most layers that are drawn as lines; of more layers, so many are chosen evenly
 MOST_LINES = 6
+# a distance with fewer words is not drawn
+MIN_WORDS = 10
 # the size of the passage in characters
 COLUMNS, ROWS = 72, 12
 
@@ -235,7 +237,7 @@ def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
     Returns:
         Whether there were enough words to draw; else nothing is written.
     """
-    drawn = np.flatnonzero(gauge.count_X >= 10)
+    drawn = np.flatnonzero(gauge.count_X >= MIN_WORDS)
     if not len(drawn):
         return False
     count, saved, squares = (x[drawn] for x in (gauge.count_X, gauge.saved_X, gauge.squares_X))

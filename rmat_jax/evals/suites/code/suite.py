@@ -41,6 +41,8 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
     bins = offset_bins(distances) - 1
     groups = {f"{count_name(2.0**bin)}": bins == bin for bin in np.unique(bins)}
     groups = {name: where for name, where in groups.items() if where.sum() >= MIN_LINES} or groups
+    few = len(found) - sum(where.sum() for where in groups.values())
+    left_out = f"{few} lines at distances with fewer than {MIN_LINES} are not among the groups."
     far = ~in_chunk
     by_distance = {name: done.names.at(where) for name, where in groups.items()}
     draw(
@@ -65,6 +67,7 @@ def code(subject: Subject, options: Options, out: Path) -> Section:
         "first character is given, and the cost of the rest is counted. Greedy completion is right "
         "if every token is the most likely one after the true tokens before it.",
         figure("Bits per byte of names", "code.png"),
+        *[left_out] * bool(few),
         table(head("", ways), lines(kinds)),
         _decoy(done),
         table(

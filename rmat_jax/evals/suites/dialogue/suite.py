@@ -48,6 +48,8 @@ def dialogue(subject: Subject, options: Options, out: Path) -> Section:
         "turn of the long dialogue",
         by_turn,
     )
+    few = len(turns) - sum(len(group.sizes) for group in by_turn.values())
+    left_out = f"{few} turns of groups with fewer than {MIN_TURNS} are in no group."
     late = found.at(numbers >= 16)
     texts = [
         f"{len(sessions):,} dialogues, neighbours joined with an empty line between them to "
@@ -56,6 +58,7 @@ def dialogue(subject: Subject, options: Options, out: Path) -> Section:
         f"speaker's name. There are {len(turns):,} turns of {found.sizes.mean():.0f} bytes. "
         f"{_conditions(subject)}",
         figure("Bits per byte by turn", "dialogue.png"),
+        *[left_out] * bool(few),
         table(head("turn", found.bits), lines({"all": found} | by_turn)),
         "By the turn's number in the dialogue that it was joined from:",
         table(head("turn", found.bits), lines(by_place)),

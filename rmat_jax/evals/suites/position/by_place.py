@@ -65,6 +65,10 @@ def by_offset(out: Path, measured: Measured, config: Config) -> Part:
     text = "Bits per token fall along a document if the model uses what it has read."
     if cut is not None:
         text += " In its first chunk a document has no memory yet. Bars: two standard errors."
+    text += (
+        f" {counts[~drawn].sum():,} tokens are left out: the first one of each document, and "
+        f"positions with fewer than {MIN_TOKENS} tokens."
+    )
     return subsection("By position in the document", "document.png", text), values
 
 
@@ -112,6 +116,8 @@ def by_chunk_place(out: Path, measured: Measured) -> Part:
     if not (border.positive or border.negative):
         text += ", which is within two standard errors of zero, so no saw-tooth is measurable"
     text += ". Bars: two standard errors. The chunk in which a document begins is left out."
+    if len(shown) < 2 * per_chunk:
+        text += f" So are positions with fewer than {MIN_TOKENS} tokens."
     values = {
         "places": places,
         "with_memory": kept_bits,
@@ -156,7 +162,8 @@ def recovery(out: Path, measured: Measured, config: Config) -> Part:
         "The memory was emptied at one chunk border in the second half of each of "
         f"{once.documents} documents, where the queue was full. "
         f"{recovered(costs, edges[shown], edges[shown + 1])} A point stands for a chunk, then for "
-        "one, two, four, ... more; bars: two standard errors."
+        "one, two, four, ... more; bars: two standard errors. Points of fewer than "
+        f"{MIN_TOKENS} tokens are left out."
     )
     values = {
         "documents": once.documents,

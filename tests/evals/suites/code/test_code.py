@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -208,6 +209,16 @@ def test_the_section_is_whole(folder, measured, tmp_path):
         f"{rates[OF_TEXTS[EMPTIED]]:.3f} with the memory emptied" in section.headline
     )
     assert "The control" in section.text
+
+
+@pytest.mark.parametrize("fewest, is_told", [(2, True), (1, False)])
+def test_lines_that_no_group_has_are_told(folder, measured, tmp_path, monkeypatch, fewest, is_told):
+    monkeypatch.setattr(suite, "MIN_LINES", fewest)
+    section = code(measured[0], Options(code=str(folder)), tmp_path)
+    told = re.findall(r"(\d+) lines at distances with fewer", section.text)
+    assert bool(told) == is_told
+    grouped = sum(group["texts"] for group in section.values["by_distance"].values())
+    assert grouped + sum(map(int, told)) == section.values["lines"]
 
 
 def test_a_cell_has_as_many_lines_as_it_may(folder, measured):

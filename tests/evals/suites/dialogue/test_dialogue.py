@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import gzip
 import json
+import re
 
 import jax
 import numpy as np
@@ -129,6 +130,19 @@ def test_the_section_is_whole(measured, tmp_path):
     )
     # the verdict
     assert "Memory" in section.text.partition("\n")[0]
+
+
+@pytest.mark.parametrize("fewest, is_told", [(3, True), (1, False)])
+def test_turns_that_no_group_has_are_told(measured, tmp_path, monkeypatch, fewest, is_told):
+    monkeypatch.setattr("rmat_jax.evals.suites.dialogue.suite.MIN_TURNS", fewest)
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps([{"turns": [turn._asdict() for turn in talk]} for talk in TALK]))
+    options = Options(dialogue=str(file), max_tokens=150, examples=2)
+    section = dialogue(measured[0], options, tmp_path)
+    told = re.findall(r"(\d+) turns of groups with fewer", section.text)
+    assert bool(told) == is_told
+    grouped = sum(group["texts"] for group in section.values["by_turn"].values())
+    assert grouped + sum(map(int, told)) == section.values["all"]["texts"]
 
 
 def test_a_model_without_memory_has_no_emptied_one(measured):
