@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -214,7 +215,10 @@ def test_the_section_is_whole(folder, measured, tmp_path):
 @pytest.mark.parametrize("fewest, is_told", [(2, True), (1, False)])
 def test_lines_that_no_group_has_are_told(folder, measured, tmp_path, monkeypatch, fewest, is_told):
     monkeypatch.setattr(suite, "MIN_LINES", fewest)
-    section = code(measured[0], Options(code=str(folder)), tmp_path)
+    more = shutil.copytree(folder, tmp_path / "more")
+    far = "def remembered():\n    return 1\n" + "# nothing\n" * 200 + "remembered()\n"
+    (more / "far.py").write_text(far)
+    section = code(measured[0], Options(code=str(more)), tmp_path)
     told = re.findall(r"(\d+) lines at distances with fewer", section.text)
     assert bool(told) == is_told
     grouped = sum(group["texts"] for group in section.values["by_distance"].values())
