@@ -19,8 +19,6 @@ from rmat_jax.drawing import SMALL, dress, legend, save, set_title, sheet
 from rmat_jax.evals.means import Mean
 
 # Memory is blue in all figures.
-# letters of a line of a legend, as wide as a figure
-LEGEND_LETTERS = 108
 BRANCH_COLOURS = {"full": GREY, "local": ORANGE, "memory": BLUE}
 
 

@@ -252,9 +252,8 @@ def words(file: Path, config: RMATConfig, gauge: TextGauge) -> bool:
     )
     labels = ["\nnever" if x == DISTANCES else count_name(2.0**x) for x in drawn]
     axes.set_xticks(np.arange(len(drawn)), labels)
-    left_out = "\n(groups of fewer than 10 words are left out)" * (len(drawn) < gauge.count_X.size)
     axes.set(
-        xlabel=f"tokens since the word was last read (from this number to the next){left_out}",
+        xlabel="tokens since the word was last read (from this number to the next)",
         ylabel="bits saved a word",
         xlim=(-0.5, len(drawn) - 0.5),
     )
