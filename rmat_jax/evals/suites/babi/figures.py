@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmat_jax.colours import GREY, INK, ORANGE
+from rmat_jax.colours import INK
 from rmat_jax.drawing import legend, save
 from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import ALONE, EMPTIED, KEPT, OF_STORIES, Condition
@@ -56,11 +56,10 @@ def curves(
     if has_memory:
         line("emptied", EMPTIED, 0.03)
     chances = float(np.mean([chance(tasks[trial.task]) for trial in trials]))
-    # Chance has the look that the question alone has elsewhere.
     for height, colour, style, width, label in (
-        (mean(trials, "alone").value, ORANGE, "-.", 1.2, OF_STORIES[ALONE]),
-        (mean(trials, "majority").value, INK, "--", 1.0, MAJORITY),
-        (chances, GREY, ":", 1.2, "chance"),
+        (mean(trials, "alone").value, ALONE.colour, ALONE.line, 1.8, OF_STORIES[ALONE]),
+        (mean(trials, "majority").value, INK, "-.", 1.0, MAJORITY),
+        (chances, INK, ":", 1.2, "chance"),
     ):
         axes.axhline(height, color=colour, linestyle=style, linewidth=width, label=label)
     axes.set_xticks(places, map(scale.label, cells))
