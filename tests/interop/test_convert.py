@@ -313,4 +313,4 @@ def test_train_takes_a_workdir_or_a_file(folder, tmp_path, monkeypatch, capsys, 
     assert commands.main(command) == 0
     assert "step 0 here" in capsys.readouterr().err
     assert commands.main(command) == 0
-    assert f"has no effect: the run in {workdir} goes on" in capsys.readouterr().err
+    assert f"{workdir} has a run that goes on" in capsys.readouterr().err
