@@ -417,6 +417,13 @@ ROWS = {
         max_tokens=1 << 12,
         base="far",
     ),
+    "far-entry-gate": Row(
+        "facts",
+        ENTRY,
+        takes="6 minutes of training and 10 of questions a seed on one core",
+        base="far",
+        **TRIED | {"seeds": (0,)},
+    ),
     "v1-far": asked_then(
         "facts", "version 1: the paper's, a gate a slot", "v1-far", "", OLD_FAR, **OLD
     ),
