@@ -30,7 +30,7 @@ def faults(figure: Figure) -> list[str]:
         panels = np.array([panel.bbox.extents for panel in figure.axes])
         found += [f"a legend is on panel {panel}" for panel in np.nonzero(_meet(box, panels))[1]]
     for panel in figure.axes:
-        found += [f"{name!r} is on a point" for name in _labels_on_points(panel)]
+        found += [f"{name!r} is on the data" for name in _labels_on_data(panel)]
     return found
 
 
@@ -57,14 +57,15 @@ def _meet(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return (high - low > SLACK).all(-1)
 
 
-def _labels_on_points(panel: Axes) -> Iterator[str]:
-    """Yields the labels within a panel that lie on a point of a line."""
-    lines = [line for line in panel.lines if line.get_transform() == panel.transData]
-    if not lines:
-        return
-    points = np.concatenate([line.get_transform().transform(line.get_xydata()) for line in lines])
+def _labels_on_data(panel: Axes) -> Iterator[str]:
+    """Yields the labels within a panel that a curve, a point or an error bar meets."""
+    paths = [
+        path.transformed(panel.transData)
+        for drawn in (*panel.lines, *panel.collections)
+        if drawn.get_transform() == panel.transData
+        for path in (drawn.get_paths() if drawn in panel.collections else [drawn.get_path()])
+    ]
     for text in panel.texts:
-        x, y, right, top = text.get_window_extent().extents
-        inside = (points > (x, y)) & (points < (right, top))
-        if inside.all(1).any():
+        box = text.get_window_extent().padded(-SLACK)
+        if any(path.intersects_bbox(box, filled=False) for path in paths):
             yield text.get_text()

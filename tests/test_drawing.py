@@ -52,7 +52,7 @@ def openness(file):
 
 def fusion(file):
     weights = np.array([[0.02, 0.97, 0.01], [0.3, 0.3, 0.4]])
-    position.fusion(file, ("full", "local", "memory"), weights)
+    plots.fusion(file, ("full", "local", "memory"), weights)
 
 
 def reach(file):
@@ -158,10 +158,13 @@ def cluttered():
     figure = Figure(figsize=(4, 3))
     panel = figure.subplots()
     panel.plot([0, 1, 2], [0, 1, 0], label="a curve")
+    panel.errorbar(1.6, 0.8, 0.1, fmt="none")
     panel.set(xticks=[], yticks=[])
     panel.text(0.5, 0.2, "one label")
     panel.text(0.52, 0.21, "another")
     panel.text(1, 1, "a peak", ha="center", va="center")
+    panel.text(0.25, 0.25, "slope", ha="center", va="center")
+    panel.text(1.6, 0.85, "error", ha="center", va="center")
     panel.text(1.9, 0.5, "a label that is long")
     panel.legend(loc="center left")
     return figure
@@ -174,7 +177,9 @@ def test_control_a_figure_with_every_fault(tmp_path):
         "'one label' is on 'another'",
         "'a label that is long' is cut off",
         "a legend is on panel 0",
-        "'a peak' is on a point",
+        "'a peak' is on the data",
+        "'slope' is on the data",
+        "'error' is on the data",
     ]
     assert faults(figure) == found
 

@@ -167,8 +167,9 @@ def percent(share: float) -> str:
     return f"{share if whole else np.clip(share, 0.01, 0.99):.0%}"
 
 
-def stack_branches(axes: Axes, branches: Sequence[str], weights_LS: np.ndarray) -> None:
-    """Draws a stacked bar for each layer: the weights of its branches."""
+def fusion(file: Path, branches: Sequence[str], weights_LS: np.ndarray) -> None:
+    """Draws the learned weights of the branches as a stacked bar for each layer."""
+    figure, axes = new_figure("Fusion weights by layer", height=bars_height(len(weights_LS)))
     layers, left = np.arange(1, len(weights_LS) + 1), np.zeros(len(weights_LS))
     for branch, weights in zip(branches, weights_LS.T, strict=True):
         bars = axes.barh(
@@ -183,3 +184,16 @@ def stack_branches(axes: Axes, branches: Sequence[str], weights_LS: np.ndarray) 
             color="white" if branch == "memory" else INK,
         )
         left += weights
+    axes.set(xlabel="learned weight of the branch", xlim=(0, 1))
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    layers_downward(axes, len(layers))
+    save(figure, file)
+
+
+def layers_downward(axes: Axes, count: int) -> None:
+    """Gives each layer a row, layer 1 at the top, and adds the legend."""
+    axes.set_ylabel("layer")
+    axes.set_yticks(np.arange(1, count + 1))
+    axes.set_ylim(count + 0.6, 0.4)
+    axes.grid(False, axis="y")
+    legend(axes)

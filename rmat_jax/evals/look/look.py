@@ -20,6 +20,7 @@ from rmat_jax.evals.look import plots
 from rmat_jax.evals.look.count import Counts, ratio
 from rmat_jax.evals.look.read import begin, look, mark_ages, passage_chunks, windows
 from rmat_jax.evals.look.text import DISTANCES, TextGauge, page
+from rmat_jax.evals.plots import fusion
 from rmat_jax.evals.report import plain
 from rmat_jax.evals.suite import Subject, figure, load_subject, say, table
 from rmat_jax.evals.suites.position.gauges import fusion_weights
@@ -231,7 +232,7 @@ def _sections(
         text += f" The lower panel shows what memory saves, on average {saved:+.4f}."
     section("Along the text", "along.png", text)
     if len(model.fused) > 1:
-        plots.fusion(out / "fusion.png", model.fused, fusion_LS)
+        fusion(out / "fusion.png", model.fused, fusion_LS)
         shares = ", ".join(
             f"{s} {x.min():.0%} to {x.max():.0%}" for s, x in values["fusion"].items()
         )

@@ -20,7 +20,7 @@ from rmat_jax.drawing import SMALL, count_name, dress, legend, mark, save, set_t
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
 from rmat_jax.evals.look.count import Counts, ratio
 from rmat_jax.evals.look.text import DISTANCES, OPACITY, Readout, TextGauge, level
-from rmat_jax.evals.plots import bars_height, new_figure, stack_branches
+from rmat_jax.evals.plots import new_figure
 
 # the most layers that are drawn as lines; of more layers, so many are chosen evenly
 MOST_LINES = 6
@@ -28,22 +28,6 @@ MOST_LINES = 6
 MIN_WORDS = 10
 # the size of the passage in characters
 COLUMNS, ROWS = 72, 12
-
-
-def fusion(file: Path, branches: Sequence[str], shares_LS: np.ndarray) -> None:
-    """Draws each layer's mixture."""
-    layers = np.arange(1, len(shares_LS) + 1)
-    figure, axes = new_figure(
-        "How each layer mixes its branches", height=bars_height(len(layers)) + 0.3
-    )
-    stack_branches(axes, branches, shares_LS)
-    axes.set(xlabel="learned weight of the branch", ylabel="layer", xlim=(0, 1))
-    axes.set_yticks(layers)
-    axes.set_ylim(len(layers) + 0.6, 0.4)
-    axes.grid(False, axis="y")
-    axes.xaxis.set_major_formatter("{x:.0%}")
-    legend(axes)
-    save(figure, file)
 
 
 def heads(file: Path, config: RMATConfig, counts: Counts) -> None:

@@ -173,7 +173,7 @@ class TextGauge:
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; \
-padding: 0 1em; color: #333 }}
+padding: 0 1em; color: #333; background: #fff }}
 pre {{ font: 13px/1.6 ui-monospace, monospace; white-space: pre-wrap; background: #fafafa;
       padding: .8em; overflow-wrap: anywhere }}
 {styles}

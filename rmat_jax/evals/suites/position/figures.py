@@ -1,4 +1,4 @@
-"""The figures of `position`: loss by place, recovery, fusion weights, gates."""
+"""The figures of `position`: loss by place, recovery, gates."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -113,19 +113,6 @@ def _always_emptied(axes: Axes, places: np.ndarray, cut: np.ndarray) -> None:
     )
 
 
-def fusion(file: Path, branches: Sequence[str], weights_LS: np.ndarray) -> None:
-    """Draws each layer's mixture of the attention branches as a stacked bar."""
-    figure, axes = plots.new_figure(
-        "Fusion weights by layer", height=plots.bars_height(len(weights_LS))
-    )
-    plots.stack_branches(axes, branches, weights_LS)
-    axes.set(xlabel="share of the attention's output", ylabel="layer", xlim=(0, 1))
-    axes.grid(False)
-    axes.xaxis.set_major_formatter("{x:.0%}")
-    _layers_downward(axes, len(weights_LS))
-    save(figure, file)
-
-
 def gates(file: Path, openness: Openness, start: float) -> None:
     """Draws the update gate of each layer: its mean and the middle 80 % of its values.
 
@@ -142,14 +129,6 @@ def gates(file: Path, openness: Openness, start: float) -> None:
     )
     axes.plot(openness.mean_L, layers, "o", color=BLUE, markersize=8, clip_on=False, label="mean")
     axes.axvline(start, color=INK, linestyle=":", linewidth=1.2, label="start of training")
-    axes.set(xlabel="openness z (0: keep the slot, 1: replace it)", ylabel="layer", xlim=(0, 1))
-    axes.grid(False, axis="y")
-    _layers_downward(axes, len(layers))
+    axes.set(xlabel="openness z (0: keep the slot, 1: replace it)", xlim=(0, 1))
+    plots.layers_downward(axes, len(layers))
     save(figure, file)
-
-
-def _layers_downward(axes: Axes, count: int) -> None:
-    """Puts layer 1 at the top, and adds the legend."""
-    axes.set_yticks(np.arange(1, count + 1))
-    axes.set_ylim(count + 0.6, 0.4)
-    legend(axes)

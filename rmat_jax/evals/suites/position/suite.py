@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rmat_jax.config import Config
+from rmat_jax.evals import plots
 from rmat_jax.evals.conditions import EMPTIED, KEPT, OF_READINGS
 from rmat_jax.evals.suite import Options, Section, Subject, table
 from rmat_jax.evals.suites.position import figures
@@ -145,7 +146,7 @@ def _fusion(out: Path, measured: Measured, config: Config) -> Part:
     branches, weights_LS = config.model.fused, measured.fusion_LS
     if len(branches) == 1:
         return "", {}
-    figures.fusion(out / "fusion.png", branches, weights_LS)
+    plots.fusion(out / "fusion.png", branches, weights_LS)
     low, high = weights_LS.min(0), weights_LS.max(0)
     shares = ", ".join(f"{name} {low[i]:.0%} to {high[i]:.0%}" for i, name in enumerate(branches))
     text = (
