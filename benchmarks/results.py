@@ -222,6 +222,19 @@ def of_babi(row: Row, contents: Mapping[int, Any]) -> dict[str, dict]:
     return found
 
 
+def of_length(row: Row, contents: Mapping[int, Any]) -> dict[str, dict]:
+    """What each reach saves against the chunk alone, by the suite `length`, a report for each seed."""
+    found: dict[str, dict] = {}
+    for seed, report in contents.items():
+        values = report["suites"]["length"]
+        alone, *others = values["bits_per_byte"]
+        for tokens, bits in zip(values["reach_tokens"][1:], others, strict=True):
+            found.setdefault(f"{tokens:,} tokens", {})[str(seed)] = alone - bits
+        emptied = values["bits_per_byte_memory_emptied"]
+        found.setdefault("memory emptied", {})[str(seed)] = alone - emptied
+    return found
+
+
 def of_bench(row: Row, contents: Mapping[None, Any]) -> dict[str, dict]:
     """The figures of `bench stream` or `bench train`."""
     found = {}
@@ -237,7 +250,13 @@ def of_bench(row: Row, contents: Mapping[None, Any]) -> dict[str, dict]:
     return found
 
 
-READERS = {"ablation": of_ablation, "recall": of_recall, "babi": of_babi, "bench": of_bench}
+READERS = {
+    "ablation": of_ablation,
+    "recall": of_recall,
+    "babi": of_babi,
+    "length": of_length,
+    "bench": of_bench,
+}
 
 
 def mean(figure: Mapping[str, Any]) -> Mean:

@@ -53,6 +53,15 @@ SCORE = {"score": ""}
 MILLION, LONGEST = "1,048,576 tokens", "33,554,432 tokens"
 QUESTIONS = {
     "memory": Question("Is the memory worth its place on text?", SCORE, "bits per byte", 4, SPEED),
+    "reach": Question(
+        "How far back does the state help?",
+        {
+            f"{tokens:,} tokens": f"{tokens:,} tokens"
+            for tokens in (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+        }
+        | {"memory emptied": "all, but the memory emptied"},
+        "bits per byte saved",
+    ),
     "parts": Question(
         "Do the gate and the local branch gain anything on text?", SCORE, "bits per byte", 4, SPEED
     ),
@@ -221,6 +230,26 @@ def asked(
     return Row(questions, label, commands, f"{out}/report/report.json", "recall", takes, **more)
 
 
+def reaching(label: str, config: str, takes: str, flags: str = "", **more) -> Row:
+    """A model that is trained, and asked how far back it looks.
+
+    Args:
+        label: as of a Row.
+        config: its name.
+        takes: as of a Row.
+        flags: that the training has besides.
+        **more: fields of the Row.
+    """
+    out = f"{{out}}/{config}-reach-{{seed}}"
+    train = (
+        f"python train.py --config=configs/{config}.py --workdir={out} --config.seed={{seed}} "
+        f"--config.data.seed={{seed}} {flags}"
+    )
+    ask = f"python -m rmat_jax evaluate --workdir={out} --suite=length --out={out}/report"
+    commands = (train.strip(), ask)
+    return Row("reach", label, commands, f"{out}/report/report.json", "length", takes, **more)
+
+
 def asked_then(questions: str, label: str, name: str, flags: str, takes: str, **more) -> Row:
     """The same with version 1, where a program did both."""
     out = f"{{out}}/{name}-{{seed}}"
@@ -314,6 +343,10 @@ ROWS = {
     "v1-quickstart-transformer-xl": ablated(
         "others", "source code, version 1: Transformer-XL", variant="transformer-xl", **OLD_CODE
     ),
+    "quickstart-reach": reaching(
+        "source code", "quickstart", "3 minutes a seed on one core", seeds=(0, 1, 2, 3, 4)
+    ),
+    "novels-reach": reaching("novels", "novels", "40 minutes a seed on one core", NOVELS),
     # ways to train
     "recall-base": Row("sooner", "the hybrid", takes=SHORT_RUN, **TRIED),
     **{
