@@ -223,7 +223,7 @@ def of_babi(row: Row, contents: Mapping[int, Any]) -> dict[str, dict]:
 
 
 def of_length(row: Row, contents: Mapping[int, Any]) -> dict[str, dict]:
-    """What each reach saves against the chunk alone, by the suite `length`, a report for each seed."""
+    """What each reach of the suite `length` saves against the chunk alone."""
     found: dict[str, dict] = {}
     for seed, report in contents.items():
         values = report["suites"]["length"]

@@ -427,6 +427,9 @@ class DataConfig(_Section):
     passkey_decoys: float = 0.0
     # The number of key-value pairs in a document.
     recall_pairs: int = 4
+    # The mean number of times that the keys were told before, with other values. The last values
+    # count.
+    recall_updates: float = 0.0
     # The number of whole chunks between the chunk with the facts and the one that asks.
     recall_gap: int = 4
     # Where the facts stand. "first": in the first chunk. "any": in any chunk, with the logarithm of
@@ -466,9 +469,12 @@ class DataConfig(_Section):
         self._check(not self.answers_only or (files and not self.passkey), "format", rule)
         self._fraction("heldout_fraction")
         self._positive("recall_pairs", "recall_symbols")
-        self._not_negative("seed", "passkey_decoys", "recall_gap")
+        self._not_negative("seed", "passkey_decoys", "recall_updates", "recall_gap")
         fits = self.passkey or not self.passkey_decoys
         self._check(fits, "passkey_decoys", "needs data.passkey=True")
+        fits = not self.recall_updates or (bool(self.synthetic) and self.recall_place != "first")
+        rule = "needs data.synthetic=recall with facts in any chunk; set data.recall_place=any"
+        self._check(fits, "recall_updates", rule)
         self._check(
             self.recall_pairs <= self.recall_symbols,
             "recall_pairs",

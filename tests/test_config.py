@@ -141,6 +141,11 @@ RULES = [
     (DataConfig, {"passkey_decoys": 0.5}, "data.passkey_decoys=0.5 needs data.passkey=True"),
     (
         DataConfig,
+        {"synthetic": "recall", "recall_updates": 1.0},
+        "data.recall_updates=1.0 needs data.synthetic=recall with facts in any chunk",
+    ),
+    (
+        DataConfig,
         {"recall_pairs": 9},
         "data.recall_pairs=9 must not exceed data.recall_symbols=8: keys are distinct",
     ),

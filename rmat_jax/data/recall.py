@@ -7,6 +7,8 @@ Key-value pairs (`data.synthetic="recall"`) stand among noise. The first chunk h
 of them; the last opens with the keys, in another order, each followed by its value. With
 `recall_place="any"` the pairs' chunk is drawn so that the logarithm of its distance is uniform:
 what is learned across few chunks makes many learnable. With "even" the distance itself is uniform.
+Keys may have been told before, `recall_updates` times on average, with other values. The last ones
+count.
 Ids: NOISE noise symbols, then `recall_symbols` keys, then as many values.
 
 A pass key (`data.passkey=True`) is a number of DIGITS digits. A sentence in a text tells it, in the
@@ -102,7 +104,7 @@ class MadeLanes:
         raise NotImplementedError
 
     def _distances(
-        self, rng: np.random.Generator, nearest: int, end: int, count: int
+        self, rng: np.random.Generator, nearest: int | np.ndarray, end: int, count: int
     ) -> np.ndarray:
         """Draws distances from nearest .. end - 1, uniform for "even", else log-uniform."""
         if self._data.recall_place == "even":
@@ -143,8 +145,18 @@ class RecallLanes(MadeLanes):
         values = NOISE + symbols + rng.integers(symbols, size=(documents, pairs))
         told, order = 2 * some(self._chunk_len // 2), some(pairs)
         if self._data.recall_place != "first":
-            distance = self._distances(rng, 1, self._data.recall_gap + 2, documents)[:, None]
-            told += (self._data.recall_gap + 1 - distance) * self._chunk_len
+            end = self._data.recall_gap + 2
+            distance = self._distances(rng, 1, end, documents)
+            told += (end - 1 - distance)[:, None] * self._chunk_len
+            updates = rng.poisson(self._data.recall_updates, documents) * (distance + 1 < end)
+            for number in range(updates.max()):
+                which = np.flatnonzero(updates > number)
+                earlier = self._distances(rng, distance[which] + 1, end, len(which))
+                before = 2 * some(self._chunk_len // 2)[which]
+                before += (end - 1 - earlier)[:, None] * self._chunk_len
+                tokens[which[:, None], before] = keys[which]
+                others = rng.integers(symbols, size=before.shape)
+                tokens[which[:, None], before + 1] = NOISE + symbols + others
         np.put_along_axis(tokens, told, keys, axis=1)
         np.put_along_axis(tokens, told + 1, values, axis=1)
         asked = self.document_len - self._chunk_len + 2 * np.arange(pairs)

@@ -138,6 +138,32 @@ def test_evenly_placed_facts_stand_at_all_distances_alike():
     assert abs(begins.mean() - (1 + last) / 2) < 3.5
 
 
+def test_of_keys_that_are_told_again_the_last_values_count():
+    gap, rate = 6, 1.5
+    settings = {"recall_place": "any", "recall_gap": gap, "chunks_per_step": gap + 2}
+    made, once = lanes(recall_updates=rate, **settings), lanes(**settings)
+    last, first, asked, tellings = 0, 0, 0, []
+    for step in range(300):
+        for row, targets in zip(made[step]["tokens"], made[step]["targets"], strict=True):
+            places = np.flatnonzero(targets != IGNORE)
+            context = row[:-CHUNK]
+            # `answer` takes the last value; backwards, of whole pairs, it takes the first one
+            last += (answer(row, places, context) == targets[places]).sum()
+            backwards = context.reshape(-1, 2)[::-1].ravel()
+            first += (answer(row, places, backwards) == targets[places]).sum()
+            asked += len(places)
+            chunks = np.flatnonzero(is_key(context.reshape(-1, CHUNK)).any(1))
+            assert set(row[places]) == set(context[is_key(context)])
+            if gap - chunks[-1] < 3:
+                tellings.append(len(chunks) - 1)
+    assert last == asked == 1200 * PAIRS
+    # the control: most documents tell their keys more than once
+    assert first < 0.7 * asked
+    # two tellings may share a chunk
+    assert 0.8 < np.mean(tellings) < rate
+    assert any((made[s]["tokens"] != once[s]["tokens"]).any() for s in range(3))
+
+
 @pytest.mark.parametrize("chunks_per_step", [1, 2, 5, 7])
 def test_steps_of_any_length_read_the_same_stream(chunks_per_step):
     steps = 35
