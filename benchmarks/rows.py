@@ -62,6 +62,9 @@ QUESTIONS = {
         | {"memory emptied": "all, but the memory emptied"},
         "bits per byte saved",
     ),
+    "slots": Question(
+        "How many slots are worth their time on text?", SCORE, "bits per byte", 4, SPEED
+    ),
     "parts": Question(
         "Do the gate and the local branch gain anything on text?", SCORE, "bits per byte", 4, SPEED
     ),
@@ -311,9 +314,17 @@ ALONE = (
 
 ROWS = {
     # source code as bytes
-    "quickstart": ablated("memory parts others paper options", "source code: the hybrid", **QUICK),
+    "quickstart": ablated(
+        "memory slots parts others paper options", "source code: the hybrid", **QUICK
+    ),
     "quickstart-memory-off": ablated(
         "memory", "source code: no memory", variant="memory off", **CODE
+    ),
+    "quickstart-slots-64": ablated(
+        "slots", "source code: slots for one chunk", variant="memory.slots=64", **CODE
+    ),
+    "quickstart-slots-256": ablated(
+        "slots", "source code: slots for four chunks", variant="memory.slots=256", **CODE
     ),
     "quickstart-queue": ablated(
         "parts", "source code: no gate, no local branch", variant="queue", **CODE
